@@ -1,0 +1,83 @@
+"""What can go wrong, as one tree. Each class carries the exit code of the command that meets it.
+
+    LoratoryError
+    ├── SettingsError        2   a flag, key or value that cannot be meant
+    ├── DataError            3   a file, column, row or label that cannot be learned from
+    ├── ModelError           4   a model that is missing, damaged or does not fit
+    ├── StorageError         5   a directory that cannot be written, or holds something else
+    ├── ResourceError        6   memory, a device or a package that is not there
+    │   └── OutOfMemoryError 6   recorded as a status of its own
+    ├── TrainingError        7   the training itself failed
+    │   └── DivergedError    7   the loss is no longer a number
+    └── SafetyError          8   refused: opening it could run code or exhaust the machine
+
+A message is one line: what, where (file, row, key), and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LoratoryError(Exception):
+    """Base of everything Loratory raises on purpose."""
+
+    exit_code = 1
+
+
+class SettingsError(LoratoryError):
+    """A flag, key or value that cannot be meant."""
+
+    exit_code = 2
+
+
+class DataError(LoratoryError):
+    """Data that is missing, malformed or not enough to learn from."""
+
+    exit_code = 3
+
+
+class ModelError(LoratoryError):
+    """A model that is missing, damaged or does not fit what is asked of it."""
+
+    exit_code = 4
+
+
+class StorageError(LoratoryError):
+    """A directory that cannot be written, or already holds something else."""
+
+    exit_code = 5
+
+
+class ResourceError(LoratoryError):
+    """Memory, a device or a package that is not there."""
+
+    exit_code = 6
+
+
+class OutOfMemoryError(ResourceError):
+    """The device ran out of memory during the run."""
+
+
+class TrainingError(LoratoryError):
+    """The training itself failed."""
+
+    exit_code = 7
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a finite number."""
+
+
+class SafetyError(LoratoryError):
+    """Refused, because opening it could run code or exhaust the machine."""
+
+    exit_code = 8
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the nearest known one, or the list of all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -1,0 +1,114 @@
+"""What a run is asked to do, as one frozen, validated value.
+
+Flags, study files and records all end here. A field's description is its help text, so that it is written once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from loratory.errors import SettingsError, nearest
+
+
+class Settings(BaseModel):
+    """Base of every settings group: frozen, unknown keys refused, no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSpec(Settings):
+    """What is learned from, and how it is divided."""
+
+    dataset: str = Field("hutto:movies", description="hutto:{movies,tweets,amazon,nyt}, a file, or hub:NAME[/CONFIG]")
+    text_column: str = Field("text", description="column that holds the text")
+    label_column: str = Field("label", description="column that holds the label")
+    validation: str | None = Field(None, description="file of validation examples (default: split off by us)")
+    test: str | None = Field(None, description="file of test examples (default: split off by us)")
+    task: Literal["polarity", "ternary"] = Field("polarity", description="hutto only: sign of the rating, or with a neutral class")
+    neutral_band: float = Field(0.5, ge=0, lt=4, description="hutto ternary: ratings within ± this are neutral")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the examples split off for validation")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the examples split off for the test")
+    split_seed: int = Field(0, ge=0, description="seed of the split, apart from the run's seed")
+    limit: int | None = Field(None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole")
+    max_length: int = Field(128, ge=4, description="tokens kept of each text, special tokens included")
+
+
+class TrainingSpec(Settings):
+    """How it is trained: AdamW with linear warm-up and decay."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training data")
+    batch_size: int = Field(32, ge=1, description="examples an optimizer step sees")
+    accumulate: int = Field(1, ge=1, description="parts a batch is computed in (less memory, same result)")
+    lr: float | None = Field(None, gt=0, description="peak learning rate (default: the method's own)")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay, not on biases and norms")
+    warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping by global norm; 0 switches it off")
+    dropout: float | None = Field(None, ge=0, lt=1, description="hidden dropout (default: the model's own)")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention weights")
+    keep: Literal["last", "best"] = Field("last", description="weights kept: after the last epoch, or best on validation")
+    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = Field(
+        "accuracy", description="validation metric that says which epoch is best"
+    )
+
+
+class HardwareSpec(Settings):
+    """Where it runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda, or whichever is there")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the hardware has it, or fp32")
+    threads: int | None = Field(None, ge=1, description="CPU threads (default: torch's choice)")
+
+
+class MethodSettings(Settings):
+    """Base of each method's own settings; the method's file extends it."""
+
+    name: str
+
+
+class RunSpec(Settings):
+    """One training with one seed. Build it with :func:`loratory.methods.parse_spec`, which knows every method."""
+
+    method: SerializeAsAny[MethodSettings]
+    model: str = Field("minilm", description="minilm (packaged), a directory, or a hub id such as roberta-base")
+    seed: int = Field(0, ge=0, description="seed of data order, initialisation and dropout")
+    data: DataSpec = DataSpec()
+    training: TrainingSpec = TrainingSpec()
+    hardware: HardwareSpec = HardwareSpec()
+
+    def fingerprint(self, **context: Any) -> str:
+        """SHA-256 over this spec and the context that decides its result (data digest, code version, environment)."""
+        document = {"spec": self.model_dump(mode="json"), **context}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+S = TypeVar("S", bound=Settings)
+
+GROUPS: dict[str, type[Settings]] = {"data": DataSpec, "training": TrainingSpec, "hardware": HardwareSpec}
+"""The groups of a run's settings whose field names are flags; no name stands in two of them."""
+
+
+def group_of(flag: str) -> str | None:
+    """The group that holds the field `flag`, or None for a field of the run itself."""
+    return next((name for name, group in GROUPS.items() if flag in group.model_fields), None)
+
+
+def validated(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Build `kind` from `values`.
+
+    Raises:
+        SettingsError: one line with the first key at fault, its value, and what is allowed.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(f"unknown setting {key!r}; {nearest(key, kind.model_fields)}") from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise SettingsError(f"--{key.replace('_', '-')} {first['input']!r}: {message}") from None
