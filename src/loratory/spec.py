@@ -29,12 +29,16 @@ class DataSpec(Settings):
     label_column: str = Field("label", description="column that holds the label")
     validation: str | None = Field(None, description="file of validation examples (default: split off by us)")
     test: str | None = Field(None, description="file of test examples (default: split off by us)")
-    task: Literal["polarity", "ternary"] = Field("polarity", description="hutto only: sign of the rating, or with a neutral class")
+    task: Literal["polarity", "ternary"] = Field(
+        "polarity", description="hutto only: sign of the rating, or with a neutral class"
+    )
     neutral_band: float = Field(0.5, ge=0, lt=4, description="hutto ternary: ratings within ± this are neutral")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the examples split off for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the examples split off for the test")
     split_seed: int = Field(0, ge=0, description="seed of the split, apart from the run's seed")
-    limit: int | None = Field(None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole")
+    limit: int | None = Field(
+        None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole"
+    )
     max_length: int = Field(128, ge=4, description="tokens kept of each text, special tokens included")
 
 
@@ -50,7 +54,9 @@ class TrainingSpec(Settings):
     max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping by global norm; 0 switches it off")
     dropout: float | None = Field(None, ge=0, lt=1, description="hidden dropout (default: the model's own)")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention weights")
-    keep: Literal["last", "best"] = Field("last", description="weights kept: after the last epoch, or best on validation")
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights kept: after the last epoch, or best on validation"
+    )
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = Field(
         "accuracy", description="validation metric that says which epoch is best"
     )
@@ -60,7 +66,9 @@ class HardwareSpec(Settings):
     """Where it runs."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda, or whichever is there")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the hardware has it, or fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast where the hardware has it, or fp32"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads (default: torch's choice)")
 
 

@@ -1,0 +1,34 @@
+"""What is learned from. The room in the order in which data passes through it:
+
+packaged (the index) ─┐
+files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (train, validation, test) ─▶ tokens ─▶ batches
+"""
+
+from loratory.data.batches import Batch, by_length, collate, epoch_order, padded
+from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
+from loratory.data.sources import Examples, Label, Source, load_source
+from loratory.data.splits import Dataset, Split, make_dataset, normalised
+from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
+
+__all__ = [
+    "PACKAGED",
+    "Batch",
+    "Dataset",
+    "Examples",
+    "Label",
+    "Packaged",
+    "Source",
+    "Split",
+    "TokenTable",
+    "by_length",
+    "collate",
+    "data_directory",
+    "epoch_order",
+    "fetch",
+    "load_source",
+    "make_dataset",
+    "normalised",
+    "padded",
+    "tokenize",
+    "tokenizer_digest",
+]

@@ -1,0 +1,73 @@
+"""The packaged texts of Hutto & Gilbert (ICWSM 2014): four domains, each text with the mean of 20 human ratings."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from loratory.data.files import decoded, read_bytes
+from loratory.data.packaged import fetch
+from loratory.errors import DataError, nearest
+
+DOMAINS: dict[str, str] = {
+    "movies": "movieReviewSnippets_GroundTruth.txt",
+    "tweets": "tweets_GroundTruth.txt",
+    "amazon": "amazonReviewSnippets_GroundTruth.txt",
+    "nyt": "nytEditorialSnippets_GroundTruth.txt",
+}
+
+
+@dataclass(frozen=True)
+class Rated:
+    """The texts of one domain as published, HTML entities included, each of length N."""
+
+    texts: tuple[str, ...]
+    ratings: tuple[float, ...]
+    """Mean human rating in [-4, 4]."""
+    rows: tuple[int, ...]
+    """1-based line in the published file."""
+    digest: str
+    """SHA-256 of the published file."""
+
+
+def read_ratings(domain: str) -> Rated:
+    """Read one domain, fetching the packaged data the first time.
+
+    Raises:
+        DataError: the domain is unknown, or its file is damaged.
+        ResourceError, SafetyError, StorageError: as :func:`loratory.data.packaged.fetch`.
+    """
+    if domain not in DOMAINS:
+        names = [f"hutto:{name}" for name in DOMAINS]
+        raise DataError(f"unknown data set 'hutto:{domain}'; {nearest(f'hutto:{domain}', names)}")
+    path = fetch("hutto") / DOMAINS[domain]
+    data = read_bytes(path)
+    texts: list[str] = []
+    ratings: list[float] = []
+    for row, line in enumerate(decoded(path, data).replace("\r\n", "\n").rstrip("\n").split("\n"), start=1):
+        cells = line.split("\t")
+        try:
+            _, rating, text = cells
+            value = float(rating)
+        except ValueError:
+            value = math.nan
+        if not abs(value) <= 4:
+            raise DataError(f"{path}: row {row} is damaged; remove the folder {path.parent}, and it is fetched anew")
+        texts.append(text)
+        ratings.append(value)
+    rows = tuple(range(1, len(texts) + 1))
+    return Rated(tuple(texts), tuple(ratings), rows, hashlib.sha256(data).hexdigest())
+
+
+def class_of(rating: float, task: Literal["polarity", "ternary"], neutral_band: float) -> str | None:
+    """The class of a rating in [-4, 4].
+
+    polarity: its sign, and None for zero. ternary: `neutral` where |rating| ≤ `neutral_band`, else its sign.
+    """
+    if task == "ternary" and abs(rating) <= neutral_band:
+        return "neutral"
+    if rating == 0:
+        return None
+    return "positive" if rating > 0 else "negative"

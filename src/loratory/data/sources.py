@@ -1,0 +1,199 @@
+"""Where examples come from: `hutto:NAME` (packaged), a file, or `hub:NAME[/CONFIG]`. All end in one shape, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.data import hutto
+from loratory.data.files import SUFFIXES, Columns, read_table
+from loratory.data.hub import read_hub
+from loratory.data.packaged import PACKAGED
+from loratory.errors import DataError, nearest
+from loratory.spec import DataSpec
+
+Label = str | int | float | bool
+"""What a class is called in the source: text, a number, or true/false."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N checked examples: no text is empty, no label is missing."""
+
+    texts: tuple[str, ...]
+    labels: tuple[Label, ...]
+    rows: tuple[int, ...]
+    """1-based row in the source, as an editor shows it (the header of a CSV file is row 1)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything read for one data set, before it is divided."""
+
+    name: str
+    revision: str | None
+    """The exact version: a commit of the hub, or a pinned package; None for files, which have only their digest."""
+    digest: str
+    """SHA-256 of the files' bytes, or of the content where there are no files."""
+    parts: dict[str, Examples]
+    """`all`, or `train` with `validation` or `test` or both."""
+    dropped: int = 0
+    """Examples left out because the task has no class for them (hutto polarity: a rating of zero)."""
+
+
+def load_source(spec: DataSpec) -> Source:
+    """Read the data set that `spec` names, with the validation and test files it names.
+
+    Raises:
+        DataError: a source is missing, malformed, empty, or has texts or labels that cannot be learned from.
+        ResourceError: a package is missing, or the packaged data cannot be downloaded.
+        SafetyError, StorageError: as :func:`loratory.data.packaged.fetch`.
+    """
+    if spec.text_column == spec.label_column:
+        raise DataError(f"--text-column and --label-column are both {spec.text_column!r}; name two columns")
+    name = spec.dataset
+    if name.startswith("hutto:"):
+        source = _hutto(spec)
+    elif name.startswith("hub:"):
+        parts, revision = read_hub(name.removeprefix("hub:"), spec.text_column, spec.label_column)
+        examples = {part: _checked(f"{name} ({part})", columns) for part, columns in parts.items()}
+        source = Source(name, revision, _content_digest(examples), examples)
+    else:
+        return _files(spec)
+    given = _given_files(spec)
+    if given:
+        source = _with_files(source, given)
+    if set(source.parts) == {"train"}:
+        return Source(name, source.revision, source.digest, {"all": source.parts["train"]}, source.dropped)
+    return source
+
+
+def _hutto(spec: DataSpec) -> Source:
+    rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
+    classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
+    kept = [(text, label, row) for text, label, row in zip(rated.texts, classes, rated.rows, strict=True) if label]
+    texts, labels, rows = zip(*kept, strict=True)
+    dropped = len(rated.texts) - len(kept)
+    revision = PACKAGED["hutto"].requirement
+    return Source(spec.dataset, revision, rated.digest, {"all": Examples(texts, labels, rows)}, dropped)
+
+
+def _files(spec: DataSpec) -> Source:
+    path = Path(spec.dataset)
+    if not path.exists() and not path.suffix and path.name == spec.dataset:
+        known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
+        raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
+    tables = {"train": read_table(path, spec.text_column, spec.label_column), **_given_files(spec)}
+    paths = {"train": spec.dataset, "validation": spec.validation, "test": spec.test}
+    whole = _as_whole_numbers([columns for columns, _ in tables.values()])
+    parts = {
+        part: _checked(str(paths[part]), columns, as_int=whole and columns.untyped)
+        for part, (columns, _) in tables.items()
+    }
+    if set(parts) == {"train"}:
+        return Source(spec.dataset, None, tables["train"][1], {"all": parts["train"]})
+    return Source(spec.dataset, None, _joined_digest({part: digest for part, (_, digest) in tables.items()}), parts)
+
+
+def _given_files(spec: DataSpec) -> dict[str, tuple[Columns, str]]:
+    named = {"validation": spec.validation, "test": spec.test}
+    return {
+        part: read_table(Path(file), spec.text_column, spec.label_column)
+        for part, file in named.items()
+        if file is not None
+    }
+
+
+def _with_files(source: Source, given: dict[str, tuple[Columns, str]]) -> Source:
+    """`source` with the parts that stand in files of the user's, which come before its own."""
+    own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
+    whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
+    parts = own | {
+        part: _checked(f"the {part} file", columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
+        for part, (columns, _) in given.items()
+    }
+    digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}
+    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped)
+
+
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code such as 007 is a name
+
+
+def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
+    """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
+    labels = [(label, columns.untyped) for columns in tables for label in columns.labels if not _missing(label)]
+    return all(
+        _WHOLE_NUMBER.fullmatch(str(label).strip()) if untyped else not isinstance(label, str)
+        for label, untyped in labels
+    )
+
+
+def _missing(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().casefold() in ("", "nan")
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
+    """Turn columns into examples, or say which rows are at fault."""
+    _refuse(where, columns.rows, [_missing(label) for label in columns.labels], "without a label", "add it")
+    empty = [text is None or (isinstance(text, str) and not text.strip()) for text in columns.texts]
+    _refuse(where, columns.rows, empty, "without a text", "add it")
+    texts = [text for text in columns.texts if isinstance(text, str)]
+    if len(texts) < len(columns.texts):
+        wrong = [not isinstance(text, str) for text in columns.texts]
+        _refuse(where, columns.rows, wrong, "with a text that is not a string", "choose another --text-column")
+    _refuse(where, columns.rows, [not _encodable(text) for text in texts], "with half a surrogate pair", "mend it")
+    convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
+    labels = [convert(value) for value in columns.labels]
+    kept = [label for label in labels if label is not None]
+    if len(kept) < len(labels):
+        wrong = [label is None for label in labels]
+        remedy = "use text, numbers or true/false"
+        _refuse(where, columns.rows, wrong, "with a label that is no class name", remedy)
+    return Examples(tuple(texts), tuple(kept), tuple(columns.rows))
+
+
+def _refuse(where: str, rows: list[int], faults: list[bool], what: str, remedy: str) -> None:
+    bad = [row for row, fault in zip(rows, faults, strict=True) if fault]
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        count = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
+        raise DataError(f"{where}: {count} {what} (row {shown}); {remedy}, or remove the row")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _label(value: object) -> Label | None:
+    """The label as it is kept: text without space around it, 1.0 as 1; None for what cannot name a class."""
+    if isinstance(value, str):
+        stripped = value.strip()
+        return stripped if _encodable(stripped) else None
+    if isinstance(value, float):
+        if math.isinf(value):
+            return None
+        return int(value) if value.is_integer() else value
+    return value if isinstance(value, bool | int) else None
+
+
+def _joined_digest(digests: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _content_digest(parts: dict[str, Examples]) -> str:
+    state = hashlib.sha256()
+    for part in sorted(parts):
+        for text, label in zip(parts[part].texts, parts[part].labels, strict=True):
+            state.update(json.dumps([part, text, label]).encode() + b"\n")
+    return state.hexdigest()

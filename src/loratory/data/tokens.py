@@ -1,0 +1,134 @@
+"""Texts as token ids: each split is tokenised once into two flat arrays, kept on disk and memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loratory.data.splits import Split
+from loratory.errors import DataError, StorageError
+
+log = logging.getLogger("loratory")
+
+_CHUNK = 4096  # texts handed to the tokenizer at once: enough for all its threads, little memory
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """N token sequences end to end; sequence i is `ids[offsets[i]:offsets[i + 1]]`. Read-only."""
+
+    ids: NDArray[np.int32]
+    """(T,) token ids, special tokens included."""
+    offsets: NDArray[np.int64]
+    """(N + 1,) where each sequence begins; the last is T."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each sequence."""
+        return np.diff(self.offsets)
+
+
+def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path) -> TokenTable:
+    """Tokenise the N texts of `split`, or map what `cache` already holds for them.
+
+    `tokenizer` is a transformers tokenizer, fast or slow. Texts are cut to `max_length` tokens, special
+    tokens included.
+
+    Raises:
+        DataError: a text has no token at all (a tokenizer without special tokens).
+        StorageError: `cache` cannot be written.
+    """
+    key = hashlib.sha256(f"{split.digest}\0{tokenizer_digest(tokenizer)}\0{max_length}".encode()).hexdigest()
+    folder = cache / key[:32]
+    damaged = folder.exists()
+    if damaged:
+        try:
+            return _load(folder, len(split))
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s: damaged token cache (%s); made anew", folder, " ".join(str(error).split()))
+    ids, offsets = _encode(split, tokenizer, max_length)
+    try:
+        _store(folder, ids, offsets, damaged=damaged)
+        return _load(folder, len(split))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{folder}: cannot keep the tokens here ({error}); choose a folder that can be written"
+        ) from None
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of what decides a tokenizer's output, whatever it was last used for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    else:
+        state = json.loads(backend.to_str())
+        for leftover in ("truncation", "padding"):  # the last call's arguments, not the tokenizer's own
+            state.pop(leftover, None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _encode(split: Split, tokenizer: Any, max_length: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    chunks: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    lengths: list[int] = []
+    for begin in range(0, len(split), _CHUNK):
+        encoded = tokenizer(
+            list(split.texts[begin : begin + _CHUNK]),
+            truncation=True,
+            max_length=max_length,
+            add_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        lengths.extend(map(len, encoded))
+        chunks.append(np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32))
+    if 0 in lengths:
+        text = split.texts[lengths.index(0)]
+        raise DataError(f"{lengths.count(0)} texts have no token for this tokenizer, {text[:40]!r} first; remove them")
+    return np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _store(folder: Path, ids: NDArray[np.int32], offsets: NDArray[np.int64], *, damaged: bool) -> None:
+    """Write beside `folder`, then rename: a reader sees all or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".tokens-", dir=folder.parent))
+    try:
+        ready = work / "ready"
+        ready.mkdir()
+        np.save(ready / "ids.npy", ids)
+        np.save(ready / "offsets.npy", offsets)
+        if damaged and folder.exists():
+            folder.replace(work / "damaged")
+        try:
+            ready.replace(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _load(folder: Path, texts: int) -> TokenTable:
+    # as plain arrays over the map: indexing np.memmap itself costs microseconds a call
+    ids, offsets = (
+        np.load(os.fspath(folder / name), mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        for name in ("ids.npy", "offsets.npy")
+    )
+    if ids.dtype != np.int32 or offsets.dtype != np.int64 or ids.ndim != 1 or offsets.shape != (texts + 1,):
+        raise ValueError(f"{ids.dtype} {ids.shape} and {offsets.dtype} {offsets.shape} for {texts} texts")
+    if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(np.diff(offsets) <= 0):
+        raise ValueError("offsets do not fit the ids")
+    return TokenTable(ids, offsets)

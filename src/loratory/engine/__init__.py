@@ -1,0 +1,1 @@
+"""How it is trained: one loop, one meter. The engine knows models and arrays, and no files."""

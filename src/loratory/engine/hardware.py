@@ -1,0 +1,87 @@
+"""Where a run takes place: device, precision, threads, and what of them a record must hold."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from loratory.errors import ResourceError
+from loratory.spec import HardwareSpec
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A resolved device and precision."""
+
+    device: torch.device
+    precision: str
+    """`bf16` (autocast) or `fp32`."""
+
+    @classmethod
+    def of(cls, spec: HardwareSpec) -> Hardware:
+        """Resolve `auto`, and set the number of CPU threads where the spec gives one.
+
+        Raises:
+            ResourceError: CUDA was asked for and is not there.
+        """
+        if spec.device == "cuda" and not torch.cuda.is_available():
+            raise ResourceError("--device cuda: no CUDA device is available; use --device cpu or auto")
+        kind = spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        precision = spec.precision
+        if precision == "auto":
+            precision = "bf16" if _computes_bf16(kind) else "fp32"
+        return cls(torch.device(kind), precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which forward passes run."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def record(self) -> dict[str, Any]:
+        """The `environment` part of run.json."""
+        cuda = self.device.type == "cuda"
+        packages = ("torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
+        return {
+            "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+            "device_type": self.device.type,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "deterministic": not cuda,
+            "platform": platform.platform(terse=True),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        }
+
+
+def _computes_bf16(kind: str) -> bool:
+    """Whether bf16 products are done by the hardware, and not emulated."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's own name, with the number of processors this process may use."""
+    name = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+        return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,148 @@
+"""What a run costs: time by phase, work done, peak memory.
+
+Training time is the optimizer steps alone, the device synchronised at both ends; set-up, evaluation and total stand
+beside it. Peak memory is that of this run, not of the process's past.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from loratory.engine.hardware import Hardware
+
+Phase = Literal["setup", "train", "eval"]
+
+
+class Meter:
+    """Counts time, work and memory from its construction on."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+        self.seconds: dict[Phase, float] = {"setup": 0.0, "train": 0.0, "eval": 0.0}
+        self.steps = self.examples = self.tokens = self.padded_tokens = 0
+        self.checkpoint_bytes: int | None = None
+        self._resident = _resident_meter()
+        self._peak: dict[str, int | None] | None = None
+        if hardware.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Count the time inside towards `name`."""
+        self.hardware.synchronize()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.hardware.synchronize()
+            self.seconds[name] += time.perf_counter() - start
+
+    def count(self, *, examples: int, tokens: int, padded_tokens: int) -> None:
+        """One optimizer step was made on so much.
+
+        Args:
+            padded_tokens: rows that the linear layers computed; equal to `tokens` in flat batches.
+        """
+        self.steps += 1
+        self.examples += examples
+        self.tokens += tokens
+        self.padded_tokens += padded_tokens
+
+    def stop_memory(self) -> None:
+        """Take the peak now: what comes after (saving, loading back) is not what the method needs."""
+        self._peak = self._peak_memory()
+
+    def _peak_memory(self) -> dict[str, int | None]:
+        cuda = self.hardware.device.type == "cuda"
+        return {
+            "allocated": torch.cuda.max_memory_allocated() if cuda else None,
+            "reserved": torch.cuda.max_memory_reserved() if cuda else None,
+            "resident": self._resident.peak(),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The `cost` part of run.json; seconds and bytes."""
+        train = self.seconds["train"]
+        return {
+            "setup_seconds": self.seconds["setup"],
+            "train_seconds": train,
+            "eval_seconds": self.seconds["eval"],
+            "total_seconds": time.perf_counter() - self._start,
+            "steps": self.steps,
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "padded_tokens": self.padded_tokens,
+            "tokens_per_second": self.tokens / train if train > 0 else None,
+            "peak_memory_bytes": self._peak if self._peak is not None else self._peak_memory(),
+            "resident_measured": self._resident.how,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "energy_joules": None,
+        }
+
+
+class _KernelPeak:
+    """The kernel's own high-water mark (VmHWM), set back to the present at the start. Linux only."""
+
+    how = "kernel high-water mark"
+
+    def __init__(self) -> None:
+        _release_free_memory()
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: reset the peak resident set, proc(5)
+
+    def peak(self) -> int:
+        """Bytes."""
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+class _SampledPeak:
+    """The largest of samples taken every 20 ms: where the kernel keeps no mark that can be set back."""
+
+    how = "sampled every 20 ms"
+
+    def __init__(self) -> None:
+        _release_free_memory()
+        self._process = psutil.Process()
+        self._peak = self._process.memory_info().rss
+        self._done = threading.Event()
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.02):
+            self._peak = max(self._peak, self._process.memory_info().rss)
+
+    def peak(self) -> int:
+        """Bytes; the sampling ends here."""
+        self._done.set()
+        return max(self._peak, self._process.memory_info().rss)
+
+
+def _resident_meter() -> _KernelPeak | _SampledPeak:
+    try:
+        return _KernelPeak()
+    except OSError:  # not Linux, or a kernel that does not let the mark be reset; the record says which was used
+        return _SampledPeak()
+
+
+def _release_free_memory() -> None:
+    """Give memory freed by earlier work back to the system, so that it does not count as this run's."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)

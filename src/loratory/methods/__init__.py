@@ -1,0 +1,100 @@
+"""What is trained: one small file a method, found through one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loratory.errors import SettingsError, nearest
+from loratory.methods.base import Method, Part, TrainableModel
+from loratory.methods.head import Head
+from loratory.methods.hybrid import Hybrid
+from loratory.methods.lora import Lora
+from loratory.methods.standard import Standard
+from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Part",
+    "TrainableModel",
+    "method_named",
+    "method_settings",
+    "parse_spec",
+    "spec_from_flags",
+]
+
+METHODS: dict[str, Method] = {method.name: method for method in (Standard(), Lora(), Hybrid(), Head())}
+"""Every method by name."""
+
+
+def method_named(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        SettingsError: no such method; the nearest name is given.
+    """
+    if name not in METHODS:
+        raise SettingsError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def method_settings(values: Mapping[str, Any]) -> MethodSettings:
+    """The settings of the method that `values["name"]` names.
+
+    Raises:
+        SettingsError: an unknown method, or a setting it does not have.
+    """
+    method = method_named(str(values.get("name")))
+    for key in values:
+        if key not in method.settings.model_fields:
+            owners = [other.name for other in METHODS.values() if key in other.settings.model_fields]
+            hint = f"it belongs to {', '.join(owners)}" if owners else nearest(key, method.settings.model_fields)
+            raise SettingsError(f"--{key.replace('_', '-')} is not a setting of {method.name}; {hint}")
+    return validated(method.settings, values)
+
+
+def parse_spec(document: Mapping[str, Any]) -> RunSpec:
+    """A run's spec from the form that records hold.
+
+    Raises:
+        SettingsError: one line with the first key at fault.
+    """
+    values = dict(document)
+    for group, kind in GROUPS.items():
+        values[group] = validated(kind, values.get(group, {}))
+    values["method"] = method_settings(values.get("method", {}))
+    return validated(RunSpec, values)
+
+
+def spec_from_flags(flags: Mapping[str, Any]) -> RunSpec:
+    """A run's spec from train's flags: `method`, the fields of every group, the method's own settings, and dotted keys
+    (`training.lr`, `method.rank`) as `--set` gives them.
+
+    Raises:
+        SettingsError: an unknown flag or value; the nearest name is given.
+    """
+    document: dict[str, Any] = {"method": {}, **{group: {} for group in GROUPS}}
+    for flag, value in flags.items():
+        name, _, field = flag.partition(".")
+        if flag == "method":
+            document["method"]["name"] = value
+        elif field and name in document:
+            document[name][field] = value
+        elif group := group_of(flag):
+            document[group][flag] = value
+        elif flag in RunSpec.model_fields:
+            document[flag] = value
+        elif any(flag in method.settings.model_fields for method in METHODS.values()):
+            document["method"][flag] = value
+        else:
+            raise SettingsError(f"unknown setting {flag!r}; {nearest(flag, all_flags())}")
+    document["method"].setdefault("name", "standard")
+    return parse_spec(document)
+
+
+def all_flags() -> list[str]:
+    """Every name that `spec_from_flags` knows."""
+    own = [field for method in METHODS.values() for field in method.settings.model_fields if field != "name"]
+    groups = [field for kind in GROUPS.values() for field in kind.model_fields]
+    return sorted({"method", "model", "seed", *groups, *own})

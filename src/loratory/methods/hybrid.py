@@ -1,0 +1,68 @@
+"""Hybrid: LoRA below, the top layers trained fully.
+
+layers 0 … n−k−1:   W' = W + (α/r)·B·A, W frozen
+layers n−k … n−1:   W ← W − η·∇W
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from loratory.errors import SettingsError
+from loratory.methods.base import TrainableModel
+from loratory.methods.lora import LoraSettings, adapt
+from loratory.spec import MethodSettings
+
+if TYPE_CHECKING:
+    from loratory.models.load import Base
+
+
+class HybridSettings(LoraSettings):
+    """LoRA's settings, and how many layers are trained fully."""
+
+    name: str = "hybrid"
+    unfrozen_layers: int = Field(1, ge=1, description="hybrid: top layers trained fully, LoRA below them")
+
+
+class Hybrid:
+    """LoRA on the lower layers, standard fine-tuning of the top k layers and the head."""
+
+    name = "hybrid"
+    summary = "LoRA below, the top layers trained fully"
+    settings = HybridSettings
+
+    def default_lr(self, hidden_size: int) -> float:
+        """Between standard's and LoRA's, as one rate serves both parts: 3e-4 below 512 hidden units, 1e-4 above."""
+        return 3e-4 if hidden_size < 512 else 1e-4
+
+    def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
+        """Set the top layers free and adapt those below.
+
+        Raises:
+            SettingsError: the family shares one layer's weights, or has too few layers.
+        """
+        assert isinstance(settings, HybridSettings)
+        layers = layer_names(base)
+        if settings.unfrozen_layers >= len(layers):
+            raise SettingsError(
+                f"--unfrozen-layers {settings.unfrozen_layers}: the model has {len(layers)} layers, so at most "
+                f"{len(layers) - 1} can be unfrozen with LoRA below; use --method standard to train all"
+            )
+        return adapt(base, settings, seed=seed, unfrozen_modules=layers[len(layers) - settings.unfrozen_layers :])
+
+
+def layer_names(base: Base) -> list[str]:
+    """The full names of the encoder's layers, bottom first.
+
+    Raises:
+        SettingsError: the family has no list of layers.
+    """
+    if base.family.layers is None:
+        raise SettingsError(
+            f"--method hybrid: {base.family.name} shares one layer's weights among all layers; use lora or standard"
+        )
+    path = f"{base.model.base_model_prefix}.{base.family.layers}"
+    layers = base.model.get_submodule(path)
+    return [f"{path}.{name}" for name, _ in layers.named_children()]

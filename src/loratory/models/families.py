@@ -1,0 +1,119 @@
+"""What must be known of each architecture family, in one table.
+
+A family says where its layers stand, which projections are query and value, what belongs to the classifier head, and
+whether its attention goes through transformers' attention interface, so that flat batches run through it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from loratory.errors import ModelError, nearest
+
+HeadFunction = Callable[[nn.Module, Tensor], Tensor]
+"""(model, first-token rows (B, H)) -> logits (B, C)"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture family, named as transformers' `model_type`."""
+
+    name: str
+    layers: str | None
+    """Path of the list of layers below the encoder; None where layers share their weights."""
+    attention: tuple[str, ...]
+    """Last names of the query and value projections (of the fused projection where there is only one)."""
+    head: tuple[str, ...]
+    """Modules between the encoder's last hidden state and the logits, pooler included: trained in every method."""
+    apply_head: HeadFunction | None = None
+    """Logits from first-token rows; None where the family runs padded only."""
+    positions_after_padding: bool = False
+    """Positions count from `pad_token_id + 1` (RoBERTa and its descendants)."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether flat batches run through the family's encoder."""
+        return self.apply_head is not None
+
+    def first_position(self, config: PretrainedConfig) -> int:
+        """The position id of a sequence's first token."""
+        return int(config.pad_token_id) + 1 if self.positions_after_padding else 0
+
+    def encoder(self, model: nn.Module) -> nn.Module:
+        """The part of `model` below the classifier head."""
+        encoder = getattr(model, str(model.base_model_prefix))
+        assert isinstance(encoder, nn.Module)
+        return encoder
+
+    def longest(self, config: PretrainedConfig) -> int:
+        """The most tokens a sequence may have."""
+        return int(config.max_position_embeddings) - self.first_position(config)
+
+
+def _classifier_on_rows(model: nn.Module, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(rows.unsqueeze(1))  # these heads take [:, 0] of (B, L, H) themselves
+    return logits
+
+
+def _bert_head(model: nn.Module, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.dropout(model.bert.pooler(rows.unsqueeze(1))))
+    return logits
+
+
+def _albert_head(model: nn.Module, rows: Tensor) -> Tensor:
+    pooled = model.albert.pooler_activation(model.albert.pooler(rows))
+    logits: Tensor = model.classifier(model.dropout(pooled))
+    return logits
+
+
+def _distilbert_head(model: nn.Module, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.dropout(torch.relu(model.pre_classifier(rows))))
+    return logits
+
+
+def _modernbert_head(model: nn.Module, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.drop(model.head(rows)))
+    return logits
+
+
+def _roberta_like(name: str) -> Family:
+    return Family(name, "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, True)
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("bert", "encoder.layer", ("query", "value"), ("bert.pooler", "classifier"), _bert_head),
+        _roberta_like("roberta"),
+        _roberta_like("xlm-roberta"),
+        _roberta_like("camembert"),
+        Family("electra", "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows),
+        Family(
+            "distilbert", "transformer.layer", ("q_lin", "v_lin"), ("pre_classifier", "classifier"), _distilbert_head
+        ),
+        Family(
+            "albert", None, ("query", "value"), ("albert.pooler", "classifier"), _albert_head
+        ),  # one layer's weights serve all layers
+        Family("modernbert", "layers", ("Wqkv",), ("head", "classifier"), _modernbert_head),
+        Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",)),
+        Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier")),
+        Family("deberta-v2", "encoder.layer", ("query_proj", "value_proj"), ("pooler", "classifier")),
+    )
+}
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of a configuration.
+
+    Raises:
+        ModelError: the architecture is not in the table, or pools tokens in a way that needs the padded layout.
+    """
+    name = str(config.model_type)
+    if name not in FAMILIES:
+        raise ModelError(f"architecture {name!r} is not supported; {nearest(name, FAMILIES)}")
+    return FAMILIES[name]

@@ -1,0 +1,84 @@
+"""What a run is called in a table: its method, and whatever else tells it from the runs beside it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+"""A run's `run.json`, read."""
+
+
+def lookup(record: Any, *path: str) -> Any:
+    """The value under the keys `path`, or None where one is missing: a failed run's record has gaps."""
+    for key in path:
+        if not isinstance(record, Mapping):
+            return None
+        record = record.get(key)
+    return record
+
+
+def approach(record: Record) -> str:
+    """The run's method in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention, top 2 unfrozen`."""
+    method = lookup(record, "spec", "method")
+    words = [str(lookup(method, "name") or "unknown")]
+    if (rank := lookup(method, "rank")) is not None:
+        words.append(f"r={rank}")
+    if (targets := lookup(method, "targets")) is not None:
+        words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
+    name = " ".join(words)
+    layers = lookup(method, "unfrozen_layers")
+    return f"{name}, top {layers} unfrozen" if layers else name
+
+
+def approaches(records: Sequence[Record]) -> list[str]:
+    """One name for each run. Runs that would share one also say the settings in which they differ, or their id."""
+    names = [approach(record) for record in records]
+    for setting in ("model", "data.dataset"):
+        values = [_flat(record).get(setting) for record in records]
+        if len(set(values)) > 1:
+            names = [f"{name}, {_short(value)}" for name, value in zip(names, values, strict=True)]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(names):
+        groups[name].append(position)
+    for positions in groups.values():
+        for position, difference in zip(positions, _differences([records[i] for i in positions]), strict=True):
+            names[position] += difference
+    return names
+
+
+def setting(record: Record) -> str:
+    """Everything of the spec but the seed, as one comparable string: equal for the seeds of one cell."""
+    return json.dumps({key: value for key, value in _flat(record).items() if key != "seed"}, sort_keys=True)
+
+
+def _differences(records: Sequence[Record]) -> list[str]:
+    if len(records) < 2:
+        return ["" for _ in records]
+    flat = [_flat(record) for record in records]
+    keys = [
+        key for key in dict.fromkeys(key for spec in flat for key in spec) if len({spec.get(key) for spec in flat}) > 1
+    ]
+    texts = ["".join(f", {key.rpartition('.')[2]}={_short(spec.get(key))}" for key in keys) for spec in flat]
+    if len(set(texts)) == len(texts):
+        return texts
+    return [f"{text}, {str(record.get('id', ''))[:8]}" for text, record in zip(texts, records, strict=True)]
+
+
+def _flat(record: Record) -> dict[str, str]:
+    """The spec as `training.lr` → JSON text, so that any two values compare."""
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from leaves(inner, f"{path}.{key}" if path else str(key))
+        else:
+            yield path, json.dumps(value, sort_keys=True, default=str)
+
+    return dict(leaves(record.get("spec") or {}, ""))
+
+
+def _short(value: str | None) -> str:
+    return "default" if value in (None, "null") else str(value).strip('"')

@@ -1,0 +1,76 @@
+"""What a reader must know before two rows of a table are compared."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from loratory.evaluation.baselines import Baseline
+from loratory.report.approach import Record, lookup, setting
+
+
+def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
+    """The lines under a table of `records`, called `names`, and `baselines`: what does not compare, and why."""
+    return [
+        *_data(records, baselines),
+        *_device(records),
+        *_seeds(records, names),
+        *(f"{one.name} left out: {one.reason}." for one in baselines if one.reason is not None),
+    ]
+
+
+def split_digest(record: Record) -> str | None:
+    """The digest of the run's test split; where the record has none, that of its data."""
+    data = record.get("data")
+    paths = (("splits", "test", "digest"), ("digests", "test"), ("test", "digest"), ("digest",), ("revision",))
+    found = next((value for path in paths if (value := lookup(data, *path)) is not None), None)
+    return None if found is None else json.dumps(found, sort_keys=True, default=str)
+
+
+def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
+    digests = {digest for record in records if (digest := split_digest(record)) is not None}
+    supports = {_support(lookup(record, "quality", "test", "confusion")) for record in records}
+    supports |= {_support(one.quality.confusion) for one in baselines if one.quality is not None}
+    if len(digests) > 1 or len(supports - {None}) > 1:
+        return ["Different test splits: accuracy and F1 do not compare between these rows."]
+    sizes = {json.dumps(lookup(record, "spec", "data", "limit")) for record in records}
+    return ["Trained on different numbers of examples (--limit)."] if len(sizes) > 1 else []
+
+
+def _support(confusion: object) -> tuple[int, ...] | None:
+    """True examples of each class: rows of a confusion matrix, summed."""
+    if not isinstance(confusion, (list, tuple)):
+        return None
+    return tuple(sum(row) for row in confusion)
+
+
+def _device(records: Sequence[Record]) -> list[str]:
+    lines = []
+    devices = {_text(value) for record in records if (value := lookup(record, "environment", "device")) is not None}
+    if len(devices) > 1:
+        lines.append(f"Different devices ({', '.join(sorted(devices))}): times and memory do not compare.")
+    threads = {_text(value) for record in records if (value := lookup(record, "environment", "threads")) is not None}
+    if len(devices) == 1 and len(threads) > 1:
+        lines.append(f"Different numbers of threads ({', '.join(sorted(threads))}): times do not compare.")
+    return lines
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _seeds(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    seeds: dict[str, set[str]] = defaultdict(set)
+    first: dict[str, str] = {}
+    for record, name in zip(records, names, strict=True):
+        seeds[setting(record)].add(str(lookup(record, "spec", "seed")))
+        first.setdefault(setting(record), name)
+    single = [first[cell] for cell, found in seeds.items() if len(found) == 1]
+    if not seeds:
+        return []
+    if len(single) == len(seeds):
+        return ["One seed: no interval, so differences may be chance."]
+    if single:
+        return [f"One seed only of {'; '.join(single)}: no interval, so differences may be chance."]
+    return ["Each row is one seed: differences smaller than the spread between seeds may be chance."]

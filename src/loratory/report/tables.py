@@ -1,0 +1,196 @@
+"""The comparison table: what each approach costs, and how good it is, one row a run, baselines below."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from loratory.evaluation.baselines import Baseline
+from loratory.report import units
+from loratory.report.approach import Record, approaches, lookup
+from loratory.report.notes import notes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Value = str | int | float | None
+Row = Mapping[str, Value]
+
+LEGEND = (
+    "Training: optimizer steps only; total adds set-up and evaluation (for baselines: fitting and predicting). "
+    "Memory: peak during the run, 1 GiB = 2^30 bytes. Macro-F1: plain mean over all classes."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `key` names it in CSV and JSON, unit included; `show` gives a row's cell as a reader sees it."""
+
+    key: str
+    title: str
+    align: Literal["left", "right"]
+    meaning: str
+    show: Callable[[Row], str]
+    shown: bool = True
+    """False: in CSV and JSON only."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values by column key, and the notes that belong under them."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[Column, ...]:
+        """The columns for readers."""
+        return tuple(column for column in self.columns if column.shown)
+
+    def to_markdown(self) -> str:
+        """A GitHub-flavoured Markdown table, then a list of the notes."""
+        lines = [
+            _markdown_row(column.title for column in self.shown),
+            "|" + "|".join("---:" if column.align == "right" else "---" for column in self.shown) + "|",
+            *(_markdown_row(column.show(row) for column in self.shown) for row in self.rows),
+            "",
+            *(f"- {_markdown_text(note)}" for note in self.notes),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """CSV with every column, numbers in full, in the unit that the key names; no notes."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column.key for column in self.columns])
+        for row in self.rows:
+            writer.writerow([_csv_cell(row.get(column.key)) for column in self.columns])
+        return file.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """`columns` (key, title, meaning), `rows` (raw values by key) and `notes`, ready for JSON."""
+        return {
+            "columns": [{"key": one.key, "title": one.title, "meaning": one.meaning} for one in self.columns],
+            "rows": [{column.key: row.get(column.key) for column in self.columns} for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+    def to_rich(self) -> RenderableType:
+        """For a terminal of 80 columns or more."""
+        from loratory.report.terminal import comparison_table
+
+        return comparison_table(self)
+
+
+def comparison(records: Sequence[Record], baselines: Sequence[Baseline] = ()) -> Table:
+    """Build the table of `records` (each a `run.json`, read), in their order, and of `baselines` after them.
+
+    Runs that did not complete have a row that says so. Rows that do not compare are noted below the table; baselines
+    that were left out are a note as well. A number that a record lacks is None.
+    """
+    names = approaches(records)
+    rows = [_run_row(record, name) for record, name in zip(records, names, strict=True)]
+    rows += [_baseline_row(baseline) for baseline in baselines if baseline.quality is not None]
+    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), LEGEND))
+
+
+def _run_row(record: Record, name: str) -> Row:
+    total, trainable = (_number(lookup(record, "parameters", key)) for key in ("total", "trainable"))
+    allocated, resident = (
+        _number(lookup(record, "cost", "peak_memory_bytes", key)) for key in ("allocated", "resident")
+    )
+    return {
+        "approach": name,
+        "status": str(record.get("status", "unknown")),
+        "id": str(record.get("id", "")),
+        "seed": _number(lookup(record, "spec", "seed")),
+        "trainable": trainable,
+        "total": total,
+        "trainable_share": trainable / total if trainable is not None and total else None,
+        **{key: _number(lookup(record, "parameters", key)) for key in ("adapter", "head", "unfrozen")},
+        **{key: _number(lookup(record, "cost", key)) for key in ("train_seconds", "total_seconds")},
+        "peak_memory_bytes": allocated or resident,
+        "peak_memory_kind": "allocated" if allocated else "resident" if resident else None,
+        **{key: _number(lookup(record, "quality", "test", key)) for key in ("accuracy", "f1_macro")},
+    }
+
+
+def _baseline_row(baseline: Baseline) -> Row:
+    quality = baseline.quality
+    return {
+        "approach": baseline.name,
+        "status": "baseline",
+        "trainable": baseline.parameters,
+        "total_seconds": baseline.seconds,
+        "accuracy": None if quality is None else quality.accuracy,
+        "f1_macro": None if quality is None else quality.f1_macro,
+    }
+
+
+def _number(value: object) -> int | float | None:
+    """A finite number as it is; None for anything else, so that a damaged record cannot break the table."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+    kinds = {kind for row in rows if (kind := row.get("peak_memory_kind")) is not None}
+    memory = f"Peak memory ({kinds.pop()})" if len(kinds) == 1 else "Peak memory"
+    mixed = bool(kinds)  # what is left after one was taken: each cell then says its own
+
+    def show_approach(row: Row) -> str:
+        status = "" if row["status"] in ("completed", "baseline") else f" ({row['status']})".replace("_", " ")
+        return units.printable(f"{row['approach']}{status}")
+
+    def show_memory(row: Row) -> str:
+        text = units.memory(_number(row.get("peak_memory_bytes")))
+        return f"{text} {row['peak_memory_kind']}" if mixed and row.get("peak_memory_kind") else text
+
+    def column(key: str, title: str, show: Callable[[float | None], str], meaning: str, shown: bool = True) -> Column:
+        return Column(key, title, "right", meaning, lambda row: show(_number(row.get(key))), shown)
+
+    def text(key: str, title: str, meaning: str) -> Column:
+        return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown=False)
+
+    unfrozen = any(row.get("unfrozen") for row in rows if row.get("adapter"))
+    return (
+        Column("approach", "Approach", "left", "method and settings, or baseline", show_approach),
+        text("status", "Status", "how the run ended; baseline for a baseline"),
+        text("id", "Run", "the run's id"),
+        column("seed", "Seed", units.count, "the run's seed", shown=False),
+        column("trainable", "Trainable", units.count, "parameters that training changes"),
+        column("total", "Total", units.count, "all parameters", shown=False),
+        column("trainable_share", "Share", units.percent, "trainable of all parameters"),
+        column("adapter", "Adapter", units.count, "trainable parameters added by the method"),
+        column("head", "Head", units.count, "parameters of the classifier head"),
+        column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=unfrozen),
+        column("train_seconds", "Training", units.duration, "time of the optimizer steps alone"),
+        column("total_seconds", "Total time", units.duration, "with set-up and evaluation"),
+        Column("peak_memory_bytes", memory, "right", "allocated on CUDA, resident set on CPU", show_memory),
+        text("peak_memory_kind", "Memory kind", "allocated or resident"),
+        column("accuracy", "Accuracy", units.accuracy, "test examples whose label is predicted"),
+        column("f1_macro", "Macro-F1", units.fraction, "test F1, plain mean over all classes"),
+    )
+
+
+def _markdown_row(cells: Any) -> str:
+    return "| " + " | ".join(_markdown_text(cell) for cell in cells) + " |"
+
+
+def _markdown_text(text: str) -> str:
+    return re.sub(r"([\\|`*\[\]<>])", r"\\\1", units.printable(text))
+
+
+def _csv_cell(value: Value) -> Value:
+    """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are."""
+    if not isinstance(value, str):
+        return value
+    risky = value.startswith(("\t", "\r", "\n")) or value.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{units.printable(value)}" if risky else units.printable(value)

@@ -1,0 +1,67 @@
+"""Numbers and names as a reader sees them. Counts are decimal (1k = 1000), memory is binary (1 GiB = 2^30 bytes)."""
+
+from __future__ import annotations
+
+import unicodedata
+
+MISSING = "–"  # noqa: RUF001  an en dash is how a table says "none"
+
+# control, format (bidirectional overrides among them), surrogate, line and paragraph separators
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with escape sequences and other invisible characters spelled out as `\\x1b`."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
+        for character in text
+    )
+
+
+def count(number: float | None) -> str:
+    """A count: 512, 9,984, 73.7k, 22.7M, 1.3B."""
+    if number is None:
+        return MISSING
+    if number < 1e4:
+        return f"{number:,.0f}"
+    for unit, size in (("k", 1e3), ("M", 1e6), ("B", 1e9)):
+        if round(number / size, 1) < 1000:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.2e}"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as 0.65%, 12.3% or 100%."""
+    if share is None:
+        return MISSING
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{share:.2%}" if share < 0.1 else f"{share:.1%}"
+
+
+def accuracy(share: float | None) -> str:
+    """A share in [0, 1] as 85.9%: one digit after the point, always."""
+    return MISSING if share is None else f"{share:.1%}"
+
+
+def fraction(value: float | None) -> str:
+    """A number such as F1 or log loss, with three digits after the point."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 54.8 s, 3.2 min or 1.5 h."""
+    if seconds is None:
+        return MISSING
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    if round(seconds / 60, 1) < 60:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def memory(number: float | None) -> str:
+    """Bytes as 812 MiB or 1.3 GiB."""
+    if number is None:
+        return MISSING
+    return f"{number / 2**20:.0f} MiB" if number < 1000 * 2**20 else f"{number / 2**30:.1f} GiB"

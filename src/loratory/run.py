@@ -1,0 +1,301 @@
+"""One run, from spec to committed directory. The page to read first.
+
+    train:  dataset ─▶ base ─▶ method.prepare ─▶ fit ─▶ score ─▶ save ─▶ load back and compare ─▶ commit
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loratory import __version__
+from loratory.data import Dataset, Split, data_directory, make_dataset, tokenize
+from loratory.engine.fit import FitResult, Labelled, Progress, fit, predict
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.errors import DivergedError, OutOfMemoryError, SettingsError, StorageError, TrainingError
+from loratory.evaluation import predictions
+from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.quality import Quality
+from loratory.methods import TrainableModel, method_named
+from loratory.models.flat import Classifier
+from loratory.models.load import Base, load_base, load_trained
+from loratory.spec import RunSpec
+from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, find_run, replace_failed, staging
+from loratory.store.record import RunRecord, Status
+
+log = logging.getLogger("loratory")
+
+CHECKED = 64
+"""Examples on which a saved run is compared with the model in memory before it is committed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's record and where it lies."""
+
+    record: RunRecord
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that stands before the first step."""
+
+    spec: RunSpec
+    """With learning rate, device and precision resolved."""
+    dataset: Dataset
+    base: Base
+    trainable: TrainableModel
+    tokens: dict[str, Labelled]
+    hardware: Hardware
+    fingerprint: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in id order."""
+        return tuple(str(label) for label in self.dataset.labels)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model as the engine calls it."""
+        return Classifier(self.base.model, self.base.family, self.base.pad_id)
+
+
+def train(
+    spec: RunSpec, *, output: Path | None = None, on_step: Callable[[Progress], None] = lambda progress: None
+) -> Run:
+    """Train once and commit the run's directory.
+
+    Args:
+        output: the run's directory; `models/` and the run's id by default. If it holds this very run already,
+            nothing is trained.
+
+    Raises:
+        LoratoryError: every kind; a run that fails while training leaves a record with its status.
+    """
+    hardware = Hardware.of(spec.hardware)
+    meter = Meter(hardware)
+    with meter.phase("setup"):
+        setup = prepare(spec, hardware)
+    name = run_id(setup.spec, setup.fingerprint)
+    directory = output if output is not None else Path("models") / name
+    found = _existing(directory, setup.fingerprint)
+    if found is not None:
+        log.warning("%s holds this run already; nothing was trained", directory)
+        return Run(found, directory)
+    with staging(directory) as stage:
+        try:
+            result = _fit(setup, meter, on_step)
+            with meter.phase("eval"):
+                logits = {part: predict(setup.classifier, setup.tokens[part], hardware=hardware) for part in ("validation", "test")}
+                quality = {part: _score(setup, part, logits[part]) for part in logits}
+            meter.stop_memory()
+            meter.checkpoint_bytes = save(setup, stage)
+            check_saved(setup, stage)
+        except (TrainingError, OutOfMemoryError, KeyboardInterrupt) as error:
+            _commit_failure(setup, meter, name, directory, error)
+            raise
+        predictions.write(stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits})
+        _write_history(stage / HISTORY, result)
+        record = _record(setup, meter, name, "completed", quality={part: q.record() for part, q in quality.items()})
+        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+        commit(stage, directory)
+    return Run(record, directory)
+
+
+def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
+    """Read the data, load the model, let the method make it ready, tokenise, and move it to the device."""
+    dataset = make_dataset(spec.data)
+    base = load_base(
+        spec.model,
+        labels=tuple(str(label) for label in dataset.labels),
+        seed=spec.seed,
+        dropout=spec.training.dropout,
+        attention_dropout=spec.training.attention_dropout,
+    )
+    longest = base.family.longest(base.config)
+    if spec.data.max_length > longest:
+        raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
+    spec = resolve(spec, base, hardware)
+    trainable = method_named(spec.method.name).prepare(base, spec.method, seed=spec.seed)
+    if hardware.precision == "bf16":
+        trainable.hold_frozen(torch.bfloat16)
+    base.model.to(hardware.device)
+    tokens = {part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")}
+    fingerprint = spec.fingerprint(
+        data={part: getattr(dataset, part).digest for part in tokens}, model=base.digest, version=__version__
+    )
+    return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint)
+
+
+def resolve(spec: RunSpec, base: Base, hardware: Hardware) -> RunSpec:
+    """The spec with everything that defaults left open filled in, as the record states it."""
+    lr = spec.training.lr
+    if lr is None:
+        lr = method_named(spec.method.name).default_lr(int(base.config.hidden_size))
+    return spec.model_copy(
+        update={
+            "training": spec.training.model_copy(update={"lr": lr}),
+            "hardware": spec.hardware.model_copy(
+                update={
+                    "device": hardware.device.type,
+                    "precision": hardware.precision,
+                    "threads": torch.get_num_threads(),
+                }
+            ),
+        }
+    )
+
+
+def tokenized(split: Split, base: Base, max_length: int) -> Labelled:
+    """The split as token sequences, from the cache where it holds them."""
+    return Labelled(tokenize(split, base.tokenizer, max_length, data_directory() / "tokens"), split.labels)
+
+
+def save(setup: Setup, stage: Path) -> int:
+    """Write the trained weights and the tokenizer; an adapter in PEFT's format, or a whole model in transformers'.
+
+    Returns:
+        The bytes that the weights take on disk.
+    """
+    from safetensors.torch import save_file
+
+    trainable, base = setup.trainable, setup.base
+    base.tokenizer.save_pretrained(stage)
+    if trainable.adapter is not None:
+        trainable.adapter.save_pretrained(stage)
+        save_file(trainable.trained_tensors(), stage / "adapter_model.safetensors", metadata={"format": "pt"})
+        return (stage / "adapter_model.safetensors").stat().st_size
+    # onto a fresh base: frozen weights may be held in bf16, and the file must have them as they were
+    whole = load_base(setup.spec.model, labels=setup.labels, seed=setup.spec.seed).model
+    whole.load_state_dict(trainable.trained_tensors(), strict=False)
+    whole.save_pretrained(stage)
+    return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
+
+
+def check_saved(setup: Setup, stage: Path) -> None:
+    """Load the saved run back as anyone would, and compare its logits with the model in memory.
+
+    Raises:
+        TrainingError: they differ by more than 1e-3.
+    """
+    data = setup.tokens["validation"].first(CHECKED)
+    there = predict(setup.classifier, data, hardware=setup.hardware)
+    loaded = load_trained(stage, model=setup.spec.model, labels=setup.labels)
+    loaded.model.to(setup.hardware.device)
+    back = predict(Classifier(loaded.model, loaded.family, loaded.pad_id), data, hardware=setup.hardware)
+    difference = float((there - back).abs().max())
+    if not difference <= 1e-3:
+        raise TrainingError(f"the saved model gives other logits than the trained one (difference {difference:.2g}); not kept")
+
+
+def run_id(spec: RunSpec, fingerprint: str) -> str:
+    """A readable name for a run that differs wherever the fingerprint does: at most 64 of [a-z0-9_-]."""
+    rank = getattr(spec.method, "rank", None)
+    words = [Path(spec.data.dataset).stem.replace("hutto:", ""), Path(spec.model).name, spec.method.name]
+    words += [f"r{rank}"] if rank is not None else []
+    readable = re.sub(r"[^a-z0-9_-]+", "-", "-".join([*words, f"s{spec.seed}"]).lower()).strip("-_")
+    return f"{readable[:51]}-{fingerprint[:12]}"
+
+
+def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> FitResult:
+    metric = METRICS[setup.spec.training.select]
+
+    def validate() -> dict[str, float]:
+        logits = predict(setup.classifier, setup.tokens["validation"], hardware=setup.hardware)
+        quality = _score(setup, "validation", logits)
+        return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
+
+    def better(new: dict[str, float], old: dict[str, float]) -> bool:
+        return metric.better(new[f"validation_{metric.name}"], old[f"validation_{metric.name}"])
+
+    lr = setup.spec.training.lr
+    assert lr is not None
+    try:
+        return fit(
+            setup.classifier,
+            setup.tokens["train"],
+            setup.spec.training,
+            lr=lr,
+            seed=setup.spec.seed,
+            hardware=setup.hardware,
+            meter=meter,
+            validate=validate,
+            better=better,
+            on_step=on_step,
+        )
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(setup, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch's CPU allocator says
+            raise
+        raise _out_of_memory(setup, error) from error
+
+
+def _out_of_memory(setup: Setup, error: Exception) -> OutOfMemoryError:
+    size = setup.spec.training.batch_size
+    return OutOfMemoryError(
+        f"out of memory on {setup.hardware.device} at --batch-size {size}, --max-length {setup.spec.data.max_length}; "
+        f"try --accumulate {setup.spec.training.accumulate * 2} or a smaller --max-length ({str(error).splitlines()[0]})"
+    )
+
+
+def _score(setup: Setup, part: str, logits: Tensor) -> Quality:
+    return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels)
+
+
+def _existing(directory: Path, fingerprint: str) -> RunRecord | None:
+    found = find_run(directory)
+    if found is None:
+        return None
+    if found.fingerprint != fingerprint:
+        raise StorageError(f"{directory} already holds another run ({found.id}); choose another --output")
+    if found.status != "completed":
+        replace_failed(directory)
+        return None
+    return found
+
+
+def _record(
+    setup: Setup, meter: Meter, name: str, status: Status, *, quality: dict[str, Any], error: str | None = None
+) -> RunRecord:
+    return RunRecord(
+        id=name,
+        fingerprint=setup.fingerprint,
+        status=status,
+        spec=setup.spec.model_dump(mode="json"),
+        data=setup.dataset.record(),
+        parameters=setup.trainable.counts(),
+        cost=meter.record(),
+        quality=quality,
+        environment={**setup.hardware.record(), "flat": setup.classifier.flat, "model_digest": setup.base.digest, "version": __version__},
+        error=error,
+    )
+
+
+def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, error: BaseException) -> None:
+    """Leave a record of a run that did not complete: failures count too."""
+    status: Status = "failed"
+    if isinstance(error, OutOfMemoryError):
+        status = "out_of_memory"
+    elif isinstance(error, DivergedError):
+        status = "diverged"
+    elif isinstance(error, KeyboardInterrupt):
+        status = "interrupted"
+    record = _record(setup, meter, name, status, quality={}, error=str(error) or status)
+    with staging(directory) as stage:
+        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+        commit(stage, directory)
+
+
+def _write_history(path: Path, result: FitResult) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in result.history), encoding="utf8")

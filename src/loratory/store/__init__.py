@@ -1,0 +1,1 @@
+"""Runs on disk: a run is one directory, and its manifest, written last, is its commit."""

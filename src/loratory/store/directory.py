@@ -1,0 +1,136 @@
+"""A run's directory: built under another name beside its place, sealed by its manifest, then renamed into place.
+
+    claim ─▶ stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
+
+Its manifest is its commit: a reader accepts what the manifest vouches for and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loratory.errors import StorageError
+from loratory.store.record import RunRecord
+
+RECORD = "run.json"
+HISTORY = "history.jsonl"
+PREDICTIONS = "predictions.parquet"
+MANIFEST = "manifest.json"
+
+
+def find_run(directory: Path) -> RunRecord | None:
+    """The record of the run committed in `directory`; None where there is nothing yet.
+
+    Raises:
+        StorageError: there is something else, which must not be overwritten.
+    """
+    if not os.path.lexists(directory):
+        return None
+    if not directory.is_dir():
+        raise StorageError(f"{directory} is a file; choose another --output")
+    if not (directory / MANIFEST).is_file():
+        if any(directory.iterdir()):
+            raise StorageError(f"{directory} is not empty and holds no run; choose another --output")
+        return None
+    return read_run(directory)
+
+
+def read_run(directory: Path) -> RunRecord:
+    """The record of a committed run, once every file agrees with its manifest.
+
+    Raises:
+        StorageError: no run, not committed, or a file that is missing or differs from the manifest.
+    """
+    if not directory.is_dir():
+        raise StorageError(f"{directory} is not a directory; give a run's directory")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text("utf8"))["files"]
+        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
+    except FileNotFoundError:
+        raise StorageError(f"{directory} holds no committed run (no {MANIFEST})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{directory / MANIFEST}: not a manifest ({type(error).__name__}: {error})") from error
+    for name, digest in expected.items():
+        path = directory / name
+        if Path(name).name != name or not path.is_file() or path.is_symlink():
+            raise StorageError(f"{path} is named by the manifest and not there; the run is damaged")
+        if _digest(path) != digest:
+            raise StorageError(f"{path} differs from its manifest; the run is damaged")
+    if RECORD not in expected:
+        raise StorageError(f"{directory / MANIFEST} does not vouch for {RECORD}; the run is damaged")
+    return RunRecord.read(directory / RECORD)
+
+
+@contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A temporary directory beside `output`, removed at the end whatever happens; `commit` moves it into place.
+
+    Raises:
+        StorageError: the place cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
+    try:
+        yield stage
+    except OSError as error:
+        if error.filename is not None and str(error.filename).startswith(str(stage)):
+            raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
+
+
+def commit(stage: Path, output: Path) -> None:
+    """Seal `stage` with a manifest and rename it to `output`.
+
+    Raises:
+        StorageError: another run was committed there meanwhile, or the disk refuses.
+    """
+    names = sorted(path.name for path in stage.iterdir())
+    files = {name: {"sha256": _digest(stage / name), "bytes": (stage / name).stat().st_size} for name in names}
+    try:
+        for name in names:
+            _sync(stage / name)
+        (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
+        _sync(stage / MANIFEST)
+        _sync(stage)
+        stage.chmod(0o755)  # mkdtemp made it private
+        os.rename(stage, output)  # refuses to replace a directory that is not empty
+        _sync(output.parent)
+    except OSError as error:
+        raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
+
+
+def replace_failed(output: Path) -> None:
+    """Take the record of a run that did not complete away, so that it can be run again.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        shutil.rmtree(output)
+    except OSError as error:
+        raise StorageError(f"cannot remove the failed run in {output}: {error.strerror}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""`run.json`: what was asked for, what was done, what it cost, how good it became."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from loratory.errors import StorageError
+
+SCHEMA = 1
+
+Status = Literal["completed", "failed", "out_of_memory", "diverged", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. Its parts are documented where they are made: spec, dataset, counts, meter, quality, hardware."""
+
+    id: str
+    fingerprint: str
+    """SHA-256 over spec, data, model and code version: equal fingerprints promise equal results."""
+    status: Status
+    spec: dict[str, Any]
+    data: dict[str, Any]
+    parameters: dict[str, int]
+    cost: dict[str, Any]
+    quality: dict[str, Any]
+    environment: dict[str, Any]
+    error: str | None = None
+    schema: int = field(default=SCHEMA)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as it is stored."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The stored text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in id order."""
+        return tuple(str(label) for label in self.data["labels"])
+
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        """The record in `path`.
+
+        Raises:
+            StorageError: not a record, or of another schema.
+        """
+        try:
+            document = json.loads(path.read_text("utf8"))
+            record = cls(**document)
+        except (OSError, ValueError, TypeError) as error:
+            raise StorageError(f"{path}: not a run's record ({type(error).__name__}: {error})") from error
+        if record.schema != SCHEMA or record.status not in get_args(Status):
+            raise StorageError(f"{path}: schema {record.schema}, status {record.status!r}: written by another version")
+        return record

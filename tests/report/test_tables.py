@@ -1,0 +1,234 @@
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from loratory.evaluation.baselines import Baseline
+from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.quality import Quality
+from loratory.report.tables import comparison
+from loratory.report.terminal import quality_table
+from loratory.report.units import MISSING
+
+
+def quality(names: tuple[str, ...] = ("negative", "positive"), labels: tuple[int, ...] = (0, 1, 1, 0, 1)) -> Quality:
+    logits = np.eye(len(names))[list(labels)] * 2
+    logits[0] = logits[0, ::-1]
+    return score(np.array(labels), logits, None, names)
+
+
+def record(
+    method: dict | None = None, *, status: str = "completed", spec: dict | None = None, **changes: object
+) -> dict:
+    found = {
+        "schema": 1,
+        "id": "0123456789abcdef",
+        "status": status,
+        "spec": {
+            "method": method or {"name": "standard"},
+            "model": "minilm",
+            "seed": 0,
+            "data": {"dataset": "hutto:movies", "limit": None},
+            "training": {"lr": None, "epochs": 2},
+            **(spec or {}),
+        },
+        "data": {"source": "hutto:movies", "splits": {"test": {"digest": "d1", "size": 5}}},
+        "parameters": {
+            "total": 22_861_826,
+            "trainable": 22_861_826,
+            "adapter": 0,
+            "head": 148_610,
+            "unfrozen": 22_713_216,
+        },
+        "cost": {
+            "train_seconds": 191.4,
+            "total_seconds": 240.0,
+            "peak_memory_bytes": {"allocated": None, "reserved": None, "resident": int(1.93 * 2**30)},
+        },
+        "quality": {"validation": quality().record(), "test": quality().record()},
+        "environment": {"device": "cpu", "threads": 2},
+    }
+    return {**found, **changes}
+
+
+LORA = {"name": "lora", "rank": 8, "alpha": 16, "targets": "attention"}
+HYBRID = {"name": "hybrid", "rank": 8, "targets": ["query", "value"], "unfrozen_layers": 2}
+LORA_PARAMETERS = {"total": 22_935_554, "trainable": 222_338, "adapter": 73_728, "head": 148_610, "unfrozen": 0}
+HYBRID_PARAMETERS = {
+    "total": 22_900_000,
+    "trainable": 3_800_000,
+    "adapter": 49_152,
+    "head": 148_610,
+    "unfrozen": 3_602_238,
+}
+BASELINES = [
+    Baseline("majority class", quality(), 0.001, 0, {}),
+    Baseline("VADER", None, 0.0, 0, {}, "the labels are others"),
+    Baseline("TF-IDF + logistic regression", quality(), 1.93, 21_345, {}),
+]
+
+
+def records() -> list[dict]:
+    return [
+        record(),
+        record(LORA, parameters=LORA_PARAMETERS),
+        record(HYBRID, parameters=HYBRID_PARAMETERS),
+        record({"name": "head"}, status="out_of_memory", quality=None, cost=None, parameters=None),
+    ]
+
+
+def render(renderable: object, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_markdown_holds_what_the_study_asked_for() -> None:
+    lines = comparison(records(), BASELINES).to_markdown().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:8]]
+    assert rows[0] == [
+        *("Approach", "Trainable", "Share", "Adapter", "Head", "Unfrozen"),
+        *("Training", "Total time", "Peak memory (resident)", "Accuracy", "Macro-F1"),
+    ]
+    assert rows[2] == [
+        "standard",
+        "22.9M",
+        "100%",
+        "0",
+        "148.6k",
+        "22.7M",
+        "3.2 min",
+        "4.0 min",
+        "1.9 GiB",
+        "80.0%",
+        "0.762",
+    ]
+    assert rows[3][:6] == ["lora r=8 attention", "222.3k", "0.97%", "73.7k", "148.6k", "0"]
+    assert rows[4][0] == "hybrid r=8 query,value, top 2 unfrozen"
+    assert rows[5] == ["head (out of memory)", *[MISSING] * 10]
+    assert rows[6][0] == "majority class"
+    assert rows[7][1:] == ["21.3k", MISSING, MISSING, MISSING, MISSING, MISSING, "1.9 s", MISSING, "80.0%", "0.762"]
+    assert "- One seed: no interval, so differences may be chance." in lines
+    assert "- VADER left out: the labels are others." in lines
+    assert not any(line.startswith("| VADER") for line in lines)
+
+
+def test_the_terminal_shows_everything_in_80_columns() -> None:
+    text = render(comparison(records(), BASELINES).to_rich())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for heading in ("Trainable", "share", "Adapter", "head", "unfrozen", "Training", "total", "resident", "Accuracy"):
+        assert heading in text
+    for cell in ("100%", "0.97%", "73.7k", "3.2 min", "1.9 GiB", "80.0%", "0.762"):
+        assert cell in text
+    assert "chance" in text
+
+
+def test_json_and_csv_hold_raw_numbers() -> None:
+    table = comparison(records(), BASELINES)
+    document = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    assert document["rows"][1]["trainable"] == 222_338
+    assert document["rows"][1]["trainable_share"] == 222_338 / 22_935_554
+    assert document["rows"][0]["peak_memory_kind"] == "resident"
+    assert document["rows"][3]["accuracy"] is None
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    assert [row["status"] for row in rows] == [*["completed"] * 3, "out_of_memory", "baseline", "baseline"]
+    assert float(rows[0]["train_seconds"]) == 191.4
+    assert rows[3]["accuracy"] == ""
+
+
+def test_names_cannot_break_out_of_a_table() -> None:
+    hostile = record({"name": "=cmd|' /C calc'!A0\x1b[31m\n<b>"})
+    table = comparison([hostile])
+    rows = list(csv.reader(io.StringIO(table.to_csv())))
+    assert rows[1][0].startswith("'=cmd")
+    assert len(rows) == 2
+    for text in (table.to_markdown(), table.to_csv(), render(table.to_rich())):
+        assert "\x1b" not in text
+        assert "\\x1b" in text
+    row = table.to_markdown().splitlines()[2]
+    assert r"=cmd\|" in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(table.shown) + 1
+
+
+@pytest.mark.parametrize("start", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", " =1"])
+def test_formulas_are_neutralised_but_numbers_are_not(start: str) -> None:
+    row = list(csv.reader(io.StringIO(comparison([record({"name": start})]).to_csv())))[1]
+    assert row[0].startswith("'")
+    assert float(row[4]) == 22_861_826
+
+
+def test_runs_that_do_not_compare_are_noted() -> None:
+    def noted(*changed: dict) -> str:
+        return "\n".join(comparison([record(), *changed]).notes)
+
+    assert "do not compare" not in noted(record(LORA))
+    assert "test splits" in noted(record(LORA, data={"splits": {"test": {"digest": "d2"}}}))
+    other = {"test": quality(labels=(0, 1, 1)).record()}
+    assert "test splits" in noted(record(LORA, quality=other))
+    assert "devices (NVIDIA H100, cpu)" in noted(record(LORA, environment={"device": "NVIDIA H100"}))
+    assert "threads (2, 8)" in noted(record(LORA, environment={"device": "cpu", "threads": 8}))
+    assert "--limit" in noted(record(LORA, spec={"data": {"dataset": "hutto:movies", "limit": 512}}))
+
+
+def test_memory_of_both_kinds_is_told_apart() -> None:
+    cost = {"peak_memory_bytes": {"allocated": 600 * 2**20, "reserved": 2**30, "resident": 2**31}}
+    markdown = comparison([record(), record(LORA, cost=cost)]).to_markdown()
+    assert "| 600 MiB allocated |" in markdown
+    assert "| 1.9 GiB resident |" in markdown
+    assert "(allocated)" in comparison([record(cost=cost)]).to_markdown()
+
+
+def test_seeds() -> None:
+    def note(*runs: dict) -> str:
+        return comparison(runs).notes[0]
+
+    two = [record(), record(spec={"seed": 1})]
+    assert note(*two).startswith("Each row is one seed")
+    assert note(*two, record(LORA)).startswith("One seed only of lora r=8 attention:")
+    assert note(record()).startswith("One seed: no interval")
+
+
+def test_rows_that_share_a_method_say_what_differs() -> None:
+    def names(*runs: dict) -> list[object]:
+        return [row["approach"] for row in comparison(runs).rows]
+
+    faster = {"training": {"lr": 0.001, "epochs": 2}}
+    assert names(record(), record(spec={"seed": 1})) == ["standard, seed=0", "standard, seed=1"]
+    assert names(record(), record(spec=faster), record(LORA)) == [
+        *("standard, lr=default", "standard, lr=0.001"),
+        "lora r=8 attention",
+    ]
+    assert names(record(), record(LORA, spec={"model": "roberta-base"})) == [
+        *("standard, minilm", "lora r=8 attention, roberta-base"),
+    ]
+    assert names(record(), record(id="fedcba9876543210")) == ["standard, 01234567", "standard, fedcba98"]
+
+
+def test_a_record_full_of_gaps_still_has_its_row() -> None:
+    row = comparison([{"status": "failed"}]).rows[0]
+    assert row["approach"] == "unknown"
+    nan = record(cost={"train_seconds": float("nan"), "total_seconds": "soon"})
+    assert comparison([nan]).rows[0]["train_seconds"] is None
+    assert comparison([]).to_markdown().startswith("| Approach")
+
+
+def test_quality_table_shows_metrics_classes_and_confusion() -> None:
+    text = render(quality_table(quality(), "lora \x1b[31m, test"))
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for metric in METRICS.values():
+        assert metric.title in text
+    for word in ("negative", "positive", "Precision", "Predicted", "80.0%", "0.762"):
+        assert word in text
+
+
+def test_a_wide_confusion_matrix_is_left_to_json() -> None:
+    names = tuple(f"class {number}" for number in range(12))
+    text = render(quality_table(quality(names, tuple(range(12))), "test"))
+    assert "12 classes" in text
+    assert "Predicted" not in text
