@@ -1,6 +1,6 @@
 """One run, from spec to committed directory. The page to read first.
 
-    train:  dataset ─▶ base ─▶ method.prepare ─▶ fit ─▶ score ─▶ save ─▶ load back and compare ─▶ commit
+train:  dataset ─▶ base ─▶ method.prepare ─▶ fit ─▶ score ─▶ save ─▶ load back and compare ─▶ commit
 """
 
 from __future__ import annotations
@@ -96,7 +96,10 @@ def train(
         try:
             result = _fit(setup, meter, on_step)
             with meter.phase("eval"):
-                logits = {part: predict(setup.classifier, setup.tokens[part], hardware=hardware) for part in ("validation", "test")}
+                logits = {
+                    part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
+                    for part in ("validation", "test")
+                }
                 quality = {part: _score(setup, part, logits[part]) for part in logits}
             meter.stop_memory()
             meter.checkpoint_bytes = save(setup, stage)
@@ -104,7 +107,9 @@ def train(
         except (TrainingError, OutOfMemoryError, KeyboardInterrupt) as error:
             _commit_failure(setup, meter, name, directory, error)
             raise
-        predictions.write(stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits})
+        predictions.write(
+            stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits}
+        )
         _write_history(stage / HISTORY, result)
         record = _record(setup, meter, name, "completed", quality={part: q.record() for part, q in quality.items()})
         (stage / RECORD).write_text(record.to_json(), encoding="utf8")
@@ -130,7 +135,9 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
     base.model.to(hardware.device)
-    tokens = {part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")}
+    tokens = {
+        part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")
+    }
     fingerprint = spec.fingerprint(
         data={part: getattr(dataset, part).digest for part in tokens}, model=base.digest, version=__version__
     )
@@ -178,7 +185,8 @@ def save(setup: Setup, stage: Path) -> int:
     # onto a fresh base: frozen weights may be held in bf16, and the file must have them as they were
     whole = load_base(setup.spec.model, labels=setup.labels, seed=setup.spec.seed).model
     whole.load_state_dict(trainable.trained_tensors(), strict=False)
-    whole.save_pretrained(stage)
+    with quiet():
+        whole.save_pretrained(stage)
     return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
 
 
@@ -195,7 +203,9 @@ def check_saved(setup: Setup, stage: Path) -> None:
     back = predict(Classifier(loaded.model, loaded.family, loaded.pad_id), data, hardware=setup.hardware)
     difference = float((there - back).abs().max())
     if not difference <= 1e-3:
-        raise TrainingError(f"the saved model gives other logits than the trained one (difference {difference:.2g}); not kept")
+        raise TrainingError(
+            f"the saved model gives other logits than the trained one (difference {difference:.2g}); not kept"
+        )
 
 
 def run_id(spec: RunSpec, fingerprint: str) -> str:
@@ -277,7 +287,12 @@ def _record(
         parameters=setup.trainable.counts(),
         cost=meter.record(),
         quality=quality,
-        environment={**setup.hardware.record(), "flat": setup.classifier.flat, "model_digest": setup.base.digest, "version": __version__},
+        environment={
+            **setup.hardware.record(),
+            "flat": setup.classifier.flat,
+            "model_digest": setup.base.digest,
+            "version": __version__,
+        },
         error=error,
     )
 

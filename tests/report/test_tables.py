@@ -36,7 +36,7 @@ def record(
             "training": {"lr": None, "epochs": 2},
             **(spec or {}),
         },
-        "data": {"source": "hutto:movies", "splits": {"test": {"digest": "d1", "size": 5}}},
+        "data": {"source": "hutto:movies", "digests": {"train": "t1", "validation": "v1", "test": "d1"}},
         "parameters": {
             "total": 22_861_826,
             "trainable": 22_861_826,
@@ -167,12 +167,12 @@ def test_runs_that_do_not_compare_are_noted() -> None:
         return "\n".join(comparison([record(), *changed]).notes)
 
     assert "do not compare" not in noted(record(LORA))
-    assert "test splits" in noted(record(LORA, data={"splits": {"test": {"digest": "d2"}}}))
+    assert "test splits" in noted(record(LORA, data={"digests": {"test": "d2"}}))
     other = {"test": quality(labels=(0, 1, 1)).record()}
     assert "test splits" in noted(record(LORA, quality=other))
     assert "devices (NVIDIA H100, cpu)" in noted(record(LORA, environment={"device": "NVIDIA H100"}))
     assert "threads (2, 8)" in noted(record(LORA, environment={"device": "cpu", "threads": 8}))
-    assert "--limit" in noted(record(LORA, spec={"data": {"dataset": "hutto:movies", "limit": 512}}))
+    assert "Trained on different examples" in noted(record(LORA, data={"digests": {"train": "t2", "test": "d1"}}))
 
 
 def test_memory_of_both_kinds_is_told_apart() -> None:
@@ -206,7 +206,10 @@ def test_rows_that_share_a_method_say_what_differs() -> None:
     assert names(record(), record(LORA, spec={"model": "roberta-base"})) == [
         *("standard, minilm", "lora r=8 attention, roberta-base"),
     ]
-    assert names(record(), record(id="fedcba9876543210")) == ["standard, 01234567", "standard, fedcba98"]
+    assert names(record(), record(id="fedcba9876543210")) == [
+        "standard, 0123456789abcdef",
+        "standard, fedcba9876543210",
+    ]
 
 
 def test_a_record_full_of_gaps_still_has_its_row() -> None:

@@ -56,6 +56,24 @@ def read_table(path: Path, text_column: str, label_column: str) -> tuple[Columns
     return columns, hashlib.sha256(data).hexdigest()
 
 
+def read_texts(path: Path, text_column: str) -> list[str]:
+    """The texts to label in `path`: one column of a table, or the lines of a `.txt` file.
+
+    Raises:
+        DataError: as :func:`read_table`, or a cell that is not text.
+    """
+    if path.suffix.lower() == ".txt":
+        lines = decoded(path, read_bytes(path)).splitlines()
+        return [line for line in lines if line.strip()]
+    columns, _ = read_table(path, text_column, text_column)
+    for text, row in zip(columns.texts, columns.rows, strict=True):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{path}: row {row}, column {text_column!r} holds no text; give a text or leave the row out"
+            )
+    return [str(text) for text in columns.texts]
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a regular file.
 

@@ -59,7 +59,7 @@ class Dataset:
     overlap: dict[str, int]
     """`train-test` and so on: rows of the second part whose normalised text stands in the first (before `limit`)."""
     duplicates: dict[str, int]
-    """Rows of each part read whose normalised text stood in it before."""
+    """Rows of each part of the source (`all` where it has one) whose normalised text stood in it before."""
     conflicts: int
     """Texts that stand in the source more than once, with different labels."""
     dropped: int
@@ -134,7 +134,10 @@ def make_dataset(spec: DataSpec) -> Dataset:
         validation=_split(parts["validation"], labels),
         test=_split(parts["test"], labels),
         overlap=overlap,
-        duplicates={part: len(rows) - len({row.normal for row in rows}) for part, rows in read.items()},
+        duplicates={
+            "all" if "all" in source.parts and part == "train" else part: len(rows) - len({row.normal for row in rows})
+            for part, rows in read.items()
+        },
         conflicts=sum(len(set(classes)) > 1 for classes in _groups(read["train"]).values()),
         dropped=source.dropped,
     )
@@ -192,7 +195,10 @@ def divide(
         counts = Counter(classes)
         by_class[min(counts, key=lambda label: (-counts[label], label))].append(normal)
     side: dict[str, str] = {}
+    present = {row.label for row in rows}
     for label, name in enumerate(labels):
+        if label not in present:
+            continue  # it stands in a given file only, which is refused for that
         ordered = sorted(by_class[label], key=places.__getitem__)
         if fractions and len(ordered) <= len(fractions):
             raise DataError(

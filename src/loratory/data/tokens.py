@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,9 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Toke
             return _load(folder, len(split))
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s: damaged token cache (%s); made anew", folder, " ".join(str(error).split()))
-    ids, offsets = _encode(split, tokenizer, max_length)
+    table = encode(split.texts, tokenizer, max_length)
     try:
-        _store(folder, ids, offsets, damaged=damaged)
+        _store(folder, table, damaged=damaged)
         return _load(folder, len(split))
     except (OSError, ValueError) as error:
         raise StorageError(
@@ -81,12 +82,17 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _encode(split: Split, tokenizer: Any, max_length: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
+    """The token sequences of N texts, in memory; cut to `max_length` tokens, special tokens included.
+
+    Raises:
+        DataError: a text has no token at all (a tokenizer without special tokens).
+    """
     chunks: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
     lengths: list[int] = []
-    for begin in range(0, len(split), _CHUNK):
+    for begin in range(0, len(texts), _CHUNK):
         encoded = tokenizer(
-            list(split.texts[begin : begin + _CHUNK]),
+            list(texts[begin : begin + _CHUNK]),
             truncation=True,
             max_length=max_length,
             add_special_tokens=True,
@@ -96,20 +102,20 @@ def _encode(split: Split, tokenizer: Any, max_length: int) -> tuple[NDArray[np.i
         lengths.extend(map(len, encoded))
         chunks.append(np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32))
     if 0 in lengths:
-        text = split.texts[lengths.index(0)]
+        text = texts[lengths.index(0)]
         raise DataError(f"{lengths.count(0)} texts have no token for this tokenizer, {text[:40]!r} first; remove them")
-    return np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return TokenTable(np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
-def _store(folder: Path, ids: NDArray[np.int32], offsets: NDArray[np.int64], *, damaged: bool) -> None:
+def _store(folder: Path, table: TokenTable, *, damaged: bool) -> None:
     """Write beside `folder`, then rename: a reader sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".tokens-", dir=folder.parent))
     try:
         ready = work / "ready"
         ready.mkdir()
-        np.save(ready / "ids.npy", ids)
-        np.save(ready / "offsets.npy", offsets)
+        np.save(ready / "ids.npy", table.ids)
+        np.save(ready / "offsets.npy", table.offsets)
         if damaged and folder.exists():
             folder.replace(work / "damaged")
         try:

@@ -27,6 +27,7 @@ from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
+
 @dataclass(frozen=True)
 class Labelled:
     """Token sequences and their classes.
@@ -111,7 +112,9 @@ def fit(
         torch.manual_seed(seed)
         for epoch in range(1, spec.epochs + 1):
             with meter.phase("train"):
-                loss = _epoch(classifier, data, spec, optimizer, scheduler, seed, epoch, total, hardware, meter, on_step)
+                loss = _epoch(
+                    classifier, data, spec, optimizer, scheduler, seed, epoch, total, hardware, meter, on_step
+                )
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": scheduler.get_last_lr()[0]}
             row["train_seconds"] = meter.seconds["train"]
             with meter.phase("eval"):

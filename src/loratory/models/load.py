@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 from loratory.data.packaged import PACKAGED, fetch
@@ -92,7 +92,7 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
 
 def empty_model(config: PretrainedConfig) -> nn.Module:
     """The classifier of `config` without weights (on the meta device), for counting parameters."""
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         model = AutoModelForSequenceClassification.from_config(config)
     assert isinstance(model, nn.Module)
     return model
@@ -127,14 +127,13 @@ def load_base(
     family = family_of(config)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
-    use_flat = flat_tokens and family.flat and getattr(config, "classifier_pooling", "cls") == "cls"
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 source,
                 config=config,
-                attn_implementation=flat.ATTENTION if use_flat else "sdpa" if family.flat else "eager",
+                attn_implementation=_attention(config, flat_tokens),
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -148,13 +147,40 @@ def load_base(
     return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", "")))
 
 
-def load_trained(directory: Path, *, model: str, labels: tuple[str, ...], flat_tokens: bool = True) -> Base:
+def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
+    """The architecture and tokenizer of `name` with the weights of `state`, in fp32 on the CPU.
+
+    Raises:
+        ModelError: names or shapes are not those of the architecture; `where` names the file.
+    """
+    source = locate(name)
+    config = read_config(source, labels=labels)
+    flat.register()
+    family = family_of(config)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ModelError(f"{where}: not the weights of {name!r} with {len(labels)} classes; {detail[:200]}") from error
+    return Base(model.eval(), tokenizer, family, source, "")
+
+
+def load_trained(
+    directory: Path, *, model: str, labels: tuple[str, ...], flat_tokens: bool = True, merge: bool = False
+) -> Base:
     """The model of a committed run, in fp32 on the CPU.
 
     Args:
         directory: holds either a whole model or an adapter in PEFT's format.
         model: the base's name; used where the directory holds an adapter.
         labels: class names in id order.
+        merge: fold an adapter into the base's weights.
+
+    Raises:
+        ModelError: the directory's weights are damaged, or are not the base's.
     """
     if not (directory / "adapter_config.json").is_file():
         return load_base(str(directory), labels=labels, seed=0, flat_tokens=flat_tokens)
@@ -167,7 +193,8 @@ def load_trained(directory: Path, *, model: str, labels: tuple[str, ...], flat_t
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"adapter {directory}: {_first_line(error)}") from error
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    return Base(adapted.get_base_model().eval(), tokenizer, base.family, base.source, base.digest)
+    inner = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
 
 
 def state_digest(paths: list[Path]) -> str:
@@ -235,6 +262,14 @@ def _in_head(key: str, family: Family) -> bool:
     return any(key == part or key.startswith(part + ".") for part in family.head)
 
 
+def _attention(config: PretrainedConfig, flat_tokens: bool) -> str:
+    """Flat where the family can and its head reads first tokens; transformers' own padded attention elsewhere."""
+    family = family_of(config)
+    if flat_tokens and family.flat and getattr(config, "classifier_pooling", "cls") == "cls":
+        return flat.ATTENTION
+    return "sdpa" if family.flat else "eager"
+
+
 def _set_dropout(config: PretrainedConfig, dropout: float | None, attention_dropout: float) -> None:
     """Set every dropout rate a configuration knows; the field names differ by family."""
     for field in ("attention_probs_dropout_prob", "attention_dropout"):
@@ -248,8 +283,8 @@ def _set_dropout(config: PretrainedConfig, dropout: float | None, attention_drop
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' report on new heads and unused weights: we check both ourselves."""
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars and its report on new heads and unused weights: we check both ourselves."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

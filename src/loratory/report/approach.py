@@ -64,7 +64,7 @@ def _differences(records: Sequence[Record]) -> list[str]:
     texts = ["".join(f", {key.rpartition('.')[2]}={_short(spec.get(key))}" for key in keys) for spec in flat]
     if len(set(texts)) == len(texts):
         return texts
-    return [f"{text}, {str(record.get('id', ''))[:8]}" for text, record in zip(texts, records, strict=True)]
+    return [f"{text}, {record.get('id', '')}" for text, record in zip(texts, records, strict=True)]
 
 
 def _flat(record: Record) -> dict[str, str]:

@@ -20,22 +20,19 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     ]
 
 
-def split_digest(record: Record) -> str | None:
-    """The digest of the run's test split; where the record has none, that of its data."""
-    data = record.get("data")
-    paths = (("splits", "test", "digest"), ("digests", "test"), ("test", "digest"), ("digest",), ("revision",))
-    found = next((value for path in paths if (value := lookup(data, *path)) is not None), None)
-    return None if found is None else json.dumps(found, sort_keys=True, default=str)
-
-
 def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
-    digests = {digest for record in records if (digest := split_digest(record)) is not None}
     supports = {_support(lookup(record, "quality", "test", "confusion")) for record in records}
     supports |= {_support(one.quality.confusion) for one in baselines if one.quality is not None}
-    if len(digests) > 1 or len(supports - {None}) > 1:
+    if len(_digests(records, "test")) > 1 or len(supports - {None}) > 1:
         return ["Different test splits: accuracy and F1 do not compare between these rows."]
-    sizes = {json.dumps(lookup(record, "spec", "data", "limit")) for record in records}
-    return ["Trained on different numbers of examples (--limit)."] if len(sizes) > 1 else []
+    if len(_digests(records, "train")) > 1:
+        return ["Trained on different examples: rows differ by their data too, not by their method alone."]
+    return []
+
+
+def _digests(records: Sequence[Record], part: str) -> set[str]:
+    found = (lookup(record, "data", "digests", part) for record in records)
+    return {str(digest) for digest in found if digest is not None}
 
 
 def _support(confusion: object) -> tuple[int, ...] | None:

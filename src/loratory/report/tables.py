@@ -70,7 +70,7 @@ class Table:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.key for column in self.columns])
         for row in self.rows:
-            writer.writerow([_csv_cell(row.get(column.key)) for column in self.columns])
+            writer.writerow([csv_cell(row.get(column.key)) for column in self.columns])
         return file.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*\[\]<>])", r"\\\1", units.printable(text))
 
 
-def _csv_cell(value: Value) -> Value:
+def csv_cell(value: Value) -> Value:
     """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are."""
     if not isinstance(value, str):
         return value

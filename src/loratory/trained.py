@@ -1,0 +1,202 @@
+"""What is done with a trained model: evaluate it, let it predict, set it beside others, take it away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from loratory.data import Dataset, make_dataset
+from loratory.data.tokens import encode
+from loratory.engine.fit import Labelled
+from loratory.engine.fit import predict as predict_logits
+from loratory.engine.hardware import Hardware
+from loratory.errors import DataError, SettingsError, StorageError
+from loratory.evaluation.baselines import Baseline, baselines
+from loratory.evaluation.metrics import score
+from loratory.evaluation.quality import Quality
+from loratory.methods import parse_spec
+from loratory.models.flat import Classifier
+from loratory.models.load import Base, load_state, load_trained
+from loratory.models.pth import Card, read_pth, save_pth
+from loratory.run import tokenized
+from loratory.spec import DataSpec, HardwareSpec, validated
+from loratory.store.directory import read_run
+
+if TYPE_CHECKING:
+    from loratory.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready to use."""
+
+    base: Base
+    labels: tuple[str, ...]
+    """Class names in id order."""
+    data: DataSpec
+    """The data it was trained on."""
+    hardware: Hardware
+
+    def logits(self, texts: Sequence[str]) -> Tensor:
+        """Logits (N, C) of N texts, in their order."""
+        table = encode(texts, self.base.tokenizer, self.data.max_length)
+        return self._logits(Labelled(table, np.zeros(len(table), dtype=np.int64)))
+
+    def _logits(self, data: Labelled) -> Tensor:
+        classifier = Classifier(self.base.model, self.base.family, self.base.pad_id)
+        return predict_logits(classifier, data, hardware=self.hardware)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a trained model is on one split."""
+
+    path: Path
+    dataset: str
+    split: str
+    quality: Quality
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "model_path": str(self.path),
+            "dataset": self.dataset,
+            "split": self.split,
+            "examples": sum(map(sum, self.quality.confusion)),
+            "quality": self.quality.record(),
+        }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One text's label and the probability of each class, by name."""
+
+    text: str
+    label: str
+    probabilities: dict[str, float]
+
+
+def open_trained(
+    path: Path, *, hardware: HardwareSpec, model: str | None = None, data: DataSpec | None = None
+) -> Trained:
+    """Load a run's directory, or a `.pth` file.
+
+    Args:
+        model: for a `.pth` without its card: the base whose architecture the tensors have (default: minilm).
+        data: for a `.pth` without its card: the data whose labels it predicts (default: hutto:movies).
+
+    Raises:
+        ModelError, SafetyError, StorageError: it cannot be opened, or should not be.
+    """
+    where = Hardware.of(hardware)
+    if path.suffix == ".pth":
+        return _open_pth(path, where, model, data)
+    if not path.exists():
+        raise StorageError(f"{path} does not exist; give a run's directory or a .pth file")
+    record = read_run(path)
+    if record.status != "completed":
+        raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
+    spec = parse_spec(record.spec)
+    base = load_trained(path, model=spec.model, labels=record.labels)
+    base.model.to(where.device)
+    return Trained(base, record.labels, spec.data, where)
+
+
+def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
+    state = read_pth(path)
+    card = Card.read(path.with_suffix(".json"))
+    spec = data if data is not None else validated(DataSpec, card.data if card is not None else {})
+    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
+    name = model or (card.model if card is not None else "minilm")
+    base = load_state(state, name=name, labels=labels, where=str(path))
+    base.model.to(hardware.device)
+    return Trained(base, labels, spec, hardware)
+
+
+def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, split: str = "test") -> Evaluation:
+    """Score a trained model on one split of its own data, or of `data`.
+
+    Raises:
+        SettingsError: no such split.
+        DataError: the data has a label the model does not know.
+    """
+    if split not in ("train", "validation", "test"):
+        raise SettingsError(f"--split {split!r}: give train, validation or test")
+    spec = data if data is not None else trained.data
+    dataset = make_dataset(spec)
+    part = getattr(dataset, split)
+    names = [str(label) for label in dataset.labels]
+    unknown = [name for name in names if name not in trained.labels]
+    if unknown:
+        raise DataError(
+            f"{spec.dataset}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
+        )
+    tokens = tokenized(part, trained.base, spec.max_length)
+    labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)[part.labels]
+    logits = trained._logits(Labelled(tokens.tokens, labels))
+    return Evaluation(path, spec.dataset, split, score(labels, logits.numpy(), None, trained.labels))
+
+
+def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
+    """Label each text.
+
+    Raises:
+        DataError: there is no text.
+    """
+    if not texts:
+        raise DataError("no text to predict; give texts as arguments, --input FILE, or lines on standard input")
+    probabilities = trained.logits(texts).double().softmax(dim=-1).tolist()
+    return [
+        Prediction(text, trained.labels[int(np.argmax(row))], dict(zip(trained.labels, row, strict=True)))
+        for text, row in zip(texts, probabilities, strict=True)
+    ]
+
+
+def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
+    """The table of runs; the baselines stand below where all runs share one test split.
+
+    Raises:
+        StorageError: a path holds no committed run.
+    """
+    from loratory.report.tables import comparison
+
+    records = [read_run(path) for path in paths]
+    documents = [record.to_dict() for record in records]
+    shared = {record.data["digests"]["test"] for record in records}
+    found: list[Baseline] = []
+    if with_baselines and len(shared) == 1:
+        found = baselines(_dataset_of(documents[0]))
+    return comparison(documents, found)
+
+
+def _dataset_of(document: dict[str, Any]) -> Dataset:
+    dataset = make_dataset(parse_spec(document["spec"]).data)
+    if dataset.test.digest != document["data"]["digests"]["test"]:
+        raise DataError(f"{dataset.name} has changed since the run {document['id']}; use --no-baselines")
+    return dataset
+
+
+def export_pth(path: Path, output: Path) -> None:
+    """Write a run's model, its adapter folded in, as a `.pth` of tensors, with its card beside it.
+
+    Raises:
+        StorageError: the output exists already, or cannot be written.
+    """
+    for target in (output, output.with_suffix(".json")):
+        if target.exists():
+            raise StorageError(f"{target} exists already; choose another --output")
+    record = read_run(path)
+    if record.status != "completed":
+        raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
+    spec = parse_spec(record.spec)
+    base = load_trained(path, model=spec.model, labels=record.labels, merge=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_pth(base.model, output, base=spec.model, labels=record.labels, data=spec.data.model_dump(mode="json"))
+    except (OSError, RuntimeError) as error:  # torch.save reports some disk errors as RuntimeError
+        raise StorageError(f"cannot write {output}: {error}") from error

@@ -1,0 +1,156 @@
+"""Every bad file is one line that says where and what to do; every good one gives the same examples."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from loratory.data import load_source
+from loratory.errors import DataError, LoratoryError
+from loratory.spec import DataSpec
+
+ROWS = [("good, really", "1"), ('she said "no"', "0"), ("two\nlines", "1")]
+
+
+def spec(path: Path | str, **settings: object) -> DataSpec:
+    return DataSpec.model_validate({"dataset": str(path), **settings})
+
+
+def message(path: Path | str, **settings: object) -> str:
+    with pytest.raises(DataError) as caught:
+        load_source(spec(path, **settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write(folder: Path, name: str) -> Path:
+    path = folder / name
+    if name.endswith((".csv", ".tsv")):
+        mark = "," if name.endswith(".csv") else "\t"
+        lines = [mark.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in ROWS]
+        path.write_bytes(("\ufeff" + "\r\n".join([f"text{mark}label", *lines, "", ""])).encode())
+    elif name.endswith(".jsonl"):
+        lines = [json.dumps({"text": text, "label": int(label)}) for text, label in ROWS]
+        path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    else:
+        table = {"text": [text for text, _ in ROWS], "label": [float(label) for _, label in ROWS]}
+        pq.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("a.csv", (2, 3, 4)), ("a.tsv", (2, 3, 4)), ("a.jsonl", (1, 2, 3)), ("a.parquet", (1, 2, 3))],
+)
+def test_every_format_gives_the_same_examples(tmp_path: Path, name: str, rows: tuple[int, ...]) -> None:
+    source = load_source(spec(write(tmp_path, name)))
+    examples = source.parts["all"]
+    assert examples.texts == tuple(text for text, _ in ROWS)
+    assert examples.labels == (1, 0, 1)
+    assert all(type(label) is int for label in examples.labels)
+    assert examples.rows == rows
+    assert len(source.digest) == 64
+
+
+def test_rows_are_counted_as_an_editor_shows_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"one\ntwo",a\n\nthree,\n', encoding="utf-8")
+    assert "row 5" in message(path)
+
+
+BAD: dict[str, tuple[str, bytes, list[str]]] = {
+    "empty": ("a.csv", b"", ["a.csv", "empty"]),
+    "empty jsonl": ("a.jsonl", b"\n \n", ["a.jsonl", "empty"]),
+    "empty parquet": ("a.parquet", b"", ["a.parquet", "empty"]),
+    "header only": ("a.csv", b"text,label\n", ["a.csv", "no rows"]),
+    "missing column": ("a.csv", b"review,stars\nx,1\n", ["'text'", "'review', 'stars'", "--text-column"]),
+    "missing key": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', ["row 2", "'label'"]),
+    "empty labels": ("a.csv", b"text,label\n" + b"x,\n" * 7 + b"y,a\n", ["7 rows", "row 2, 3, 4, 5, 6, …"]),
+    "nan label": ("a.csv", b"text,label\nx,a\ny,NaN\n", ["1 row", "row 3"]),
+    "nan in json": ("a.jsonl", b'{"text": "x", "label": NaN}\n', ["1 row", "row 1"]),
+    "null label": ("a.jsonl", b'{"text": "x", "label": null}\n', ["without a label", "row 1"]),
+    "empty text": ("a.csv", b"text,label\nx,a\n  ,b\n", ["without a text", "row 3"]),
+    "text is a number": ("a.jsonl", b'{"text": 3, "label": 1}\n', ["not a string", "row 1"]),
+    "label is a list": ("a.jsonl", b'{"text": "x", "label": [1]}\n', ["no class name", "row 1"]),
+    "infinite label": ("a.jsonl", b'{"text": "x", "label": Infinity}\n', ["no class name", "row 1"]),
+    "half a surrogate": ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', ["surrogate", "row 1"]),
+    "not utf-8": ("a.csv", b"text,label\ncaf\xe9,a\n", ["byte 14", "0xe9", "row 2", "UTF-8"]),
+    "utf-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), ["byte 0", "UTF-8"]),
+    "ragged": ("a.csv", b"text,label\nx,a\none, two,a\n", ["row 3", "3 cells", "has 2"]),
+    "bad json": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', ["row 3", "not JSON"]),
+    "deep json": ("a.jsonl", b"[" * 100_000 + b"\n", ["row 1", "not JSON"]),
+    "json array": ("a.jsonl", b"[1]\n", ["row 1", "object"]),
+    "nul": ("a.csv", b"text,label\nx\0,a\n", ["NUL", "byte 12", "row 2"]),
+    "unclosed quote": ("a.csv", b'text,label\nx,a\n"y,a\nz,b\n', ["row 3", "quote"]),
+    "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["row 2", "quote"]),
+    "not parquet": ("a.parquet", b"text,label\nx,a\n", ["a.parquet", "not a whole Parquet file"]),
+    "unknown format": ("a.xlsx", b"x", [".xlsx", ".csv, .tsv, .jsonl, .parquet"]),
+    "duplicate header": ("a.csv", b"text,label,text\nx,a,y\n", ["'text'", "more than once"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files(tmp_path: Path, case: str) -> None:
+    name, data, said = BAD[case]
+    path = tmp_path / name
+    path.write_bytes(data)
+    told = message(path)
+    assert str(path) in told
+    for words in said:
+        assert words in told
+
+
+def test_truncated_parquet(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "not a whole Parquet file" in message(path)
+    path = write(tmp_path, "b.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    assert "not a whole Parquet file" in message(path)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    assert "no such file" in message(tmp_path / "missing.csv")
+    assert "directory" in message(tmp_path)
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "not a regular file" in message(tmp_path / "pipe.csv")
+    assert "cannot be read" in message("a\0b.csv")
+
+
+@pytest.mark.parametrize("name", ["hutto:movie", "hutto:", "movies", "huto"])
+def test_unknown_data_set_names_the_nearest(name: str) -> None:
+    assert "did you mean 'hutto:" in message(name)
+
+
+def test_text_and_label_column_differ(tmp_path: Path) -> None:
+    assert "two columns" in message(write(tmp_path, "a.csv"), label_column="text")
+
+
+def test_long_texts_and_codes_with_leading_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"text,label\n{'x' * 200_000},007\ny, 7 \n", encoding="utf-8")
+    examples = load_source(spec(path)).parts["all"]
+    assert len(examples.texts[0]) == 200_000
+    assert examples.labels == ("007", "7")
+
+
+def test_labels_are_typed_alike_in_all_files(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("text,label\nx,1\ny,2\n", encoding="utf-8")
+    test.write_text("text,label\nx,1\ny,other\n", encoding="utf-8")
+    parts = load_source(spec(train, test=str(test))).parts
+    assert parts["train"].labels == ("1", "2")
+    assert parts["test"].labels == ("1", "other")
+    assert load_source(spec(train)).parts["all"].labels == (1, 2)
+
+
+def test_an_error_has_the_exit_code_of_data(tmp_path: Path) -> None:
+    with pytest.raises(LoratoryError) as caught:
+        load_source(spec(tmp_path / "no.csv"))
+    assert caught.value.exit_code == 3

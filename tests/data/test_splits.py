@@ -1,0 +1,147 @@
+"""Splits: the same everywhere, stratified, and no text on two sides."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loratory.data import Dataset, Label, make_dataset, normalised
+from loratory.data.splits import ordered_labels
+from loratory.errors import DataError, SettingsError
+from loratory.spec import DataSpec
+
+Rows = list[tuple[str, Label]]
+TINY: Rows = [(f"text number {n}", ("no", "yes", "perhaps")[n % 3]) for n in range(60)]
+PINNED = {"train": "ef23f00b51236344", "validation": "044cc418ee61a59c", "test": "7b05bf80713329e1"}
+
+
+def write(path: Path, rows: Rows) -> str:
+    path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows), encoding="utf-8")
+    return str(path)
+
+
+def divided(rows: Rows, **keywords: object) -> Dataset:
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder) / "data.jsonl", rows)
+        return make_dataset(DataSpec.model_validate({"dataset": path, **keywords}))
+
+
+def test_every_machine_divides_alike() -> None:
+    dataset = divided(TINY)
+    assert dataset.labels == ("no", "perhaps", "yes")
+    assert {part: digest[:16] for part, digest in dataset.record()["digests"].items()} == PINNED
+    assert dataset.record()["class_counts"] == {"train": [14] * 3, "validation": [2] * 3, "test": [4] * 3}
+
+
+def test_the_order_of_rows_has_no_say() -> None:
+    shuffled = random.Random(1).sample(TINY, len(TINY))
+    assert divided(shuffled).record()["digests"] == divided(TINY).record()["digests"]
+    assert divided(TINY, split_seed=1).test.digest != divided(TINY).test.digest
+
+
+words = st.sampled_from(["a", "A", "b", " b ", "ﬁ", "fi", "ß", "ss", "c  d", "c d"])
+
+
+@given(st.lists(st.tuples(words, words, words, st.booleans()), max_size=60), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_no_text_stands_on_two_sides(drawn: list[tuple[str, str, str, bool]], seed: int) -> None:
+    base: Rows = [(f"base {n}", n % 2 == 0) for n in range(8)]
+    rows = base + [(" ".join(three), label) for *three, label in drawn]
+    dataset = divided(rows, split_seed=seed)
+    sides = [{normalised(text) for text in split.texts} for split in (dataset.train, dataset.validation, dataset.test)]
+    assert sides[0].isdisjoint(sides[1])
+    assert sides[0].isdisjoint(sides[2])
+    assert sides[1].isdisjoint(sides[2])
+    assert dataset.overlap == {"train-validation": 0, "train-test": 0, "validation-test": 0}
+    together = [text for split in (dataset.train, dataset.validation, dataset.test) for text in split.texts]
+    assert Counter(together) == Counter(text for text, _ in rows)
+
+
+@given(st.integers(3, 80), st.integers(3, 80), st.sampled_from([(0.1, 0.2), (0.15, 0.15), (0.3, 0.5), (0.01, 0.01)]))
+@settings(max_examples=40, deadline=None)
+def test_each_class_is_cut_by_the_fractions(a: int, b: int, fractions: tuple[float, float]) -> None:
+    rows: Rows = [(f"a{n}", 0) for n in range(a)] + [(f"b{n}", 1) for n in range(b)]
+    counts = divided(rows, validation_fraction=fractions[0], test_fraction=fractions[1]).record()["class_counts"]
+    for label, total in enumerate((a, b)):
+        assert sum(counts[part][label] for part in counts) == total
+        for part, fraction in (("validation", fractions[0]), ("test", fractions[1])):
+            assert counts[part][label] >= 1
+            assert abs(counts[part][label] - fraction * total) < 1 or counts[part][label] == 1
+
+
+def test_limits_are_nested_and_stratified() -> None:
+    rows: Rows = [(f"text {n}", "rare" if n % 50 == 0 else ("a", "b")[n % 2]) for n in range(1000)]
+    whole = divided(rows)
+    before: set[str] = set()
+    for limit in (3, 10, 100, 200, 650, 5000):
+        part = divided(rows, limit=limit)
+        chosen = set(part.train.texts)
+        assert len(part.train) == min(limit, len(whole.train))
+        assert before <= chosen
+        assert (part.validation.digest, part.test.digest) == (whole.validation.digest, whole.test.digest)
+        for have, of in zip(
+            part.record()["class_counts"]["train"], whole.record()["class_counts"]["train"], strict=True
+        ):
+            assert have >= 1
+            assert abs(have - of * len(part.train) / len(whole.train)) <= 2
+        before = chosen
+    with pytest.raises(SettingsError, match="number of classes, 3"):
+        divided(rows, limit=2)
+
+
+def test_labels_of_any_type_are_in_a_stable_order() -> None:
+    assert ordered_labels([10, 9, 2.5, 2]) == (2, 2.5, 9, 10)
+    assert ordered_labels(["b", "B", "é", "a"]) == ("B", "a", "b", "é")
+    mixed = ordered_labels(["1", 1, True, False, 0])
+    assert [(type(label), label) for label in mixed] == [(bool, False), (bool, True), (int, 0), (int, 1), (str, "1")]
+
+
+def test_conflicting_duplicates_stay_together() -> None:
+    rows: Rows = [*TINY, ("The Same", "no"), ("the  same", "yes"), ("THE SAME", "yes")]
+    dataset = divided(rows)
+    assert dataset.conflicts == 1
+    assert dataset.duplicates == {"all": 2}
+    held = [split for split in (dataset.train, dataset.validation, dataset.test) if "The Same" in split.texts]
+    assert len(held) == 1
+    assert {"the  same", "THE SAME"} <= set(held[0].texts)
+
+
+def test_bad_data() -> None:
+    with pytest.raises(DataError, match="one class only, 'a'"):
+        divided([("x", "a"), ("y", "a")])
+    with pytest.raises(DataError, match="class 'b' has 2 distinct texts, too few for 3 parts"):
+        divided([("p", "a"), ("q", "a"), ("r", "a"), ("x", "b"), ("y", "b"), ("X ", "b")])
+    with pytest.raises(SettingsError, match="leave nothing to train on"):
+        divided(TINY, validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_given_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = write(tmp_path / "train.jsonl", TINY)
+    test = write(tmp_path / "test.jsonl", [("TEXT number 0", "no"), ("new", "yes"), ("text number 1", "yes")])
+    with caplog.at_level(logging.WARNING, "loratory"):
+        dataset = make_dataset(DataSpec(dataset=train, test=test))
+    assert dataset.test.texts == ("TEXT number 0", "new", "text number 1")
+    assert dataset.overlap["train-test"] + dataset.overlap["validation-test"] == 2
+    assert "they are kept" in caplog.text
+    assert (len(dataset.train), len(dataset.validation)) == (54, 6)
+    assert dataset.record()["sizes"] == {"train": 54, "validation": 6, "test": 3}
+    assert json.loads(json.dumps(dataset.record())) == dataset.record()
+
+    whole = make_dataset(DataSpec(dataset=train, validation=test, test=test))
+    assert len(whole.train) == 60
+    assert whole.overlap == {"train-validation": 2, "train-test": 2, "validation-test": 3}
+
+
+def test_a_label_that_training_never_sees(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", TINY)
+    test = write(tmp_path / "test.jsonl", [("new", "never")])
+    with pytest.raises(DataError, match="labels in test that training never sees: 'never'"):
+        make_dataset(DataSpec(dataset=train, test=test))

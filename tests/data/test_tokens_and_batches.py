@@ -1,0 +1,147 @@
+"""Token tables and the batches cut from them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from loratory.data import Split, TokenTable, by_length, collate, epoch_order, padded, tokenize, tokenizer_digest
+from loratory.errors import DataError, StorageError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+
+
+def make_tokenizer(words: list[str] = WORDS, *, special: bool = True) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+
+
+SPLIT = Split(("a b c", "d", "e f g h a b c", "zzz A"), np.array([0, 1, 0, 1]), "digest")
+
+
+def files(cache: Path) -> dict[str, int]:
+    return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in cache.rglob("*.npy")}
+
+
+def test_tokens_are_those_of_the_tokenizer_and_cached(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    table = tokenize(SPLIT, tokenizer, 6, tmp_path)
+    assert len(table) == 4
+    assert table.lengths.tolist() == [5, 3, 6, 4]
+    assert table.ids.tolist() == [2, 4, 5, 6, 3, 2, 7, 3, 2, 8, 9, 10, 11, 3, 2, 1, 4, 3]
+    assert (table.ids.dtype, table.offsets.dtype) == (np.int32, np.int64)
+    assert not table.ids.flags.writeable
+
+    before = files(tmp_path)
+    assert (
+        tokenize(SPLIT, tokenizer, 6, tmp_path).ids.tolist() == table.ids.tolist()
+    )  # its truncation state has changed
+    assert files(tmp_path) == before
+    tokenize(SPLIT, tokenizer, 5, tmp_path)
+    tokenize(Split(SPLIT.texts, SPLIT.labels, "other"), tokenizer, 6, tmp_path)
+    tokenize(SPLIT, make_tokenizer([*WORDS, "more"]), 6, tmp_path)
+    assert len(files(tmp_path)) == 8
+    assert not list(tmp_path.glob(".tokens-*"))
+
+
+@pytest.mark.parametrize("damage", ["header", "short", "missing", "offsets", "other N"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    expected = tokenize(SPLIT, make_tokenizer(), 6, tmp_path).ids.tolist()
+    ids, offsets = next(tmp_path.rglob("ids.npy")), next(tmp_path.rglob("offsets.npy"))
+    if damage == "header":
+        ids.write_bytes(b"garbage" * 40)
+    elif damage == "short":
+        ids.write_bytes(ids.read_bytes()[:-4])
+    elif damage == "missing":
+        ids.unlink()
+    elif damage == "offsets":
+        np.save(offsets, np.array([0, 9, 8, 14, 18]))
+    else:
+        np.save(offsets, np.array([0, 18]))
+    with caplog.at_level(logging.WARNING, "loratory"):
+        assert tokenize(SPLIT, make_tokenizer(), 6, tmp_path).ids.tolist() == expected
+    assert "damaged token cache" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [ids.parent.name]
+
+
+def test_digest_ignores_the_last_call() -> None:
+    tokenizer = make_tokenizer()
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["a", "b c"], truncation=True, max_length=4, padding=True)
+    assert tokenizer_digest(tokenizer) == before
+    assert tokenizer_digest(make_tokenizer([*WORDS, "more"])) != before
+
+
+def test_texts_without_tokens_and_a_cache_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 texts have no token"):
+        tokenize(Split(("a", "\u2028"), np.array([0, 1]), "d"), make_tokenizer(special=False), 6, tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="cannot keep the tokens"):
+        tokenize(SPLIT, make_tokenizer(), 6, tmp_path / "file" / "cache")
+
+
+def make_table(lengths: list[int]) -> TokenTable:
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return TokenTable(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
+def test_flat_and_padded_hold_the_same(lengths: list[int], data: st.DataObject) -> None:
+    table = make_table(lengths)
+    labels = np.arange(len(lengths)) * 10
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
+    batch = collate(table, labels, chosen)
+    expected = [table.ids[table.offsets[i] : table.offsets[i + 1]].tolist() for i in chosen]
+    assert batch.input_ids.tolist() == [token for sequence in expected for token in sequence]
+    assert batch.position_ids.tolist() == [place for sequence in expected for place in range(len(sequence))]
+    assert batch.cu_seqlens.diff().tolist() == [len(sequence) for sequence in expected]
+    assert (batch.max_seqlen, len(batch), batch.tokens) == (
+        max(map(len, expected)),
+        len(chosen),
+        sum(map(len, expected)),
+    )
+    assert batch.labels.tolist() == [index * 10 for index in chosen]
+    kinds = [tensor.dtype for tensor in (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.labels)]
+    assert kinds == [torch.int64, torch.int64, torch.int32, torch.int64]
+
+    input_ids, mask = padded(batch, pad_id=0)
+    assert input_ids.tolist() == [sequence + [0] * (batch.max_seqlen - len(sequence)) for sequence in expected]
+    assert mask.tolist() == [[int(token != 0) for token in row] for row in input_ids.tolist()]
+    assert batch.to("cpu").input_ids.equal(batch.input_ids)
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    assert epoch_order(8, seed=0, epoch=0).tolist() == [3, 2, 1, 6, 0, 7, 4, 5]
+    assert sorted(epoch_order(1000, seed=3, epoch=2)) == list(range(1000))
+    assert epoch_order(50, seed=0, epoch=0).tolist() != epoch_order(50, seed=0, epoch=1).tolist()
+    assert epoch_order(50, seed=0, epoch=1).tolist() != epoch_order(50, seed=1, epoch=0).tolist()
+
+
+def test_by_length_is_longest_first_and_stable() -> None:
+    assert by_length(make_table([2, 5, 1, 5, 2])).tolist() == [1, 3, 0, 4, 2]
+
+
+def test_collate_takes_microseconds() -> None:
+    table = make_table([27] * 4000)
+    labels = np.zeros(4000, dtype=np.int64)
+    best = float("inf")
+    for start in range(0, 3200, 32):
+        begun = time.perf_counter()
+        collate(table, labels, np.arange(start, start + 32))
+        best = min(best, time.perf_counter() - begun)
+    assert best < 500e-6  # about 50 µs on an idle machine
