@@ -65,6 +65,8 @@ def adapt(base: Base, settings: LoraSettings, *, seed: int, unfrozen_modules: Se
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
+    from loratory.models.load import quiet
+
     def inside(name: str) -> bool:
         return any(name == module or name.startswith(module + ".") for module in unfrozen_modules)
 
@@ -80,7 +82,7 @@ def adapt(base: Base, settings: LoraSettings, *, seed: int, unfrozen_modules: Se
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.lora_dropout, target_modules=names
     )
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # PEFT draws A from the global generator
         inject_adapter_in_model(config, base.model)
     adapters = [name for name, _ in base.model.named_parameters() if ".lora_" in name]

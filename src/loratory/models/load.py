@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,7 +190,8 @@ def load_trained(
     base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens)
     _check_safetensors(directory / "adapter_model.safetensors")
     try:
-        adapted = PeftModel.from_pretrained(base.model, str(directory))
+        with quiet():
+            adapted = PeftModel.from_pretrained(base.model, str(directory))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"adapter {directory}: {_first_line(error)}") from error
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -284,13 +286,16 @@ def _set_dropout(config: PretrainedConfig, dropout: float | None, attention_drop
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' bars and its report on new heads and unused weights: we check both ourselves."""
+    """Silence what other libraries say of each other here: transformers' bars, its report on new heads and unused
+    weights (we check both ourselves), and its notice that PEFT calls something by an old name."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
+            yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         if bars:
