@@ -27,7 +27,7 @@ from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
 from loratory.methods import TrainableModel, method_named
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, load_base, load_trained
+from loratory.models.load import Base, load_base, load_trained, quiet
 from loratory.spec import RunSpec
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, find_run, replace_failed, staging
 from loratory.store.record import RunRecord, Status

@@ -23,6 +23,7 @@ from loratory.data.batches import Batch, by_length, collate, epoch_order
 from loratory.data.tokens import TokenTable
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.modules import Embedding, quicken
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
@@ -102,6 +103,7 @@ def fit(
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
     free = {name: parameter for name, parameter in classifier.model.named_parameters() if parameter.requires_grad}
+    embeddings = quicken(classifier.model) if hardware.device.type == "cpu" else []
     optimizer = AdamW(_groups(free, spec.weight_decay), lr=lr, fused=True)
     total = spec.epochs * math.ceil(len(data.labels) / spec.batch_size)
     scheduler = LambdaLR(optimizer, linear_schedule(total, warmup=spec.warmup))
@@ -113,7 +115,7 @@ def fit(
         for epoch in range(1, spec.epochs + 1):
             with meter.phase("train"):
                 loss = _epoch(
-                    classifier, data, spec, optimizer, scheduler, seed, epoch, total, hardware, meter, on_step
+                    classifier, data, spec, optimizer, embeddings, scheduler, seed, epoch, total, hardware, meter, on_step
                 )
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": scheduler.get_last_lr()[0]}
             row["train_seconds"] = meter.seconds["train"]
@@ -134,6 +136,7 @@ def _epoch(
     data: Labelled,
     spec: TrainingSpec,
     optimizer: AdamW,
+    embeddings: list[Embedding],
     scheduler: LambdaLR,
     seed: int,
     epoch: int,
@@ -161,7 +164,7 @@ def _epoch(
             nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, foreach=True)
         optimizer.step()
         scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients(optimizer, embeddings)
         meter.count(examples=len(chosen), tokens=tokens, padded_tokens=padded)
         if meter.steps % 50 == 0:
             _check_finite(losses, epoch, meter.steps)
@@ -221,6 +224,17 @@ def _groups(free: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str
     others = [parameter for parameter in free.values() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def clear_gradients(optimizer: AdamW, embeddings: list[Embedding]) -> None:
+    """Forget all gradients; those of the embeddings keep their memory."""
+    kept = {id(embedding.weight) for embedding in embeddings}
+    for embedding in embeddings:
+        embedding.clear()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in kept:
+                parameter.grad = None
 
 
 def _check_finite(losses: Tensor, epoch: int, step: int) -> float:

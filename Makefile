@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. Each sets up all it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := models/demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/loratory data fetch minilm
+	$(BIN)/loratory data fetch hutto
+	$(BIN)/loratory train --method standard --dataset hutto:movies --model minilm --epochs 2 --batch-size 32 --seed 0 --output $(DEMO)/standard
+	$(BIN)/loratory train --method lora --dataset hutto:movies --model minilm --epochs 2 --batch-size 32 --seed 0 --output $(DEMO)/lora
+	$(BIN)/loratory evaluate --model-path $(DEMO)/standard
+	$(BIN)/loratory evaluate --model-path $(DEMO)/lora
+	$(BIN)/loratory compare $(DEMO)/standard $(DEMO)/lora
+	@echo "The runs are in $(DEMO)/standard and $(DEMO)/lora"
+
+test: .venv/installed-test lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-test: requirements-test.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,211 @@
+"""What every contender is given: the same texts, the same model, the same job, the same ruler.
+
+    texts of a data set ─▶ workload (short, long) ─▶ CSV files ─┐
+    packaged weights, or random ones ─▶ model directory ────────┴▶ Job ─▶ Measurement
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loratory.data import epoch_order, load_source
+from loratory.engine.hardware import Hardware
+from loratory.methods import spec_from_flags
+from loratory.models.load import locate
+from loratory.spec import DataSpec, RunSpec
+
+METHODS: dict[str, dict[str, Any]] = {
+    "standard": {"method": "standard"},
+    "lora": {"method": "lora", "rank": 8, "alpha": 16, "targets": "attention"},
+    "lora-all": {"method": "lora", "rank": 8, "alpha": 16, "targets": "all-linear"},
+}
+"""Loratory's flags of each measured method; the rivals' adapters are built from the same values."""
+
+LONGEST = {"short": 128, "long": 512}
+"""Tokens at which each workload's texts are cut; what padding to the maximum pads to."""
+
+ROBERTA_BASE = {
+    "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}  # fmt: skip
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 64, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to make in a process of its own."""
+
+    contender: str
+    """`defaults`, `tuned`, `compiled` or `loratory`."""
+    method: str
+    workload: str
+    model: str
+    """A model directory."""
+    data: str
+    """A directory with train.csv, validation.csv and test.csv."""
+    device: str
+    batch_size: int
+    warmup: int
+    """Steps before the clock starts."""
+    steps: int
+    """Steps timed."""
+    settings: dict[str, Any]
+    """Changes to the tuned rivals' settings."""
+
+    def spec(self) -> RunSpec:
+        """The job as Loratory's run."""
+        files = {part: f"{self.data}/{part}.csv" for part in ("validation", "test")}
+        return spec_from_flags(
+            {
+                **METHODS[self.method],
+                **files,
+                "dataset": f"{self.data}/train.csv",
+                "model": self.model,
+                "max_length": LONGEST[self.workload],
+                "batch_size": self.batch_size,
+                "epochs": 1,
+                "dropout": 0.1,
+                "device": self.device,
+            }
+        )
+
+    def order(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Loratory's order of the n examples: those of its warm-up steps, and those of the timed steps."""
+        order = epoch_order(n, self.spec().seed, 1)
+        return order[: self.warmup * self.batch_size], order[self.warmup * self.batch_size :]
+
+
+class Clock:
+    """Times the steps after the warm-up, the device synchronised at both ends."""
+
+    def __init__(self, hardware: Hardware, *, warmup: int, steps: int) -> None:
+        self._hardware = hardware
+        self._marks = {warmup, warmup + steps}
+        self._times: list[float] = []
+        self._begin = time.perf_counter()
+
+    def step(self, done: int) -> None:
+        """To be called after each step with the number of steps done so far."""
+        if done in self._marks:
+            self._hardware.synchronize()
+            self._times.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """Of the timed steps."""
+        first, last = self._times
+        return last - first
+
+    def setup(self, share: float) -> float:
+        """Seconds before the timed steps, less what the warm-up would have cost at full speed.
+
+        Args:
+            share: rows computed in the warm-up over rows computed in the timed steps.
+        """
+        return max(0.0, self._times[0] - self._begin - share * self.seconds)
+
+
+def write_texts(directory: Path, workload: str, *, dataset: str, count: int) -> None:
+    """Write `count` training texts of a workload, and a few for the parts that are not timed."""
+    examples = load_source(DataSpec(dataset=dataset)).parts["all"]
+    random = np.random.default_rng(0)
+    directory.mkdir(parents=True)
+    for part, rows in (("train", count), ("validation", 16), ("test", 16)):
+        with (directory / f"{part}.csv").open("w", encoding="utf8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for chosen in _choose(workload, rows, len(examples.texts), random):
+                writer.writerow([" ".join(examples.texts[i] for i in chosen), examples.labels[chosen[0]]])
+
+
+def _choose(workload: str, count: int, texts: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
+    """The texts that make up each of `count` examples: one (short), or a log-normal number of them (long)."""
+    if workload == "short":  # without replacement, as often through as it takes
+        rounds = [random.permutation(texts) for _ in range(math.ceil(count / texts))]
+        return list(np.concatenate(rounds)[:count, None])
+    # lengths of reviews: the mean about 260 tokens of 25 a text, one in twenty cut at 512
+    parts = np.maximum(1, random.lognormal(math.log(9.5), 0.5, count).round().astype(np.int64))
+    return [random.integers(0, texts, size=n) for n in parts]
+
+
+def model_directory(name: str, work: Path) -> str:
+    """The directory of `minilm`, or of a model with random weights made in `work`."""
+    if name == "minilm":
+        return locate(name)
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RobertaConfig
+    from transformers import RobertaForSequenceClassification as Roberta
+
+    torch.manual_seed(0)
+    if name == "tiny":
+        model, tokenizer = BertForSequenceClassification(BertConfig(**TINY)), _tiny_tokenizer()
+    else:
+        model, tokenizer = Roberta(RobertaConfig(**ROBERTA_BASE)), AutoTokenizer.from_pretrained(locate("minilm"))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(1)  # RoBERTa counts positions by its padding id
+    model.save_pretrained(work / name)
+    tokenizer.save_pretrained(work / name)
+    return str(work / name)
+
+
+def _tiny_tokenizer() -> Any:
+    """Every word is [UNK]: lengths are what matters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    tokenizer = Tokenizer(models.WordLevel(special, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(token, special[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def operations(config: Any, lengths: NDArray[np.int64], method: str) -> float:
+    """Floating-point operations that training on sequences of `lengths` (N,) asks for: linear layers and attention.
+
+    A product of (T, a) and (a, b) is 2·T·a·b. Backward costs it once more for the input's gradient, and once more for
+    the weight's where the weight is trained. Attention is two products of L·L·H forward and four backward. Padding,
+    element-wise work and the optimizer do not count: what is not asked for is waste.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    tokens, pairs = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
+    linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * tokens * layers
+    attention = 3 * 2 * 2 * pairs * hidden * layers
+    head = 3 * 2 * (hidden**2 + hidden * config.num_labels) * len(lengths)
+    if method == "standard":
+        return 3 * linear + attention + head
+    first = 3 * 2 * hidden**2 * tokens  # below the first layer nothing is trained: query, key, value pass nothing down
+    rank = METHODS[method]["rank"]
+    widths = [2 * hidden] * 2 if method == "lora" else [2 * hidden] * 4 + [hidden + inner] * 2
+    adapters = 3 * 2 * rank * sum(widths) * tokens * layers
+    return 2 * linear - first + adapters + attention + head
+
+
+def matrix_rate(device: str, *, quick: bool) -> float:
+    """Operations a second of a large bf16 product: the best of several."""
+    size = 512 if quick else 8192 if device == "cuda" else 3072
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    best = math.inf
+    for _ in range(3 if quick else 20):
+        wait()
+        begin = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best

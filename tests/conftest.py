@@ -1,0 +1,178 @@
+"""What the tests share: tiny random models of every family, a small separable data set, and token tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks the network
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
+
+ModelDirectory = Callable[..., Path]
+
+WORDS = [f"w{n}" for n in range(96)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+GOOD, BAD = ("w0", "w1", "w2"), ("w3", "w4", "w5")
+
+BERT = {
+    "vocab_size": len(SPECIAL) + len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,  # wide, so that logits differ visibly from one text to the next
+}
+ROBERTA = {**BERT, "max_position_embeddings": 66, "type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3}
+DEBERTA = {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "electra": {**BERT, "embedding_size": 16},
+    "distilbert": {
+        "vocab_size": BERT["vocab_size"],
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    },
+    "albert": {**BERT, "embedding_size": 16, "num_hidden_layers": 3},
+    "modernbert": {
+        **BERT,
+        "num_hidden_layers": 3,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "local_attention": 8,  # shorter than most sequences of the tests
+        "bos_token_id": 2,
+        "cls_token_id": 2,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+    },
+    "mpnet": {**BERT, "pad_token_id": 0},
+    "deberta": DEBERTA,
+    "deberta-v2": {**DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+}
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Token caches of the tests lie in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORATORY_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
+    from transformers import AutoConfig, AutoModel
+
+    from loratory.models.load import quiet
+
+    made: dict[str, Path] = {}
+
+    def make(family: str, **changes: Any) -> Path:
+        key = f"{family}{sorted(changes.items())}"
+        if key not in made:
+            place = tmp_path_factory.mktemp(family)
+            config = AutoConfig.for_model(family, **{**CONFIGS[family], **changes})
+            with quiet(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                model = AutoModel.from_config(config)
+                for name, parameter in model.named_parameters():
+                    if parameter.ndim == 1:  # biases of 0 and norms of 1 would hide a mistake
+                        parameter.data += 0.1 * torch.randn_like(parameter)
+                    assert "lora" not in name
+                model.save_pretrained(place)
+            _tokenizer().save_pretrained(place)
+            made[key] = place
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(model_directory: ModelDirectory) -> Path:
+    """The directory of a tiny BERT."""
+    return model_directory("bert")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[tuple[str, str]]:
+    """120 distinct (text, label): each text holds words of its class among words of no class."""
+    draw = random.Random(0)
+    rows = []
+    for number in range(120):
+        label, marks = (("bad", BAD), ("good", GOOD))[number % 2]
+        words = [draw.choice(WORDS[6:]) for _ in range(draw.randint(3, 14))]
+        words[draw.randrange(len(words)) : 0] = draw.choices(marks, k=3)
+        rows.append((" ".join([*words, WORDS[6 + number % 90]]), label))
+    assert len({text for text, _ in rows}) == 120
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_csv(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) -> Path:
+    """`texts` as a CSV file with the columns text and label."""
+    path = tmp_path_factory.mktemp("csv") / "tiny.csv"
+    with path.open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *texts])
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled() -> Callable[..., Any]:
+    """(lengths, classes=2, seed=0) -> random token sequences of these lengths, `[CLS]` first, with labels."""
+    from loratory.data import TokenTable
+    from loratory.engine.fit import Labelled
+
+    def make(lengths: list[int], *, classes: int = 2, seed: int = 0) -> Labelled:
+        draw = np.random.default_rng(seed)
+        ids = draw.integers(len(SPECIAL), len(SPECIAL) + len(WORDS), size=sum(lengths), dtype=np.int32)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids[offsets[:-1]] = 2
+        return Labelled(TokenTable(ids, offsets), draw.integers(0, classes, size=len(lengths), dtype=np.int64))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    """(folder) -> the digest of every file below it, and the name of every folder."""
+
+    def take(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take

@@ -1,0 +1,298 @@
+"""The loop does what a plain padded loop of stock parts does, and gives the same weights every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
+
+from loratory.data import Batch, epoch_order
+from loratory.engine.fit import FitResult, Labelled, fit, linear_schedule, predict
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.errors import DivergedError
+from loratory.methods import TrainableModel, method_named, method_settings
+from loratory.models.flat import Classifier
+from loratory.models.load import load_base
+from loratory.spec import HardwareSpec, TrainingSpec
+
+HARDWARE = Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
+LENGTHS = [5, 9, 2, 7, 12, 3, 8, 6, 4, 11, 10, 7]
+LR = 0.01
+
+
+class Recording(Classifier):
+    """A classifier that remembers the batches it was trained on."""
+
+    seen: list[list[int]]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.model.training:
+            self.seen.append(batch.input_ids.tolist())
+        return super().__call__(batch)
+
+
+def prepared(directory: Any, method: str = "standard", *, dropout: float = 0.0) -> tuple[Recording, TrainableModel]:
+    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=dropout)
+    trainable = method_named(method).prepare(base, method_settings({"name": method}), seed=0)
+    classifier = Recording(base.model, base.family, base.pad_id)
+    object.__setattr__(classifier, "seen", [])
+    return classifier, trainable
+
+
+def fitted(
+    classifier: Classifier,
+    data: Labelled,
+    *,
+    seed: int = 0,
+    lr: float = LR,
+    scores: Iterable[float] = (),
+    meter: Meter | None = None,
+    **settings: Any,
+) -> FitResult:
+    given = iter(scores)
+    return fit(
+        classifier,
+        data,
+        TrainingSpec(**{"epochs": 1, "batch_size": 4, **settings}),
+        lr=lr,
+        seed=seed,
+        hardware=HARDWARE,
+        meter=meter or Meter(HARDWARE),
+        validate=lambda: {"score": next(given, 0.0)},
+        better=lambda new, old: new["score"] > old["score"],
+    )
+
+
+def weights(trainable: TrainableModel) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainable.trainable().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def plain_loop(directory: Any, method: str, data: Labelled, epochs: int, size: int) -> tuple[list[float], Any]:
+    """Padded batches, transformers' own forward, AdamW and schedule: mean loss of each epoch, and the weights."""
+    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=0.0, flat_tokens=False)
+    trainable = method_named(method).prepare(base, method_settings({"name": method}), seed=0)
+    free = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in free if p.ndim > 1], "weight_decay": 0.01},
+            {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=LR,
+        fused=False,
+    )
+    steps = epochs * math.ceil(len(data.labels) / size)
+    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.06 * steps), steps)
+    sequences = [torch.from_numpy(s.astype(np.int64)) for s in np.split(data.tokens.ids, data.tokens.offsets[1:-1])]
+    base.model.train()
+    losses = []
+    for epoch in range(1, epochs + 1):
+        total = 0.0
+        order = epoch_order(len(data.labels), 0, epoch)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            ids = torch.nn.utils.rnn.pad_sequence([sequences[row] for row in rows], batch_first=True)
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(sequences[row]) for row in rows], batch_first=True)
+            labels = torch.from_numpy(data.labels[rows])
+            loss = F.cross_entropy(base.model(input_ids=ids, attention_mask=mask).logits, labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(free, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total += loss.item() * len(rows)
+        losses.append(total / len(order))
+    return losses, weights(trainable)
+
+
+@pytest.mark.parametrize("method", ["standard", "lora", "hybrid", "head"])
+@pytest.mark.parametrize(("epochs", "size"), [(10, 12), (3, 5)], ids=["a step an epoch", "a smaller last batch"])
+def test_losses_are_those_of_a_plain_padded_loop(
+    method: str, epochs: int, size: int, tiny_bert: Any, labelled: Any
+) -> None:
+    data = labelled(LENGTHS)
+    expected, expected_weights = plain_loop(tiny_bert, method, data, epochs, size)
+    classifier, trainable = prepared(tiny_bert, method)
+    history = fitted(classifier, data, epochs=epochs, batch_size=size).history
+    assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4, rel=1e-4)
+    assert min(expected) < expected[0] - 0.05  # it learned, so that the later losses say something
+    head = next(name for name, part in trainable.parts.items() if part == "head" and name.endswith("weight"))
+    torch.testing.assert_close(weights(trainable)[head], expected_weights[head], atol=1e-3, rtol=1e-3)
+    steps = math.ceil(len(LENGTHS) / size)
+    assert [row["step"] for row in history] == [steps * epoch for epoch in range(1, epochs + 1)]
+    assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
+    assert history[-1]["lr"] == 0
+
+
+@pytest.mark.parametrize("parts", [2, 4, 5])
+def test_a_batch_computed_in_parts_gives_the_same_weights(parts: int, tiny_bert: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+    results = []
+    for accumulate in (1, parts):
+        classifier, trainable = prepared(tiny_bert)
+        # a small rate and few steps: AdamW turns the rounding of a tiny gradient into a whole step
+        history = fitted(classifier, data, lr=1e-3, batch_size=8, accumulate=accumulate, epochs=2).history
+        results.append((history, weights(trainable), len(classifier.seen)))
+    (whole_history, whole, _), (history, divided, batches) = results
+    assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in whole_history], abs=1e-5)
+    assert batches > len(history) * 2
+    for name, value in whole.items():
+        if "key.bias" not in name:  # its true gradient is zero: softmax does not see a shift of all scores
+            torch.testing.assert_close(divided[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("method", ["standard", "lora"])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(method: str, tiny_bert: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+
+    def run(seed: int) -> dict[str, Tensor]:
+        classifier, trainable = prepared(tiny_bert, method, dropout=0.2)
+        fitted(classifier, data, seed=seed, epochs=2)
+        return weights(trainable)
+
+    first = run(0)
+    torch.rand(7)  # the state of the global generator is no part of a run
+    assert same(first, run(0))
+    assert not same(first, run(1))
+
+
+def test_the_order_of_the_data_depends_on_the_seed_alone(tiny_bert: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+
+    def seen(method: str, seed: int, **settings: Any) -> list[list[int]]:
+        classifier, _ = prepared(tiny_bert, method, dropout=settings.pop("dropout", 0.0))
+        fitted(classifier, data, seed=seed, epochs=2, **settings)
+        return classifier.seen
+
+    first = seen("standard", 0)
+    np.random.rand(3)
+    torch.rand(3)
+    assert first == seen("lora", 0, lr=1e-4, dropout=0.3, attention_dropout=0.1)
+    assert first != seen("standard", 1)
+    assert first[:3] != first[3:]  # each epoch has an order of its own
+    joined = [token for batch in first[:3] for token in batch]
+    assert sorted(joined) == sorted(data.tokens.ids.tolist())  # and sees each example once
+
+
+def test_a_run_leaves_the_global_generators_as_they_were(tiny_bert: Any, labelled: Any) -> None:
+    classifier, _ = prepared(tiny_bert, dropout=0.3)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    fitted(classifier, labelled(LENGTHS))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([0.1, 0.9, 0.5], 2), ([0.9, 0.9, 0.1], 1), ([0.1, 0.2, 0.3], 3)], ids=str
+)
+def test_the_best_epochs_weights_are_kept_where_the_spec_says_so(
+    scores: list[float], best: int, tiny_bert: Any, labelled: Any
+) -> None:
+    data = labelled(LENGTHS)
+    classifier, trainable = prepared(tiny_bert)
+    at_epoch: list[dict[str, Tensor]] = []
+
+    def validate() -> dict[str, float]:
+        at_epoch.append(weights(trainable))
+        return {"score": scores[len(at_epoch) - 1]}
+
+    result = fit(
+        classifier,
+        data,
+        TrainingSpec(epochs=3, batch_size=4, keep="best"),
+        lr=LR,
+        seed=0,
+        hardware=HARDWARE,
+        meter=Meter(HARDWARE),
+        validate=validate,
+        better=lambda new, old: new["score"] > old["score"],
+    )
+    assert result.best_epoch == best
+    assert [same(weights(trainable), state) for state in at_epoch] == [epoch == best for epoch in (1, 2, 3)]
+    assert [row["score"] for row in result.history] == scores
+
+
+def test_the_last_epochs_weights_are_kept_otherwise(tiny_bert: Any, labelled: Any) -> None:
+    classifier, _ = prepared(tiny_bert)
+    assert fitted(classifier, labelled(LENGTHS), epochs=3, scores=[0.9, 0.1, 0.1]).best_epoch == 3
+
+
+@pytest.mark.parametrize("method", ["lora", "hybrid", "head"])
+def test_frozen_weights_do_not_move(method: str, tiny_bert: Any, labelled: Any) -> None:
+    classifier, trainable = prepared(tiny_bert, method)
+    before = {name: parameter.detach().clone() for name, parameter in classifier.model.named_parameters()}
+    fitted(classifier, labelled(LENGTHS), epochs=2)
+    moved = {name for name, parameter in classifier.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == set(trainable.parts)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny_bert: Any, labelled: Any) -> None:
+    classifier, _ = prepared(tiny_bert)
+    with pytest.raises(DivergedError, match=r"epoch \d+ \(step \d+\); use a smaller --lr"):
+        fitted(classifier, labelled(LENGTHS), lr=1e38, epochs=4, max_grad_norm=0.0)
+
+
+def test_a_loss_that_is_no_number_is_met_before_the_epoch_ends(tiny_bert: Any, labelled: Any) -> None:
+    classifier, _ = prepared(tiny_bert)
+    meter = Meter(HARDWARE)
+    with pytest.raises(DivergedError):
+        fitted(classifier, labelled([3] * 80), lr=1e38, batch_size=1, max_grad_norm=0.0, meter=meter)
+    assert meter.steps == 50
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(10, 0.06), (100, 0.06), (7, 0.0), (5, 1.0), (1, 0.06), (33, 0.1)])
+def test_the_schedule_is_that_of_transformers(total: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    stock = get_linear_schedule_with_warmup(optimizer, math.ceil(total * warmup), total)
+    factor = linear_schedule(total, warmup=warmup)
+    assert [factor(step) for step in range(total + 2)] == [stock.lr_lambdas[0](step) for step in range(total + 2)]
+
+
+@pytest.mark.parametrize("tokens", [8192, 16, 1])
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_predictions_stand_in_the_order_of_the_data(
+    family: str, tokens: int, model_directory: Any, labelled: Any
+) -> None:
+    data = labelled(LENGTHS)
+    classifier, _ = prepared(model_directory(family))
+    logits = predict(classifier, data, hardware=HARDWARE, tokens=tokens)
+    with torch.no_grad():
+        alone = torch.cat([classifier(batch) for batch in data.batches(np.arange(len(LENGTHS)), 1)])
+    assert (logits.dtype, logits.shape) == (torch.float32, (len(LENGTHS), 2))
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(predict(classifier, data.first(3), hardware=HARDWARE, tokens=1), alone[:3])
+
+
+def test_the_first_examples_are_the_first_or_all(labelled: Any) -> None:
+    data = labelled(LENGTHS)
+    assert data.first(3).tokens.lengths.tolist() == LENGTHS[:3]
+    assert data.first(3).labels.tolist() == data.labels[:3].tolist()
+    assert data.first(99).tokens.ids.tolist() == data.tokens.ids.tolist()
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_the_meter_counts_what_the_loop_did(family: str, model_directory: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+    classifier, _ = prepared(model_directory(family))
+    meter = Meter(HARDWARE)
+    fitted(classifier, data, epochs=2, batch_size=5, meter=meter)
+    cost = meter.record()
+    assert (cost["steps"], cost["examples"], cost["tokens"]) == (6, 2 * len(LENGTHS), 2 * sum(LENGTHS))
+    if family == "bert":
+        assert cost["padded_tokens"] == cost["tokens"]
+    else:
+        orders = [epoch_order(len(LENGTHS), 0, epoch) for epoch in (1, 2)]
+        lengths = [np.array(LENGTHS)[order[start : start + 5]] for order in orders for start in (0, 5, 10)]
+        assert cost["padded_tokens"] == sum(len(batch) * batch.max() for batch in lengths)
+    assert cost["tokens_per_second"] == pytest.approx(cost["tokens"] / cost["train_seconds"])

@@ -1,0 +1,227 @@
+"""Flat batches give what transformers' own padded forward gives: logits and gradients, for every family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from loratory.data import collate
+from loratory.methods import method_named, method_settings
+from loratory.models import flat
+from loratory.models.families import FAMILIES
+from loratory.models.flat import Classifier, Layout
+from loratory.models.load import load_base
+
+FLAT = [name for name, family in FAMILIES.items() if family.flat]
+PADDED = [name for name, family in FAMILIES.items() if not family.flat]
+LENGTHS = [7, 1, 30, 2, 13, 30, 3]
+LABELS = ("a", "b", "c")
+
+
+def classifier(directory: Any, *, flat_tokens: bool, method: str = "standard", **settings: Any) -> Classifier:
+    base = load_base(str(directory), labels=LABELS, seed=0, dropout=0.0, flat_tokens=flat_tokens)
+    chosen = method_named(method)
+    chosen.prepare(base, method_settings({"name": method, **settings}), seed=0)
+    draw = torch.Generator().manual_seed(0)
+    for name, parameter in base.model.named_parameters():
+        if "lora_B" in name:  # B starts at zero, which would leave A without influence and gradient
+            parameter.data.normal_(std=0.3, generator=draw)
+    return Classifier(base.model, base.family, base.pad_id)
+
+
+def logits_and_gradients(model: Classifier, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    logits = model(batch)
+    F.cross_entropy(logits, batch.labels).backward()
+    return logits.detach(), {
+        name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        for name, parameter in model.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def test_the_families_that_run_flat_are_those_the_design_names() -> None:
+    assert set(FLAT) == {
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "electra",
+        "distilbert",
+        "albert",
+        "modernbert",
+    }
+    assert set(PADDED) == {"mpnet", "deberta", "deberta-v2"}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("standard", {}), ("lora", {"rank": 4}), ("lora", {"rank": 4, "targets": "all-linear"})],
+    ids=["plain", "lora on attention", "lora on all-linear"],
+)
+@pytest.mark.parametrize("family", FLAT)
+def test_flat_and_padded_agree_in_logits_and_gradients(
+    family: str, method: str, settings: dict[str, Any], model_directory: Any, labelled: Any
+) -> None:
+    data = labelled(LENGTHS, classes=3)
+    batch = collate(data.tokens, data.labels, range(len(LENGTHS)))
+    flat_one = classifier(model_directory(family), flat_tokens=True, method=method, **settings)
+    padded_one = classifier(model_directory(family), flat_tokens=False, method=method, **settings)
+    assert flat_one.flat
+    assert not padded_one.flat
+
+    logits, gradients = logits_and_gradients(flat_one, batch)
+    expected, expected_gradients = logits_and_gradients(padded_one, batch)
+    assert expected.std() > 0.01  # else any two models would agree
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    assert gradients
+    assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    adapted = [gradient for name, gradient in gradients.items() if "lora_" in name]
+    assert all(gradient.abs().max() > 0 for gradient in adapted)
+    assert bool(adapted) == (method == "lora")
+
+
+def test_modernbert_has_local_layers_whose_window_matters(model_directory: Any, labelled: Any) -> None:
+    data = labelled([30])
+    batch = collate(data.tokens, data.labels, [0])
+    with torch.no_grad():
+        local = classifier(model_directory("modernbert"), flat_tokens=True)(batch)
+        wide = classifier(model_directory("modernbert", local_attention=256), flat_tokens=True)(batch)
+    assert (local - wide).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sequence_gets_the_same_logits_whatever_stands_beside_it(
+    family: str, model_directory: Any, labelled: Any
+) -> None:
+    model = classifier(model_directory(family), flat_tokens=True, method="lora", rank=2)
+    data = labelled(LENGTHS, classes=3)
+    with torch.no_grad():
+        together = model(collate(data.tokens, data.labels, range(len(LENGTHS))))
+        shuffled = model(collate(data.tokens, data.labels, [6, 2, 0]))
+        alone = torch.cat([model(collate(data.tokens, data.labels, [i])) for i in range(len(LENGTHS))])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shuffled, alone[[6, 2, 0]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_other_families_run_padded_and_give_the_stock_forward(family: str, model_directory: Any, labelled: Any) -> None:
+    model = classifier(model_directory(family), flat_tokens=True)
+    data = labelled(LENGTHS, classes=3)
+    batch = collate(data.tokens, data.labels, range(len(LENGTHS)))
+    assert not model.flat
+    assert (batch.tokens, model.rows(batch)) == (sum(LENGTHS), len(LENGTHS) * max(LENGTHS))
+    ids = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(LENGTHS):
+        begin = data.tokens.offsets[row]
+        ids[row, :length] = torch.from_numpy(data.tokens.ids[begin : begin + length].astype("int64"))
+        mask[row, :length] = 1
+    with torch.no_grad():
+        assert torch.equal(model(batch), model.model(input_ids=ids, attention_mask=mask).logits)
+        assert model(batch).std() > 0.01
+
+
+def test_a_flat_batch_computes_its_tokens_and_no_padding(model_directory: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+    model = classifier(model_directory("bert"), flat_tokens=True)
+    assert model.rows(collate(data.tokens, data.labels, range(len(LENGTHS)))) == sum(LENGTHS)
+
+
+def test_a_head_that_pools_over_all_tokens_runs_padded(model_directory: Any) -> None:
+    assert not classifier(model_directory("modernbert", classifier_pooling="mean"), flat_tokens=True).flat
+
+
+def layout(lengths: list[int], labelled: Any) -> Layout:
+    data = labelled(lengths)
+    return Layout.of(collate(data.tokens, data.labels, range(len(lengths))))
+
+
+def attention(query: Any, key: Any, value: Any, where: Layout, *, window: int | None, dropout: float = 0.0) -> Any:
+    """(T, H, D) each -> (T, H, D), by way of what transformers calls."""
+    rows = (part.transpose(0, 1).unsqueeze(0) for part in (query, key, value))
+    width = None if window is None else window + 1
+    out, _ = flat.attend(torch.nn.Identity(), *rows, None, layout=where, dropout=dropout, sliding_window=width)
+    return out[0]
+
+
+@pytest.mark.parametrize("window", [None, 1], ids=["global", "window"])
+def test_attention_backward_is_the_derivative_of_its_forward(window: int | None, labelled: Any) -> None:
+    where = layout([3, 1, 5], labelled)
+    where = Layout(where.cu_seqlens, where.max_seqlen, where.slots, where.key_bias.double())
+    draw = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(9, 2, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+        for _ in ("query", "key", "value")
+    ]
+    # the softmax is computed in fp32 whatever comes in, so that the differences must stand well above its rounding
+    checked = torch.autograd.gradcheck(
+        lambda q, k, v: attention(q, k, v, where, window=window), parts, eps=1e-2, atol=1e-3, rtol=1e-2
+    )
+    assert checked
+
+
+@pytest.mark.parametrize("window", [None, 2], ids=["global", "window"])
+def test_attention_is_that_of_each_sequence_alone(window: int | None, labelled: Any) -> None:
+    lengths = [3, 1, 9]
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(sum(lengths), 2, 4, generator=draw) for _ in range(3))
+    out = attention(query, key, value, layout(lengths, labelled), window=window)
+    begin = 0
+    for length in lengths:
+        q, k, v = (part[begin : begin + length].transpose(0, 1) for part in (query, key, value))
+        places = torch.arange(length)
+        near = (places[:, None] - places[None, :]).abs() <= (window if window is not None else length)
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=near).transpose(0, 1)
+        torch.testing.assert_close(out[begin : begin + length], expected, atol=1e-6, rtol=1e-5)
+        begin += length
+
+
+def test_attention_dropout_changes_each_draw_and_not_the_mean(labelled: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(6, 2, 4, generator=draw) for _ in range(3))
+    where = layout([4, 2], labelled)
+    expected = attention(query, key, value, where, window=None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = torch.stack([attention(query, key, value, where, window=None, dropout=0.3) for _ in range(3000)])
+    assert (draws[0] - draws[1]).abs().max() > 0.01
+    error = draws.std(dim=0) / 3000**0.5
+    assert ((draws.mean(dim=0) - expected).abs() < 5 * error + 1e-6).all()
+
+
+def test_attention_dropout_has_the_gradient_of_the_draw_it_made(labelled: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    where = layout([4, 2], labelled)
+    query, key, value = (torch.randn(6, 2, 4, generator=draw, requires_grad=True) for _ in range(3))
+    direction = torch.randn(6, 2, 4, generator=draw)
+
+    def out(v: torch.Tensor) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return attention(query, key, v, where, window=None, dropout=0.5)
+
+    (gradient,) = torch.autograd.grad((out(value) * direction).sum(), value)
+    with torch.no_grad():  # linear in the values: the difference is exact
+        step = torch.randn(6, 2, 4, generator=draw)
+        change = ((out(value + step) - out(value)) * direction).sum()
+    torch.testing.assert_close((gradient * step).sum(), change, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FLAT)
+def test_attention_dropout_of_the_spec_reaches_the_model(family: str, model_directory: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS, classes=3)
+    batch = collate(data.tokens, data.labels, range(len(LENGTHS)))
+    base = load_base(str(model_directory(family)), labels=LABELS, seed=0, dropout=0.0, attention_dropout=0.5)
+    model = Classifier(base.model, base.family, base.pad_id)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.model.train()
+        assert (model(batch) - model(batch)).abs().max() > 1e-3
+        model.model.eval()
+        assert torch.equal(model(batch), model(batch))

@@ -1,0 +1,296 @@
+"""One run from spec to committed directory: what it leaves, that stock libraries open it, and what failures leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import loratory.run as run_module
+from loratory import trained
+from loratory.data import make_dataset
+from loratory.errors import DivergedError, OutOfMemoryError, StorageError, TrainingError
+from loratory.evaluation import predictions
+from loratory.methods import METHODS, spec_from_flags
+from loratory.models.load import quiet
+from loratory.run import Run, train
+from loratory.spec import HardwareSpec, RunSpec
+from loratory.store.directory import find_run, read_run
+
+CPU = HardwareSpec(device="cpu", precision="fp32")
+ADAPTERS = ("lora", "hybrid")
+
+
+@pytest.fixture(scope="session")
+def spec(tiny_bert: Path, tiny_csv: Path) -> Callable[..., RunSpec]:
+    """(method, **flags) -> a small run."""
+
+    def make(method: str = "standard", **flags: Any) -> RunSpec:
+        given = {
+            "model": str(tiny_bert),
+            "dataset": str(tiny_csv),
+            "epochs": 2,
+            "batch_size": 16,
+            "max_length": 32,
+            "lr": 0.005,
+            "device": "cpu",
+            "precision": "fp32",
+        }
+        return spec_from_flags({"method": method, **given, **flags})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One run of each method."""
+    place = tmp_path_factory.mktemp("runs")
+    return {method: train(spec(method), output=place / method) for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_its_weights_record_history_and_predictions(method: str, runs: dict[str, Run]) -> None:
+    run = runs[method]
+    names = {path.name for path in run.directory.iterdir()}
+    own = {"adapter_model.safetensors", "adapter_config.json"} if method in ADAPTERS else {"model.safetensors"}
+    always = {"run.json", "history.jsonl", "predictions.parquet", "manifest.json", "tokenizer.json"}
+    assert always | own <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl", ".partial")) for name in names)
+    record = read_run(run.directory)
+    assert record == run.record
+    assert (record.status, record.error) == ("completed", None)
+    assert (record.spec["training"]["lr"], record.spec["hardware"]["precision"]) == (0.005, "fp32")
+    assert record.labels == ("bad", "good")
+    assert record.data["sizes"] == {"train": 84, "validation": 12, "test": 24}
+    assert record.cost["steps"] == 12
+    assert record.cost["examples"] == 168
+    assert record.cost["checkpoint_bytes"] == sum(p.stat().st_size for p in run.directory.glob("*.safetensors"))
+    phases = sum(record.cost[f"{phase}_seconds"] for phase in ("setup", "train", "eval"))
+    assert 0 < phases <= record.cost["total_seconds"]
+    assert record.cost["peak_memory_bytes"]["resident"] > 1 << 20
+    history = [json.loads(line) for line in (run.directory / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert history[-1]["validation_accuracy"] == record.quality["validation"]["accuracy"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+def test_stock_libraries_open_a_run_and_give_its_logits(
+    method: str, runs: dict[str, Run], spec: Any, tiny_bert: Path
+) -> None:
+    from peft import PeftModel
+
+    run = runs[method]
+    with quiet():
+        if method in ADAPTERS:
+            base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+            model = PeftModel.from_pretrained(base, run.directory)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(run.directory)
+            assert model.config.id2label == {0: "bad", 1: "good"}
+    model.eval()
+    dataset = make_dataset(spec(method).data)
+    kept = predictions.read(run.directory / "predictions.parquet")
+    tokenizer = AutoTokenizer.from_pretrained(run.directory)
+    for part in ("validation", "test"):
+        split = getattr(dataset, part)
+        encoded = tokenizer(list(split.texts), padding=True, truncation=True, max_length=32, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+        np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
+        assert kept[part].labels.tolist() == split.labels.tolist()
+    assert np.ptp(kept["test"].logits) > 0.1
+
+
+@pytest.mark.parametrize("method", ["standard", "lora"])
+def test_a_run_in_bf16_holds_its_frozen_weights_so_and_saves_them_as_they_were(
+    method: str, spec: Any, tmp_path: Path, tiny_bert: Path
+) -> None:
+    run = train(spec(method, precision="bf16", epochs=1), output=tmp_path / "run")
+    saved = load_file(next(run.directory.glob("*.safetensors")))
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    head = train(spec("head", precision="bf16", epochs=1), output=tmp_path / "head")
+    name = "bert.encoder.layer.0.attention.self.key.weight"
+    before = load_file(tiny_bert / "model.safetensors")[name.removeprefix("bert.")]
+    assert torch.equal(load_file(head.directory / "model.safetensors")[name], before)
+
+
+@pytest.mark.parametrize("method", ["standard", "lora"])
+@pytest.mark.parametrize("family", ["roberta", "albert", "modernbert", "deberta-v2"])
+def test_other_families_go_all_the_way(
+    family: str, method: str, spec: Any, tmp_path: Path, model_directory: Any
+) -> None:
+    chosen = spec(method, model=str(model_directory(family)), epochs=1, batch_size=32, attention_dropout=0.1)
+    run = train(chosen, output=tmp_path / "run")
+    assert run.record.environment["flat"] == (family != "deberta-v2")
+    opened = trained.open_trained(run.directory, hardware=CPU)
+    found = trained.evaluate(run.directory, opened)
+    assert found.quality.record() == pytest.approx(run.record.quality["test"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_learns_what_the_texts_say(method: str, runs: dict[str, Run]) -> None:
+    history = [json.loads(line) for line in (runs[method].directory / "history.jsonl").read_text().splitlines()]
+    assert history[1]["loss"] < history[0]["loss"]
+
+
+def test_the_same_spec_gives_the_same_run_bit_for_bit(runs: dict[str, Run], spec: Any, tmp_path: Path) -> None:
+    again = train(spec("lora"), output=tmp_path / "again")
+    first = runs["lora"]
+    assert again.record.fingerprint == first.record.fingerprint
+    assert again.record.quality == first.record.quality
+    for name in ("adapter_model.safetensors", "predictions.parquet"):
+        assert (again.directory / name).read_bytes() == (first.directory / name).read_bytes()
+    other = train(spec("lora", seed=1), output=tmp_path / "other")
+    assert other.record.fingerprint != first.record.fingerprint
+    name = "adapter_model.safetensors"
+    assert (other.directory / name).read_bytes() != (first.directory / name).read_bytes()
+
+
+def test_a_run_that_is_there_is_not_trained_again(runs: dict[str, Run], spec: Any, snapshot: Any) -> None:
+    before = snapshot(runs["lora"].directory.parent)
+
+    def refuse(progress: Any) -> None:
+        raise AssertionError("trained")
+
+    again = train(spec("lora"), output=runs["lora"].directory, on_step=refuse)
+    assert again == runs["lora"]
+    assert snapshot(runs["lora"].directory.parent) == before
+
+
+def test_another_run_is_never_overwritten(runs: dict[str, Run], spec: Any, snapshot: Any) -> None:
+    before = snapshot(runs["lora"].directory.parent)
+    with pytest.raises(StorageError, match="already holds another run"):
+        train(spec("lora", seed=7), output=runs["lora"].directory)
+    assert snapshot(runs["lora"].directory.parent) == before
+
+
+def test_without_output_the_run_lies_in_models_under_its_id(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(spec("head", epochs=1))
+    assert run.directory == Path("models") / run.record.id
+    assert read_run(run.directory) == run.record
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_save_that_lost_the_head_fails_the_run(
+    method: str, spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = run_module.save
+
+    def tampered(setup: Any, stage: Path) -> int:
+        size = save(setup, stage)
+        path = next(stage.glob("*.safetensors"))
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("classifier.weight"))
+        save_file({**tensors, name: tensors[name] + 0.05}, path, metadata={"format": "pt"})
+        return size
+
+    monkeypatch.setattr(run_module, "save", tampered)
+    with pytest.raises(TrainingError, match="other logits than the trained one"):
+        train(spec(method, epochs=1), output=tmp_path / "run")
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert record.status == "failed"
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def interrupt(progress: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def exhaust(progress: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+
+def exhaust_cpu(progress: Any) -> None:
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def nothing(progress: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "on_step", "lr"),
+    [
+        ("diverged", DivergedError, nothing, 1e38),
+        ("interrupted", KeyboardInterrupt, interrupt, 0.005),
+        ("out_of_memory", OutOfMemoryError, exhaust, 0.005),
+        ("out_of_memory", OutOfMemoryError, exhaust_cpu, 0.005),
+    ],
+)
+def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
+    status: str, error: type[BaseException], on_step: Any, lr: float, spec: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    chosen = spec(epochs=1, lr=lr, max_grad_norm=0)
+    for _ in range(2):  # the second finds the first one's record there
+        with pytest.raises(error):
+            train(chosen, output=output, on_step=on_step)
+        record = find_run(output)
+        assert record is not None
+        assert record.status == status
+        assert record.error
+        assert "\n" not in record.error
+        assert record.quality == {}
+        assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "run.json"]
+    with pytest.raises(StorageError, match=f"the run ended as {status} and has no weights"):
+        trained.open_trained(output, hardware=CPU)
+    if lr < 1:
+        assert train(chosen, output=output).record.status == "completed"
+
+
+def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        opened = trained.open_trained(run.directory, hardware=CPU)
+        for split in ("validation", "test"):
+            found = trained.evaluate(run.directory, opened, split=split)
+            assert found.quality.record() == pytest.approx(run.record.quality[split])
+        assert found.to_dict()["examples"] == 24
+
+
+def test_predictions_of_a_run_are_those_it_kept(runs: dict[str, Run], spec: Any) -> None:
+    for method, run in runs.items():
+        test = make_dataset(spec(method).data).test
+        rows = trained.predict(trained.open_trained(run.directory, hardware=CPU), test.texts)
+        kept = predictions.read(run.directory / "predictions.parquet")["test"]
+        assert [row.text for row in rows] == list(test.texts)
+        assert [row.label for row in rows] == [("bad", "good")[i] for i in kept.predictions]
+        assert all(sum(row.probabilities.values()) == pytest.approx(1) for row in rows)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exported_pth_is_the_run(method: str, runs: dict[str, Run], tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "model.pth"
+    trained.export_pth(runs[method].directory, output)
+    opened = trained.open_trained(output, hardware=CPU)
+    found = trained.evaluate(output, opened)
+    assert opened.labels == ("bad", "good")
+    assert found.quality.record() == pytest.approx(runs[method].record.quality["test"], abs=1e-4)
+    state = torch.load(output, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert not any("lora_" in name or "base_layer" in name for name in state)
+    before = output.read_bytes()
+    with pytest.raises(StorageError, match="exists already"):
+        trained.export_pth(runs[method].directory, output)
+    assert output.read_bytes() == before
+
+
+def test_the_comparison_holds_every_run_and_the_baselines(runs: dict[str, Run]) -> None:
+    table = trained.compare([run.directory for run in runs.values()]).to_markdown()
+    for run in runs.values():
+        assert f"{run.record.parameters['trainable']:,}" in table or "K" in table
+    assert "ajority" in table
+    alone = trained.compare([run.directory for run in runs.values()], with_baselines=False).to_markdown()
+    assert "ajority" not in alone
