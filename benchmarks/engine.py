@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from tables import CONTENDERS, Row, compare, markdown, row
 from transformers import AutoConfig, AutoTokenizer
 from workloads import LONGEST, METHODS, Clock, Job, matrix_rate, model_directory, operations, write_texts
 
@@ -32,16 +31,8 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.spec import HardwareSpec
 
-CONTENDERS = {
-    "defaults": "(a) HF Trainer + PEFT, defaults",
-    "tuned": "(b) HF Trainer + PEFT, tuned",
-    "compiled": "(b') tuned, compiled",
-    "loratory": "(c) Loratory",
-}
 STEPS = {("cpu", "short"): (5, 40), ("cpu", "long"): (2, 12), ("cuda", "short"): (20, 200), ("cuda", "long"): (10, 60)}
 """Steps of warm-up and steps timed."""
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -70,7 +61,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="3 steps, once, to see that it runs")
     parser.add_argument("--dataset", default="hutto:movies", help="where the texts come from")
     parser.add_argument(
-        "--rival", action="append", default=[], metavar="KEY=VALUE", help="change a setting of (b) and (b'), as JSON"
+        "--rival",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=JSON",
+        help="change a setting of (b) and (b')",
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -85,6 +81,11 @@ def _names(known: dict[str, Any]) -> Any:
         return chosen
 
     return names
+
+
+def _setting(value: str) -> tuple[str, Any]:
+    key, _, text = value.partition("=")
+    return key, json.loads(text)
 
 
 # ------------------------------------------------------------------------------------------------ in the worker
@@ -104,14 +105,15 @@ def work(request: dict[str, Any]) -> Row:
     peak = meter.record()["peak_memory_bytes"]
     return {
         "seconds": clock.seconds,
+        "waiting": clock.waiting,
         "setup_seconds": clock.setup(share),
         "peak_bytes": peak["allocated"] if job.device == "cuda" else peak["resident"],
-        "peak": peak,
+        "peak_memory_bytes": peak,
     }
 
 
 def _rival() -> Any:
-    from rivals import run  # imported here: neither side pays for the other's libraries
+    from rivals import run
 
     return run
 
@@ -156,52 +158,102 @@ def _loratory() -> Any:
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Make every measurement in a process of its own; `directory` holds what they share."""
     model = model_directory(options.model, directory)
-    environment = {**os.environ, "LORATORY_DATA": str(directory), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    hardware = Hardware.of(HardwareSpec(device=options.device))
-    rate = _worker({"rate": options.device, "quick": options.quick}, environment)["rate"]
-    chosen = options.contenders or [name for name in CONTENDERS if name != "compiled" or _compiles(options)]
-    rows: list[Row] = []
-    mean_tokens = {}
-    for workload in options.workloads:
-        warmup, steps = (2, 3) if options.quick else STEPS[options.device, workload]
-        steps = options.steps or steps
+    rate = _worker({"rate": options.device, "quick": options.quick}, directory)["rate"]
+    report: dict[str, Any] = {
+        "model": f"{options.model} ({'packaged' if options.model == 'minilm' else 'random'} weights)",
+        "batch_size": options.batch_size,
+        "repeats": 1 if options.quick else options.repeats,
+        "bf16_matrix_rate": rate,
+        "environment": Hardware.of(HardwareSpec(device=options.device)).record(),
+        "workloads": {},
+        "rows": [],
+    }
+    for name in options.workloads:
+        warmup, steps = (2, 3) if options.quick else STEPS[options.device, name]
         job = Job(
-            contender="", method="standard", workload=workload, model=model, data=str(directory / workload),
-            device=options.device, batch_size=options.batch_size, warmup=warmup, steps=steps, settings=_settings(options),
-        )  # fmt: skip
-        write_texts(directory / workload, workload, dataset=options.dataset, count=(warmup + steps) * job.batch_size)
-        lengths = tokenised(job, directory)
-        mean_tokens[workload] = float(lengths.mean())
-        for method in options.methods:
-            samples = alternate(replace(job, method=method), chosen, 1 if options.quick else options.repeats, environment)
-            work = operations(AutoConfig.from_pretrained(model), lengths, method)
-            rows += [row(job, method, name, samples[name], lengths, work / rate) for name in chosen]
-    compare(rows)
-    weights = "packaged weights" if options.model == "minilm" else "random weights"
-    return {
-        "model": f"{options.model} ({weights})", "batch_size": options.batch_size, "repeats": len(rows[0]["samples"]),
-        "mean_tokens": mean_tokens, "bf16_matrix_rate": rate, "rival": rival_settings(options), "rows": rows,
-        "environment": hardware.record(),
-    }  # fmt: skip
+            contender="tuned",
+            method="standard",
+            workload=name,
+            model=model,
+            data=str(directory / name),
+            device=options.device,
+            batch_size=options.batch_size,
+            warmup=warmup,
+            steps=options.steps or steps,
+            settings=dict(options.rival),
+        )
+        rows, report["workloads"][name] = measure_workload(
+            job, options, directory, rate=rate, repeats=report["repeats"]
+        )
+        report["rows"] += rows
+    compare(report["rows"])
+    return report
 
 
-def alternate(job: Job, contenders: list[str], repeats: int, environment: dict[str, str]) -> dict[str, list[Row]]:
+def measure_workload(
+    job: Job, options: argparse.Namespace, directory: Path, *, rate: float, repeats: int
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of one workload, and what is to be said about it."""
+    from rivals import rival  # not above: Loratory's workers shall not load Trainer
+
+    contenders = options.contenders or [
+        name for name in CONTENDERS if name != "compiled" or options.compile or job.device == "cuda"
+    ]
+    count = (job.warmup + job.steps) * job.batch_size
+    write_texts(Path(job.data), job.workload, dataset=options.dataset, count=count)
+    lengths = _lengths(job, directory)
+    timed = lengths[job.order(count)[1]]
+    rows = []
+    for method in options.methods:
+        samples = alternate(replace(job, method=method), contenders, repeats, directory)
+        floor = operations(AutoConfig.from_pretrained(job.model), timed, method) / rate
+        for name in contenders:
+            made = row(samples[name], steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
+            rows.append({"workload": job.workload, "method": method, "contender": name, **made})
+    return rows, {
+        "mean_tokens": float(lengths.mean()),
+        "longest": LONGEST[job.workload],
+        "warmup": job.warmup,
+        "steps": job.steps,
+        "rival": asdict(rival(job)),
+    }
+
+
+def alternate(job: Job, contenders: list[str], repeats: int, directory: Path) -> dict[str, list[Row]]:
     """The samples of each contender: a, b, c, a, b, c …, so that all meet the machine in the same moods."""
     samples: dict[str, list[Row]] = {name: [] for name in contenders}
     for repeat in range(repeats):
         for name in contenders:
-            sample = _worker(asdict(replace(job, contender=name)), environment)
+            sample = _worker(asdict(replace(job, contender=name)), directory)
             samples[name].append(sample)
             said = sample.get("error") or f"{job.steps * job.batch_size / sample['seconds']:.1f} examples/s"
             print(f"{job.workload} {job.method} {name} {repeat + 1}/{repeats}: {said}", file=sys.stderr, flush=True)
     return samples
 
 
-def _worker(request: dict[str, Any], environment: dict[str, str]) -> Row:
+def _worker(request: dict[str, Any], directory: Path) -> Row:
     """What a fresh process measured, or why it could not."""
-    command = [sys.executable, __file__, "--worker", json.dumps(request)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {"LORATORY_DATA": str(directory), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", json.dumps(request)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode == 0:
-        result: Row = json.loads(done.stdout.splitlines()[-1])  # Trainer prints to stdout too
+        result: Row = json.loads(done.stdout.splitlines()[-1])  # Trainer prints before it
         return result
     return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+
+
+def _lengths(job: Job, directory: Path) -> NDArray[np.int64]:
+    """(N,) tokens of each training text; the workers find them tokenised."""
+    train = make_dataset(job.spec().data).train
+    return tokenize(
+        train, AutoTokenizer.from_pretrained(job.model), LONGEST[job.workload], directory / "tokens"
+    ).lengths
+
+
+if __name__ == "__main__":
+    main()

@@ -63,23 +63,28 @@ class Rival:
     compile_mode: str | None = None
 
 
-def rival(contender: str, device: str, settings: dict[str, Any]) -> Rival:
-    """The settings of a contender on a device, with `settings` changed."""
-    if contender == "defaults":
-        return Rival()
-    best = replace(TUNED[device], **settings)
-    return best if contender == "tuned" else replace(best, compile=True, multiple=best.multiple or 16)
-
+_BEST = Rival(bf16=True, padding="longest", by_length=True, frozen="linear", cast_input=False, nan_filter=False)
 
 TUNED = {
-    "cpu": Rival(bf16=True, padding="longest", by_length=True, attention="eager", frozen="linear", pinned=False, nan_filter=False),
-    "cuda": Rival(bf16=True, padding="longest", by_length=True, attention="sdpa", frozen="linear", workers=2, nan_filter=False),
+    ("cpu", "short"): replace(_BEST, attention="eager", pinned=False),
+    ("cpu", "long"): replace(_BEST, attention="eager", pinned=False),
+    ("cuda", "short"): replace(_BEST, attention="sdpa", workers=2),
+    ("cuda", "long"): replace(_BEST, attention="sdpa", workers=2),
 }
+"""The fastest found for each device and workload."""
+
+
+def rival(job: Job) -> Rival:
+    """The settings of the job's contender."""
+    if job.contender == "defaults":
+        return Rival()
+    best = replace(TUNED[job.device, job.workload], **job.settings)
+    return best if job.contender == "tuned" else replace(best, compile=True, multiple=best.multiple or 16)
 
 
 def run(job: Job, hardware: Hardware) -> tuple[Clock, float]:
     """Train; returns the clock, and the rows computed in the warm-up over those of the timed steps."""
-    settings = rival(job.contender, job.device, job.settings)
+    settings = rival(job)
     warnings.filterwarnings("ignore", module="torch|transformers|peft|accelerate")
     spec = job.spec()
     tokenizer = AutoTokenizer.from_pretrained(job.model)

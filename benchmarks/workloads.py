@@ -1,7 +1,7 @@
 """What every contender is given: the same texts, the same model, the same job, the same ruler.
 
-    texts of a data set ─▶ workload (short, long) ─▶ CSV files ─┐
-    packaged weights, or random ones ─▶ model directory ────────┴▶ Job ─▶ Measurement
+texts of a data set ─▶ workload (short, long) ─▶ CSV files ─┐
+packaged weights, or random ones ─▶ model directory ────────┴▶ Job ─▶ Measurement
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Clock:
         self._hardware = hardware
         self._marks = {warmup, warmup + steps}
         self._times: list[float] = []
+        self._waits: list[float] = []
         self._begin = time.perf_counter()
 
     def step(self, done: int) -> None:
@@ -103,12 +104,19 @@ class Clock:
         if done in self._marks:
             self._hardware.synchronize()
             self._times.append(time.perf_counter())
+            self._waits.append(_waited())
 
     @property
     def seconds(self) -> float:
         """Of the timed steps."""
         first, last = self._times
         return last - first
+
+    @property
+    def waiting(self) -> float:
+        """Share of the timed seconds in which some process waited for a processor; 0 where the kernel does not say."""
+        first, last = self._waits
+        return (last - first) / self.seconds
 
     def setup(self, share: float) -> float:
         """Seconds before the timed steps, less what the warm-up would have cost at full speed.
@@ -117,6 +125,14 @@ class Clock:
             share: rows computed in the warm-up over rows computed in the timed steps.
         """
         return max(0.0, self._times[0] - self._begin - share * self.seconds)
+
+
+def _waited() -> float:
+    """Seconds in which a process that could run had no processor, since the machine started (Linux' PSI)."""
+    try:
+        return int(Path("/proc/pressure/cpu").read_text("ascii").split("total=")[1].split()[0]) / 1e6
+    except (OSError, IndexError):
+        return 0.0
 
 
 def write_texts(directory: Path, workload: str, *, dataset: str, count: int) -> None:

@@ -133,8 +133,8 @@ def texts() -> list[tuple[str, str]]:
     rows = []
     for number in range(120):
         label, marks = (("bad", BAD), ("good", GOOD))[number % 2]
-        words = [draw.choice(WORDS[6:]) for _ in range(draw.randint(3, 14))]
-        words[draw.randrange(len(words)) : 0] = draw.choices(marks, k=3)
+        words = [draw.choice(WORDS[6:]) for _ in range(draw.randint(2, 8))]
+        words[draw.randrange(len(words)) : 0] = draw.choices(marks, k=6)
         rows.append((" ".join([*words, WORDS[6 + number % 90]]), label))
     assert len({text for text, _ in rows}) == 120
     return rows

@@ -28,6 +28,16 @@ CPU = HardwareSpec(device="cpu", precision="fp32")
 ADAPTERS = ("lora", "hybrid")
 
 
+def assert_same_quality(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    assert (found["labels"], found["confusion"]) == (expected["labels"], expected["confusion"])
+    for name, value in expected.items():
+        if name == "per_class":
+            assert {c: pytest.approx(v) for c, v in value.items()} == found[name]
+        elif isinstance(value, float):
+            assert found[name] == pytest.approx(value, abs=1e-4), name
+
+
 @pytest.fixture(scope="session")
 def spec(tiny_bert: Path, tiny_csv: Path) -> Callable[..., RunSpec]:
     """(method, **flags) -> a small run."""
@@ -132,13 +142,13 @@ def test_other_families_go_all_the_way(
     assert run.record.environment["flat"] == (family != "deberta-v2")
     opened = trained.open_trained(run.directory, hardware=CPU)
     found = trained.evaluate(run.directory, opened)
-    assert found.quality.record() == pytest.approx(run.record.quality["test"])
+    assert_same_quality(found.quality.record(), run.record.quality["test"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_training_learns_what_the_texts_say(method: str, runs: dict[str, Run]) -> None:
-    history = [json.loads(line) for line in (runs[method].directory / "history.jsonl").read_text().splitlines()]
-    assert history[1]["loss"] < history[0]["loss"]
+@pytest.mark.parametrize("method", ["standard", "lora"])
+def test_training_learns_what_the_texts_say(method: str, spec: Any, tmp_path: Path) -> None:
+    run = train(spec(method, epochs=8, lr=0.01 if method == "lora" else 0.003), output=tmp_path / "run")
+    assert run.record.quality["test"]["accuracy"] >= 0.8
 
 
 def test_the_same_spec_gives_the_same_run_bit_for_bit(runs: dict[str, Run], spec: Any, tmp_path: Path) -> None:
@@ -256,7 +266,7 @@ def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> No
         opened = trained.open_trained(run.directory, hardware=CPU)
         for split in ("validation", "test"):
             found = trained.evaluate(run.directory, opened, split=split)
-            assert found.quality.record() == pytest.approx(run.record.quality[split])
+            assert_same_quality(found.quality.record(), run.record.quality[split])
         assert found.to_dict()["examples"] == 24
 
 
@@ -277,7 +287,7 @@ def test_an_exported_pth_is_the_run(method: str, runs: dict[str, Run], tmp_path:
     opened = trained.open_trained(output, hardware=CPU)
     found = trained.evaluate(output, opened)
     assert opened.labels == ("bad", "good")
-    assert found.quality.record() == pytest.approx(runs[method].record.quality["test"], abs=1e-4)
+    assert_same_quality(found.quality.record(), runs[method].record.quality["test"])
     state = torch.load(output, weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert not any("lora_" in name or "base_layer" in name for name in state)
@@ -288,9 +298,11 @@ def test_an_exported_pth_is_the_run(method: str, runs: dict[str, Run], tmp_path:
 
 
 def test_the_comparison_holds_every_run_and_the_baselines(runs: dict[str, Run]) -> None:
-    table = trained.compare([run.directory for run in runs.values()]).to_markdown()
-    for run in runs.values():
-        assert f"{run.record.parameters['trainable']:,}" in table or "K" in table
-    assert "ajority" in table
-    alone = trained.compare([run.directory for run in runs.values()], with_baselines=False).to_markdown()
-    assert "ajority" not in alone
+    paths = [run.directory for run in runs.values()]
+    alone = trained.compare(paths, with_baselines=False).to_dict()
+    table = trained.compare(paths).to_dict()
+    assert len(alone["rows"]) == len(runs)
+    assert table["rows"][: len(runs)] == alone["rows"]
+    baselines = [row["approach"] for row in table["rows"][len(runs) :]]
+    assert len(baselines) == 2  # VADER knows no label called good or bad
+    assert "TF-IDF + logistic regression" in baselines

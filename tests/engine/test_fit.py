@@ -233,7 +233,9 @@ def test_frozen_weights_do_not_move(method: str, tiny_bert: Any, labelled: Any) 
     classifier, trainable = prepared(tiny_bert, method)
     before = {name: parameter.detach().clone() for name, parameter in classifier.model.named_parameters()}
     fitted(classifier, labelled(LENGTHS), epochs=2)
-    moved = {name for name, parameter in classifier.model.named_parameters() if not torch.equal(parameter, before[name])}
+    moved = {
+        name for name, parameter in classifier.model.named_parameters() if not torch.equal(parameter, before[name])
+    }
     assert moved == set(trainable.parts)
 
 

@@ -80,7 +80,9 @@ def test_flat_and_padded_agree_in_logits_and_gradients(
     assert gradients
     assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     adapted = [gradient for name, gradient in gradients.items() if "lora_" in name]
     assert all(gradient.abs().max() > 0 for gradient in adapted)
     assert bool(adapted) == (method == "lora")
@@ -156,8 +158,7 @@ def test_attention_backward_is_the_derivative_of_its_forward(window: int | None,
     where = Layout(where.cu_seqlens, where.max_seqlen, where.slots, where.key_bias.double())
     draw = torch.Generator().manual_seed(0)
     parts = [
-        torch.randn(9, 2, 4, generator=draw, dtype=torch.float64, requires_grad=True)
-        for _ in ("query", "key", "value")
+        torch.randn(9, 2, 4, generator=draw, dtype=torch.float64, requires_grad=True) for _ in ("query", "key", "value")
     ]
     # the softmax is computed in fp32 whatever comes in, so that the differences must stand well above its rounding
     checked = torch.autograd.gradcheck(

@@ -25,15 +25,18 @@ RECORD = RunRecord(
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A committed run of two files."""
-    output = tmp_path / "deep" / "run"
+def committed(output: Path) -> Path:
     with staging(output) as stage:
         (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
         (stage / "model.safetensors").write_bytes(b"weights")
         commit(stage, output)
     return output
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A committed run of two files."""
+    return committed(tmp_path / "deep" / "run")
 
 
 def test_a_committed_run_reads_back_as_it_was(run: Path) -> None:
@@ -47,9 +50,13 @@ def test_a_committed_run_reads_back_as_it_was(run: Path) -> None:
 
 
 def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="on purpose"), staging(tmp_path / "run") as stage:
-        (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
-        raise RuntimeError("on purpose")
+    def interrupted() -> None:
+        with staging(tmp_path / "run") as stage:
+            (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
     assert find_run(tmp_path / "run") is None
 
@@ -115,9 +122,8 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: P
 
 def test_a_commit_replaces_no_other_run(run: Path, snapshot: Any) -> None:
     before = snapshot(run.parent)
-    with pytest.raises(StorageError, match="cannot commit the run"), staging(run) as stage:
-        (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
-        commit(stage, run)
+    with pytest.raises(StorageError, match="cannot commit the run"):
+        committed(run)
     assert snapshot(run.parent) == before
 
 

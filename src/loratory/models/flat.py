@@ -21,6 +21,9 @@ from loratory.models.families import Family
 ATTENTION = "loratory_flat"
 """The name under which flat attention is registered with transformers."""
 
+_MASKED = -1e30
+"""Added to a score that must not count: finite, because a padding row may have no key left in its window."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -30,7 +33,7 @@ class Layout:
         cu_seqlens: int32 (B + 1,), the sequences' bounds in the flat row.
         max_seqlen: L, the longest sequence.
         slots: int64 (T,), each token's place in the padded view of B·L rows.
-        key_bias: (B, 1, 1, L), 0 at tokens and -inf at padding.
+        key_bias: (B, 1, 1, L), 0 at tokens and a very negative number at padding.
     """
 
     cu_seqlens: Tensor
@@ -46,7 +49,7 @@ class Layout:
         rows = torch.arange(len(lengths), device=bounds.device).repeat_interleave(lengths, output_size=batch.tokens)
         columns = torch.arange(longest, device=bounds.device)
         bias = torch.zeros(len(lengths), longest, device=bounds.device)
-        bias.masked_fill_(columns >= lengths.unsqueeze(1), -torch.inf)
+        bias.masked_fill_(columns >= lengths.unsqueeze(1), _MASKED)
         return cls(bounds, longest, rows * longest + batch.position_ids, bias[:, None, None, :])
 
 
@@ -119,10 +122,10 @@ def _unpad(view: Tensor, layout: Layout) -> Tensor:
 
 
 def _window_bias(layout: Layout, window: int) -> Tensor:
-    """(1, 1, L, L): -inf where query and key stand more than `window` tokens apart."""
+    """(1, 1, L, L): very negative where query and key stand more than `window` tokens apart."""
     places = torch.arange(layout.max_seqlen, device=layout.slots.device)
     apart = (places[:, None] - places[None, :]).abs() > window
-    return torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, -torch.inf)[None, None]
+    return torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, _MASKED)[None, None]
 
 
 def attend(

@@ -1,0 +1,158 @@
+"""The commands: what they print where, and that the study's own command lines work."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def flags(tiny_bert: Path, tiny_csv: Path) -> list[str]:
+    given = f"--model {tiny_bert} --dataset {tiny_csv} --epochs 1 --max-length 32 --lr 0.005 --device cpu"
+    return [*given.split(), "--precision", "fp32"]
+
+
+@pytest.fixture(scope="session")
+def run_directory(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("cli") / "lora"
+    assert main(["train", "--method", "lora", *flags, "--output", str(place)]) == 0
+    return place
+
+
+def test_json_is_the_only_thing_on_standard_output(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "--method", "lora", *flags, "--output", str(tmp_path / "run"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["status"] == "completed"
+    assert document["directory"] == str(tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {**stored, "directory": document["directory"]} == document
+    assert "step" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("spelling", ["--batch_size=8", "--batch-size=8", "--set=training.batch_size=8"])
+def test_underscores_hyphens_and_paths_name_the_same_setting(
+    spelling: str, flags: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["train", "--method", "head", *flags, spelling, "--output", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["training"]["batch_size"] == 8
+
+
+def test_set_gives_any_setting_by_its_path(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    given = ["--set", "training.lr=0.002", "--set", "method.rank=3"]
+    assert main(["train", "--method", "lora", *flags, *given, "--output", str(tmp_path / "run"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["spec"]["training"]["lr"] == 0.002
+    assert document["spec"]["method"]["rank"] == 3
+    assert document["parameters"]["adapter"] == 2 * 2 * 3 * (32 + 32)
+
+
+def test_people_get_a_table(run_directory: Path, capsys: Any) -> None:
+    assert main(["compare", str(run_directory), "--no-baselines"]) == 0
+    assert main(["evaluate", "--model_path", str(run_directory)]) == 0
+    out = capsys.readouterr().out.lower()
+    assert "lora" in out
+    assert "accuracy" in out
+
+
+def test_every_command_that_knows_json_prints_one_document(run_directory: Path, capsys: Any) -> None:
+    capsys.readouterr()
+    commands = [
+        ["evaluate", "--model-path", str(run_directory)],
+        ["predict", "--model-path", str(run_directory), "w0 w1 w2", "w3 w4 w5"],
+        ["compare", str(run_directory)],
+        ["data", "list"],
+        ["data", "show", json.loads((run_directory / "run.json").read_text())["spec"]["data"]["dataset"]],
+    ]
+    for command in commands:
+        assert main([*command, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out), command
+        assert err == ""
+
+
+def test_evaluate_gives_what_the_record_says_on_the_run_and_on_its_export(
+    run_directory: Path, tmp_path: Path, capsys: Any
+) -> None:
+    expected = json.loads((run_directory / "run.json").read_text())["quality"]["test"]
+    pth = tmp_path / "your_model.pth"
+    assert main(["export", "--model-path", str(run_directory), "--format", "pth", "--output", str(pth)]) == 0
+    capsys.readouterr()
+    for path in (run_directory, pth):
+        assert main(["evaluate", f"--model_path={path}", "--device=cpu", "--precision=fp32", "--json"]) == 0
+        quality = json.loads(capsys.readouterr().out)["quality"]
+        assert quality["confusion"] == expected["confusion"]
+        assert quality["log_loss"] == pytest.approx(expected["log_loss"], abs=1e-5)
+
+
+def test_predict_reads_arguments_a_file_and_standard_input(
+    run_directory: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["w0 w1 w2", "w3 w4 w5", "w50"]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts))
+    command = ["predict", "--model-path", str(run_directory), "--json"]
+    capsys.readouterr()
+    assert main([*command, *texts]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert [row["text"] for row in expected] == texts
+    assert set(expected[0]["probabilities"]) == {"bad", "good"}
+    assert main([*command, "--input", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(texts) + "\n"))
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_predict_writes_a_file_and_no_second_time(
+    suffix: str, run_directory: Path, tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / f"labels{suffix}"
+    command = ["predict", "--model-path", str(run_directory), "--output", str(output), "w0", "=w1"]
+    assert main(command) == 0
+    written = output.read_bytes()
+    assert len(written.splitlines()) == (3 if suffix == ".csv" else 2)
+    assert main(command) == 5
+    assert output.read_bytes() == written
+
+
+def script(name: str, *arguments: str, folder: Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        cwd=folder,
+        env=environment,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
+    done = script("train.py", "--method", "lora", *flags, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (directory,) = (tmp_path / "models").iterdir()
+    assert str(directory.name) in done.stdout.replace("\n", "")
+    found = script("evaluate.py", "--model_path", f"models/{directory.name}", "--json", folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["split"] == "test"
+    missing = script("evaluate.py", "--model_path", "models/your_model.pth", folder=tmp_path)
+    assert missing.returncode == 4
+    assert missing.stderr.startswith("error: ")
+    assert missing.stderr.count("\n") == 1

@@ -1,0 +1,80 @@
+"""What must hold on a CUDA device. Skipped where there is none; run by hand with `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loratory.engine.hardware import Hardware
+from loratory.methods import spec_from_flags
+from loratory.models.families import FAMILIES
+from loratory.models.flat import ATTENTION
+from loratory.run import Run, prepare, train
+from loratory.spec import HardwareSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+FLAT = sorted(name for name, family in FAMILIES.items() if family.flat)
+
+
+def _logits(model: Path, dataset: Path, **flags: Any) -> torch.Tensor:
+    from loratory.engine.fit import predict
+
+    spec = spec_from_flags(
+        {"method": "standard", "model": str(model), "dataset": str(dataset), "max_length": 48, **flags}
+    )
+    setup = prepare(spec, Hardware.of(spec.hardware))
+    assert setup.classifier.flat == (setup.base.config._attn_implementation == ATTENTION)
+    return predict(setup.classifier, setup.tokens["test"], hardware=setup.hardware)
+
+
+@pytest.mark.parametrize("family", FLAT)
+def test_flat_batches_on_cuda_agree_with_the_cpu(family: str, model_directory: Any, tiny_csv: Path) -> None:
+    directory = model_directory(family)
+    reference = _logits(directory, tiny_csv, device="cpu", precision="fp32")
+    exact = _logits(directory, tiny_csv, device="cuda", precision="fp32")
+    rounded = _logits(directory, tiny_csv, device="cuda", precision="bf16")
+    assert torch.linalg.vector_norm(exact - reference) < 1e-3 * torch.linalg.vector_norm(reference)
+    assert torch.linalg.vector_norm(rounded - reference) < 3e-2 * torch.linalg.vector_norm(reference)
+
+
+def _train(tmp_path: Path, model: Path, dataset: Path, method: str, **flags: Any) -> Run:
+    values = {"method": method, "model": str(model), "dataset": str(dataset), "device": "cuda", "epochs": 4, "lr": 3e-3}
+    return train(
+        spec_from_flags({**values, "max_length": 48, "batch_size": 8, "dropout": 0.0, **flags}),
+        output=tmp_path / method,
+    )
+
+
+@pytest.mark.parametrize("method", ["standard", "lora", "hybrid", "head"])
+def test_every_method_trains_on_cuda_and_comes_back_on_the_cpu(
+    method: str, tmp_path: Path, tiny_bert: Path, tiny_csv: Path
+) -> None:
+    from loratory import trained
+
+    run = _train(tmp_path, tiny_bert, tiny_csv, method)
+    record = run.record
+    history = [json.loads(line) for line in (run.directory / "history.jsonl").read_text("utf8").splitlines()]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert record.environment["device_type"] == "cuda"
+    assert record.environment["precision"] == "bf16"
+    memory = record.cost["peak_memory_bytes"]
+    assert 0 < memory["allocated"] <= memory["reserved"]
+    opened = trained.open_trained(run.directory, hardware=HardwareSpec(device="cpu", precision="fp32"))
+    accuracy = trained.evaluate(run.directory, opened).quality.accuracy
+    assert accuracy == pytest.approx(record.quality["test"]["accuracy"], abs=0.05)
+
+
+def test_fp32_losses_on_cuda_are_those_of_the_cpu(tmp_path: Path, tiny_bert: Path, tiny_csv: Path) -> None:
+    losses = []
+    for device in ("cpu", "cuda"):
+        run = _train(tmp_path / device, tiny_bert, tiny_csv, "lora", device=device, precision="fp32", epochs=1)
+        losses.append(json.loads((run.directory / "history.jsonl").read_text("utf8").splitlines()[0])["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
