@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,13 @@ def _setting(value: str) -> tuple[str, Any]:
 
 def work(request: dict[str, Any]) -> Row:
     """One measurement, in the process that was started for it."""
-    if "rate" in request:
-        return {"rate": matrix_rate(request["rate"], quick=request["quick"])}
     job = Job(**request)
     hardware = Hardware.of(HardwareSpec(device=job.device))
     train = _loratory() if job.contender == "loratory" else _rival()
     if job.device == "cuda":
         torch.zeros(1, device="cuda")  # the context is nobody's set-up
     meter = Meter(hardware)  # the memory's peak counts from here
-    clock, share = train(job, hardware)
+    clock, share = train(job, hardware, meter)
     peak = meter.record()["peak_memory_bytes"]
     return {
         "seconds": clock.seconds,
@@ -124,8 +123,8 @@ def _loratory() -> Any:
     from loratory.engine.fit import Progress, fit
     from loratory.run import prepare
 
-    def run(job: Job, hardware: Hardware) -> tuple[Clock, float]:
-        clock = Clock(hardware, warmup=job.warmup, steps=job.steps)
+    def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
+        clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
         setup = prepare(job.spec(), hardware)
         lr = setup.spec.training.lr
         assert lr is not None
@@ -141,7 +140,7 @@ def _loratory() -> Any:
             lr=lr,
             seed=setup.spec.seed,
             hardware=hardware,
-            meter=Meter(hardware),
+            meter=meter,
             validate=dict,
             better=lambda new, old: True,
             on_step=on_step,
@@ -158,7 +157,7 @@ def _loratory() -> Any:
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Make every measurement in a process of its own; `directory` holds what they share."""
     model = model_directory(options.model, directory)
-    rate = _worker({"rate": options.device, "quick": options.quick}, directory)["rate"]
+    rate = matrix_rate(options.device, quick=options.quick)
     report: dict[str, Any] = {
         "model": f"{options.model} ({'packaged' if options.model == 'minilm' else 'random'} weights)",
         "batch_size": options.batch_size,

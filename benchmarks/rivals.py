@@ -6,6 +6,7 @@ What is trained and how (data, dropout, learning rate, schedule, clipping, decay
 from __future__ import annotations
 
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from workloads import LONGEST, METHODS, Clock, Job
 
 from loratory.data import data_directory, make_dataset, tokenize
 from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
 from loratory.methods import method_named
 from loratory.methods.lora import find_targets
 from loratory.models.families import family_of
@@ -82,8 +84,9 @@ def rival(job: Job) -> Rival:
     return best if job.contender == "tuned" else replace(best, compile=True, multiple=best.multiple or 16)
 
 
-def run(job: Job, hardware: Hardware) -> tuple[Clock, float]:
-    """Train; returns the clock, and the rows computed in the warm-up over those of the timed steps."""
+def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
+    """Train (`meter` counts memory by itself); returns the clock, and the rows computed in the warm-up over those of the timed steps."""
+    begin = time.perf_counter()
     settings = rival(job)
     warnings.filterwarnings("ignore", module="torch|transformers|peft|accelerate")
     spec = job.spec()
@@ -96,7 +99,7 @@ def run(job: Job, hardware: Hardware) -> tuple[Clock, float]:
     ]
     model = build(job, settings, labels=len(set(train.labels.tolist())))
     batches, warmup, share = plan(job, settings, table.lengths)
-    clock = Clock(hardware, warmup=warmup, steps=job.steps)
+    clock = Clock(hardware, begin=begin, warmup=warmup, steps=job.steps)
     trainer = _Planned(
         model=model,
         args=arguments(job, settings, model),

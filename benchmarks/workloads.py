@@ -90,14 +90,14 @@ class Job:
 
 
 class Clock:
-    """Times the steps after the warm-up, the device synchronised at both ends."""
+    """Times the steps after the warm-up, the device synchronised at both ends. Set-up counts from `begin`."""
 
-    def __init__(self, hardware: Hardware, *, warmup: int, steps: int) -> None:
+    def __init__(self, hardware: Hardware, *, begin: float, warmup: int, steps: int) -> None:
         self._hardware = hardware
         self._marks = {warmup, warmup + steps}
         self._times: list[float] = []
         self._waits: list[float] = []
-        self._begin = time.perf_counter()
+        self._begin = begin
 
     def step(self, done: int) -> None:
         """To be called after each step with the number of steps done so far."""

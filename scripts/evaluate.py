@@ -1,4 +1,4 @@
-"""The study's command: `python scripts/evaluate.py --model_path models/your_model.pth`, the same as `loratory evaluate`."""
+"""The study's command: `python scripts/evaluate.py --model_path models/your_model.pth`, as `loratory evaluate`."""
 
 import sys
 

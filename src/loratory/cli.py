@@ -262,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [_hyphens(word) for word in words if word != "--debug"]
     handler = logging.StreamHandler(sys.stderr)
-    logging.getLogger("loratory").handlers[:] = [handler]
+    log = logging.getLogger("loratory")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)  # downloads say that they are under way
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         app(words, standalone_mode=False)

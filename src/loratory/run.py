@@ -183,7 +183,7 @@ def save(setup: Setup, stage: Path) -> int:
         save_file(trainable.trained_tensors(), stage / "adapter_model.safetensors", metadata={"format": "pt"})
         return (stage / "adapter_model.safetensors").stat().st_size
     # onto a fresh base: frozen weights may be held in bf16, and the file must have them as they were
-    whole = load_base(setup.spec.model, labels=setup.labels, seed=setup.spec.seed).model
+    whole: Any = load_base(setup.spec.model, labels=setup.labels, seed=setup.spec.seed).model
     whole.load_state_dict(trainable.trained_tensors(), strict=False)
     with quiet():
         whole.save_pretrained(stage)
@@ -255,7 +255,8 @@ def _out_of_memory(setup: Setup, error: Exception) -> OutOfMemoryError:
     size = setup.spec.training.batch_size
     return OutOfMemoryError(
         f"out of memory on {setup.hardware.device} at --batch-size {size}, --max-length {setup.spec.data.max_length}; "
-        f"try --accumulate {setup.spec.training.accumulate * 2} or a smaller --max-length ({str(error).splitlines()[0]})"
+        f"try --accumulate {setup.spec.training.accumulate * 2} or a smaller --max-length "
+        f"({str(error).splitlines()[0]})"
     )
 
 

@@ -115,7 +115,18 @@ def fit(
         for epoch in range(1, spec.epochs + 1):
             with meter.phase("train"):
                 loss = _epoch(
-                    classifier, data, spec, optimizer, embeddings, scheduler, seed, epoch, total, hardware, meter, on_step
+                    classifier,
+                    data,
+                    spec,
+                    optimizer,
+                    embeddings,
+                    scheduler,
+                    seed,
+                    epoch,
+                    total,
+                    hardware,
+                    meter,
+                    on_step,
                 )
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": scheduler.get_last_lr()[0]}
             row["train_seconds"] = meter.seconds["train"]

@@ -72,7 +72,7 @@ class Hardware:
 def _computes_bf16(kind: str) -> bool:
     """Whether bf16 products are done by the hardware, and not emulated."""
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

@@ -73,7 +73,7 @@ class TrainableModel:
 
 
 class Method(Protocol):
-    """One way of fine-tuning. A new one is a new file with a class like this, and a row in the registry and the docs."""
+    """One way of fine-tuning. A new one is a new file with a class like this, a row in the registry and in the docs."""
 
     name: str
     summary: str

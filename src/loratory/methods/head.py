@@ -22,7 +22,7 @@ class Head:
 
     name = "head"
     summary = "only the classifier head is trained"
-    settings = HeadSettings
+    settings: type[MethodSettings] = HeadSettings
 
     def default_lr(self, hidden_size: int) -> float:
         """1e-3, AdamW's own default (Kingma & Ba 2015, section 2)."""

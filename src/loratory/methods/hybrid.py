@@ -31,7 +31,7 @@ class Hybrid:
 
     name = "hybrid"
     summary = "LoRA below, the top layers trained fully"
-    settings = HybridSettings
+    settings: type[MethodSettings] = HybridSettings
 
     def default_lr(self, hidden_size: int) -> float:
         """Between standard's and LoRA's, as one rate serves both parts: 3e-4 below 512 hidden units, 1e-4 above."""

@@ -43,7 +43,7 @@ class Lora:
 
     name = "lora"
     summary = "a low-rank update beside frozen weights, and the head"
-    settings = LoraSettings
+    settings: type[MethodSettings] = LoraSettings
 
     def default_lr(self, hidden_size: int) -> float:
         """1e-3 for models below 512 hidden units (chosen on hutto:movies' validation split with minilm); 5e-4 above, as
@@ -118,7 +118,8 @@ def find_targets(model: nn.Module, family: Family, targets: str) -> list[str]:
         if not matches:
             known = {"attention", "all-linear", *(name.rsplit(".", 1)[-1] for name in layers)}
             raise SettingsError(
-                f"--targets {wanted!r} matches no layer of {family.name}; {nearest(wanted, known)}; all: {', '.join(sorted(known))}"
+                f"--targets {wanted!r} matches no layer of {family.name}; {nearest(wanted, known)}; "
+                f"all: {', '.join(sorted(known))}"
             )
         found += [name for name in matches if name not in found]
     return found

@@ -22,7 +22,7 @@ class Standard:
 
     name = "standard"
     summary = "every weight is trained"
-    settings = StandardSettings
+    settings: type[MethodSettings] = StandardSettings
 
     def default_lr(self, hidden_size: int) -> float:
         """1e-4 for models below 512 hidden units (chosen on hutto:movies' validation split with minilm); 2e-5 above,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from transformers import PretrainedConfig
 
 from loratory.errors import ModelError, nearest
 
-HeadFunction = Callable[[nn.Module, Tensor], Tensor]
+HeadFunction = Callable[[Any, Tensor], Tensor]
 """(model, first-token rows (B, H)) -> logits (B, C)"""
 
 
@@ -55,28 +56,28 @@ class Family:
         return int(config.max_position_embeddings) - self.first_position(config)
 
 
-def _classifier_on_rows(model: nn.Module, rows: Tensor) -> Tensor:
+def _classifier_on_rows(model: Any, rows: Tensor) -> Tensor:
     logits: Tensor = model.classifier(rows.unsqueeze(1))  # these heads take [:, 0] of (B, L, H) themselves
     return logits
 
 
-def _bert_head(model: nn.Module, rows: Tensor) -> Tensor:
+def _bert_head(model: Any, rows: Tensor) -> Tensor:
     logits: Tensor = model.classifier(model.dropout(model.bert.pooler(rows.unsqueeze(1))))
     return logits
 
 
-def _albert_head(model: nn.Module, rows: Tensor) -> Tensor:
+def _albert_head(model: Any, rows: Tensor) -> Tensor:
     pooled = model.albert.pooler_activation(model.albert.pooler(rows))
     logits: Tensor = model.classifier(model.dropout(pooled))
     return logits
 
 
-def _distilbert_head(model: nn.Module, rows: Tensor) -> Tensor:
+def _distilbert_head(model: Any, rows: Tensor) -> Tensor:
     logits: Tensor = model.classifier(model.dropout(torch.relu(model.pre_classifier(rows))))
     return logits
 
 
-def _modernbert_head(model: nn.Module, rows: Tensor) -> Tensor:
+def _modernbert_head(model: Any, rows: Tensor) -> Tensor:
     logits: Tensor = model.classifier(model.drop(model.head(rows)))
     return logits
 

@@ -194,7 +194,8 @@ class Classifier:
     @property
     def flat(self) -> bool:
         """Whether batches run flat."""
-        return bool(self.model.config._attn_implementation == ATTENTION)
+        config: Any = self.model.config
+        return bool(config._attn_implementation == ATTENTION)
 
     def rows(self, batch: Batch) -> int:
         """Rows that the linear layers compute for `batch`: its tokens, and its padding where it runs padded."""
