@@ -67,9 +67,13 @@ class Rival:
 
 _BEST = Rival(bf16=True, padding="longest", by_length=True, frozen="linear", cast_input=False, nan_filter=False)
 
+# On two cores with AVX-512 bf16, minilm, batch 32, examples/s (standard, LoRA on query and value; two or three runs,
+# which differ by ±7%): short: eager 200, 290; sdpa 119, 174; eager with lengths rounded up to 8: 194, 272; a loader
+# process: 192, 292; the whole frozen base in bf16: –, 294; large malloc thresholds or bound threads: no gain. long:
+# sdpa 12, 15; eager 7, 5 (its L·L scores no longer fit the cache). On CUDA sdpa has fused kernels for padded batches.
 TUNED = {
     ("cpu", "short"): replace(_BEST, attention="eager", pinned=False),
-    ("cpu", "long"): replace(_BEST, attention="eager", pinned=False),
+    ("cpu", "long"): replace(_BEST, attention="sdpa", pinned=False),
     ("cuda", "short"): replace(_BEST, attention="sdpa", workers=2),
     ("cuda", "long"): replace(_BEST, attention="sdpa", workers=2),
 }
@@ -85,7 +89,10 @@ def rival(job: Job) -> Rival:
 
 
 def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
-    """Train (`meter` counts memory by itself); returns the clock, and the rows computed in the warm-up over those of the timed steps."""
+    """Train; returns the clock, and the rows computed in the warm-up over those of the timed steps.
+
+    `meter` counts memory from its construction on, and needs no help.
+    """
     begin = time.perf_counter()
     settings = rival(job)
     warnings.filterwarnings("ignore", module="torch|transformers|peft|accelerate")

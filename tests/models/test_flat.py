@@ -153,12 +153,16 @@ def attention(query: Any, key: Any, value: Any, where: Layout, *, window: int | 
 
 
 @pytest.mark.parametrize("window", [None, 1], ids=["global", "window"])
-def test_attention_backward_is_the_derivative_of_its_forward(window: int | None, labelled: Any) -> None:
-    where = layout([3, 1, 5], labelled)
-    where = Layout(where.cu_seqlens, where.max_seqlen, where.slots, where.key_bias.double())
+@pytest.mark.parametrize("lengths", [[3, 1, 5], [4, 2, 1, 1, 3, 1, 1, 1]], ids=["one group", "two groups"])
+def test_attention_backward_is_the_derivative_of_its_forward(
+    lengths: list[int], window: int | None, labelled: Any
+) -> None:
+    where = layout(lengths, labelled)
+    assert len(where.groups) == (1 if len(lengths) < 8 else 2)
     draw = torch.Generator().manual_seed(0)
     parts = [
-        torch.randn(9, 2, 4, generator=draw, dtype=torch.float64, requires_grad=True) for _ in ("query", "key", "value")
+        torch.randn(sum(lengths), 2, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+        for _ in ("query", "key", "value")
     ]
     # the softmax is computed in fp32 whatever comes in, so that the differences must stand well above its rounding
     checked = torch.autograd.gradcheck(
@@ -168,8 +172,8 @@ def test_attention_backward_is_the_derivative_of_its_forward(window: int | None,
 
 
 @pytest.mark.parametrize("window", [None, 2], ids=["global", "window"])
-def test_attention_is_that_of_each_sequence_alone(window: int | None, labelled: Any) -> None:
-    lengths = [3, 1, 9]
+@pytest.mark.parametrize("lengths", [[3, 1, 9], [5, 4, 4, 3, 9, 1, 2, 2, 7]], ids=["one group", "two groups"])
+def test_attention_is_that_of_each_sequence_alone(lengths: list[int], window: int | None, labelled: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(sum(lengths), 2, 4, generator=draw) for _ in range(3))
     out = attention(query, key, value, layout(lengths, labelled), window=window)

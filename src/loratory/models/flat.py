@@ -9,6 +9,7 @@ finds the sequence bounds in the :class:`Layout` that travels with the call. On 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,39 +26,84 @@ _MASKED = -1e30
 """Added to a score that must not count: finite, because a padding row may have no key left in its window."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Neighbouring sequences of a flat batch, as the padded view holds them.
+
+    Attributes:
+        tokens: where the group's tokens stand in the flat row.
+        size: its number of sequences, b.
+        length: its longest sequence, L.
+        slots: int64, each of its tokens' place in the padded view of b·L rows.
+        key_bias: (b, 1, 1, L), 0 at tokens and a very negative number at padding.
+    """
+
+    tokens: slice
+    size: int
+    length: int
+    slots: Tensor
+    key_bias: Tensor
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """The group's rows of (T, H, D) -> (b, H, L, D), zeros at padding."""
+        view = rows.new_zeros(self.size * self.length, *rows.shape[1:]).index_copy_(0, self.slots, rows[self.tokens])
+        return view.view(self.size, self.length, *rows.shape[1:]).transpose(1, 2).contiguous()
+
+    def unpad(self, view: Tensor) -> Tensor:
+        """(b, H, L, D) -> the group's rows, (·, H, D)."""
+        return view.transpose(1, 2).reshape(-1, view.shape[1], view.shape[3]).index_select(0, self.slots)
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where each sequence of a flat batch stands.
 
     Attributes:
         cu_seqlens: int32 (B + 1,), the sequences' bounds in the flat row.
-        max_seqlen: L, the longest sequence.
-        slots: int64 (T,), each token's place in the padded view of B·L rows.
-        key_bias: (B, 1, 1, L), 0 at tokens and a very negative number at padding.
+        max_seqlen: the longest sequence.
+        position_ids: int64 (T,), each token's position in its sequence.
     """
 
     cu_seqlens: Tensor
     max_seqlen: int
-    slots: Tensor
-    key_bias: Tensor
+    position_ids: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> Layout:
         """The layout of `batch`, on its device."""
-        bounds, longest = batch.cu_seqlens, batch.max_seqlen
+        return cls(batch.cu_seqlens, batch.max_seqlen, batch.position_ids)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The padded view, made once a batch and used by every layer.
+
+        On a CPU in two halves, each as wide as its own longest sequence: batches come sorted by length, so that the
+        shorter half is spared the longer one's width. On CUDA in one, because lengths there are not known to the host.
+        """
+        count = len(self.cu_seqlens) - 1
+        if self.cu_seqlens.device.type == "cpu" and count >= 8:
+            return [self._group(0, count // 2), self._group(count // 2, count)]
+        return [self._group(0, count)]
+
+    def _group(self, first: int, last: int) -> Group:
+        bounds = self.cu_seqlens[first : last + 1]
+        device = bounds.device
         lengths = bounds.diff().long()
-        rows = torch.arange(len(lengths), device=bounds.device).repeat_interleave(lengths, output_size=batch.tokens)
-        columns = torch.arange(longest, device=bounds.device)
-        bias = torch.zeros(len(lengths), longest, device=bounds.device)
-        bias.masked_fill_(columns >= lengths.unsqueeze(1), _MASKED)
-        return cls(bounds, longest, rows * longest + batch.position_ids, bias[:, None, None, :])
+        whole = last - first == len(self.cu_seqlens) - 1
+        tokens = slice(None) if whole else slice(int(bounds[0]), int(bounds[-1]))
+        longest = self.max_seqlen if whole else int(lengths.max())
+        places = self.position_ids[tokens]
+        rows = torch.arange(last - first, device=device).repeat_interleave(lengths, output_size=len(places))
+        bias = torch.zeros(last - first, longest, device=device)
+        bias.masked_fill_(torch.arange(longest, device=device) >= lengths.unsqueeze(1), _MASKED)
+        return Group(tokens, last - first, longest, rows * longest + places, bias[:, None, None, :])
 
 
 class _PaddedAttention(torch.autograd.Function):
-    """softmax(s·QKᵀ + bias)·V over a padded view, forward and backward by plain products.
+    """softmax(s·QKᵀ + bias)·V over padded views, forward and backward by plain products.
 
     torch's fused CPU kernel spends more than half of a step in its backward when sequences are short; two batched
-    products and a softmax do not. Each token stands in the padded view exactly once, so that padding and its reverse
+    products and a softmax do not. Each token stands in a padded view exactly once, so that padding and its reverse
     are row copies in both directions and need no accumulation.
     """
 
@@ -67,63 +113,54 @@ class _PaddedAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        layout: Layout,
-        bias: Tensor,
+        groups: list[Group],
+        window: int | None,
         scaling: float,
         dropout: float,
     ) -> Tensor:
         """(T, H, D) each -> (T, H, D)."""
-        batch, length = len(layout.cu_seqlens) - 1, layout.max_seqlen
-        _, heads, width = query.shape
-        shape = (batch * heads, length, width)
-        q, k, v = (_pad(rows, layout, batch).view(shape) for rows in (query, key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
-        weights = torch.softmax(scores.float().mul_(scaling).add_(bias), dim=-1).to(q.dtype).view(-1, length, length)
-        kept = None
-        dropped = weights
-        if dropout > 0.0:
-            kept = torch.empty_like(weights).bernoulli_(1.0 - dropout).div_(1.0 - dropout)
-            dropped = weights * kept
-        out = torch.bmm(dropped, v)
-        ctx.save_for_backward(q, k, v, weights, kept)
-        ctx.layout, ctx.scaling, ctx.batch = layout, scaling, batch
-        return _unpad(out.view(batch, heads, length, width), layout)
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        kept: list[Tensor | None] = []
+        for group in groups:
+            q, k, v = (group.pad(rows).flatten(0, 1) for rows in (query, key, value))  # (b·H, L, D)
+            scores = torch.bmm(q, k.transpose(1, 2)).view(group.size, -1, group.length, group.length)
+            bias = group.key_bias if window is None else group.key_bias + _window_bias(group, window)
+            weights = torch.softmax(scores.float().mul_(scaling).add_(bias), dim=-1).to(q.dtype).flatten(0, 1)
+            mask = None
+            if dropout > 0.0:
+                mask = torch.empty_like(weights).bernoulli_(1.0 - dropout).div_(1.0 - dropout)
+            attended = torch.bmm(weights if mask is None else weights * mask, v)
+            out[group.tokens] = group.unpad(attended.view(group.size, -1, *attended.shape[1:]))
+            kept += [q, k, v, weights, mask]
+        ctx.save_for_backward(*kept)
+        ctx.groups, ctx.scaling = groups, scaling
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of query, key and value, (T, H, D) each."""
-        q, k, v, weights, kept = ctx.saved_tensors
-        batch, layout = ctx.batch, ctx.layout
-        shape = (batch, q.shape[0] // batch, *q.shape[1:])
-        grad_out = _pad(gradients[0].to(q.dtype), layout, batch).view(q.shape)
-        dropped = weights if kept is None else weights * kept
-        grad_v = torch.bmm(dropped.transpose(1, 2), grad_out)
-        grad_weights = torch.bmm(grad_out, v.transpose(1, 2))
-        if kept is not None:
-            grad_weights = grad_weights * kept
-        # softmax backward: dS = P∘(dP - rowsum(dP∘P))
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
-        grad_q = torch.bmm(grad_scores, k)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
-        flat = (_unpad(g.view(shape), layout) for g in (grad_q, grad_k, grad_v))
-        return (*flat, None, None, None, None)
+        saved = ctx.saved_tensors
+        grad_out = gradients[0].to(saved[0].dtype)
+        results = [torch.empty_like(grad_out, memory_format=torch.contiguous_format) for _ in range(3)]
+        for number, group in enumerate(ctx.groups):
+            q, k, v, weights, mask = saved[5 * number : 5 * number + 5]
+            grad = group.pad(grad_out).flatten(0, 1)
+            grad_v = torch.bmm((weights if mask is None else weights * mask).transpose(1, 2), grad)
+            grad_weights = torch.bmm(grad, v.transpose(1, 2))
+            if mask is not None:
+                grad_weights = grad_weights * mask
+            # softmax backward: dS = P∘(dP - rowsum(dP∘P))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
+            grad_q = torch.bmm(grad_scores, k)
+            grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+            for result, part in zip(results, (grad_q, grad_k, grad_v), strict=True):
+                result[group.tokens] = group.unpad(part.view(group.size, -1, *part.shape[1:]))
+        return (*results, None, None, None, None)
 
 
-def _pad(rows: Tensor, layout: Layout, batch: int) -> Tensor:
-    """(T, H, D) -> (B, H, L, D), zeros at padding."""
-    length = layout.max_seqlen
-    view = rows.new_zeros(batch * length, *rows.shape[1:]).index_copy_(0, layout.slots, rows)
-    return view.view(batch, length, *rows.shape[1:]).transpose(1, 2).contiguous()
-
-
-def _unpad(view: Tensor, layout: Layout) -> Tensor:
-    """(B, H, L, D) -> (T, H, D)."""
-    return view.transpose(1, 2).reshape(-1, view.shape[1], view.shape[3]).index_select(0, layout.slots)
-
-
-def _window_bias(layout: Layout, window: int) -> Tensor:
+def _window_bias(group: Group, window: int) -> Tensor:
     """(1, 1, L, L): very negative where query and key stand more than `window` tokens apart."""
-    places = torch.arange(layout.max_seqlen, device=layout.slots.device)
+    places = torch.arange(group.length, device=group.slots.device)
     apart = (places[:, None] - places[None, :]).abs() > window
     return torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, _MASKED)[None, None]
 
@@ -163,8 +200,7 @@ def attend(
         out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=sides)
         assert isinstance(out, Tensor)
         return out.unsqueeze(0), None
-    bias = layout.key_bias if window is None else layout.key_bias + _window_bias(layout, window)
-    out = _PaddedAttention.apply(q, k, v, layout, bias, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
+    out = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
     return out.unsqueeze(0), None
 
 
