@@ -5,7 +5,6 @@ What is trained and how (data, dropout, learning rate, schedule, clipping, decay
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -67,17 +66,18 @@ class Rival:
 
 _BEST = Rival(bf16=True, padding="longest", by_length=True, frozen="linear", cast_input=False, nan_filter=False)
 
-# On two cores with AVX-512 bf16, minilm, batch 32, examples/s (standard, LoRA on query and value; two or three runs,
-# which differ by ±7%): short: eager 200, 290; sdpa 119, 174; eager with lengths rounded up to 8: 194, 272; a loader
-# process: 192, 292; the whole frozen base in bf16: –, 294; large malloc thresholds or bound threads: no gain. long:
-# sdpa 12, 15; eager 7, 5 (its L·L scores no longer fit the cache). On CUDA sdpa has fused kernels for padded batches.
+# On two cores with AVX-512 bf16, minilm, batch 32, examples/s (standard, LoRA on query and value). short, each step's
+# best of one to three runs that differ by ±10%: eager 200, 290; sdpa 119, 174; eager with lengths rounded up to 8:
+# 194, 272; with a loader process: 192, 292; with the whole frozen base in bf16: –, 294; larger malloc thresholds and
+# bound threads gained nothing. long, one run of five steps on a busy machine: sdpa 12, 15 and 3.2 GB; eager 7, 5 to 8
+# and 7 GB. On CUDA nothing was searched: these are the usual choices, and `--rival` tries others.
 TUNED = {
     ("cpu", "short"): replace(_BEST, attention="eager", pinned=False),
     ("cpu", "long"): replace(_BEST, attention="sdpa", pinned=False),
     ("cuda", "short"): replace(_BEST, attention="sdpa", workers=2),
     ("cuda", "long"): replace(_BEST, attention="sdpa", workers=2),
 }
-"""The fastest found for each device and workload."""
+"""The fastest found for each workload on the CPU; what is usually recommended on CUDA."""
 
 
 def rival(job: Job) -> Rival:
@@ -193,7 +193,7 @@ def arguments(job: Job, settings: Rival, model: nn.Module) -> TrainingArguments:
     spec = job.spec()
     config = model.config
     return TrainingArguments(
-        output_dir=tempfile.mkdtemp(prefix="rival-"),
+        output_dir=f"{job.data}-rival",
         per_device_train_batch_size=job.batch_size,
         num_train_epochs=1,
         learning_rate=method_named(spec.method.name).default_lr(config.hidden_size),
