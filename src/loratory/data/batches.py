@@ -48,6 +48,27 @@ class Batch:
         )
 
 
+def filled(batch: Batch, multiple: int, pad_id: int) -> Batch:
+    """`batch` with a last sequence of padding that brings its tokens to a multiple of `multiple`, if they are not.
+
+    Kernels are made for one shape each: few shapes make few kernels. The filler has no label; whoever reads logits
+    takes those of the first `len(batch)` sequences.
+    """
+    import torch
+
+    missing = -batch.tokens % multiple
+    if missing == 0:
+        return batch
+    ids, places, bounds = batch.input_ids, batch.position_ids, batch.cu_seqlens
+    return Batch(
+        input_ids=torch.cat([ids, ids.new_full((missing,), pad_id)]),
+        position_ids=torch.cat([places, torch.arange(missing, device=places.device)]),
+        cu_seqlens=torch.cat([bounds, bounds[-1:] + missing]),
+        max_seqlen=max(batch.max_seqlen, missing),
+        labels=batch.labels,
+    )
+
+
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """(n,) a permutation of 0..n-1 that depends on `seed` and `epoch` alone.
 

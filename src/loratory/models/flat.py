@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from loratory.data.batches import Batch, padded
+from loratory.data.batches import Batch, filled, padded
 from loratory.models.families import Family
 
 ATTENTION = "loratory_flat"
 """The name under which flat attention is registered with transformers."""
+
+ROUNDED = 32
+"""The tokens of a flat batch are filled up to a multiple of this. oneDNN makes and keeps a kernel for every shape."""
 
 _MASKED = -1e30
 """Added to a score that must not count: finite, because a padding row may have no key left in its window."""
@@ -234,19 +237,23 @@ class Classifier:
         return bool(config._attn_implementation == ATTENTION)
 
     def rows(self, batch: Batch) -> int:
-        """Rows that the linear layers compute for `batch`: its tokens, and its padding where it runs padded."""
-        return batch.tokens if self.flat else len(batch) * batch.max_seqlen
+        """Rows that the linear layers compute for `batch`: its tokens, and the filler or padding beside them."""
+        if not self.flat:
+            return len(batch) * batch.max_seqlen
+        return batch.tokens + -batch.tokens % ROUNDED
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch that stands on the model's device."""
         model, family = self.model, self.family
         if self.flat and family.apply_head is not None:
+            count = len(batch)
+            batch = filled(batch, ROUNDED, self.pad_id)
             hidden = family.encoder(model)(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=(batch.position_ids + family.first_position(model.config)).unsqueeze(0),
                 layout=Layout.of(batch),
             ).last_hidden_state[0]
-            rows = hidden.index_select(0, batch.cu_seqlens[:-1].long())  # (B, H): each sequence's first token
+            rows = hidden.index_select(0, batch.cu_seqlens[:count].long())  # (B, H): each sequence's first token
             return family.apply_head(model, rows)
         ids, mask = padded(batch, self.pad_id)
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits

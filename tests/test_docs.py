@@ -1,0 +1,61 @@
+"""Every command in the README runs, in its order, on tiny stand-ins for the packaged model and data."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from loratory.cli import main
+from loratory.data import PACKAGED
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of each command in the document's `sh` blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text("utf8"), flags=re.MULTILINE | re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose `data/` holds a tiny model and tiny rated texts under the packaged names."""
+    for name, item in PACKAGED.items():
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for file in item.files:
+            (folder / file).write_text("{}" if file.endswith(".json") else "", encoding="utf8")
+    shutil.copytree(tiny_bert, tmp_path / "data" / "minilm", dirs_exist_ok=True)
+    rated = [f"{number}\t{2.0 if label == 'good' else -2.0}\t{text}\n" for number, (text, label) in enumerate(texts)]
+    for file in (tmp_path / "data" / "hutto").glob("*_GroundTruth.txt"):
+        file.write_text("".join(rated), encoding="utf8")
+    with (tmp_path / "reviews.csv").open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows(
+            [("review", "stars"), *((text, 5 if label == "good" else 1) for text, label in texts)]
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATORY_DATA", "data")
+    return tmp_path
+
+
+def test_every_command_of_the_readme_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands(ROOT / "README.md")
+    assert len(found) >= 10
+    for words in found:
+        if words[0] == "python":
+            script = Path(words[1])
+            assert (ROOT / script).is_file()
+            arguments = [script.stem, *words[2:]]
+        else:
+            assert words[0] == "loratory"
+            arguments = words[1:]
+        if arguments[0] == "train":
+            arguments += ["--max-length", "48"]  # the tiny model takes no more than 64
+        code = main(arguments)
+        assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
+    assert (workplace / "predictions.csv").is_file()
