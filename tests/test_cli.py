@@ -156,3 +156,14 @@ def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: P
     assert missing.returncode == 4
     assert missing.stderr.startswith("error: ")
     assert missing.stderr.count("\n") == 1
+
+
+def test_another_file_is_scored_whole_even_with_one_class(
+    run_directory: Path, tmp_path: Path, texts: list[tuple[str, str]], capsys: Any
+) -> None:
+    other = tmp_path / "other.csv"
+    rows = [text for text, label in texts if label == "good"][:7]
+    other.write_text("text,label\n" + "".join(f"{text},good\n" for text in rows), encoding="utf8")
+    assert main(["evaluate", "--model-path", str(run_directory), "--dataset", str(other), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["examples"], found["split"]) == (7, "all rows")

@@ -130,7 +130,7 @@ def evaluate(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Score a trained model on its own test split, or on other data."""
+    """Score a trained model on its own test split, on all rows of another file, or on a split of other data."""
     from loratory import trained
 
     hardware, data = _divide(flags)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from loratory.data import Dataset, Split, data_directory, make_dataset, tokenize
 from loratory.engine.fit import FitResult, Labelled, Progress, fit, predict
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
-from loratory.errors import DivergedError, OutOfMemoryError, SettingsError, StorageError, TrainingError
+from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, SettingsError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
@@ -94,17 +95,19 @@ def train(
         return Run(found, directory)
     with staging(directory) as stage:
         try:
-            result = _fit(setup, meter, on_step)
-            with meter.phase("eval"):
+            with _memory_errors(setup):
+                result = _fit(setup, meter, on_step)
+            with _memory_errors(setup), meter.phase("eval"):
                 logits = {
                     part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
                     for part in ("validation", "test")
                 }
                 quality = {part: _score(setup, part, logits[part]) for part in logits}
             meter.stop_memory()
-            meter.checkpoint_bytes = save(setup, stage)
-            check_saved(setup, stage)
-        except (TrainingError, OutOfMemoryError, KeyboardInterrupt) as error:
+            with _memory_errors(setup):
+                meter.checkpoint_bytes = save(setup, stage)
+                check_saved(setup, stage)
+        except (LoratoryError, RuntimeError, KeyboardInterrupt) as error:
             _commit_failure(setup, meter, name, directory, error)
             raise
         predictions.write(
@@ -138,8 +141,12 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     tokens = {
         part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")
     }
+    environment = hardware.record()
     fingerprint = spec.fingerprint(
-        data={part: getattr(dataset, part).digest for part in tokens}, model=base.digest, version=__version__
+        data={part: getattr(dataset, part).digest for part in tokens},
+        model=base.digest,
+        version=__version__,
+        environment={key: environment[key] for key in ("device", "cpu_capability", "versions")},
     )
     return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint)
 
@@ -183,8 +190,17 @@ def save(setup: Setup, stage: Path) -> int:
         save_file(trainable.trained_tensors(), stage / "adapter_model.safetensors", metadata={"format": "pt"})
         return (stage / "adapter_model.safetensors").stat().st_size
     # onto a fresh base: frozen weights may be held in bf16, and the file must have them as they were
-    whole: Any = load_base(setup.spec.model, labels=setup.labels, seed=setup.spec.seed).model
-    whole.load_state_dict(trainable.trained_tensors(), strict=False)
+    spec = setup.spec
+    whole: Any = load_base(
+        spec.model,
+        labels=setup.labels,
+        seed=spec.seed,
+        dropout=spec.training.dropout,
+        attention_dropout=spec.training.attention_dropout,
+    ).model
+    unknown = whole.load_state_dict(trainable.trained_tensors(), strict=False).unexpected_keys
+    if unknown:
+        raise TrainingError(f"trained weights that the model does not have, first {unknown[0]!r}; not kept")
     with quiet():
         whole.save_pretrained(stage)
     return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
@@ -230,19 +246,25 @@ def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> Fit
 
     lr = setup.spec.training.lr
     assert lr is not None
+    return fit(
+        setup.classifier,
+        setup.tokens["train"],
+        setup.spec.training,
+        lr=lr,
+        seed=setup.spec.seed,
+        hardware=setup.hardware,
+        meter=meter,
+        validate=validate,
+        better=better,
+        on_step=on_step,
+    )
+
+
+@contextmanager
+def _memory_errors(setup: Setup) -> Iterator[None]:
+    """Turn what torch says when memory runs out into our own error."""
     try:
-        return fit(
-            setup.classifier,
-            setup.tokens["train"],
-            setup.spec.training,
-            lr=lr,
-            seed=setup.spec.seed,
-            hardware=setup.hardware,
-            meter=meter,
-            validate=validate,
-            better=better,
-            on_step=on_step,
-        )
+        yield
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(setup, error) from error
     except RuntimeError as error:
@@ -308,9 +330,12 @@ def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, erro
     elif isinstance(error, KeyboardInterrupt):
         status = "interrupted"
     record = _record(setup, meter, name, status, quality={}, error=str(error) or status)
-    with staging(directory) as stage:
-        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
-        commit(stage, directory)
+    try:
+        with staging(directory) as stage:
+            (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+            commit(stage, directory)
+    except StorageError as full:  # the run's own error is the one to report
+        log.warning("the failed run left no record: %s", full)
 
 
 def _write_history(path: Path, result: FitResult) -> None:

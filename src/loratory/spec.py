@@ -41,13 +41,20 @@ class DataSpec(Settings):
     )
     max_length: int = Field(128, ge=4, description="tokens kept of each text, special tokens included")
 
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the examples stand in one file that nobody has divided."""
+        return not self.dataset.startswith(("hutto:", "hub:")) and self.validation is None and self.test is None
+
 
 class TrainingSpec(Settings):
     """How it is trained: AdamW with linear warm-up and decay."""
 
     epochs: int = Field(3, ge=1, description="passes over the training data")
     batch_size: int = Field(32, ge=1, description="examples an optimizer step sees")
-    accumulate: int = Field(1, ge=1, description="parts a batch is computed in (less memory, same result)")
+    accumulate: int = Field(
+        1, ge=1, description="parts a batch is computed in: less memory, the same sum; dropout draws differ"
+    )
     lr: float | None = Field(None, gt=0, description="peak learning rate (default: the method's own)")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay, not on biases and norms")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, make_dataset
+from loratory.data import Dataset, load_source, make_dataset
 from loratory.data.tokens import encode
 from loratory.engine.fit import Labelled
 from loratory.engine.fit import predict as predict_logits
 from loratory.engine.hardware import Hardware
-from loratory.errors import DataError, SettingsError, StorageError
+from loratory.errors import DataError, ModelError, SettingsError, StorageError
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
@@ -23,9 +23,9 @@ from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_state, load_trained
 from loratory.models.pth import Card, read_pth, save_pth
-from loratory.run import tokenized
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import read_run
+from loratory.store.record import RunRecord
 
 if TYPE_CHECKING:
     from loratory.report.tables import Table
@@ -103,8 +103,20 @@ def open_trained(
         raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
     spec = parse_spec(record.spec)
     base = load_trained(path, model=spec.model, labels=record.labels)
+    _check_base(path, base, record)
     base.model.to(where.device)
     return Trained(base, record.labels, spec.data, where)
+
+
+def _check_base(path: Path, base: Base, record: RunRecord) -> None:
+    """An adapter belongs to the weights it was trained on.
+
+    Raises:
+        ModelError: the base has other weights now.
+    """
+    trained_on = record.environment["model_digest"]
+    if (path / "adapter_config.json").is_file() and base.digest != trained_on:
+        raise ModelError(f"{path}: its base {base.source} has other weights than those the adapter was trained on")
 
 
 def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
@@ -119,7 +131,7 @@ def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec 
 
 
 def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, split: str = "test") -> Evaluation:
-    """Score a trained model on one split of its own data, or of `data`.
+    """Score a trained model on one split of its own data, or on `data`: all rows of a file, a split of other sources.
 
     Raises:
         SettingsError: no such split.
@@ -128,18 +140,23 @@ def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, spli
     if split not in ("train", "validation", "test"):
         raise SettingsError(f"--split {split!r}: give train, validation or test")
     spec = data if data is not None else trained.data
-    dataset = make_dataset(spec)
-    part = getattr(dataset, split)
-    names = [str(label) for label in dataset.labels]
-    unknown = [name for name in names if name not in trained.labels]
+    if spec.is_one_file and spec.dataset != trained.data.dataset:
+        source = load_source(spec)
+        examples, shown = source.parts["all"], "all rows"
+        texts, names = examples.texts, [str(label) for label in examples.labels]
+    else:
+        dataset = make_dataset(spec)
+        part, shown = getattr(dataset, split), split
+        texts, names = part.texts, [str(dataset.labels[label]) for label in part.labels]
+    unknown = sorted(set(names) - set(trained.labels))
     if unknown:
         raise DataError(
             f"{spec.dataset}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
         )
-    tokens = tokenized(part, trained.base, spec.max_length)
-    labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)[part.labels]
-    logits = trained._logits(Labelled(tokens.tokens, labels))
-    return Evaluation(path, spec.dataset, split, score(labels, logits.numpy(), None, trained.labels))
+    labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)
+    tokens = encode(texts, trained.base.tokenizer, spec.max_length)
+    logits = trained._logits(Labelled(tokens, labels))
+    return Evaluation(path, spec.dataset, shown, score(labels, logits.numpy(), None, trained.labels))
 
 
 def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
@@ -195,6 +212,7 @@ def export_pth(path: Path, output: Path) -> None:
         raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
     spec = parse_spec(record.spec)
     base = load_trained(path, model=spec.model, labels=record.labels, merge=True)
+    _check_base(path, base, record)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_pth(base.model, output, base=spec.model, labels=record.labels, data=spec.data.model_dump(mode="json"))

@@ -251,8 +251,9 @@ def clip_in_step(optimizer: AdamW, parameters: list[nn.Parameter], max_norm: flo
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
-    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp_(min=1.0).float()  # the fused step divides by it
-    optimizer.found_inf = torch.zeros((), device=norm.device)
+    scale = ((norm + 1e-6) / max_norm).clamp_(min=1.0).float()  # the fused step divides by it
+    # the attributes by which torch's own GradScaler hands these to a fused optimizer
+    optimizer.grad_scale, optimizer.found_inf = scale, torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
 
 
 def clear_gradients(optimizer: AdamW, embeddings: list[Embedding]) -> None:

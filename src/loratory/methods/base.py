@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class TrainableModel:
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
         if self.adapter is None:
             return tensors
-        return {"base_model.model." + name.replace(".default.", "."): value for name, value in tensors.items()}
+        return {"base_model.model." + re.sub(r"\.default(?=\.|$)", "", name): value for name, value in tensors.items()}
 
 
 class Method(Protocol):

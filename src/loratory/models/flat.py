@@ -242,6 +242,18 @@ class Classifier:
             return len(batch) * batch.max_seqlen
         return batch.tokens + -batch.tokens % ROUNDED
 
+    def _positions(self, batch: Batch) -> Tensor:
+        """(T,) position ids as the family counts them: RoBERTa's kind counts no padding token, wherever it stands."""
+        if not self.family.positions_after_padding:
+            return batch.position_ids
+        config: Any = self.model.config
+        counted = batch.input_ids.ne(config.pad_token_id).long()
+        before = (counted.cumsum(0) - counted)[batch.cu_seqlens[:-1].long()]  # (B,): counted in earlier sequences
+        lengths = batch.cu_seqlens.diff().long()
+        start = before.repeat_interleave(lengths, output_size=batch.tokens)
+        positions: Tensor = (counted.cumsum(0) - start) * counted + config.pad_token_id
+        return positions
+
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch that stands on the model's device."""
         model, family = self.model, self.family
@@ -250,7 +262,7 @@ class Classifier:
             batch = filled(batch, ROUNDED, self.pad_id)
             hidden = family.encoder(model)(
                 input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=(batch.position_ids + family.first_position(model.config)).unsqueeze(0),
+                position_ids=self._positions(batch).unsqueeze(0),
                 layout=Layout.of(batch),
             ).last_hidden_state[0]
             rows = hidden.index_select(0, batch.cu_seqlens[:count].long())  # (B, H): each sequence's first token

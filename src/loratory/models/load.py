@@ -145,7 +145,7 @@ def load_base(
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {_first_line(error)}") from error
     _check_complete(name, family, info)
-    return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", "")))
+    return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", None) or ""))
 
 
 def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:

@@ -89,11 +89,12 @@ def quality_table(quality: Quality, title: str) -> RenderableType:
     matrix = len(names) <= CONFUSION_UP_TO
     classes = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     classes.add_column("Class", overflow="fold")
-    for heading in ("Precision", "Recall", "F1", "True"):
+    for heading in ("Precision", "Recall", "F1", "Examples"):
         classes.add_column(heading, justify="right", no_wrap=True)
     for number, name in enumerate(names if matrix else []):
         above = Text(f"{'Predicted' if number == 0 else ''}\n{name}")
-        classes.add_column(above, justify="right", overflow="fold", min_width=5)
+        width = max(len("Predicted") if number == 0 else 5, min(len(name), 10))
+        classes.add_column(above, justify="right", overflow="ellipsis", no_wrap=True, min_width=width)
     for name, shown, row in zip(quality.labels, names, quality.confusion, strict=True):
         one = quality.per_class[name]
         shares = [units.fraction(value) for value in (one.precision, one.recall, one.f1)]

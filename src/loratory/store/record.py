@@ -20,7 +20,7 @@ class RunRecord:
 
     id: str
     fingerprint: str
-    """SHA-256 over spec, data, model and code version: equal fingerprints promise equal results."""
+    """SHA-256 over spec, data, model, code version, device and library versions: equal ones are the same run."""
     status: Status
     spec: dict[str, Any]
     data: dict[str, Any]
