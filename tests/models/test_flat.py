@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from loratory.data import collate
+from loratory.data import Batch, collate
 from loratory.methods import method_named, method_settings
 from loratory.models import flat
 from loratory.models.families import FAMILIES
@@ -129,10 +129,13 @@ def test_other_families_run_padded_and_give_the_stock_forward(family: str, model
         assert model(batch).std() > 0.01
 
 
-def test_a_flat_batch_computes_its_tokens_and_no_padding(model_directory: Any, labelled: Any) -> None:
+def test_a_flat_batch_computes_its_tokens_and_fills_up_to_a_few_shapes(model_directory: Any, labelled: Any) -> None:
     data = labelled(LENGTHS)
     model = classifier(model_directory("bert"), flat_tokens=True)
-    assert model.rows(collate(data.tokens, data.labels, range(len(LENGTHS)))) == sum(LENGTHS)
+    assert (
+        model.rows(collate(data.tokens, data.labels, range(len(LENGTHS))))
+        == sum(LENGTHS) + -sum(LENGTHS) % flat.ROUNDED
+    )
 
 
 def test_a_head_that_pools_over_all_tokens_runs_padded(model_directory: Any) -> None:
@@ -230,3 +233,20 @@ def test_attention_dropout_of_the_spec_reaches_the_model(family: str, model_dire
         assert (model(batch) - model(batch)).abs().max() > 1e-3
         model.model.eval()
         assert torch.equal(model(batch), model(batch))
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
+def test_a_padding_token_inside_a_text_is_counted_as_stock_does(family: str, model_directory: Any) -> None:
+    directory = model_directory(family)
+    ids = torch.tensor([2, 7, 0, 9, 11, 0, 5])
+    batch = Batch(
+        ids, torch.tensor([0, 1, 2, 3, 4, 0, 1]), torch.tensor([0, 5, 7], dtype=torch.int32), 5, torch.zeros(2)
+    )
+    ours = classifier(directory, flat_tokens=True)
+    stock = classifier(directory, flat_tokens=False).model.eval()
+    ours.model.eval()
+    with torch.no_grad():
+        expected = [
+            stock(input_ids=part[None], attention_mask=torch.ones(1, len(part))).logits for part in (ids[:5], ids[5:])
+        ]
+        torch.testing.assert_close(ours(batch), torch.cat(expected), atol=1e-5, rtol=1e-4)
