@@ -19,7 +19,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
-from loratory.models.flat import Classifier
+from loratory.models.flat import ROUNDED, Classifier
 from loratory.models.load import load_base
 from loratory.spec import HardwareSpec, TrainingSpec
 
