@@ -124,6 +124,7 @@ def _loratory() -> Any:
     from loratory.run import prepare
 
     def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
+        """Train as `loratory train` does; the clock, and the tokens of the warm-up over those of the timed steps."""
         clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
         setup = prepare(job.spec(), hardware)
         lr = setup.spec.training.lr

@@ -1,7 +1,7 @@
 """Modules that compute what torch's own compute, at less cost on a CPU.
 
 `quicken` puts them in the place of `nn.Dropout` and `nn.Embedding` before training on a CPU; parameters keep their
-names and values. What each saves was measured, see benchmarks/README.md.
+names and values.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _plain(embedding: nn.Embedding) -> bool:
 def keep_freed_memory() -> None:
     """Tell glibc's allocator to keep freed memory, and not to give it to the system at each step and ask for it again.
 
-    The page faults of fresh memory cost a tenth of a step. Elsewhere than on glibc nothing is done.
+    The page faults of fresh memory would be paid at every step. Elsewhere than on glibc nothing is done.
     """
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
 """A run's directory: built under another name beside its place, sealed by its manifest, then renamed into place.
 
-    claim ─▶ stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
+    stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
 
 Its manifest is its commit: a reader accepts what the manifest vouches for and nothing else.
 """
