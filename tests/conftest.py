@@ -152,8 +152,7 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, st
 @pytest.fixture(scope="session")
 def labelled() -> Callable[..., Any]:
     """(lengths, classes=2, seed=0) -> random token sequences of these lengths, `[CLS]` first, with labels."""
-    from loratory.data import TokenTable
-    from loratory.engine.fit import Labelled
+    from loratory.data import Labelled, TokenTable
 
     def make(lengths: list[int], *, classes: int = 2, seed: int = 0) -> Labelled:
         draw = np.random.default_rng(seed)

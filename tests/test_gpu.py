@@ -25,7 +25,7 @@ FLAT = sorted(name for name, family in FAMILIES.items() if family.flat)
 
 
 def _logits(model: Path, dataset: Path, **flags: Any) -> torch.Tensor:
-    from loratory.engine.fit import predict
+    from loratory.engine.predict import predict
 
     spec = spec_from_flags(
         {"method": "standard", "model": str(model), "dataset": str(dataset), "max_length": 48, **flags}
@@ -78,3 +78,35 @@ def test_fp32_losses_on_cuda_are_those_of_the_cpu(tmp_path: Path, tiny_bert: Pat
         run = _train(tmp_path / device, tiny_bert, tiny_csv, "lora", device=device, precision="fp32", epochs=1)
         losses.append(json.loads((run.directory / "history.jsonl").read_text("utf8").splitlines()[0])["loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("method", ["standard", "lora"])
+def test_captured_steps_give_the_losses_of_steps_run_one_by_one(
+    method: str, accumulate: int, precision: str, tmp_path: Path, tiny_bert: Path, tiny_csv: Path
+) -> None:
+    losses = {}
+    for graphs in ("auto", "off"):
+        run = _train(
+            tmp_path / graphs, tiny_bert, tiny_csv, method, graphs=graphs, precision=precision,
+            accumulate=accumulate, dropout=0.1, seed=3,
+        )  # fmt: skip
+        assert (run.record.environment["engine"]["graphs"] > 0) == (graphs == "auto")
+        rows = (run.directory / "history.jsonl").read_text("utf8").splitlines()
+        losses[graphs] = [json.loads(row)["loss"] for row in rows]
+    assert losses["auto"] == losses["off"]  # dropout draws the same numbers, too
+    assert losses["auto"][-1] < losses["auto"][0]
+
+
+@pytest.mark.parametrize("family", FLAT)
+def test_every_flat_family_can_be_captured(family: str, model_directory: Any, tmp_path: Path, tiny_csv: Path) -> None:
+    run = _train(tmp_path, model_directory(family), tiny_csv, "lora")
+    assert run.record.environment["engine"]["graphs"] > 0, run.record.environment["engine"]
+
+
+def test_a_family_that_runs_padded_is_not_captured_and_says_so(
+    model_directory: Any, tmp_path: Path, tiny_csv: Path
+) -> None:
+    run = _train(tmp_path, model_directory("mpnet"), tiny_csv, "lora")
+    assert run.record.environment["engine"] == {"graphs": 0, "why_eager": "the family runs padded"}

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from loratory import __version__
-from loratory.data import Dataset, Split, data_directory, make_dataset, tokenize
-from loratory.engine.fit import FitResult, Labelled, Progress, fit, predict
+from loratory.data import Dataset, Labelled, Split, data_directory, make_dataset, tokenize
+from loratory.engine.fit import FitResult, Progress, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.predict import predict
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, SettingsError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
@@ -114,7 +115,14 @@ def train(
             stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits}
         )
         _write_history(stage / HISTORY, result)
-        record = _record(setup, meter, name, "completed", quality={part: q.record() for part, q in quality.items()})
+        record = _record(
+            setup,
+            meter,
+            name,
+            "completed",
+            quality={part: q.record() for part, q in quality.items()},
+            engine=result.engine,
+        )
         (stage / RECORD).write_text(record.to_json(), encoding="utf8")
         commit(stage, directory)
     return Run(record, directory)
@@ -207,21 +215,41 @@ def save(setup: Setup, stage: Path) -> int:
 
 
 def check_saved(setup: Setup, stage: Path) -> None:
-    """Load the saved run back as anyone would, and compare its logits with the model in memory.
+    """Load the saved run back through stock libraries, and compare logits: with those of the model in memory, and,
+    where batches ran flat, with those of transformers' own padded attention in fp32.
+
+    The model in memory leaves the device meanwhile, so that there is never room needed for two.
 
     Raises:
         TrainingError: they differ by more than 1e-3.
     """
     data = setup.tokens["validation"].first(CHECKED)
+    device = setup.hardware.device
     there = predict(setup.classifier, data, hardware=setup.hardware)
+    setup.base.model.to("cpu")
     loaded = load_trained(stage, model=setup.spec.model, labels=setup.labels)
-    loaded.model.to(setup.hardware.device)
-    back = predict(Classifier(loaded.model, loaded.family, loaded.pad_id), data, hardware=setup.hardware)
-    difference = float((there - back).abs().max())
+    loaded.model.to(device)
+    classifier = Classifier(loaded.model, loaded.family, loaded.pad_id)
+    _check_same("the trained one", there, predict(classifier, data, hardware=setup.hardware))
+    if classifier.flat:
+        exact = replace(setup.hardware, precision="fp32")
+        flat = predict(classifier, data, hardware=exact)
+        classifier.unflatten()
+        _check_same("it gives in padded batches", predict(classifier, data, hardware=exact), flat)
+    setup.base.model.to(device)
+
+
+def _check_same(other: str, one: Tensor, two: Tensor) -> None:
+    difference = float((one - two).abs().max())
     if not difference <= 1e-3:
-        raise TrainingError(
-            f"the saved model gives other logits than the trained one (difference {difference:.2g}); not kept"
-        )
+        raise TrainingError(f"the saved model gives other logits than {other} (difference {difference:.2g}); not kept")
+
+
+def validation_scores(setup: Setup) -> dict[str, float]:
+    """The scores of the model as it stands on validation, by `validation_` and the metric's name."""
+    logits = predict(setup.classifier, setup.tokens["validation"], hardware=setup.hardware)
+    quality = _score(setup, "validation", logits)
+    return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
 
 
 def run_id(spec: RunSpec, fingerprint: str) -> str:
@@ -236,11 +264,6 @@ def run_id(spec: RunSpec, fingerprint: str) -> str:
 def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> FitResult:
     metric = METRICS[setup.spec.training.select]
 
-    def validate() -> dict[str, float]:
-        logits = predict(setup.classifier, setup.tokens["validation"], hardware=setup.hardware)
-        quality = _score(setup, "validation", logits)
-        return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
-
     def better(new: dict[str, float], old: dict[str, float]) -> bool:
         return metric.better(new[f"validation_{metric.name}"], old[f"validation_{metric.name}"])
 
@@ -254,7 +277,7 @@ def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> Fit
         seed=setup.spec.seed,
         hardware=setup.hardware,
         meter=meter,
-        validate=validate,
+        validate=lambda: validation_scores(setup),
         better=better,
         on_step=on_step,
     )
@@ -299,7 +322,14 @@ def _existing(directory: Path, fingerprint: str) -> RunRecord | None:
 
 
 def _record(
-    setup: Setup, meter: Meter, name: str, status: Status, *, quality: dict[str, Any], error: str | None = None
+    setup: Setup,
+    meter: Meter,
+    name: str,
+    status: Status,
+    *,
+    quality: dict[str, Any],
+    error: str | None = None,
+    engine: dict[str, Any] | None = None,
 ) -> RunRecord:
     return RunRecord(
         id=name,
@@ -313,6 +343,7 @@ def _record(
         environment={
             **setup.hardware.record(),
             "flat": setup.classifier.flat,
+            "engine": engine,
             "model_digest": setup.base.digest,
             "version": __version__,
         },

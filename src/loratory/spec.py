@@ -77,6 +77,7 @@ class HardwareSpec(Settings):
         "auto", description="bf16 autocast where the hardware has it, or fp32"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads (default: torch's choice)")
+    graphs: Literal["auto", "off"] = Field("auto", description="CUDA graphs of whole training steps where possible")
 
 
 class MethodSettings(Settings):

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, load_source, make_dataset
+from loratory.data import Dataset, Labelled, load_source, make_dataset
 from loratory.data.tokens import encode
-from loratory.engine.fit import Labelled
-from loratory.engine.fit import predict as predict_logits
 from loratory.engine.hardware import Hardware
+from loratory.engine.predict import predict as predict_logits
 from loratory.errors import DataError, ModelError, SettingsError, StorageError
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score

@@ -122,7 +122,7 @@ def test_flat_and_padded_hold_the_same(lengths: list[int], data: st.DataObject) 
     input_ids, mask = padded(batch, pad_id=0)
     assert input_ids.tolist() == [sequence + [0] * (batch.max_seqlen - len(sequence)) for sequence in expected]
     assert mask.tolist() == [[int(token != 0) for token in row] for row in input_ids.tolist()]
-    assert batch.to("cpu").input_ids.equal(batch.input_ids)
+    assert batch.to(torch.device("cpu")).input_ids.equal(batch.input_ids)
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from loratory.data import Batch, epoch_order
-from loratory.engine.fit import FitResult, Labelled, fit, linear_schedule, predict
+from loratory.data import Batch, Labelled, epoch_order
+from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.predict import predict
+from loratory.engine.step import linear_schedule
 from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.flat import ROUNDED, Classifier
@@ -270,7 +272,7 @@ def test_predictions_stand_in_the_order_of_the_data(
     classifier, _ = prepared(model_directory(family))
     logits = predict(classifier, data, hardware=HARDWARE, tokens=tokens)
     with torch.no_grad():
-        alone = torch.cat([classifier(batch) for batch in data.batches(np.arange(len(LENGTHS)), 1)])
+        alone = torch.cat([classifier(batch) for (batch,) in data.steps(np.arange(len(LENGTHS)), 1)])
     assert (logits.dtype, logits.shape) == (torch.float32, (len(LENGTHS), 2))
     torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
     assert torch.equal(predict(classifier, data.first(3), hardware=HARDWARE, tokens=1), alone[:3])

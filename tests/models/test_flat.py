@@ -239,9 +239,8 @@ def test_attention_dropout_of_the_spec_reaches_the_model(family: str, model_dire
 def test_a_padding_token_inside_a_text_is_counted_as_stock_does(family: str, model_directory: Any) -> None:
     directory = model_directory(family)
     ids = torch.tensor([2, 7, 0, 9, 11, 0, 5])
-    batch = Batch(
-        ids, torch.tensor([0, 1, 2, 3, 4, 0, 1]), torch.tensor([0, 5, 7], dtype=torch.int32), 5, torch.zeros(2)
-    )
+    places, bounds = torch.tensor([0, 1, 2, 3, 4, 0, 1]), torch.tensor([0, 5, 7], dtype=torch.int32)
+    batch = Batch(ids, places, bounds, 5, torch.zeros(2), torch.ones(2))
     ours = classifier(directory, flat_tokens=True)
     stock = classifier(directory, flat_tokens=False).model.eval()
     ours.model.eval()

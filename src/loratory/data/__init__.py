@@ -4,7 +4,7 @@ packaged (the index) ─┐
 files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (train, validation, test) ─▶ tokens ─▶ batches
 """
 
-from loratory.data.batches import Batch, by_length, collate, epoch_order, padded
+from loratory.data.batches import Batch, Labelled, Shape, by_length, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
 from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.data.splits import Dataset, Split, make_dataset, normalised
@@ -16,7 +16,9 @@ __all__ = [
     "Dataset",
     "Examples",
     "Label",
+    "Labelled",
     "Packaged",
+    "Shape",
     "Source",
     "Split",
     "TokenTable",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ class Batch:
     """Tokens of the longest sequence."""
     labels: torch.Tensor
     """(B,) int64 class ids."""
+    weights: torch.Tensor
+    """(B,) float32 what each example's loss counts in the step's; 0 for one that only fills the batch up."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -37,35 +41,106 @@ class Batch:
         """T."""
         return self.input_ids.shape[0]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        return Batch(
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
-            max_seqlen=self.max_seqlen,
-            labels=self.labels.to(device, non_blocking=True),
-        )
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; a copy to CUDA goes through pinned memory, and the host does not wait for it."""
+        if device == self.input_ids.device:
+            return self
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        return Batch(**{name: moved(tensor) for name, tensor in self.tensors().items()}, max_seqlen=self.max_seqlen)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The batch's tensors by field."""
+        names = ("input_ids", "position_ids", "cu_seqlens", "labels", "weights")
+        return {name: getattr(self, name) for name in names}
 
 
-def filled(batch: Batch, multiple: int, pad_id: int) -> Batch:
-    """`batch` with a last sequence of padding that brings its tokens to a multiple of `multiple`, if they are not.
+@dataclass(frozen=True)
+class Labelled:
+    """Token sequences and their classes.
 
-    Kernels are made for one shape each: few shapes make few kernels. The filler has no label; whoever reads logits
-    takes those of the first `len(batch)` sequences.
+    Attributes:
+        tokens: N sequences.
+        labels: int64 (N,).
+    """
+
+    tokens: TokenTable
+    labels: NDArray[np.int64]
+
+    def first(self, count: int) -> Labelled:
+        """The first `count` examples, or all where there are fewer."""
+        count = min(count, len(self.labels))
+        offsets = self.tokens.offsets[: count + 1]
+        return Labelled(TokenTable(self.tokens.ids[: offsets[-1]], offsets), self.labels[:count])
+
+    def steps(self, order: NDArray[np.int64], size: int, *, accumulate: int = 1) -> Iterator[list[Batch]]:
+        """What each optimizer step sees: `size` examples in `order`, in `accumulate` parts; the last may be smaller.
+
+        Within a part the longest come first: a sum over the batch does not mind, and attention pads less.
+        """
+        for parts in divided(order, size, accumulate):
+            count = sum(map(len, parts))
+            yield [collate(self.tokens, self.labels, self._longest_first(part), weight=1 / count) for part in parts]
+
+    def totals(self, order: NDArray[np.int64], size: int, accumulate: int = 1) -> list[int]:
+        """The tokens of every part that :meth:`steps` will give."""
+        lengths = self.tokens.lengths
+        return [int(lengths[part].sum()) for parts in divided(order, size, accumulate) for part in parts]
+
+    def _longest_first(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        offsets = self.tokens.offsets
+        return chosen[np.argsort(offsets[chosen] - offsets[chosen + 1], kind="stable")]
+
+
+def divided(order: NDArray[np.int64], size: int, accumulate: int = 1) -> Iterator[list[NDArray[np.int64]]]:
+    """`order` (N,) cut into steps of `size`, and each step into parts of size / accumulate."""
+    part = math.ceil(size / accumulate)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield [chosen[begin : begin + part] for begin in range(0, len(chosen), part)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kernels and graphs are made for: batches of one shape differ in their values only."""
+
+    tokens: int
+    """Tokens, filler included."""
+    examples: int
+    """Labels, those of weight 0 included."""
+    fillers: int
+    """Sequences of padding after the examples."""
+    longest: int
+    """No sequence is longer."""
+
+
+def filled(batch: Batch, shape: Shape, pad_id: int) -> Batch:
+    """`batch` brought to `shape`: empty sequences of weight 0 after its own, then filler sequences of padding.
+
+    Whoever reads logits takes those of the first `len(batch)` sequences. Examples can be added only where a filler
+    token is left for them to read.
+
+    Raises:
+        ValueError: the batch does not fit into the shape.
     """
     import torch
 
-    missing = -batch.tokens % multiple
-    if missing == 0:
-        return batch
-    ids, places, bounds = batch.input_ids, batch.position_ids, batch.cu_seqlens
+    missing, empty = shape.tokens - batch.tokens, shape.examples - len(batch)
+    piece = -(-missing // max(1, shape.fillers))
+    if missing < 0 or empty < 0 or (empty > 0 and missing == 0) or max(piece, batch.max_seqlen) > shape.longest:
+        raise ValueError(f"{len(batch)} sequences, {batch.tokens} tokens do not fit into {shape}")
+    ids, bounds = batch.input_ids, batch.cu_seqlens
+    device = ids.device
+    ends = torch.arange(1, shape.fillers + 1, device=device, dtype=bounds.dtype).mul_(piece).clamp_(max=missing)
     return Batch(
         input_ids=torch.cat([ids, ids.new_full((missing,), pad_id)]),
-        position_ids=torch.cat([places, torch.arange(missing, device=places.device)]),
-        cu_seqlens=torch.cat([bounds, bounds[-1:] + missing]),
-        max_seqlen=max(batch.max_seqlen, missing),
-        labels=batch.labels,
+        position_ids=torch.cat([batch.position_ids, torch.arange(missing, device=device) % max(1, piece)]),
+        cu_seqlens=torch.cat([bounds, bounds[-1:].expand(empty), bounds[-1:] + ends]),
+        max_seqlen=shape.longest,
+        labels=torch.cat([batch.labels, batch.labels.new_zeros(empty)]),
+        weights=torch.cat([batch.weights, batch.weights.new_zeros(empty)]),
     )
 
 
@@ -83,8 +158,8 @@ def by_length(table: TokenTable) -> NDArray[np.int64]:
     return np.argsort(-table.lengths, kind="stable").astype(np.int64, copy=False)
 
 
-def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike) -> Batch:
-    """The batch of the sequences `indices` (B,) of `table`, with their entries of `labels` (N,).
+def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *, weight: float = 1.0) -> Batch:
+    """The batch of the sequences `indices` (B,) of `table`, with their entries of `labels` (N,), each of `weight`.
 
     Raises:
         IndexError: an index is not in 0..N-1.
@@ -104,6 +179,7 @@ def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike) ->
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(lengths.max(initial=0)),
         labels=torch.from_numpy(labels[chosen]),
+        weights=torch.full((len(chosen),), weight),
     )
 
 

@@ -24,6 +24,8 @@ class Hardware:
     device: torch.device
     precision: str
     """`bf16` (autocast) or `fp32`."""
+    graphs: bool = True
+    """Whether steps may be captured as CUDA graphs."""
 
     @classmethod
     def of(cls, spec: HardwareSpec) -> Hardware:
@@ -40,7 +42,7 @@ class Hardware:
         precision = spec.precision
         if precision == "auto":
             precision = "bf16" if _computes_bf16(kind) else "fp32"
-        return cls(torch.device(kind), precision)
+        return cls(torch.device(kind), precision, spec.graphs == "auto")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which forward passes run."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from loratory.data.batches import Batch, filled, padded
+from loratory.data.batches import Batch, Shape, filled, padded
 from loratory.models.families import Family
 
 ATTENTION = "loratory_flat"
@@ -236,6 +236,13 @@ class Classifier:
         config: Any = self.model.config
         return bool(config._attn_implementation == ATTENTION)
 
+    def unflatten(self) -> None:
+        """Let the model run padded batches from now on, through transformers' own attention."""
+        for module in self.model.modules():  # attention layers may hold a configuration apart from the model's
+            config: Any = getattr(module, "config", None)
+            if config is not None:
+                config._attn_implementation = "sdpa"
+
     def rows(self, batch: Batch) -> int:
         """Rows that the linear layers compute for `batch`: its tokens, and the filler or padding beside them."""
         if not self.flat:
@@ -259,14 +266,17 @@ class Classifier:
         model, family = self.model, self.family
         if self.flat and family.apply_head is not None:
             count = len(batch)
-            batch = filled(batch, ROUNDED, self.pad_id)
+            rows = self.rows(batch)
+            if rows != batch.tokens:
+                longest = max(batch.max_seqlen, rows - batch.tokens)
+                batch = filled(batch, Shape(rows, count, fillers=1, longest=longest), self.pad_id)
             hidden = family.encoder(model)(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=self._positions(batch).unsqueeze(0),
                 layout=Layout.of(batch),
             ).last_hidden_state[0]
-            rows = hidden.index_select(0, batch.cu_seqlens[:count].long())  # (B, H): each sequence's first token
-            return family.apply_head(model, rows)
+            first = hidden.index_select(0, batch.cu_seqlens[:count].long())  # (B, H): each sequence's first token
+            return family.apply_head(model, first)
         ids, mask = padded(batch, self.pad_id)
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
         return logits

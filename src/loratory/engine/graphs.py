@@ -1,0 +1,185 @@
+"""Whole optimizer steps as CUDA graphs: captured once for each shape of a batch, replayed for every step.
+
+A short step's cost is launching its thousands of kernels one by one; a replay launches them at once. Batches are
+filled up to a few shapes, so that a few graphs serve a whole run:
+
+    tokens     rounded up; the tail is filled with sequences of padding that no example reads
+    examples   always a whole batch's number; those added weigh nothing
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from loratory.data.batches import Batch, Shape, filled
+from loratory.engine.step import Step
+
+log = logging.getLogger("loratory")
+
+FILLER = 64
+"""The longest filler sequence: attention over it must not outweigh that over the examples."""
+
+SELDOM = 3
+"""A shape that comes up no more often than this is not worth a capture."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes that a run's batches are filled up to.
+
+    The step between two shapes is half of a batch's standard deviation in tokens, as a power of two between 64 and
+    512: about a dozen shapes then hold a run, and the filler is a few per cent.
+    """
+
+    multiple: int
+    examples: int
+    longest: int
+
+    @classmethod
+    def of(cls, totals: Sequence[int], *, examples: int, longest: int) -> Shapes:
+        """Shapes for batches of `totals` tokens, with at most `examples` sequences of at most `longest` tokens."""
+        half = max(1.0, float(np.std(totals)) / 2)
+        return cls(min(512, max(64, 2 ** round(math.log2(half)))), examples, max(longest, FILLER))
+
+    def shape(self, tokens: int) -> Shape:
+        """The shape for a batch of so many tokens; at least one filler token is left."""
+        filled_up = (tokens // self.multiple + 1) * self.multiple
+        return Shape(filled_up, self.examples, -(-self.multiple // FILLER), self.longest)
+
+
+class _Captured:
+    """A graph and the batch on the device that it reads."""
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        sizes = {
+            "input_ids": (shape.tokens, torch.int64),
+            "position_ids": (shape.tokens, torch.int64),
+            "labels": (shape.examples, torch.int64),
+            "cu_seqlens": (shape.examples + shape.fillers + 1, torch.int32),
+            "weights": (shape.examples, torch.float32),
+        }
+        self._fields = list(sizes)
+        self._buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
+        self._buffer = self._buffer.to(device)
+        views, start = {}, 0
+        for name, (count, kind) in sizes.items():  # one buffer, so that one copy fills it
+            views[name] = self._buffer[start : start + count * kind.itemsize].view(kind)
+            start += count * kind.itemsize
+        self.batch = Batch(**views, max_seqlen=shape.longest)
+        self.graph = torch.cuda.CUDAGraph()
+
+    def load(self, batch: Batch) -> None:
+        """Send `batch` to the device, from pinned memory, without waiting."""
+        tensors = batch.tensors()
+        packed = torch.cat([tensors[name].view(torch.uint8) for name in self._fields])
+        self._buffer.copy_(packed.pin_memory(), non_blocking=True)
+
+
+class Graphs:
+    """Makes the steps of a :class:`Step` by replaying them; a shape that was not captured runs eagerly."""
+
+    def __init__(self, step: Step, shapes: Shapes) -> None:
+        self._step, self._shapes = step, shapes
+        self._device = step.hardware.device
+        self._captured: dict[int, _Captured] = {}
+        self._update: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, parts: Iterable[Batch]) -> int:
+        """As :meth:`Step.__call__`."""
+        rows, updated = 0, False
+        for part in parts:
+            shape = self._shapes.shape(part.tokens)
+            batch = filled(part, shape, self._step.classifier.pad_id)
+            captured = self._captured.get(shape.tokens)
+            if captured is None:
+                self._step.backward(batch.to(self._device))
+            else:
+                captured.load(batch)
+                captured.graph.replay()
+                updated = not self._step.accumulates
+            rows += shape.tokens
+        if self._update is not None:
+            self._update.replay()
+        elif not updated:
+            self._step.update()
+        return rows
+
+    def capture(self, totals: Sequence[int]) -> int:
+        """Capture the shapes that `totals`, the tokens of the run's batches, bring up often.
+
+        Nothing is trained meanwhile: warming up runs on a batch of weight 0.
+
+        Returns:
+            The number of shapes captured.
+
+        Raises:
+            RuntimeError: the model does something that cannot be captured.
+        """
+        counts = Counter(self._shapes.shape(total).tokens for total in totals)
+        often = sorted((tokens for tokens, count in counts.items() if count > SELDOM), reverse=True)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        pool = torch.cuda.graph_pool_handle()
+        captured: dict[int, _Captured] = {}
+        with torch.cuda.stream(stream):
+            for tokens in often:  # the largest first: the others find their memory in its pool
+                captured[tokens] = self._blank(tokens)
+                if len(captured) == 1:
+                    self._step.warm_up(captured[tokens].batch)
+                with torch.cuda.graph(captured[tokens].graph, pool=pool, stream=stream):
+                    self._step.backward(captured[tokens].batch)
+                    if not self._step.accumulates:
+                        self._step.update()
+            if self._step.accumulates and often:
+                self._update = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self._update, pool=pool, stream=stream):
+                    self._step.update()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        self._captured = captured
+        return len(captured)
+
+    def _blank(self, tokens: int) -> _Captured:
+        """A graph's batch of filler alone."""
+        shape = self._shapes.shape(tokens - 1)
+        captured = _Captured(shape, self._device)
+        none = torch.zeros(0, dtype=torch.int64)
+        empty = Batch(none, none, torch.zeros(1, dtype=torch.int32), 0, none, torch.zeros(0))
+        spread = Shape(tokens, shape.examples, shape.fillers, longest=tokens)
+        captured.load(filled(empty, spread, self._step.classifier.pad_id))
+        return captured
+
+
+def captured(step: Step, totals: Sequence[int], *, examples: int, longest: int) -> tuple[Graphs | Step, dict[str, Any]]:
+    """The quickest way to make the steps of `step`, and what the record says of it.
+
+    Args:
+        totals: tokens of every batch that will come.
+        examples: sequences of a whole batch.
+        longest: tokens of the longest sequence.
+    """
+    why = "not on CUDA" if step.hardware.device.type != "cuda" else None
+    if why is None and not step.classifier.flat:
+        why = "the family runs padded"
+        log.info("no CUDA graphs: %s; steps run eagerly", why)
+    if why is not None:
+        return step, {"graphs": 0, "why_eager": why}
+    graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest))
+    if not step.hardware.graphs:
+        return graphs, {"graphs": 0, "why_eager": "switched off"}
+    try:
+        return graphs, {"graphs": graphs.capture(totals), "why_eager": None}
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        log.warning("no CUDA graphs: %s; steps run eagerly", why)
+        torch.cuda.synchronize()
+        return graphs, {"graphs": 0, "why_eager": why}

@@ -1,0 +1,166 @@
+"""One optimizer step: forward, loss and backward of each part of a batch, then clipping, AdamW and schedule.
+
+Everything that changes from step to step (rate, step count, losses) is a tensor on the device, and nothing waits for
+the device: so that a whole step can be captured as a CUDA graph (see :mod:`loratory.engine.graphs`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import AdamW
+
+from loratory.data.batches import Batch
+from loratory.engine.hardware import Hardware
+from loratory.engine.modules import Embedding
+from loratory.models.flat import Classifier
+from loratory.spec import TrainingSpec
+
+
+class Step:
+    """Trains what is free in the classifier's model, a batch at a time.
+
+    Attributes:
+        free: the parameters that are trained, by name.
+        loss: fp32, the sum of the examples' losses since it was last set to zero.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        spec: TrainingSpec,
+        hardware: Hardware,
+        *,
+        lr: float,
+        total: int,
+        embeddings: Iterable[Embedding] = (),
+    ) -> None:
+        """Prepare AdamW and the schedule.
+
+        Args:
+            lr: peak learning rate.
+            total: steps that will be made; the schedule ends there.
+            embeddings: those whose gradients keep their memory from step to step.
+        """
+        device = hardware.device
+        self.classifier, self.hardware = classifier, hardware
+        self.free = {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}
+        self.loss = torch.zeros((), device=device)
+        self.accumulates = spec.accumulate > 1
+        factor = linear_schedule(total, warmup=spec.warmup)
+        self._rates = torch.tensor([lr * factor(step) for step in range(total)], device=device)
+        self._done = torch.zeros(1, dtype=torch.int64, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
+        self._max_norm = spec.max_grad_norm
+        self._embeddings = list(embeddings)
+        self._parameters = list(self.free.values())
+        self.optimizer = AdamW(
+            _groups(self._parameters, spec.weight_decay), lr=self._rate, fused=True, capturable=device.type == "cuda"
+        )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the coming step; 0 after the last."""
+        done = int(self._done)
+        return float(self._rates[done]) if done < len(self._rates) else 0.0
+
+    def __call__(self, parts: Iterable[Batch]) -> int:
+        """Make one step on the batch that `parts` make up; they stand on the host.
+
+        Returns:
+            The rows that the linear layers computed, padding and filler included.
+        """
+        rows = 0
+        for part in parts:
+            self.backward(part.to(self.hardware.device))
+            rows += self.classifier.rows(part)
+        self.update()
+        return rows
+
+    def backward(self, batch: Batch) -> None:
+        """Add the gradients of `batch`, whose weights say what each example's loss counts."""
+        with self.hardware.autocast():
+            logits = self.classifier(batch)
+        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+        torch.dot(losses, batch.weights).backward()  # type: ignore[no-untyped-call]  # torch's own
+        self.loss += torch.dot(losses.detach(), batch.weights.sign())
+
+    def update(self) -> None:
+        """Clip, step, move on along the schedule, and forget the gradients."""
+        torch.index_select(self._rates, 0, self._done, out=self._rate.view(1))
+        self._done += 1
+        if self._max_norm > 0:
+            self._clip()
+        self.optimizer.step()
+        self._clear()
+
+    def warm_up(self, batch: Batch) -> None:
+        """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
+
+        Args:
+            batch: of weight 0, so that its gradients are zero.
+        """
+        self.backward(batch)
+        if self._max_norm > 0:
+            self._clip()
+        self._rate.zero_()
+        self.optimizer.step()
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        self._clear()
+        self.loss.zero_()
+
+    def _clip(self) -> None:
+        """Clip the gradients by their global norm within the coming AdamW step.
+
+        As `torch.nn.utils.clip_grad_norm_`, but the factor min(1, max_norm / norm) goes to the fused AdamW, which
+        reads every gradient anyway, in place of a pass of its own over all of them.
+        """
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        scale = ((norm + 1e-6) / self._max_norm).clamp_(min=1.0).float()  # the fused step divides by it
+        # the attributes by which torch's own GradScaler hands these to a fused optimizer
+        self.optimizer.grad_scale, self.optimizer.found_inf = scale, self._never  # type: ignore[attr-defined]
+
+    def _clear(self) -> None:
+        """Forget all gradients; those of the embeddings, and of a batch made in parts, keep their memory."""
+        for embedding in self._embeddings:
+            embedding.clear()
+        kept = {id(embedding.weight) for embedding in self._embeddings}
+        if self.accumulates and self.hardware.device.type == "cuda":
+            torch._foreach_zero_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+            return
+        for parameter in self._parameters:
+            if id(parameter) not in kept:
+                parameter.grad = None
+
+
+def linear_schedule(total: int, *, warmup: float) -> Callable[[int], float]:
+    """Factor of the peak rate at each step: linear from 0 over the warm-up's share, then linear to 0 at `total`.
+
+    The schedule of transformers' `get_linear_schedule_with_warmup` (Devlin et al. 2019, A.2).
+    """
+    rising = math.ceil(total * warmup)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return step / max(1, rising)
+        return max(0.0, (total - step) / max(1, total - rising))
+
+    return factor
+
+
+def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups: matrices decay, biases and norms do not (Devlin et al. 2019's reference code)."""
+    listed = list(parameters)
+    decayed = [parameter for parameter in listed if parameter.ndim > 1]
+    others = [parameter for parameter in listed if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
