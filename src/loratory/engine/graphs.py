@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from loratory.data.batches import Batch, Shape, filled
+from loratory.data.batches import Batch, Shape, collate, filled
+from loratory.data.tokens import TokenTable
 from loratory.engine.step import Step
 
 log = logging.getLogger("loratory")
@@ -147,13 +148,17 @@ class Graphs:
         return len(captured)
 
     def _blank(self, tokens: int) -> _Captured:
-        """A graph's batch of filler alone."""
+        """A graph whose batch holds padding alone, in examples of like lengths and of weight 0."""
         shape = self._shapes.shape(tokens - 1)
         captured = _Captured(shape, self._device)
-        none = torch.zeros(0, dtype=torch.int64)
-        empty = Batch(none, none, torch.zeros(1, dtype=torch.int32), 0, none, torch.zeros(0))
-        spread = Shape(tokens, shape.examples, shape.fillers, longest=tokens)
-        captured.load(filled(empty, spread, self._step.classifier.pad_id))
+        each, more = divmod(min(tokens - 1, shape.examples * shape.longest), shape.examples)
+        lengths = np.full(shape.examples, each) + (np.arange(shape.examples) < more)
+        table = TokenTable(
+            np.full(lengths.sum(), self._step.classifier.pad_id, np.int32), np.concatenate([[0], lengths.cumsum()])
+        )
+        labels = np.zeros(shape.examples, np.int64)
+        batch = collate(table, labels, np.arange(shape.examples), weight=0.0)
+        captured.load(filled(batch, shape, self._step.classifier.pad_id))
         return captured
 
 
@@ -181,5 +186,4 @@ def captured(step: Step, totals: Sequence[int], *, examples: int, longest: int) 
     except RuntimeError as error:
         why = str(error).strip().splitlines()[0]
         log.warning("no CUDA graphs: %s; steps run eagerly", why)
-        torch.cuda.synchronize()
         return graphs, {"graphs": 0, "why_eager": why}
