@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from tables import CONTENDERS, Row, compare, markdown, row
 from transformers import AutoConfig, AutoTokenizer
-from workloads import LONGEST, METHODS, Clock, Job, matrix_rate, model_directory, operations, write_texts
+from workloads import LONGEST, METHODS, RANDOM, Clock, Job, matrix_rate, model_directory, operations, write_texts
 
 from loratory.data import make_dataset, tokenize
 from loratory.engine.hardware import Hardware
@@ -51,7 +51,12 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", choices=["minilm", "roberta-base", "tiny"], default="minilm")
+    parser.add_argument(
+        "--model", default="minilm", help="minilm, roberta-base or tiny (random weights), or a directory"
+    )
+    parser.add_argument(
+        "--tokenizer", default="minilm", help="whose tokenizer roberta-base gets: minilm, or a directory"
+    )
     parser.add_argument("--methods", type=_names(METHODS), default=list(METHODS), help=", ".join(METHODS))
     parser.add_argument("--workloads", type=_names(LONGEST), default=list(LONGEST), help=", ".join(LONGEST))
     parser.add_argument("--contenders", type=_names(CONTENDERS), help=f"{', '.join(CONTENDERS)} (compiled: CUDA only)")
@@ -157,10 +162,10 @@ def _loratory() -> Any:
 
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Make every measurement in a process of its own; `directory` holds what they share."""
-    model = model_directory(options.model, directory)
+    model = model_directory(options.model, directory, tokenizer=options.tokenizer)
     rate = matrix_rate(options.device, quick=options.quick)
     report: dict[str, Any] = {
-        "model": f"{options.model} ({'packaged' if options.model == 'minilm' else 'random'} weights)",
+        "model": f"{options.model} ({'random' if options.model in RANDOM else 'pretrained'} weights)",
         "batch_size": options.batch_size,
         "repeats": 1 if options.quick else options.repeats,
         "bf16_matrix_rate": rate,

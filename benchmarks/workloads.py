@@ -44,6 +44,9 @@ TINY = {
     "intermediate_size": 64, "max_position_embeddings": 512,
 }  # fmt: skip
 
+RANDOM = ("roberta-base", "tiny")
+"""Models built from their configuration, with random weights."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -158,21 +161,21 @@ def _choose(workload: str, count: int, texts: int, random: np.random.Generator) 
     return [random.integers(0, texts, size=n) for n in parts]
 
 
-def model_directory(name: str, work: Path) -> str:
-    """The directory of `minilm`, or of a model with random weights made in `work`."""
-    if name == "minilm":
+def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
+    """The directory of `minilm`, or of a model with random weights made in `work`, or `name` itself."""
+    if name not in RANDOM:
         return locate(name)
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RobertaConfig
     from transformers import RobertaForSequenceClassification as Roberta
 
     torch.manual_seed(0)
     if name == "tiny":
-        model, tokenizer = BertForSequenceClassification(BertConfig(**TINY)), _tiny_tokenizer()
+        model, chosen = BertForSequenceClassification(BertConfig(**TINY)), _tiny_tokenizer()
     else:
-        model, tokenizer = Roberta(RobertaConfig(**ROBERTA_BASE)), AutoTokenizer.from_pretrained(locate("minilm"))
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(1)  # RoBERTa counts positions by its padding id
+        model, chosen = Roberta(RobertaConfig(**ROBERTA_BASE)), AutoTokenizer.from_pretrained(locate(tokenizer))
+        chosen.pad_token = chosen.convert_ids_to_tokens(1)  # RoBERTa counts positions by its padding id
     model.save_pretrained(work / name)
-    tokenizer.save_pretrained(work / name)
+    chosen.save_pretrained(work / name)
     return str(work / name)
 
 

@@ -1,0 +1,84 @@
+"""Where the time of a training step goes: Loratory's kernels (CUDA) or operators (CPU), the largest first.
+
+python benchmarks/costs.py --device cuda --model roberta-base --method lora --workload short
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from engine import STEPS
+from torch.profiler import ProfilerActivity, profile
+from workloads import LONGEST, METHODS, Job, model_directory, write_texts
+
+from loratory.engine.fit import Progress, fit
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.run import prepare
+from loratory.spec import HardwareSpec
+
+
+def main() -> None:
+    """Train some steps under torch's profiler and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--tokenizer", default="minilm")
+    parser.add_argument("--method", choices=list(METHODS), default="lora")
+    parser.add_argument("--workload", choices=list(LONGEST), default="short")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=15)
+    options = parser.parse_args()
+    hardware = Hardware.of(HardwareSpec(device=options.device))
+    warmup = STEPS[options.device, options.workload][0]
+    with tempfile.TemporaryDirectory(prefix="costs-") as work:
+        job = Job(
+            contender="loratory",
+            method=options.method,
+            workload=options.workload,
+            model=model_directory(options.model, Path(work), tokenizer=options.tokenizer),
+            data=str(Path(work) / "texts"),
+            device=options.device,
+            batch_size=32,
+            warmup=warmup,
+            steps=options.steps,
+            settings={},
+        )
+        write_texts(Path(job.data), job.workload, dataset="hutto:movies", count=(warmup + options.steps) * 32)
+        report(job, hardware, rows=options.rows)
+
+
+def report(job: Job, hardware: Hardware, *, rows: int) -> None:
+    """Profile the steps after the warm-up."""
+    cuda = job.device == "cuda"
+    profiler = profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU])
+    setup = prepare(job.spec(), hardware)
+
+    def on_step(progress: Progress) -> None:
+        if progress.step == job.warmup:
+            hardware.synchronize()
+            profiler.start()
+        elif progress.step == job.warmup + job.steps:
+            hardware.synchronize()
+            profiler.stop()
+
+    lr = setup.spec.training.lr
+    assert lr is not None
+    fit(
+        setup.classifier, setup.tokens["train"], setup.spec.training, lr=lr, seed=0, hardware=hardware,
+        meter=Meter(hardware), validate=dict, better=lambda new, old: True, on_step=on_step,
+    )  # fmt: skip
+    events = profiler.key_averages()
+    costs = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in events]
+    total = sum(cost for cost, _, _ in costs)
+    print(f"{job.method}, {job.workload}, {job.model}: {total / job.steps / 1e3:.3f} ms a step in kernels\n")
+    print("| share | ms a step | calls a step | what |\n|--:|--:|--:|---|")
+    for cost, count, name in sorted(costs, reverse=True)[:rows]:
+        print(f"| {cost / total:.1%} | {cost / job.steps / 1e3:.3f} | {count / job.steps:.0f} | {name[:110]} |")
+
+
+if __name__ == "__main__":
+    main()
