@@ -78,8 +78,8 @@ DATA = {  # dataset: what the line says
     "empty.csv": ["the file is empty"],
     "header.csv": ["only a header"],
     "one-class.csv": ["one class only", "'good'"],
-    "empty-label.csv": ["row", "5", "label"],
-    "nan.jsonl": ["row", "5", "label"],
+    "empty-label.csv": ["(line 5)", "label"],
+    "nan.jsonl": ["(line 5)", "label"],
     "latin.csv": ["not UTF-8 at byte 14"],
     "small-class.csv": ["'rare'", "too few"],
 }
