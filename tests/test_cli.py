@@ -42,6 +42,12 @@ def test_json_is_the_only_thing_on_standard_output(flags: list[str], tmp_path: P
     assert "Traceback" not in err
 
 
+def test_the_learning_rate_has_two_names(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    command = ["train", "--method", "head", *flags, "--learning_rate", "0.25", "--json"]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["training"]["lr"] == 0.25
+
+
 @pytest.mark.parametrize("spelling", ["--batch_size=8", "--batch-size=8", "--set=training.batch_size=8"])
 def test_underscores_hyphens_and_paths_name_the_same_setting(
     spelling: str, flags: list[str], tmp_path: Path, capsys: Any
@@ -111,9 +117,23 @@ def test_predict_reads_arguments_a_file_and_standard_input(
     assert set(expected[0]["probabilities"]) == {"bad", "good"}
     assert main([*command, "--input", str(file)]) == 0
     assert json.loads(capsys.readouterr().out) == expected
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(texts) + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_each_line_has_its_prediction_blank_ones_too(
+    run_directory: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "w0 w1\n\n  \r\nw3\u2028w4\n"
+    file = tmp_path / "texts.txt"
+    file.write_bytes(content.encode())
+    command = ["predict", "--model-path", str(run_directory), "--json"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(content, newline=None))
+    for given in ([], ["--input", str(file)]):
+        capsys.readouterr()
+        assert main([*command, *given]) == 0
+        assert [row["text"] for row in json.loads(capsys.readouterr().out)] == ["w0 w1", "", "  ", "w3\u2028w4"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
