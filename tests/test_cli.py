@@ -187,3 +187,52 @@ def test_another_file_is_scored_whole_even_with_one_class(
     assert main(["evaluate", "--model-path", str(run_directory), "--dataset", str(other), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["examples"], found["split"]) == (7, "all rows")
+
+
+@pytest.fixture
+def other_csv(tmp_path: Path, texts: list[tuple[str, str]]) -> Path:
+    """Eight of the texts in a file of another name and with other columns."""
+    path = tmp_path / "other.csv"
+    path.write_text("review,stars\n" + "".join(f"{text},{label}\n" for text, label in texts[:8]), encoding="utf8")
+    return path
+
+
+def test_another_test_file_is_scored_and_named(run_directory: Path, other_csv: Path, capsys: Any) -> None:
+    command = ["evaluate", "--model-path", str(run_directory), "--test", str(other_csv)]
+    columns = ["--text-column", "review", "--label-column", "stars"]
+    assert main([*command, *columns, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dataset"], found["split"], found["examples"]) == (str(other_csv), "test", 8)
+    assert main([*command, *columns]) == 0
+    assert "other.csv,test:8examples" in "".join(capsys.readouterr().out.split())
+    assert main(command) == 3
+    assert f"{other_csv}: no column 'text', 'label'" in capsys.readouterr().err
+    other_csv.write_text("text,label\nw1,odd\n", encoding="utf8")
+    assert main(command) == 3
+    assert f"{other_csv}: label 'odd' is unknown" in capsys.readouterr().err
+
+
+def test_a_run_with_a_test_file_is_evaluated_on_it(
+    flags: list[str], tmp_path: Path, other_csv: Path, capsys: Any
+) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(other_csv.read_text().replace("review,stars", "text,label"), encoding="utf8")
+    place = tmp_path / "run"
+    assert main(["train", "--method", "head", *flags, "--test", str(own), "--output", str(place), "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["quality"]["test"]
+    assert main(["evaluate", "--model-path", str(place), "--device=cpu", "--precision=fp32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dataset"], found["quality"]["confusion"]) == (str(own), expected["confusion"])
+    assert main(["evaluate", "--model-path", str(place), "--split=validation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] != str(own)
+
+
+def test_baselines_left_out_are_noted(run_directory: Path, flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    other = tmp_path / "other"
+    assert main(["train", "--method", "head", *flags, "--split-seed", "1", "--output", str(other)]) == 0
+    for added, noted in (([], True), (["--no-baselines"], False)):
+        capsys.readouterr()
+        assert main(["compare", str(run_directory), str(other), *added, "--json"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert any("Baselines left out" in note for note in notes) is noted
+        assert any("Different test splits" in note for note in notes)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.console import Console
 
-from loratory.errors import LoratoryError, SettingsError, StorageError, nearest
+from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, TrainingSpec, validated
 
@@ -149,7 +149,8 @@ def evaluate(
         return
     from loratory.report.terminal import quality_table
 
-    Console().print(quality_table(found.quality, f"{model_path} on {found.dataset}, {split}"))
+    title = f"{model_path} on {found.dataset}, {found.split}: {counted(found.quality.examples, 'example')}"
+    Console().print(quality_table(found.quality, title))
 
 
 @app.command()

@@ -67,7 +67,7 @@ def load_source(spec: DataSpec) -> Source:
         return _files(spec)
     given = _given_files(spec)
     if given:
-        source = _with_files(source, given)
+        source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
         return Source(name, source.revision, source.digest, {"all": source.parts["train"]}, source.dropped)
     return source
@@ -89,10 +89,9 @@ def _files(spec: DataSpec) -> Source:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
     tables = {"train": read_table(path, spec.text_column, spec.label_column), **_given_files(spec)}
-    paths = {"train": spec.dataset, "validation": spec.validation, "test": spec.test}
     whole = _as_whole_numbers([columns for columns, _ in tables.values()])
     parts = {
-        part: _checked(str(paths[part]), columns, as_int=whole and columns.untyped)
+        part: _checked(spec.where(part), columns, as_int=whole and columns.untyped)
         for part, (columns, _) in tables.items()
     }
     if set(parts) == {"train"}:
@@ -109,12 +108,12 @@ def _given_files(spec: DataSpec) -> dict[str, tuple[Columns, str]]:
     }
 
 
-def _with_files(source: Source, given: dict[str, tuple[Columns, str]]) -> Source:
+def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: DataSpec) -> Source:
     """`source` with the parts that stand in files of the user's, which come before its own."""
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
     whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
     parts = own | {
-        part: _checked(f"the {part} file", columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
+        part: _checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
         for part, (columns, _) in given.items()
     }
     digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}

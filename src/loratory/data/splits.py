@@ -117,7 +117,7 @@ def make_dataset(spec: DataSpec) -> Dataset:
     }
     parts = read | divide(read["train"], cut, labels, spec.dataset)
     for part in ("validation", "test"):
-        _refuse_unseen(parts["train"], parts[part], part, labels, spec.dataset)
+        _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
     overlap = {f"{a}-{b}": _overlap(parts[a], parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
     for pair, count in overlap.items():
         if count:
