@@ -179,7 +179,7 @@ def predict(
     rows = trained.predict(opened, given)
     if output is not None:
         write_predictions(output, rows)
-        errors.print(f"{len(rows)} predictions are in {output}", markup=False)
+        errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)
     elif as_json:
         _print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
     else:

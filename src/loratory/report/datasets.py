@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loratory.errors import counted
 from loratory.report.units import printable
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ def dataset_table(record: Mapping[str, Any]) -> RenderableType:
         table.add_row(part, f"{size:,}", *(f"{count:,}" for count in record["class_counts"][part]))
     found = [
         *(
-            f"{count} texts of {pair.replace('-', ' stand in ')} too"
-            for pair, count in record["overlap"].items()
+            f"{counted(count, 'text')} of {second} also in {first}"
+            for (first, second), count in ((pair.split("-"), count) for pair, count in record["overlap"].items())
             if count
         ),
-        *(f"{count} duplicate rows in {part}" for part, count in record["duplicates"].items() if count),
+        *(f"{counted(count, 'duplicate row')} in {part}" for part, count in record["duplicates"].items() if count),
     ]
     if record["conflicts"]:
-        found.append(f"{record['conflicts']} texts stand more than once with different labels")
+        found.append(f"{counted(record['conflicts'], 'text')} more than once, with different labels")
     if record["dropped"]:
-        found.append(f"{record['dropped']} examples left out: the task has no class for them")
+        found.append(f"{counted(record['dropped'], 'example')} left out: no class for it in this task")
     return Group(table, *(Text(f" {line}", style="dim") for line in found))
