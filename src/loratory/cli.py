@@ -239,15 +239,15 @@ def show_data(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Sizes, classes, overlap and duplicates of a data set, as it would be divided."""
+    """Sizes, classes, overlap, duplicates, lengths and sample texts of a data set, as it would be divided."""
     from loratory.data import make_dataset
-    from loratory.report.datasets import dataset_table
+    from loratory.report.datasets import dataset_table, described
 
-    record = make_dataset(validated(DataSpec, {**flags, "dataset": name})).record()
+    description = described(make_dataset(validated(DataSpec, {**flags, "dataset": name})))
     if as_json:
-        _print_json(record)
+        _print_json(description)
     else:
-        Console().print(dataset_table(record))
+        Console().print(dataset_table(description))
 
 
 @data_app.command("fetch")

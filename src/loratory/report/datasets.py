@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from loratory.errors import counted
 from loratory.report.units import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from loratory.data import Dataset
+
+SAMPLES = 2
+"""Training texts of each class that are shown."""
 
 
 def packaged_rows() -> list[dict[str, str]]:
@@ -34,11 +41,24 @@ def packaged_table() -> RenderableType:
     return table
 
 
+def described(dataset: Dataset) -> dict[str, Any]:
+    """The data set's record, with `words`, how long its texts are, and `samples`, in the order of `labels`."""
+    texts = [text for part in (dataset.train, dataset.validation, dataset.test) for text in part.texts]
+    lengths = np.array([len(text.split()) for text in texts])
+    median, long, longest = np.percentile(lengths, [50, 95, 100], method="inverted_cdf").tolist()
+    first = [np.flatnonzero(dataset.train.labels == label)[:SAMPLES] for label in range(len(dataset.labels))]
+    return {
+        **dataset.record(),
+        "words": {"median": median, "percentile_95": long, "longest": longest},
+        "samples": [[dataset.train.texts[row] for row in rows] for rows in first],
+    }
+
+
 def dataset_table(record: Mapping[str, Any]) -> RenderableType:
-    """Sizes and classes of each split, and what was found while dividing.
+    """Sizes and classes of each split, what was found while dividing, lengths, and samples cut to the width.
 
     Args:
-        record: the `data` part of a run's record.
+        record: what :func:`described` gives.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -63,5 +83,20 @@ def dataset_table(record: Mapping[str, Any]) -> RenderableType:
     if record["conflicts"]:
         found.append(f"{counted(record['conflicts'], 'text')} more than once, with different labels")
     if record["dropped"]:
-        found.append(f"{counted(record['dropped'], 'example')} left out: no class for it in this task")
-    return Group(table, *(Text(f" {line}", style="dim") for line in found))
+        found.append(f"{counted(record['dropped'], 'example')} left out: no class in this task")
+    words = record["words"]
+    found.append(
+        f"Words per text: median {words['median']:,}, 95th percentile {words['percentile_95']:,}, "
+        f"longest {words['longest']:,}"
+    )
+
+    def one_line(text: str) -> Text:
+        return Text(printable(" ".join(text.split())), no_wrap=True, overflow="ellipsis")
+
+    samples = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    samples.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
+    samples.add_column()
+    for label, texts in zip(record["labels"], record["samples"], strict=True):
+        for text in texts:
+            samples.add_row(Text(f" {printable(str(label))}"), one_line(text))
+    return Group(table, *(Text(f" {line}", style="dim") for line in found), Text(), samples)
