@@ -78,8 +78,8 @@ DATA = {  # dataset: what the line says
     "empty.csv": ["the file is empty"],
     "header.csv": ["only a header"],
     "one-class.csv": ["one class only", "'good'"],
-    "empty-label.csv": ["row", "5", "label"],
-    "nan.jsonl": ["row", "5", "label"],
+    "empty-label.csv": ["(line 5)", "label"],
+    "nan.jsonl": ["(line 5)", "label"],
     "latin.csv": ["not UTF-8 at byte 14"],
     "small-class.csv": ["'rare'", "too few"],
 }
@@ -103,6 +103,9 @@ TRAIN: list[tuple[str, int, list[str]]] = [  # what is added to a good `train`, 
     ("--output {place}/file/below", 5, ["choose another --output"]),
     ("--output {place}/uncommitted", 5, ["holds no run"]),
     ("--unknown-flag 1", 2, ["--unknown-flag"]),
+    ("--lerning-rate 1", 2, ["did you mean '--learning-rate'"]),
+    ("--epoch 1", 2, ["did you mean '--epochs'"]),
+    ("--lora_drop 0", 2, ["did you mean '--lora-dropout'"]),
     ("--set training.lr", 2, ["a.b=c"]),
     ("--set training.lrr=1", 2, ["did you mean 'lr'"]),
     ("--epochs 0", 2, ["--epochs '0'"]),
@@ -129,7 +132,11 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("export --model-path {place}/run --output {place}/file/below.pth", 5, ["cannot write"]),
     ("compare {place}/run {place}/absent", 5, ["not a directory"]),
     ("data show hutto:moovies", 3, ["movies"]),
-    ("tarin", 2, ["tarin"]),
+    ("tarin", 2, ["tarin", "'train'"]),
+    ("data shwo", 2, ["'show'"]),
+    ("evaluate", 2, ["--model-path"]),
+    ("compare --basline {place}/run", 2, ["did you mean '--baselines'"]),
+    ("predict --model-path {place}/run --input {place}/columns.csv", 3, ["'text'", "'review'", "set --text-column\n"]),
 ]
 
 

@@ -42,6 +42,12 @@ def test_json_is_the_only_thing_on_standard_output(flags: list[str], tmp_path: P
     assert "Traceback" not in err
 
 
+def test_the_learning_rate_has_two_names(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    command = ["train", "--method", "head", *flags, "--learning_rate", "0.25", "--json"]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["training"]["lr"] == 0.25
+
+
 @pytest.mark.parametrize("spelling", ["--batch_size=8", "--batch-size=8", "--set=training.batch_size=8"])
 def test_underscores_hyphens_and_paths_name_the_same_setting(
     spelling: str, flags: list[str], tmp_path: Path, capsys: Any
@@ -111,9 +117,23 @@ def test_predict_reads_arguments_a_file_and_standard_input(
     assert set(expected[0]["probabilities"]) == {"bad", "good"}
     assert main([*command, "--input", str(file)]) == 0
     assert json.loads(capsys.readouterr().out) == expected
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(texts) + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_each_line_has_its_prediction_blank_ones_too(
+    run_directory: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "w0 w1\n\n  \r\nw3\u2028w4\n"
+    file = tmp_path / "texts.txt"
+    file.write_bytes(content.encode())
+    command = ["predict", "--model-path", str(run_directory), "--json"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(content, newline=None))
+    for given in ([], ["--input", str(file)]):
+        capsys.readouterr()
+        assert main([*command, *given]) == 0
+        assert [row["text"] for row in json.loads(capsys.readouterr().out)] == ["w0 w1", "", "  ", "w3\u2028w4"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -167,3 +187,52 @@ def test_another_file_is_scored_whole_even_with_one_class(
     assert main(["evaluate", "--model-path", str(run_directory), "--dataset", str(other), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["examples"], found["split"]) == (7, "all rows")
+
+
+@pytest.fixture
+def other_csv(tmp_path: Path, texts: list[tuple[str, str]]) -> Path:
+    """Eight of the texts in a file of another name and with other columns."""
+    path = tmp_path / "other.csv"
+    path.write_text("review,stars\n" + "".join(f"{text},{label}\n" for text, label in texts[:8]), encoding="utf8")
+    return path
+
+
+def test_another_test_file_is_scored_and_named(run_directory: Path, other_csv: Path, capsys: Any) -> None:
+    command = ["evaluate", "--model-path", str(run_directory), "--test", str(other_csv)]
+    columns = ["--text-column", "review", "--label-column", "stars"]
+    assert main([*command, *columns, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dataset"], found["split"], found["examples"]) == (str(other_csv), "test", 8)
+    assert main([*command, *columns]) == 0
+    assert "other.csv,test:8examples" in "".join(capsys.readouterr().out.split())
+    assert main(command) == 3
+    assert f"{other_csv}: no column 'text', 'label'" in capsys.readouterr().err
+    other_csv.write_text("text,label\nw1,odd\n", encoding="utf8")
+    assert main(command) == 3
+    assert f"{other_csv}: label 'odd' is unknown" in capsys.readouterr().err
+
+
+def test_a_run_with_a_test_file_is_evaluated_on_it(
+    flags: list[str], tmp_path: Path, other_csv: Path, capsys: Any
+) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(other_csv.read_text().replace("review,stars", "text,label"), encoding="utf8")
+    place = tmp_path / "run"
+    assert main(["train", "--method", "head", *flags, "--test", str(own), "--output", str(place), "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["quality"]["test"]
+    assert main(["evaluate", "--model-path", str(place), "--device=cpu", "--precision=fp32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dataset"], found["quality"]["confusion"]) == (str(own), expected["confusion"])
+    assert main(["evaluate", "--model-path", str(place), "--split=validation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] != str(own)
+
+
+def test_baselines_left_out_are_noted(run_directory: Path, flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    other = tmp_path / "other"
+    assert main(["train", "--method", "head", *flags, "--split-seed", "1", "--output", str(other)]) == 0
+    for added, noted in (([], True), (["--no-baselines"], False)):
+        capsys.readouterr()
+        assert main(["compare", str(run_directory), str(other), *added, "--json"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert any("Baselines left out" in note for note in notes) is noted
+        assert any("Different test splits" in note for note in notes)

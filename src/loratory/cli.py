@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.console import Console
 
-from loratory.errors import LoratoryError, SettingsError, StorageError, nearest
+from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, TrainingSpec, validated
 
@@ -41,6 +41,9 @@ app.add_typer(data_app, name="data")
 
 errors = Console(stderr=True, highlight=False)
 
+ALSO = {"lr": ["--learning-rate"]}
+"""Other names of a flag, by its setting."""
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
 
@@ -59,6 +62,7 @@ def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Cal
         default = "" if field.default is None else f" [{field.default}]"
         option = typer.Option(
             f"--{name.replace('_', '-')}",
+            *ALSO.get(name, []),
             help=f"{field.description}{default}",
             metavar=_metavar(field.annotation),
         )
@@ -145,7 +149,8 @@ def evaluate(
         return
     from loratory.report.terminal import quality_table
 
-    Console().print(quality_table(found.quality, f"{model_path} on {found.dataset}, {split}"))
+    title = f"{model_path} on {found.dataset}, {found.split}: {counted(found.quality.examples, 'example')}"
+    Console().print(quality_table(found.quality, title))
 
 
 @app.command()
@@ -163,7 +168,7 @@ def predict(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Label texts: arguments, a file, or lines on standard input."""
+    """Label texts: arguments, a file, or lines on standard input. Each line gets a label, a blank one too."""
     from loratory import trained
     from loratory.report.predictions import predictions_table, write_predictions
 
@@ -174,7 +179,7 @@ def predict(
     rows = trained.predict(opened, given)
     if output is not None:
         write_predictions(output, rows)
-        errors.print(f"{len(rows)} predictions are in {output}", markup=False)
+        errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)
     elif as_json:
         _print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
     else:
@@ -234,15 +239,15 @@ def show_data(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Sizes, classes, overlap and duplicates of a data set, as it would be divided."""
+    """Sizes, classes, overlap, duplicates, lengths and sample texts of a data set, as it would be divided."""
     from loratory.data import make_dataset
-    from loratory.report.datasets import dataset_table
+    from loratory.report.datasets import dataset_table, described
 
-    record = make_dataset(validated(DataSpec, {**flags, "dataset": name})).record()
+    description = described(make_dataset(validated(DataSpec, {**flags, "dataset": name})))
     if as_json:
-        _print_json(record)
+        _print_json(description)
     else:
-        Console().print(dataset_table(record))
+        Console().print(dataset_table(description))
 
 
 @data_app.command("fetch")
@@ -271,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LoratoryError as error:
         return _fail(str(error), error.exit_code, debug)
     except UsageError as error:
-        return _fail(str(getattr(error, "message", error)), 2, debug)
+        return _fail(_usage(error), 2, debug)
     except Terminated:
         return _fail("terminated", 143, debug)
     except (KeyboardInterrupt, typer.Abort):
@@ -292,6 +297,14 @@ def _fail(message: str, code: int, debug: bool) -> int:
     line = " ".join(message.split())
     print("error: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
     return code
+
+
+def _usage(error: Any) -> str:
+    """Typer's own message, and the nearest flag of the command where it has none of that name."""
+    if not hasattr(error, "possibilities"):
+        return str(error.format_message())
+    flags = [flag for one in error.ctx.command.get_params(error.ctx) for flag in one.opts if flag.startswith("--")]
+    return f"{error.message}; {nearest(error.option_name, flags)}"
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -320,13 +333,13 @@ def _divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
 
 
 def _texts(path: Path | None, column: str) -> list[str]:
-    from loratory.data.files import read_texts
+    from loratory.data.files import lines, read_texts
 
     if path is not None:
         return read_texts(path, column)
     if sys.stdin is None or sys.stdin.isatty():
         return []
-    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    return lines(sys.stdin)
 
 
 def _print_json(document: Any) -> None:

@@ -81,3 +81,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 text, 2,114 texts."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

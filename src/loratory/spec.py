@@ -41,6 +41,10 @@ class DataSpec(Settings):
     )
     max_length: int = Field(128, ge=4, description="tokens kept of each text, special tokens included")
 
+    def where(self, part: str) -> str:
+        """The file of the validation or test examples where they have one, else the data set."""
+        return {"validation": self.validation, "test": self.test}.get(part) or self.dataset
+
     @property
     def is_one_file(self) -> bool:
         """Whether the examples stand in one file that nobody has divided."""

@@ -57,6 +57,7 @@ class Evaluation:
 
     path: Path
     dataset: str
+    """The data set, or the file of the split where it has one of its own."""
     split: str
     quality: Quality
 
@@ -66,7 +67,7 @@ class Evaluation:
             "model_path": str(self.path),
             "dataset": self.dataset,
             "split": self.split,
-            "examples": sum(map(sum, self.quality.confusion)),
+            "examples": self.quality.examples,
             "quality": self.quality.record(),
         }
 
@@ -130,7 +131,9 @@ def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec 
 
 
 def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, split: str = "test") -> Evaluation:
-    """Score a trained model on one split of its own data, or on `data`: all rows of a file, a split of other sources.
+    """Score a trained model on one split of its own data or of `data`.
+
+    A split that has a file of its own, and a data set that is one file the model was not trained on, are scored whole.
 
     Raises:
         SettingsError: no such split.
@@ -139,9 +142,11 @@ def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, spli
     if split not in ("train", "validation", "test"):
         raise SettingsError(f"--split {split!r}: give train, validation or test")
     spec = data if data is not None else trained.data
-    if spec.is_one_file and spec.dataset != trained.data.dataset:
-        source = load_source(spec)
-        examples, shown = source.parts["all"], "all rows"
+    where = spec.where(split)
+    if where != spec.dataset or (spec.is_one_file and where != trained.data.dataset):
+        alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
+        examples = load_source(alone).parts["all"]
+        shown = split if where != spec.dataset else "all rows"
         texts, names = examples.texts, [str(label) for label in examples.labels]
     else:
         dataset = make_dataset(spec)
@@ -150,12 +155,12 @@ def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, spli
     unknown = sorted(set(names) - set(trained.labels))
     if unknown:
         raise DataError(
-            f"{spec.dataset}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
+            f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
         )
     labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)
     tokens = encode(texts, trained.base.tokenizer, spec.max_length)
     logits = trained._logits(Labelled(tokens, labels))
-    return Evaluation(path, spec.dataset, shown, score(labels, logits.numpy(), None, trained.labels))
+    return Evaluation(path, where, shown, score(labels, logits.numpy(), None, trained.labels))
 
 
 def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
@@ -174,7 +179,7 @@ def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
 
 
 def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
-    """The table of runs; the baselines stand below where all runs share one test split.
+    """The table of runs; the baselines stand below where all runs share one test split, else a note says why not.
 
     Raises:
         StorageError: a path holds no committed run.
@@ -187,6 +192,8 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
     found: list[Baseline] = []
     if with_baselines and len(shared) == 1:
         found = baselines(_dataset_of(documents[0]))
+    elif with_baselines:
+        found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
     return comparison(documents, found)
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from loratory.data import load_source
+from loratory.data.files import read_texts
 from loratory.errors import DataError, LoratoryError
 from loratory.spec import DataSpec
 
@@ -60,7 +61,41 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, name: str, rows: t
 def test_rows_are_counted_as_an_editor_shows_them(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('text,label\n"one\ntwo",a\n\nthree,\n', encoding="utf-8")
-    assert "row 5" in message(path)
+    assert "1 row without a label (line 5)" in message(path)
+    path.write_text('text,label\n"one\r\n\r\ntwo",\n"three\nfour\nfive",b\n six,NaN', encoding="utf-8", newline="")
+    assert "2 rows without a label (lines 2, 8)" in message(path)
+    path.write_bytes(b"text,label\rx,a\rcaf\xe9,b\r")
+    assert "line 3" in message(path)
+
+
+def test_a_format_without_lines_counts_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x", "y"], "label": ["a", None]}), path)
+    assert "1 row without a label (row 2)" in message(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "said"),
+    [
+        ("a.csv", "id;text;label", "looks separated by ';'; save it with commas"),
+        ("a.csv", '"text";"label"', "looks separated by ';'; save it with commas"),
+        ("a.csv", "text\tlabel", "looks separated by tabs; save it with commas, or name it a.tsv"),
+        ("a.tsv", "text,label", "looks separated by commas; save it with tabs, or name it a.csv"),
+    ],
+)
+def test_another_separator_is_named(tmp_path: Path, name: str, header: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"\n{header}\r\nx y\r\n", encoding="utf-8", newline="")
+    assert message(path).endswith(said)
+    assert "looks separated" not in message(path, text_column="review", label_column="stars")
+
+
+def test_only_the_flag_of_the_missing_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,stars\nx,1\n", encoding="utf-8")
+    assert message(path).endswith("no column 'label'; columns: 'text', 'stars'; set --label-column")
+    with pytest.raises(DataError, match=r"no column 'review'; .* set --text-column$"):
+        read_texts(path, "review")
 
 
 BAD: dict[str, tuple[str, bytes, list[str]]] = {
@@ -69,25 +104,25 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "empty parquet": ("a.parquet", b"", ["a.parquet", "empty"]),
     "header only": ("a.csv", b"text,label\n", ["a.csv", "no rows"]),
     "missing column": ("a.csv", b"review,stars\nx,1\n", ["'text'", "'review', 'stars'", "--text-column"]),
-    "missing key": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', ["row 2", "'label'"]),
-    "empty labels": ("a.csv", b"text,label\n" + b"x,\n" * 7 + b"y,a\n", ["7 rows", "row 2, 3, 4, 5, 6, …"]),
-    "nan label": ("a.csv", b"text,label\nx,a\ny,NaN\n", ["1 row", "row 3"]),
-    "nan in json": ("a.jsonl", b'{"text": "x", "label": NaN}\n', ["1 row", "row 1"]),
-    "null label": ("a.jsonl", b'{"text": "x", "label": null}\n', ["without a label", "row 1"]),
-    "empty text": ("a.csv", b"text,label\nx,a\n  ,b\n", ["without a text", "row 3"]),
-    "text is a number": ("a.jsonl", b'{"text": 3, "label": 1}\n', ["not a string", "row 1"]),
-    "label is a list": ("a.jsonl", b'{"text": "x", "label": [1]}\n', ["no class name", "row 1"]),
-    "infinite label": ("a.jsonl", b'{"text": "x", "label": Infinity}\n', ["no class name", "row 1"]),
-    "half a surrogate": ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', ["surrogate", "row 1"]),
-    "not utf-8": ("a.csv", b"text,label\ncaf\xe9,a\n", ["byte 14", "0xe9", "row 2", "UTF-8"]),
+    "missing key": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', ["line 2", "'label'"]),
+    "empty labels": ("a.csv", b"text,label\n" + b"x,\n" * 7 + b"y,a\n", ["7 rows", "(lines 2, 3, 4, 5, 6, …)"]),
+    "nan label": ("a.csv", b"text,label\nx,a\ny,NaN\n", ["1 row", "line 3"]),
+    "nan in json": ("a.jsonl", b'{"text": "x", "label": NaN}\n', ["1 row", "line 1"]),
+    "null label": ("a.jsonl", b'{"text": "x", "label": null}\n', ["without a label", "line 1"]),
+    "empty text": ("a.csv", b"text,label\nx,a\n  ,b\n", ["without a text", "line 3"]),
+    "text is a number": ("a.jsonl", b'{"text": 3, "label": 1}\n', ["not a string", "line 1"]),
+    "label is a list": ("a.jsonl", b'{"text": "x", "label": [1]}\n', ["no class name", "line 1"]),
+    "infinite label": ("a.jsonl", b'{"text": "x", "label": Infinity}\n', ["no class name", "line 1"]),
+    "half a surrogate": ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', ["surrogate", "line 1"]),
+    "not utf-8": ("a.csv", b"text,label\ncaf\xe9,a\n", ["byte 14", "0xe9", "line 2", "UTF-8"]),
     "utf-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), ["byte 0", "UTF-8"]),
-    "ragged": ("a.csv", b"text,label\nx,a\none, two,a\n", ["row 3", "3 cells", "has 2"]),
-    "bad json": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', ["row 3", "not JSON"]),
-    "deep json": ("a.jsonl", b"[" * 100_000 + b"\n", ["row 1", "not JSON"]),
-    "json array": ("a.jsonl", b"[1]\n", ["row 1", "object"]),
-    "nul": ("a.csv", b"text,label\nx\0,a\n", ["NUL", "byte 12", "row 2"]),
-    "unclosed quote": ("a.csv", b'text,label\nx,a\n"y,a\nz,b\n', ["row 3", "quote"]),
-    "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["row 2", "quote"]),
+    "ragged": ("a.csv", b"text,label\nx,a\none, two,a\n", ["line 3", "3 cells", "has 2"]),
+    "bad json": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', ["line 3", "not JSON"]),
+    "deep json": ("a.jsonl", b"[" * 100_000 + b"\n", ["line 1", "not JSON"]),
+    "json array": ("a.jsonl", b"[1]\n", ["line 1", "object"]),
+    "nul": ("a.csv", b"text,label\nx\0,a\n", ["NUL", "byte 12", "line 2"]),
+    "unclosed quote": ("a.csv", b'text,label\nx,a\n"y,a\nz,b\n', ["line 3", "quote"]),
+    "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["line 2", "quote"]),
     "not parquet": ("a.parquet", b"text,label\nx,a\n", ["a.parquet", "not a whole Parquet file"]),
     "unknown format": ("a.xlsx", b"x", [".xlsx", ".csv, .tsv, .jsonl, .parquet"]),
     "duplicate header": ("a.csv", b"text,label,text\nx,a,y\n", ["'text'", "more than once"]),

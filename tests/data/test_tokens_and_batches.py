@@ -88,7 +88,7 @@ def test_digest_ignores_the_last_call() -> None:
 
 
 def test_texts_without_tokens_and_a_cache_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 texts have no token"):
+    with pytest.raises(DataError, match="1 text without a token"):
         tokenize(Split(("a", "\u2028"), np.array([0, 1]), "d"), make_tokenizer(special=False), 6, tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot keep the tokens"):

@@ -91,8 +91,8 @@ def test_markdown_holds_what_the_study_asked_for() -> None:
     lines = comparison(records(), BASELINES).to_markdown().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:8]]
     assert rows[0] == [
-        *("Approach", "Trainable", "Share", "Adapter", "Head", "Unfrozen"),
-        *("Training", "Total time", "Peak memory (resident)", "Accuracy", "Macro-F1"),
+        *("Approach", "Trainable parameters", "Share", "Adapter", "Head", "Unfrozen"),
+        *("Training time", "Total time", "Peak memory", "Accuracy (test)", "Macro-F1 (test)"),
     ]
     assert rows[2] == [
         "standard",
@@ -117,15 +117,50 @@ def test_markdown_holds_what_the_study_asked_for() -> None:
     assert not any(line.startswith("| VADER") for line in lines)
 
 
-def test_the_terminal_shows_everything_in_80_columns() -> None:
+def cells(text: str, start: str) -> list[list[str]]:
+    """The cells of each row that begins with `start`, two spaces or one between them."""
+    return [line.removeprefix(start).split() for line in text.splitlines() if line.startswith(start)]
+
+
+LORA_COST = ["3.2", "min", "4.0", "min", "1.9", "GiB", "80.0%", "0.762"]
+
+
+def test_at_80_columns_each_number_stands_below_its_own_heading() -> None:
     text = render(comparison(records(), BASELINES).to_rich())
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    for heading in ("Trainable", "share", "Adapter", "head", "unfrozen", "Training", "total", "resident", "Accuracy"):
-        assert heading in text
-    for cell in ("100%", "0.97%", "73.7k", "3.2 min", "1.9 GiB", "80.0%", "0.762"):
-        assert cell in text
-    assert "chance" in text
+    assert cells(text, "lora r=8 attention") == [["222.3k", "0.97%", *LORA_COST], ["73.7k", "148.6k", "0"]]
+    assert cells(text, "Approach") == [
+        ["parameters", "Share", "time", "time", "memory", "(test)", "(test)"],
+        ["Adapter", "Head", "Unfrozen"],
+    ]
+    for line in text.splitlines()[:2]:
+        assert line.endswith(("Training   Total    Peak Accuracy Macro-F1", "time    time  memory   (test)   (test)"))
+    ends = {
+        line.index(word) + len(word)
+        for line in text.splitlines()[:5]
+        for word in ("222.3k", "parameters")
+        if word in line
+    }
+    assert len(ends) == 1
+
+
+def test_a_wide_terminal_has_one_table() -> None:
+    text = render(comparison(records(), BASELINES).to_rich(), 120)
+    assert max(map(len, text.splitlines())) <= 120
+    assert cells(text, "lora r=8 attention") == [["222.3k", "0.97%", "73.7k", "148.6k", "0", *LORA_COST]]
+
+
+def test_notes_say_what_was_tested_and_which_memory() -> None:
+    def noted(*runs: dict) -> str:
+        return "\n".join(comparison(runs).notes)
+
+    assert "on the test split, 5 examples." in noted(record())
+    other = {"test": quality(labels=(0, 1, 1)).record()}
+    assert "on test splits of 3, 5 examples." in noted(record(), record(LORA, quality=other))
+    assert "test split" not in noted(record(quality=None))
+    assert "largest resident set" in noted(record())
+    assert "Peak memory" not in noted(record(cost=None))
 
 
 def test_json_and_csv_hold_raw_numbers() -> None:
@@ -180,12 +215,12 @@ def test_memory_of_both_kinds_is_told_apart() -> None:
     markdown = comparison([record(), record(LORA, cost=cost)]).to_markdown()
     assert "| 600 MiB allocated |" in markdown
     assert "| 1.9 GiB resident |" in markdown
-    assert "(allocated)" in comparison([record(cost=cost)]).to_markdown()
+    assert "allocated on the GPU" in comparison([record(cost=cost)]).to_markdown()
 
 
 def test_seeds() -> None:
     def note(*runs: dict) -> str:
-        return comparison(runs).notes[0]
+        return next(note for note in comparison(runs).notes if "seed" in note)
 
     two = [record(), record(spec={"seed": 1})]
     assert note(*two).startswith("Each row is one seed")

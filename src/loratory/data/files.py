@@ -1,6 +1,6 @@
 """Tables in files: CSV, TSV, JSONL and Parquet become a column of texts and a column of labels, values as they stand.
 
-Every fault is a DataError of one line that names the file, the row as an editor counts it, and the remedy.
+Every fault is a DataError of one line that names the file, the line (Parquet has none: the row), and the remedy.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ import json
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from loratory.errors import DataError
+from loratory.errors import DataError, counted
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
+
+Wanted = Mapping[str, str]
+"""The columns to read, each under the flag that names it: `--text-column`, and `--label-column` where there is one."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class Columns:
     texts: list[object]
     labels: list[object]
     rows: list[int]
-    """1-based: line in the file where the row begins (CSV, TSV, JSONL), or number of the row (Parquet)."""
+    """1-based places in the file, in `unit`."""
+    unit: Literal["line", "row"]
+    """line: where the row begins in the file (CSV, TSV, JSONL). row: its number (Parquet, hub)."""
     untyped: bool
     """True where cells are text whatever they mean (CSV, TSV)."""
 
@@ -39,39 +46,47 @@ def read_table(path: Path, text_column: str, label_column: str) -> tuple[Columns
     Raises:
         DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column.
     """
+    return _read(path, {"--text-column": text_column, "--label-column": label_column})
+
+
+def _read(path: Path, wanted: Wanted) -> tuple[Columns, str]:
     suffix = path.suffix.lower()
     data = read_bytes(path)
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown format {suffix or 'without suffix'!r}; known: {', '.join(SUFFIXES)}")
     if not data.strip():
-        raise DataError(f"{path}: the file is empty; give one with the columns {text_column!r} and {label_column!r}")
+        raise _empty(path, wanted)
     if suffix == ".parquet":
-        columns = _parquet(path, data, text_column, label_column)
+        columns = _parquet(path, data, wanted)
     elif suffix == ".jsonl":
-        columns = _jsonl(path, decoded(path, data), text_column, label_column)
+        columns = _jsonl(path, decoded(path, data), wanted)
     else:
-        columns = _delimited(path, decoded(path, data), "," if suffix == ".csv" else "\t", text_column, label_column)
+        columns = _delimited(path, decoded(path, data), SEPARATORS[suffix], wanted)
     if not columns.rows:
         raise DataError(f"{path}: no rows, only a header; add rows")
     return columns, hashlib.sha256(data).hexdigest()
 
 
 def read_texts(path: Path, text_column: str) -> list[str]:
-    """The texts to label in `path`: one column of a table, or the lines of a `.txt` file.
+    """The texts to label in `path`: one column of a table, or the lines of a `.txt` file, blank ones too.
 
     Raises:
         DataError: as :func:`read_table`, or a cell that is not text.
     """
     if path.suffix.lower() == ".txt":
-        lines = decoded(path, read_bytes(path)).splitlines()
-        return [line for line in lines if line.strip()]
-    columns, _ = read_table(path, text_column, text_column)
+        return lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
+    columns, _ = _read(path, {"--text-column": text_column})
     for text, row in zip(columns.texts, columns.rows, strict=True):
         if not isinstance(text, str):
             raise DataError(
-                f"{path}: row {row}, column {text_column!r} holds no text; give a text or leave the row out"
+                f"{path}: {columns.unit} {row}, column {text_column!r} holds no text; give a text or leave it out"
             )
     return [str(text) for text in columns.texts]
+
+
+def lines(file: Iterable[str]) -> list[str]:
+    """The lines of an open text file without their ends; a blank line is a line."""
+    return [line.rstrip("\n") for line in file]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -102,39 +117,58 @@ def decoded(path: Path, data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}, row {row}); save the file as UTF-8"
-        ) from None
+        place = f"0x{data[error.start]:02x}, line {_line(data, error.start)}"
+        raise DataError(f"{path}: not UTF-8 at byte {error.start} ({place}); save the file as UTF-8") from None
     nul = data.find(b"\0")
     if nul >= 0:
-        row = data.count(b"\n", 0, nul) + 1
-        raise DataError(f"{path}: NUL character at byte {nul} (row {row}); is the file damaged? Remove it")
+        place = f"line {_line(data, nul)}"
+        raise DataError(f"{path}: NUL character at byte {nul} ({place}); is the file damaged? Remove it")
     return text.removeprefix("\ufeff")
 
 
-def _delimited(path: Path, text: str, delimiter: str, text_column: str, label_column: str) -> Columns:
+def _line(data: bytes, offset: int) -> int:
+    return len((data[:offset] + b".").splitlines())
+
+
+def _empty(path: Path, wanted: Wanted) -> DataError:
+    columns = " and a column ".join(map(repr, wanted.values()))
+    return DataError(f"{path}: the file is empty; give one with a column {columns}")
+
+
+def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted) -> Columns:
+    _refuse_other_separator(path, text, delimiter, wanted)
     records = _records(path, text, delimiter)
     first = next(records, None)
     if first is None:
-        raise DataError(f"{path}: the file is empty; give one with the columns {text_column!r} and {label_column!r}")
+        raise _empty(path, wanted)
     header = first[1]
-    at_text, at_label = (_position(path, header, column) for column in (text_column, label_column))
-    columns = Columns([], [], [], untyped=True)
-    for row, cells in records:
+    _check_header(path, header, wanted)
+    places = [header.index(column) for column in wanted.values()]
+    columns = Columns([], [], [], "line", untyped=True)
+    for line, cells in records:
         if len(cells) != len(header):
             raise DataError(
-                f"{path}: row {row} has {_cells(len(cells))}, the header has {len(header)}; "
+                f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)}; "
                 "put quotes around a text that holds the separator"
             )
-        columns.texts.append(cells[at_text])
-        columns.labels.append(cells[at_label])
-        columns.rows.append(row)
+        columns.texts.append(cells[places[0]])
+        columns.labels.append(cells[places[-1]])
+        columns.rows.append(line)
     return columns
 
 
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count} cells"
+def _refuse_other_separator(path: Path, text: str, delimiter: str, wanted: Wanted) -> None:
+    """Look at the header before the rows are parsed, as `"text";"label"` is no CSV and fails for its quotes."""
+    header = text.lstrip().partition("\n")[0].rstrip()
+    names = {",": "commas", "\t": "tabs", ";": "';'"}
+    cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
+    missing = set(wanted.values()) - cells[delimiter]
+    found = next((mark for mark in names if mark != delimiter and missing & cells[mark]), None)
+    if found is None:
+        return
+    suffix = next((suffix for suffix, mark in SEPARATORS.items() if mark == found), None)
+    renaming = f", or name it {path.with_suffix(suffix).name}" if suffix else ""
+    raise DataError(f"{path}: looks separated by {names[found]}; save it with {names[delimiter]}{renaming}")
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -149,59 +183,62 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             begins = reader.line_num + 1
     except csv.Error as error:
         what = "a quote opens and is never closed" if "end of data" in str(error) else str(error)
-        raise DataError(f"{path}: row {begins}: {what}; a quote inside a quoted text is written twice") from None
+        raise DataError(f"{path}: line {begins}: {what}; a quote inside a quoted text is written twice") from None
     finally:
         csv.field_size_limit(before)
 
 
-def _position(path: Path, header: list[str], column: str) -> int:
+def _check_header(path: Path, header: list[str], wanted: Wanted) -> None:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise DataError(f"{path}: the header has {twice[0]!r} more than once; rename one")
-    if column not in header:
-        raise missing_column(str(path), column, header)
-    return header.index(column)
+    require_columns(str(path), header, wanted)
 
 
-def missing_column(where: str, column: str, known: list[str]) -> DataError:
-    """The error for a table without `column`, which lists the columns there are."""
-    listed = ", ".join(repr(name) for name in known[:20]) + (", …" if len(known) > 20 else "")
-    return DataError(f"{where}: no column {column!r}; columns: {listed}; set --text-column, --label-column")
+def require_columns(where: str, known: Iterable[str], wanted: Wanted) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        DataError: lists the columns there are, and the flags that name others.
+    """
+    names = list(known)
+    missing = {flag: column for flag, column in wanted.items() if column not in names}
+    if missing:
+        listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+        lacking = ", ".join(map(repr, missing.values()))
+        raise DataError(f"{where}: no column {lacking}; columns: {listed}; set {', '.join(missing)}")
 
 
-def _jsonl(path: Path, text: str, text_column: str, label_column: str) -> Columns:
-    columns = Columns([], [], [], untyped=False)
-    for row, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a JSON string
-        if not line.strip():
+def _jsonl(path: Path, text: str, wanted: Wanted) -> Columns:
+    names = list(wanted.values())
+    columns = Columns([], [], [], "line", untyped=False)
+    for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a JSON string
+        if not content.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(content)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-            raise DataError(f"{path}: row {row} is not JSON ({reason}); write one object a line") from None
+            raise DataError(f"{path}: line {line} is not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
-            raise DataError(f"{path}: row {row} is not a JSON object; write one object a line")
-        for column in (text_column, label_column):
-            if column not in record:
-                raise missing_column(f"{path}: row {row}", column, list(record))
-        columns.texts.append(record[text_column])
-        columns.labels.append(record[label_column])
-        columns.rows.append(row)
+            raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
+        require_columns(f"{path}: line {line}", record, wanted)
+        columns.texts.append(record[names[0]])
+        columns.labels.append(record[names[-1]])
+        columns.rows.append(line)
     return columns
 
 
-def _parquet(path: Path, data: bytes, text_column: str, label_column: str) -> Columns:
+def _parquet(path: Path, data: bytes, wanted: Wanted) -> Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        header = list(file.schema_arrow.names)
-        for column in (text_column, label_column):
-            _position(path, header, column)
-        table = file.read(columns=[text_column, label_column])
-        texts, labels = table.column(text_column).to_pylist(), table.column(label_column).to_pylist()
+        _check_header(path, list(file.schema_arrow.names), wanted)
+        table = file.read(columns=list(wanted.values()))
+        values = [table.column(column).to_pylist() for column in wanted.values()]
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise DataError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    return Columns(texts, labels, list(range(1, len(texts) + 1)), untyped=False)
+    return Columns(values[0], values[-1], list(range(1, len(values[0]) + 1)), "row", untyped=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loratory.data.files import Columns, missing_column
+from loratory.data.files import Columns, require_columns
 from loratory.errors import DataError, ResourceError
 
 log = logging.getLogger("loratory")
@@ -37,15 +37,14 @@ def read_hub(name: str, text_column: str, label_column: str) -> tuple[dict[str, 
         part = _PARTS.get(str(split))
         if part is None or part in parts:
             continue
-        for column in (text_column, label_column):
-            if column not in table.column_names:
-                raise missing_column(f"hub:{name} ({split})", column, list(table.column_names))
+        wanted = {"--text-column": text_column, "--label-column": label_column}
+        require_columns(f"hub:{name} ({split})", table.column_names, wanted)
         labels = _label_values(table, label_column)
         if part != "train" and labels and all(label is None for label in labels):
             log.warning("hub:%s: the labels of %s are withheld; this part is not used", name, split)
             continue
         texts = list(table[text_column])
-        parts[part] = Columns(texts, labels, list(range(1, len(texts) + 1)), untyped=False)
+        parts[part] = Columns(texts, labels, list(range(1, len(texts) + 1)), "row", untyped=False)
         revision = revision or _revision(table)
     if "train" not in parts or not parts["train"].rows:
         raise DataError(f"hub:{name}: no rows to train on; its parts: {', '.join(map(str, loaded)) or 'none'}")

@@ -46,7 +46,7 @@ def read_ratings(domain: str) -> Rated:
     data = read_bytes(path)
     texts: list[str] = []
     ratings: list[float] = []
-    for row, line in enumerate(decoded(path, data).replace("\r\n", "\n").rstrip("\n").split("\n"), start=1):
+    for number, line in enumerate(decoded(path, data).replace("\r\n", "\n").rstrip("\n").split("\n"), start=1):
         cells = line.split("\t")
         try:
             _, rating, text = cells
@@ -54,7 +54,7 @@ def read_ratings(domain: str) -> Rated:
         except ValueError:
             value = math.nan
         if not abs(value) <= 4:
-            raise DataError(f"{path}: row {row} is damaged; remove the folder {path.parent}, and it is fetched anew")
+            raise DataError(f"{path}: line {number} is damaged; remove {path.parent}, and it is fetched anew")
         texts.append(text)
         ratings.append(value)
     rows = tuple(range(1, len(texts) + 1))

@@ -14,7 +14,7 @@ from loratory.data import hutto
 from loratory.data.files import SUFFIXES, Columns, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.errors import DataError, nearest
+from loratory.errors import DataError, counted, nearest
 from loratory.spec import DataSpec
 
 Label = str | int | float | bool
@@ -28,7 +28,7 @@ class Examples:
     texts: tuple[str, ...]
     labels: tuple[Label, ...]
     rows: tuple[int, ...]
-    """1-based row in the source, as an editor shows it (the header of a CSV file is row 1)."""
+    """1-based line in the file, as an editor shows it, or row where the source has no lines."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load_source(spec: DataSpec) -> Source:
         return _files(spec)
     given = _given_files(spec)
     if given:
-        source = _with_files(source, given)
+        source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
         return Source(name, source.revision, source.digest, {"all": source.parts["train"]}, source.dropped)
     return source
@@ -89,10 +89,9 @@ def _files(spec: DataSpec) -> Source:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
     tables = {"train": read_table(path, spec.text_column, spec.label_column), **_given_files(spec)}
-    paths = {"train": spec.dataset, "validation": spec.validation, "test": spec.test}
     whole = _as_whole_numbers([columns for columns, _ in tables.values()])
     parts = {
-        part: _checked(str(paths[part]), columns, as_int=whole and columns.untyped)
+        part: _checked(spec.where(part), columns, as_int=whole and columns.untyped)
         for part, (columns, _) in tables.items()
     }
     if set(parts) == {"train"}:
@@ -109,12 +108,12 @@ def _given_files(spec: DataSpec) -> dict[str, tuple[Columns, str]]:
     }
 
 
-def _with_files(source: Source, given: dict[str, tuple[Columns, str]]) -> Source:
+def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: DataSpec) -> Source:
     """`source` with the parts that stand in files of the user's, which come before its own."""
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
     whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
     parts = own | {
-        part: _checked(f"the {part} file", columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
+        part: _checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
         for part, (columns, _) in given.items()
     }
     digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}
@@ -141,30 +140,30 @@ def _missing(value: object) -> bool:
 
 def _checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
     """Turn columns into examples, or say which rows are at fault."""
-    _refuse(where, columns.rows, [_missing(label) for label in columns.labels], "without a label", "add it")
+    _refuse(where, columns, [_missing(label) for label in columns.labels], "without a label", "add it")
     empty = [text is None or (isinstance(text, str) and not text.strip()) for text in columns.texts]
-    _refuse(where, columns.rows, empty, "without a text", "add it")
+    _refuse(where, columns, empty, "without a text", "add it")
     texts = [text for text in columns.texts if isinstance(text, str)]
     if len(texts) < len(columns.texts):
         wrong = [not isinstance(text, str) for text in columns.texts]
-        _refuse(where, columns.rows, wrong, "with a text that is not a string", "choose another --text-column")
-    _refuse(where, columns.rows, [not _encodable(text) for text in texts], "with half a surrogate pair", "mend it")
+        _refuse(where, columns, wrong, "with a text that is not a string", "choose another --text-column")
+    _refuse(where, columns, [not _encodable(text) for text in texts], "with half a surrogate pair", "mend it")
     convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
     labels = [convert(value) for value in columns.labels]
     kept = [label for label in labels if label is not None]
     if len(kept) < len(labels):
         wrong = [label is None for label in labels]
         remedy = "use text, numbers or true/false"
-        _refuse(where, columns.rows, wrong, "with a label that is no class name", remedy)
+        _refuse(where, columns, wrong, "with a label that is no class name", remedy)
     return Examples(tuple(texts), tuple(kept), tuple(columns.rows))
 
 
-def _refuse(where: str, rows: list[int], faults: list[bool], what: str, remedy: str) -> None:
-    bad = [row for row, fault in zip(rows, faults, strict=True) if fault]
+def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy: str) -> None:
+    bad = [row for row, fault in zip(columns.rows, faults, strict=True) if fault]
     if bad:
+        places = columns.unit if len(bad) == 1 else f"{columns.unit}s"
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        count = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
-        raise DataError(f"{where}: {count} {what} (row {shown}); {remedy}, or remove the row")
+        raise DataError(f"{where}: {counted(len(bad), 'row')} {what} ({places} {shown}); {remedy}, or remove the row")
 
 
 def _encodable(text: str) -> bool:

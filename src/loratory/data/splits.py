@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.sources import Examples, Label, load_source
-from loratory.errors import DataError, SettingsError
+from loratory.errors import DataError, SettingsError, counted
 from loratory.spec import DataSpec
 
 log = logging.getLogger("loratory")
@@ -117,12 +117,12 @@ def make_dataset(spec: DataSpec) -> Dataset:
     }
     parts = read | divide(read["train"], cut, labels, spec.dataset)
     for part in ("validation", "test"):
-        _refuse_unseen(parts["train"], parts[part], part, labels, spec.dataset)
+        _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
     overlap = {f"{a}-{b}": _overlap(parts[a], parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
-            log.warning("%s: %d texts of %s stand in %s too; they are kept", spec.dataset, count, second, first)
+            log.warning("%s: %s of %s also in %s; kept", spec.dataset, counted(count, "text"), second, first)
     if spec.limit is not None:
         parts["train"] = _limited(parts["train"], spec.limit, len(labels))
     return Dataset(
@@ -201,8 +201,9 @@ def divide(
             continue  # it stands in a given file only, which is refused for that
         ordered = sorted(by_class[label], key=places.__getitem__)
         if fractions and len(ordered) <= len(fractions):
+            found = counted(len(ordered), "distinct text")
             raise DataError(
-                f"{where}: class {name!r} has {len(ordered)} distinct texts, too few for {len(fractions) + 1} parts; "
+                f"{where}: class {name!r} has {found}, too few for {len(fractions) + 1} parts; "
                 "add some, merge the class with another, or remove it"
             )
         begin = 0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.splits import Split
-from loratory.errors import DataError, StorageError
+from loratory.errors import DataError, StorageError, counted
 
 log = logging.getLogger("loratory")
 
@@ -103,7 +103,8 @@ def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
         chunks.append(np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32))
     if 0 in lengths:
         text = texts[lengths.index(0)]
-        raise DataError(f"{lengths.count(0)} texts have no token for this tokenizer, {text[:40]!r} first; remove them")
+        found = counted(lengths.count(0), "text")
+        raise DataError(f"{found} without a token for this tokenizer, first {text[:40]!r}; remove what has none")
     return TokenTable(np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 

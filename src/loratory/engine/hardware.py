@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from loratory.errors import ResourceError
+from loratory.errors import ResourceError, counted
 from loratory.spec import HardwareSpec
 
 
@@ -85,5 +85,5 @@ def cpu_name() -> str:
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf8") as file:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-        return f"{name}, {len(os.sched_getaffinity(0))} cores"
-    return f"{name}, {os.cpu_count()} cores"
+        return f"{name}, {counted(len(os.sched_getaffinity(0)), 'core')}"
+    return f"{name}, {counted(os.cpu_count() or 1, 'core')}"

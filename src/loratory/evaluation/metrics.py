@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loratory.errors import DataError, TrainingError
+from loratory.errors import DataError, TrainingError, counted
 from loratory.evaluation.quality import ClassQuality, Quality
 
 Labels = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def require_finite(logits: Logits) -> None:
     if not finite.all():
         first, count = int(np.argmin(finite)), int((~finite).sum())
         raise TrainingError(
-            f"{count} of {len(logits)} examples have logits that are not finite (first: row {first}); "
+            f"logits that are not finite in {count} of {counted(len(logits), 'example')} (first: row {first}); "
             "lower --lr or use --precision fp32"
         )
 

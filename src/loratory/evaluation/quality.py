@@ -39,6 +39,11 @@ class Quality:
     confusion: tuple[tuple[int, ...], ...]
     """(C, C) counts: rows are true classes, columns predicted ones."""
 
+    @property
+    def examples(self) -> int:
+        """How many were scored."""
+        return sum(map(sum, self.confusion))
+
     def value(self, metric: str) -> float | None:
         """The number of the metric called `metric`, a key of METRICS."""
         number: float | None = getattr(self, metric)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from loratory.errors import SettingsError
+from loratory.errors import SettingsError, counted
 from loratory.methods.base import TrainableModel
 from loratory.methods.lora import LoraSettings, adapt
 from loratory.spec import MethodSettings
@@ -47,8 +47,8 @@ class Hybrid:
         layers = layer_names(base)
         if settings.unfrozen_layers >= len(layers):
             raise SettingsError(
-                f"--unfrozen-layers {settings.unfrozen_layers}: the model has {len(layers)} layers, so at most "
-                f"{len(layers) - 1} can be unfrozen with LoRA below; use --method standard to train all"
+                f"--unfrozen-layers {settings.unfrozen_layers}: the model has {counted(len(layers), 'layer')}, so at "
+                f"most {len(layers) - 1} can be unfrozen with LoRA below; use --method standard to train all"
             )
         return adapt(base, settings, seed=seed, unfrozen_modules=layers[len(layers) - settings.unfrozen_layers :])
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 from loratory.data.packaged import PACKAGED, fetch
-from loratory.errors import ModelError, SafetyError, nearest
+from loratory.errors import ModelError, SafetyError, counted, nearest
 from loratory.models import flat
 from loratory.models.families import Family, family_of
 
@@ -251,9 +251,8 @@ def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:
     """Only the head may be new; every other weight must come from the files."""
     missing = [key for key in sorted(info["missing_keys"]) if not _in_head(key, family)]
     if missing:
-        raise ModelError(
-            f"model {name!r} lacks {len(missing)} weights, first {missing[0]!r}; is it a {family.name} model?"
-        )
+        lacking = f"{counted(len(missing), 'weight')}, first {missing[0]!r}"
+        raise ModelError(f"model {name!r} lacks {lacking}; is it a {family.name} model?")
     wrong = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
     wrong = [key for key in wrong if not _in_head(key, family)]
     if wrong:

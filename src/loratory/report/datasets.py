@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from loratory.errors import counted
 from loratory.report.units import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from loratory.data import Dataset
+
+SAMPLES = 2
+"""Training texts of each class that are shown."""
 
 
 def packaged_rows() -> list[dict[str, str]]:
@@ -33,11 +41,24 @@ def packaged_table() -> RenderableType:
     return table
 
 
+def described(dataset: Dataset) -> dict[str, Any]:
+    """The data set's record, with `words`, how long its texts are, and `samples`, in the order of `labels`."""
+    texts = [text for part in (dataset.train, dataset.validation, dataset.test) for text in part.texts]
+    lengths = np.array([len(text.split()) for text in texts])
+    median, long, longest = np.percentile(lengths, [50, 95, 100], method="inverted_cdf").tolist()
+    first = [np.flatnonzero(dataset.train.labels == label)[:SAMPLES] for label in range(len(dataset.labels))]
+    return {
+        **dataset.record(),
+        "words": {"median": median, "percentile_95": long, "longest": longest},
+        "samples": [[dataset.train.texts[row] for row in rows] for rows in first],
+    }
+
+
 def dataset_table(record: Mapping[str, Any]) -> RenderableType:
-    """Sizes and classes of each split, and what was found while dividing.
+    """Sizes and classes of each split, what was found while dividing, lengths, and samples cut to the width.
 
     Args:
-        record: the `data` part of a run's record.
+        record: what :func:`described` gives.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -53,14 +74,29 @@ def dataset_table(record: Mapping[str, Any]) -> RenderableType:
         table.add_row(part, f"{size:,}", *(f"{count:,}" for count in record["class_counts"][part]))
     found = [
         *(
-            f"{count} texts of {pair.replace('-', ' stand in ')} too"
-            for pair, count in record["overlap"].items()
+            f"{counted(count, 'text')} of {second} also in {first}"
+            for (first, second), count in ((pair.split("-"), count) for pair, count in record["overlap"].items())
             if count
         ),
-        *(f"{count} duplicate rows in {part}" for part, count in record["duplicates"].items() if count),
+        *(f"{counted(count, 'duplicate row')} in {part}" for part, count in record["duplicates"].items() if count),
     ]
     if record["conflicts"]:
-        found.append(f"{record['conflicts']} texts stand more than once with different labels")
+        found.append(f"{counted(record['conflicts'], 'text')} more than once, with different labels")
     if record["dropped"]:
-        found.append(f"{record['dropped']} examples left out: the task has no class for them")
-    return Group(table, *(Text(f" {line}", style="dim") for line in found))
+        found.append(f"{counted(record['dropped'], 'example')} left out: no class in this task")
+    words = record["words"]
+    found.append(
+        f"Words per text: median {words['median']:,}, 95th percentile {words['percentile_95']:,}, "
+        f"longest {words['longest']:,}"
+    )
+
+    def one_line(text: str) -> Text:
+        return Text(printable(" ".join(text.split())), no_wrap=True, overflow="ellipsis")
+
+    samples = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    samples.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
+    samples.add_column()
+    for label, texts in zip(record["labels"], record["samples"], strict=True):
+        for text in texts:
+            samples.add_row(Text(f" {printable(str(label))}"), one_line(text))
+    return Group(table, *(Text(f" {line}", style="dim") for line in found), Text(), samples)

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
 from loratory.report.approach import Record, lookup, setting
 
@@ -13,6 +14,7 @@ from loratory.report.approach import Record, lookup, setting
 def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
     """The lines under a table of `records`, called `names`, and `baselines`: what does not compare, and why."""
     return [
+        *_tested(records, baselines),
         *_data(records, baselines),
         *_device(records),
         *_seeds(records, names),
@@ -20,10 +22,18 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     ]
 
 
+def _tested(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
+    sizes = sorted({sum(support) for support in _supports(records, baselines)})
+    if not sizes:
+        return []
+    splits = f"the test split, {counted(sizes[0], 'example')}"
+    if len(sizes) > 1:
+        splits = f"test splits of {', '.join(f'{size:,}' for size in sizes)} examples"
+    return [f"Accuracy and macro-F1: on {splits}. Macro-F1 is the plain mean over all classes."]
+
+
 def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
-    supports = {_support(lookup(record, "quality", "test", "confusion")) for record in records}
-    supports |= {_support(one.quality.confusion) for one in baselines if one.quality is not None}
-    if len(_digests(records, "test")) > 1 or len(supports - {None}) > 1:
+    if len(_digests(records, "test")) > 1 or len(_supports(records, baselines)) > 1:
         return ["Different test splits: accuracy and F1 do not compare between these rows."]
     if len(_digests(records, "train")) > 1:
         return ["Trained on different examples: rows differ by their data too, not by their method alone."]
@@ -33,6 +43,12 @@ def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]
 def _digests(records: Sequence[Record], part: str) -> set[str]:
     found = (lookup(record, "data", "digests", part) for record in records)
     return {str(digest) for digest in found if digest is not None}
+
+
+def _supports(records: Sequence[Record], baselines: Sequence[Baseline]) -> set[tuple[int, ...]]:
+    found = {_support(lookup(record, "quality", "test", "confusion")) for record in records}
+    found |= {_support(one.quality.confusion) for one in baselines if one.quality is not None}
+    return {support for support in found if support is not None}
 
 
 def _support(confusion: object) -> tuple[int, ...] | None:

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 Value = str | int | float | None
 Row = Mapping[str, Value]
 
-LEGEND = (
-    "Training: optimizer steps only; total adds set-up and evaluation (for baselines: fitting and predicting). "
-    "Memory: peak during the run, 1 GiB = 2^30 bytes. Macro-F1: plain mean over all classes."
+TIMES = (
+    "Training time: optimizer steps only; total time adds set-up and evaluation (baselines: fitting and predicting)."
 )
+MEMORY = {
+    "resident": "Peak memory: largest resident set during the run, 1 GiB = 2^30 bytes.",
+    "allocated": "Peak memory: most bytes allocated on the GPU by torch, 1 GiB = 2^30 bytes.",
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class Table:
 
     def to_rich(self) -> RenderableType:
         """For a terminal of 80 columns or more."""
-        from loratory.report.terminal import comparison_table
+        from loratory.report.terminal import ComparisonTable
 
-        return comparison_table(self)
+        return ComparisonTable(self)
 
 
 def comparison(records: Sequence[Record], baselines: Sequence[Baseline] = ()) -> Table:
@@ -97,7 +100,12 @@ def comparison(records: Sequence[Record], baselines: Sequence[Baseline] = ()) ->
     names = approaches(records)
     rows = [_run_row(record, name) for record, name in zip(records, names, strict=True)]
     rows += [_baseline_row(baseline) for baseline in baselines if baseline.quality is not None]
-    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), LEGEND))
+    memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
+    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), TIMES, *memory))
+
+
+def _memory_kinds(rows: Sequence[Row]) -> set[Value]:
+    return {kind for row in rows if (kind := row.get("peak_memory_kind")) is not None}
 
 
 def _run_row(record: Record, name: str) -> Row:
@@ -141,9 +149,7 @@ def _number(value: object) -> int | float | None:
 
 
 def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    kinds = {kind for row in rows if (kind := row.get("peak_memory_kind")) is not None}
-    memory = f"Peak memory ({kinds.pop()})" if len(kinds) == 1 else "Peak memory"
-    mixed = bool(kinds)  # what is left after one was taken: each cell then says its own
+    mixed = len(_memory_kinds(rows)) > 1  # each cell then says its own
 
     def show_approach(row: Row) -> str:
         status = "" if row["status"] in ("completed", "baseline") else f" ({row['status']})".replace("_", " ")
@@ -165,18 +171,18 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         text("status", "Status", "how the run ended; baseline for a baseline"),
         text("id", "Run", "the run's id"),
         column("seed", "Seed", units.count, "the run's seed", shown=False),
-        column("trainable", "Trainable", units.count, "parameters that training changes"),
+        column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
         column("total", "Total", units.count, "all parameters", shown=False),
         column("trainable_share", "Share", units.percent, "trainable of all parameters"),
         column("adapter", "Adapter", units.count, "trainable parameters added by the method"),
         column("head", "Head", units.count, "parameters of the classifier head"),
         column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=unfrozen),
-        column("train_seconds", "Training", units.duration, "time of the optimizer steps alone"),
+        column("train_seconds", "Training time", units.duration, "time of the optimizer steps alone"),
         column("total_seconds", "Total time", units.duration, "with set-up and evaluation"),
-        Column("peak_memory_bytes", memory, "right", "allocated on CUDA, resident set on CPU", show_memory),
+        Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", show_memory),
         text("peak_memory_kind", "Memory kind", "allocated or resident"),
-        column("accuracy", "Accuracy", units.accuracy, "test examples whose label is predicted"),
-        column("f1_macro", "Macro-F1", units.fraction, "test F1, plain mean over all classes"),
+        column("accuracy", "Accuracy (test)", units.accuracy, "test examples whose label is predicted"),
+        column("f1_macro", "Macro-F1 (test)", units.fraction, "test F1, plain mean over all classes"),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loratory.evaluation.metrics import METRICS
@@ -9,60 +11,60 @@ from loratory.evaluation.quality import Quality
 from loratory.report import units
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from loratory.report.tables import Table
+    from loratory.report.tables import Column, Row, Table
 
-STACKED = (
-    ("approach",),
-    ("trainable", "trainable_share"),
-    ("adapter", "head", "unfrozen"),
-    ("train_seconds", "total_seconds"),
-    ("peak_memory_bytes",),
-    ("accuracy",),
-    ("f1_macro",),
-)
-"""Columns side by side; those of one stack stand below one another, as 80 characters do not hold them all."""
+PARTS = ("adapter", "head", "unfrozen")
+"""The columns that stand in a table of their own where the terminal is narrow."""
 
-HEADINGS = {
-    "total_seconds": "total",
-    "peak_memory_bytes": "Peak",
-    "f1_macro": "Macro\nF1",
-}
-"""Shorter titles than a page has room for."""
+WIDE = 110
+"""From this many characters on, all columns stand side by side."""
 
 CONFUSION_UP_TO = 8
 """The widest confusion matrix that is printed."""
 
 
-def comparison_table(table: Table) -> RenderableType:
-    """The comparison with two or three lines a row: share under trainable, head under adapter, total under training."""
+@dataclass(frozen=True)
+class ComparisonTable:
+    """The comparison, one line a row: as one table, or below `WIDE` with the parts of the parameters in a second."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        columns, rows = self.table.shown, self.table.rows
+        if options.max_width >= WIDE:
+            yield _grid(columns, rows, gap=2)
+        else:
+            yield _grid([column for column in columns if column.key not in PARTS], rows, gap=1)
+            parted = [row for row in rows if any(row.get(key) is not None for key in PARTS)]
+            if parted:
+                yield Text("\nTrainable parameters by part", style="bold")
+                yield _grid([column for column in columns if column.key in ("approach", *PARTS)], parted, gap=2)
+        yield Text()
+        for note in self.table.notes:
+            yield Text(units.printable(note), style="dim")
+
+
+def _grid(columns: Sequence[Column], rows: Sequence[Row], *, gap: int) -> RenderableType:
+    """One word of a heading a line, so that a column is hardly wider than its numbers."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.padding import Padding
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = {column.key: column for column in table.shown}
-    stacks = [[shown[key] for key in keys if key in shown] for keys in STACKED]
-    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for stack in stacks:
-        first, *below = (HEADINGS.get(column.key, column.title) for column in stack)
-        if stack[0].key == "peak_memory_bytes" and "(" in stack[0].title:
-            below = [stack[0].title.partition("(")[2].rstrip(")")]  # allocated or resident
-        heading = Text(first).append("".join(f"\n{title.lower()}" for title in below), style="dim")
-        left = stack[0].align == "left"
-        grid.add_column(heading, justify=stack[0].align, no_wrap=not left, overflow="fold")
-    for row in table.rows:
-        cells = []
-        for stack in stacks:
-            first, *below = (column.show(row) for column in stack)
-            if {first, *below} == {units.MISSING}:
-                below = []  # one dash says it
-            cells.append(Text(first).append("".join(f"\n{text}" for text in below), style="dim"))
-        grid.add_row(*cells, end_section=True)
-    lines = (Padding(Text(units.printable(note), style="dim"), (0, 0, 0, 1)) for note in table.notes)
-    return Group(grid, *lines)
+    grid = RichTable(
+        box=SIMPLE_HEAD, show_edge=False, padding=(0, gap - 1, 0, 0), pad_edge=False
+    )  # the box has a gap of 1
+    height = max(column.title.count(" ") for column in columns)
+    for column in columns:
+        heading = "\n" * (height - column.title.count(" ")) + column.title.replace(" ", "\n")
+        left = column.align == "left"
+        grid.add_column(Text(heading), justify=column.align, no_wrap=not left, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(column.show(row)) for column in columns))
+    return grid
 
 
 def quality_table(quality: Quality, title: str) -> RenderableType:
