@@ -255,7 +255,8 @@ class Classifier:
             return batch.position_ids
         config: Any = self.model.config
         counted = batch.input_ids.ne(config.pad_token_id).long()
-        before = (counted.cumsum(0) - counted)[batch.cu_seqlens[:-1].long()]  # (B,): counted in earlier sequences
+        first = batch.cu_seqlens[:-1].long().clamp_(max=batch.tokens - 1)  # an empty sequence at the end has none
+        before = (counted.cumsum(0) - counted)[first]  # (B,): counted in earlier sequences
         lengths = batch.cu_seqlens.diff().long()
         start = before.repeat_interleave(lengths, output_size=batch.tokens)
         positions: Tensor = (counted.cumsum(0) - start) * counted + config.pad_token_id
