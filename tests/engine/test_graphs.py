@@ -91,13 +91,7 @@ def test_filler_stands_behind_and_weighs_nothing(lengths: list[int], more: int, 
 
 def test_what_does_not_fit_is_refused(labelled: Any) -> None:
     ((batch,),) = labelled([4, 6]).steps(np.arange(2), 2)
-    for shape in (
-        Shape(9, 2, 1, 64),
-        Shape(16, 1, 1, 64),
-        Shape(10, 3, 1, 64),
-        Shape(16, 2, 1, 5),
-        Shape(99, 2, 1, 64),
-    ):
+    for tokens, examples, longest in ((9, 2, 64), (16, 1, 64), (10, 3, 64), (16, 2, 5), (99, 2, 64)):
         with pytest.raises(ValueError, match="do not fit"):
             filled(batch, Shape(tokens, examples, 1, longest), 0)
 
