@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 from loratory.data.packaged import PACKAGED, fetch
-from loratory.errors import ModelError, SafetyError, nearest
+from loratory.errors import ModelError, SafetyError, first_line, nearest
 from loratory.models import flat
 from loratory.models.families import Family, family_of
 
@@ -86,7 +86,7 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model {source!r}: {_first_line(error)}") from error
+        raise ModelError(f"model {source!r}: {first_line(error)}") from error
     family_of(config)
     return config
 
@@ -143,7 +143,7 @@ def load_base(
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+            raise ModelError(f"model {name!r}: {first_line(error)}") from error
     _check_complete(name, family, info)
     return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", None) or ""))
 
@@ -193,7 +193,7 @@ def load_trained(
         with quiet():
             adapted = PeftModel.from_pretrained(base.model, str(directory))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"adapter {directory}: {_first_line(error)}") from error
+        raise ModelError(f"adapter {directory}: {first_line(error)}") from error
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     inner = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
@@ -219,7 +219,7 @@ def _check_directory(directory: Path) -> str:
         try:
             names = sorted(set(json.loads(index.read_text("utf8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index}: not an index of weight files: {_first_line(error)}") from error
+            raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
         if any(os.path.basename(name) != name for name in names):
             raise SafetyError(f"{index}: names a weight file outside its directory")
         files = [directory / name for name in names]
@@ -244,7 +244,7 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are damaged or truncated: {_first_line(error)}") from error
+        raise ModelError(f"weights {path} are damaged or truncated: {first_line(error)}") from error
 
 
 def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:
@@ -300,7 +300,3 @@ def quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
