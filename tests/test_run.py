@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,10 @@ def exhaust(progress: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
 
+def exhaust_python(progress: Any) -> None:
+    raise MemoryError
+
+
 def exhaust_cpu(progress: Any) -> None:
     raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -238,6 +243,7 @@ def nothing(progress: Any) -> None:
         ("interrupted", KeyboardInterrupt, interrupt, 0.005),
         ("out_of_memory", OutOfMemoryError, exhaust, 0.005),
         ("out_of_memory", OutOfMemoryError, exhaust_cpu, 0.005),
+        ("out_of_memory", OutOfMemoryError, exhaust_python, 0.005),
     ],
 )
 def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
@@ -259,6 +265,37 @@ def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
         trained.open_trained(output, hardware=CPU)
     if lr < 1:
         assert train(chosen, output=output).record.status == "completed"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("odd\nmore"), KeyError("odd"), ZeroDivisionError()])
+def test_what_another_library_raises_comes_as_our_error_and_is_recorded(
+    raised: Exception, spec: Any, tmp_path: Path
+) -> None:
+    def fail(progress: Any) -> None:
+        raise raised
+
+    with pytest.raises(TrainingError, match=f"training stopped with {type(raised).__name__}: ") as caught:
+        train(spec("head", epochs=1), output=tmp_path / "run", on_step=fail)
+    assert caught.value.__cause__ is raised
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert (record.status, record.error) == ("failed", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_failure_after_the_last_step_is_recorded_too(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predictions, "write", fill)
+    with pytest.raises(StorageError, match="No space left on device"):
+        train(spec("head", epochs=1), output=tmp_path / "run")
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert record.status == "failed"
 
 
 def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> None:
