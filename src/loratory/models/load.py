@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
@@ -85,7 +86,7 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
         extra = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"model {source!r}: {first_line(error)}") from error
     family_of(config)
     return config
@@ -144,6 +145,8 @@ def load_base(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
+    if Path(source).is_dir():
+        _check_tokenizer(Path(source), tokenizer)
     _check_complete(name, family, info)
     return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", None) or ""))
 
@@ -214,18 +217,12 @@ def _check_directory(directory: Path) -> str:
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(f"model directory {directory} has no config.json")
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text("utf8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
-        if any(os.path.basename(name) != name for name in names):
-            raise SafetyError(f"{index}: names a weight file outside its directory")
-        files = [directory / name for name in names]
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.is_file():  # what transformers takes where both are there
+        files = [whole]
+    elif index.is_file():
+        files = _shards(index)
     else:
-        files = [directory / "model.safetensors"]
-    if not files[0].is_file():
         pickles = sorted(path.name for path in directory.glob("*.bin"))
         if pickles:
             raise SafetyError(
@@ -235,6 +232,29 @@ def _check_directory(directory: Path) -> str:
     for file in files:
         _check_safetensors(file)
     return state_digest(files)
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of sharded weights names."""
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text("utf8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
+    if not names:
+        raise ModelError(f"{index}: names no weight file")
+    for name in names:
+        if os.path.basename(name) != name or name in (".", ".."):
+            raise SafetyError(f"{index}: names a weight file outside its directory")
+        if not name.endswith(".safetensors"):
+            raise SafetyError(f"{index}: names {name!r}, which is no safetensors file")
+    return [index.parent / name for name in names]
+
+
+def _check_tokenizer(directory: Path, tokenizer: Any) -> None:
+    """transformers makes an empty tokenizer where a directory holds none."""
+    names = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
+    if not any((directory / name).is_file() for name in names):
+        raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(names))})")
 
 
 def _check_safetensors(path: Path) -> None:
