@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import loratory.run as run_module
 from loratory import trained
 from loratory.data import make_dataset
-from loratory.errors import DivergedError, OutOfMemoryError, StorageError, TrainingError
+from loratory.errors import DivergedError, ModelError, OutOfMemoryError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS, spec_from_flags
 from loratory.models.load import quiet
@@ -118,6 +119,42 @@ def test_stock_libraries_open_a_run_and_give_its_logits(
         np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
         assert kept[part].labels.tolist() == split.labels.tolist()
     assert np.ptp(kept["test"].logits) > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+def test_stock_peft_opens_adapted_embeddings_under_any_name(spec: Any, tmp_path: Path, tiny_bert: Path) -> None:
+    from peft import PeftModel
+
+    run = train(spec("lora", targets="word_embeddings,query", epochs=1, lr=0.05), output=tmp_path / "run")
+    test = make_dataset(spec("lora").data).test
+    encoded = AutoTokenizer.from_pretrained(run.directory)(list(test.texts), padding=True, return_tensors="pt")
+    with quiet():
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+        model = PeftModel.from_pretrained(base, run.directory, adapter_name="mine").eval()
+    with torch.no_grad():
+        logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    kept = predictions.read(run.directory / "predictions.parquet")["test"].logits
+    np.testing.assert_allclose(kept, logits.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
+    method: str, spec: Any, tmp_path: Path, tiny_bert: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_bert, tmp_path / "base"))
+    run = train(spec(method, model=str(base), epochs=1), output=tmp_path / "run")
+    path = base / "model.safetensors"
+    tensors = load_file(path)
+    name = "encoder.layer.0.attention.self.key.weight"
+    save_file({**tensors, name: tensors[name] + 0.01}, path, metadata={"format": "pt"})
+    if method not in ADAPTERS:  # these hold all weights themselves
+        assert trained.open_trained(run.directory, hardware=CPU).labels == ("bad", "good")
+        return
+    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+        trained.open_trained(run.directory, hardware=CPU)
+    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+        trained.export_pth(run.directory, tmp_path / "model.pth")
+    assert not (tmp_path / "model.pth").exists()
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
