@@ -149,6 +149,38 @@ def test_predict_writes_a_file_and_no_second_time(
     assert output.read_bytes() == written
 
 
+def test_a_defect_is_one_line_and_debug_shows_where(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("odd\nmore")
+
+    monkeypatch.setattr("loratory.trained.compare", broken)
+    assert main(["compare", "somewhere"]) == 1
+    assert capsys.readouterr().err == "error: RuntimeError: odd; --debug shows where\n"
+    assert main(["compare", "somewhere", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert "in broken" in err
+    assert err.endswith("error: RuntimeError: odd; --debug shows where\n")
+
+
+def test_a_defect_while_training_has_the_exit_code_of_training(
+    flags: list[str], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("odd\nmore")
+
+    monkeypatch.setattr("loratory.run.fit", broken)
+    command = ["train", "--method", "head", *flags, "--output", str(tmp_path / "run")]
+    line = "error: training stopped with RuntimeError: odd; --debug shows where\n"
+    assert main(command) == 7
+    assert capsys.readouterr().err == line
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    assert main([*command, "--debug"]) == 7
+    err = capsys.readouterr().err
+    assert "in broken" in err
+    assert err.endswith(line)
+
+
 def script(name: str, *arguments: str, folder: Path, text: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import loratory.run as run_module
 from loratory import trained
 from loratory.data import make_dataset
-from loratory.errors import DivergedError, OutOfMemoryError, StorageError, TrainingError
+from loratory.errors import DivergedError, ModelError, OutOfMemoryError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS, spec_from_flags
 from loratory.models.load import quiet
@@ -117,6 +119,42 @@ def test_stock_libraries_open_a_run_and_give_its_logits(
         np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
         assert kept[part].labels.tolist() == split.labels.tolist()
     assert np.ptp(kept["test"].logits) > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+def test_stock_peft_opens_adapted_embeddings_under_any_name(spec: Any, tmp_path: Path, tiny_bert: Path) -> None:
+    from peft import PeftModel
+
+    run = train(spec("lora", targets="word_embeddings,query", epochs=1, lr=0.05), output=tmp_path / "run")
+    test = make_dataset(spec("lora").data).test
+    encoded = AutoTokenizer.from_pretrained(run.directory)(list(test.texts), padding=True, return_tensors="pt")
+    with quiet():
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+        model = PeftModel.from_pretrained(base, run.directory, adapter_name="mine").eval()
+    with torch.no_grad():
+        logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    kept = predictions.read(run.directory / "predictions.parquet")["test"].logits
+    np.testing.assert_allclose(kept, logits.numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
+    method: str, spec: Any, tmp_path: Path, tiny_bert: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_bert, tmp_path / "base"))
+    run = train(spec(method, model=str(base), epochs=1), output=tmp_path / "run")
+    path = base / "model.safetensors"
+    tensors = load_file(path)
+    name = "encoder.layer.0.attention.self.key.weight"
+    save_file({**tensors, name: tensors[name] + 0.01}, path, metadata={"format": "pt"})
+    if method not in ADAPTERS:  # these hold all weights themselves
+        assert trained.open_trained(run.directory, hardware=CPU).labels == ("bad", "good")
+        return
+    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+        trained.open_trained(run.directory, hardware=CPU)
+    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+        trained.export_pth(run.directory, tmp_path / "model.pth")
+    assert not (tmp_path / "model.pth").exists()
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
@@ -223,6 +261,10 @@ def exhaust(progress: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
 
+def exhaust_python(progress: Any) -> None:
+    raise MemoryError
+
+
 def exhaust_cpu(progress: Any) -> None:
     raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -238,6 +280,7 @@ def nothing(progress: Any) -> None:
         ("interrupted", KeyboardInterrupt, interrupt, 0.005),
         ("out_of_memory", OutOfMemoryError, exhaust, 0.005),
         ("out_of_memory", OutOfMemoryError, exhaust_cpu, 0.005),
+        ("out_of_memory", OutOfMemoryError, exhaust_python, 0.005),
     ],
 )
 def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
@@ -259,6 +302,37 @@ def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
         trained.open_trained(output, hardware=CPU)
     if lr < 1:
         assert train(chosen, output=output).record.status == "completed"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("odd\nmore"), KeyError("odd"), ZeroDivisionError()])
+def test_what_another_library_raises_comes_as_our_error_and_is_recorded(
+    raised: Exception, spec: Any, tmp_path: Path
+) -> None:
+    def fail(progress: Any) -> None:
+        raise raised
+
+    with pytest.raises(TrainingError, match=f"training stopped with {type(raised).__name__}: ") as caught:
+        train(spec("head", epochs=1), output=tmp_path / "run", on_step=fail)
+    assert caught.value.__cause__ is raised
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert (record.status, record.error) == ("failed", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_failure_after_the_last_step_is_recorded_too(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predictions, "write", fill)
+    with pytest.raises(StorageError, match="No space left on device"):
+        train(spec("head", epochs=1), output=tmp_path / "run")
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert record.status == "failed"
 
 
 def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> None:

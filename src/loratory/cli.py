@@ -20,16 +20,38 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
+from loratory.errors import LoratoryError, SettingsError, StorageError, counted, first_line, nearest
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, TrainingSpec, validated
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for a wrong command line; its home has moved between Typer's versions."""
 
+
+class Kept(Exception):  # noqa: N818  # not an error of its own: it carries one
+    """Carries what Typer would turn into exit codes of its own past it, to `main`."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Commands(TyperGroup):
+    """The commands; interruptions and broken pipes reach `main` as they are."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError, EOFError) as error:
+            raise Kept(error) from error
+
+
 app = typer.Typer(
     name="loratory",
+    cls=Commands,
     help="Which way of fine-tuning should I use, and what does it cost me?",
     no_args_is_help=True,
     add_completion=False,
@@ -272,23 +294,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)  # downloads say that they are under way
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(words, standalone_mode=False)
+        return _run(words)
     except LoratoryError as error:
         return _fail(str(error), error.exit_code, debug)
     except UsageError as error:
         return _fail(_usage(error), 2, debug)
     except Terminated:
         return _fail("terminated", 143, debug)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
-    except typer.Exit as done:
-        return int(done.exit_code)
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # noqa: BLE001  # the last door: a defect too is one line, its traceback with --debug
+        return _fail(f"{type(error).__name__}: {first_line(error)}; --debug shows where", 1, debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0
+
+
+def _run(words: list[str]) -> int:
+    """The exit code that Typer returns: 0 unless `--help` or the like ends it otherwise."""
+    try:
+        return int(app(words, standalone_mode=False) or 0)
+    except Kept as kept:
+        raise kept.error from None
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -11,7 +11,7 @@
     │   └── DivergedError    7   the loss is no longer a number
     └── SafetyError          8   refused: opening it could run code or exhaust the machine
 
-A message is one line: what, where (file, row, key), and what to do.
+A message is one line: what, where (file, row, key), and what to do. Any other exception is a defect: exit code 1.
 """
 
 from __future__ import annotations
@@ -74,6 +74,12 @@ class SafetyError(LoratoryError):
     """Refused, because opening it could run code or exhaust the machine."""
 
     exit_code = 8
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, cut to its first line; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

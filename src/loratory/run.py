@@ -23,7 +23,15 @@ from loratory.engine.fit import FitResult, Progress, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
-from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, SettingsError, StorageError, TrainingError
+from loratory.errors import (
+    DivergedError,
+    LoratoryError,
+    OutOfMemoryError,
+    SettingsError,
+    StorageError,
+    TrainingError,
+    first_line,
+)
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
@@ -31,7 +39,7 @@ from loratory.methods import TrainableModel, method_named
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base, load_trained, quiet
 from loratory.spec import RunSpec
-from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, find_run, replace_failed, staging
+from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, claim, commit, find_run, staging
 from loratory.store.record import RunRecord, Status
 
 log = logging.getLogger("loratory")
@@ -82,7 +90,8 @@ def train(
             nothing is trained.
 
     Raises:
-        LoratoryError: every kind; a run that fails while training leaves a record with its status.
+        LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
+            another library raises while training comes as a TrainingError.
     """
     hardware = Hardware.of(spec.hardware)
     meter = Meter(hardware)
@@ -90,41 +99,33 @@ def train(
         setup = prepare(spec, hardware)
     name = run_id(setup.spec, setup.fingerprint)
     directory = output if output is not None else Path("models") / name
-    found = _existing(directory, setup.fingerprint)
-    if found is not None:
-        log.warning("%s holds this run already; nothing was trained", directory)
-        return Run(found, directory)
-    with staging(directory) as stage:
-        try:
-            with _memory_errors(setup):
-                result = _fit(setup, meter, on_step)
-            with _memory_errors(setup), meter.phase("eval"):
-                logits = {
-                    part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
-                    for part in ("validation", "test")
-                }
-                quality = {part: _score(setup, part, logits[part]) for part in logits}
-            meter.stop_memory()
-            with _memory_errors(setup):
-                meter.checkpoint_bytes = save(setup, stage)
-                check_saved(setup, stage)
-        except (LoratoryError, RuntimeError, KeyboardInterrupt) as error:
-            _commit_failure(setup, meter, name, directory, error)
-            raise
-        predictions.write(
-            stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits}
-        )
-        _write_history(stage / HISTORY, result)
-        record = _record(
-            setup,
-            meter,
-            name,
-            "completed",
-            quality={part: q.record() for part, q in quality.items()},
-            engine=result.engine,
-        )
-        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
-        commit(stage, directory)
+    with claim(directory):
+        found = _existing(directory, setup.fingerprint)
+        if found is not None:
+            log.warning("%s holds this run already; nothing was trained", directory)
+            return Run(found, directory)
+        with staging(directory) as stage:
+            with _failures_recorded(setup, meter, name, directory):
+                with _memory_errors(setup):
+                    result = _fit(setup, meter, on_step)
+                with _memory_errors(setup), meter.phase("eval"):
+                    logits = {
+                        part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
+                        for part in ("validation", "test")
+                    }
+                    quality = {part: _score(setup, part, logits[part]) for part in logits}
+                meter.stop_memory()
+                with _memory_errors(setup):
+                    meter.checkpoint_bytes = save(setup, stage)
+                    check_saved(setup, stage)
+                predictions.write(
+                    stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits}
+                )
+                _write_history(stage / HISTORY, result)
+                scores = {part: quality[part].record() for part in quality}
+                record = _record(setup, meter, name, "completed", quality=scores, engine=result.engine)
+                (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+            commit(stage, directory)
     return Run(record, directory)
 
 
@@ -288,7 +289,7 @@ def _memory_errors(setup: Setup) -> Iterator[None]:
     """Turn what torch says when memory runs out into our own error."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(setup, error) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # what torch's CPU allocator says
@@ -301,7 +302,7 @@ def _out_of_memory(setup: Setup, error: Exception) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"out of memory on {setup.hardware.device} at --batch-size {size}, --max-length {setup.spec.data.max_length}; "
         f"try --accumulate {setup.spec.training.accumulate * 2} or a smaller --max-length "
-        f"({str(error).splitlines()[0]})"
+        f"({first_line(error)})"
     )
 
 
@@ -311,14 +312,9 @@ def _score(setup: Setup, part: str, logits: Tensor) -> Quality:
 
 def _existing(directory: Path, fingerprint: str) -> RunRecord | None:
     found = find_run(directory)
-    if found is None:
-        return None
-    if found.fingerprint != fingerprint:
+    if found is not None and found.fingerprint != fingerprint:
         raise StorageError(f"{directory} already holds another run ({found.id}); choose another --output")
-    if found.status != "completed":
-        replace_failed(directory)
-        return None
-    return found
+    return found if found is not None and found.status == "completed" else None
 
 
 def _record(
@@ -351,6 +347,20 @@ def _record(
     )
 
 
+@contextmanager
+def _failures_recorded(setup: Setup, meter: Meter, name: str, directory: Path) -> Iterator[None]:
+    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors."""
+    try:
+        yield
+    except (LoratoryError, OSError, KeyboardInterrupt) as error:  # staging knows which OSErrors are the disk's
+        _commit_failure(setup, meter, name, directory, error)
+        raise
+    except Exception as error:
+        ours = TrainingError(f"training stopped with {type(error).__name__}: {first_line(error)}; --debug shows where")
+        _commit_failure(setup, meter, name, directory, ours)
+        raise ours from error
+
+
 def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, error: BaseException) -> None:
     """Leave a record of a run that did not complete: failures count too."""
     status: Status = "failed"
@@ -365,7 +375,7 @@ def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, erro
         with staging(directory) as stage:
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")
             commit(stage, directory)
-    except StorageError as full:  # the run's own error is the one to report
+    except (StorageError, OSError) as full:  # the run's own error is the one to report
         log.warning("the failed run left no record: %s", full)
 
 

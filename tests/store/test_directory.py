@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import loratory
 from loratory.errors import StorageError
-from loratory.store.directory import commit, find_run, read_run, replace_failed, staging
+from loratory.store.directory import claim, commit, find_run, read_run, staging
 from loratory.store.record import RunRecord
 
 RECORD = RunRecord(
@@ -25,12 +31,19 @@ RECORD = RunRecord(
 )
 
 
-def committed(output: Path) -> Path:
+FAILED = dataclasses.replace(RECORD, status="failed", error="on purpose")
+
+
+def committed(output: Path, record: RunRecord = RECORD) -> Path:
     with staging(output) as stage:
-        (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
+        (stage / "run.json").write_text(record.to_json(), encoding="utf8")
         (stage / "model.safetensors").write_bytes(b"weights")
         commit(stage, output)
     return output
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -137,6 +150,124 @@ def test_a_commit_may_fill_an_empty_directory(tmp_path: Path) -> None:
     assert read_run(output) == RECORD
 
 
-def test_the_record_of_a_failed_run_can_be_taken_away(run: Path) -> None:
-    replace_failed(run)
-    assert find_run(run) is None
+def test_the_record_of_a_failed_run_gives_way_to_the_next(tmp_path: Path) -> None:
+    output = committed(tmp_path / "run", FAILED)
+    assert read_run(committed(output, FAILED)) == FAILED
+    assert read_run(committed(output)) == RECORD
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_commit_that_fails_leaves_the_record_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = committed(tmp_path / "run", FAILED)
+    rename = os.rename
+
+    def refuse(old: Path, new: Path) -> None:
+        if old.suffix == ".partial":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StorageError, match=r"cannot commit the run .*Input/output error"):
+        committed(output)
+    assert read_run(output) == FAILED
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_full_disk_is_an_error_of_storage(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No space left"), staging(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_a_claim_leaves_nothing_and_shuts_others_out(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with claim(output):
+        with pytest.raises(StorageError, match="another process is training"), claim(output):
+            raise AssertionError("not reached")
+        with claim(tmp_path / "other"):
+            pass
+    assert names(tmp_path) == []
+    with claim(output):
+        pass
+
+
+@pytest.mark.parametrize("replaced_by_new", [False, True])
+def test_a_claim_clears_away_what_a_killed_process_left_there(replaced_by_new: bool, tmp_path: Path) -> None:
+    output = committed(tmp_path / "run", FAILED)
+    output.rename(tmp_path / ".run.replaced")  # killed between the two renames of a commit, or after them
+    if replaced_by_new:
+        committed(output)
+    (tmp_path / ".run.lock").touch()
+    for left in (".run.ab_12xyz.partial", ".run.b.ab_12xyz.partial", ".run.b.replaced"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.safetensors").touch()
+    with claim(output):
+        assert find_run(output) == (RECORD if replaced_by_new else FAILED)
+    assert names(tmp_path) == [".run.b.ab_12xyz.partial", ".run.b.replaced", "run"]  # what run.b's process left stays
+
+
+def python(program: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(loratory.__file__).parents[1])}
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from loratory.store.directory import claim, staging
+with claim(Path(sys.argv[1])), staging(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_claim_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with python(HOLD, str(output)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match="another process is training"), claim(output):
+            raise AssertionError("not reached")
+        holder.kill()
+    assert len(names(tmp_path)) == 2  # its lock file and its stage
+    with claim(output):
+        pass
+    assert names(tmp_path) == []
+
+
+RACE = """
+import os, sys, time
+from pathlib import Path
+from loratory.errors import StorageError
+from loratory.store.directory import claim
+output = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+until, held = time.monotonic() + 1, 0
+while time.monotonic() < until:
+    try:
+        with claim(output):
+            os.close(os.open(output, os.O_CREAT | os.O_EXCL))  # fails if another process is in here
+            time.sleep(0.0005)
+            output.unlink()
+            held += 1
+    except StorageError as error:
+        assert "another process" in str(error), error
+print(held)
+"""
+
+
+def test_of_many_processes_one_at_a_time_holds_a_claim(tmp_path: Path) -> None:
+    racers = [python(RACE, str(tmp_path / "run")) for _ in range(4)]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.close()
+        racer.stdin = None  # communicate would write to it
+    held = [int(racer.communicate(timeout=30)[0] or -1) for racer in racers]
+    assert sum(held) > 50
+    assert min(held) >= 0
+    assert names(tmp_path) == []

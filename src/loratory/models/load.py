@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 from loratory.data.packaged import PACKAGED, fetch
-from loratory.errors import ModelError, SafetyError, counted, nearest
+from loratory.errors import ModelError, SafetyError, counted, first_line, nearest
 from loratory.models import flat
 from loratory.models.families import Family, family_of
 
@@ -85,8 +86,8 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
         extra = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model {source!r}: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"model {source!r}: {first_line(error)}") from error
     family_of(config)
     return config
 
@@ -143,7 +144,9 @@ def load_base(
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+            raise ModelError(f"model {name!r}: {first_line(error)}") from error
+    if Path(source).is_dir():
+        _check_tokenizer(Path(source), tokenizer)
     _check_complete(name, family, info)
     return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", None) or ""))
 
@@ -193,7 +196,7 @@ def load_trained(
         with quiet():
             adapted = PeftModel.from_pretrained(base.model, str(directory))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"adapter {directory}: {_first_line(error)}") from error
+        raise ModelError(f"adapter {directory}: {first_line(error)}") from error
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     inner = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
@@ -214,18 +217,12 @@ def _check_directory(directory: Path) -> str:
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(f"model directory {directory} has no config.json")
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text("utf8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index}: not an index of weight files: {_first_line(error)}") from error
-        if any(os.path.basename(name) != name for name in names):
-            raise SafetyError(f"{index}: names a weight file outside its directory")
-        files = [directory / name for name in names]
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.is_file():  # what transformers takes where both are there
+        files = [whole]
+    elif index.is_file():
+        files = _shards(index)
     else:
-        files = [directory / "model.safetensors"]
-    if not files[0].is_file():
         pickles = sorted(path.name for path in directory.glob("*.bin"))
         if pickles:
             raise SafetyError(
@@ -237,6 +234,29 @@ def _check_directory(directory: Path) -> str:
     return state_digest(files)
 
 
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of sharded weights names."""
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text("utf8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
+    if not names:
+        raise ModelError(f"{index}: names no weight file")
+    for name in names:
+        if os.path.basename(name) != name or name in (".", ".."):
+            raise SafetyError(f"{index}: names a weight file outside its directory")
+        if not name.endswith(".safetensors"):
+            raise SafetyError(f"{index}: names {name!r}, which is no safetensors file")
+    return [index.parent / name for name in names]
+
+
+def _check_tokenizer(directory: Path, tokenizer: Any) -> None:
+    """transformers makes an empty tokenizer where a directory holds none."""
+    names = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
+    if not any((directory / name).is_file() for name in names):
+        raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(names))})")
+
+
 def _check_safetensors(path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"weights {path} are missing")
@@ -244,7 +264,7 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are damaged or truncated: {_first_line(error)}") from error
+        raise ModelError(f"weights {path} are damaged or truncated: {first_line(error)}") from error
 
 
 def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:
@@ -299,7 +319,3 @@ def quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loratory.errors import ModelError, SafetyError
+from loratory.errors import ModelError, SafetyError, first_line
 
 MAX_BYTES = 8 << 30
 """The largest file that is opened."""
@@ -73,14 +74,16 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise SafetyError(f"{path}: {size >> 30} GiB is above the limit of {MAX_BYTES >> 30} GiB for .pth files")
+    _check_unpacked(path, size)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # on pickles of other protocols than torch's own
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+        if _is_pickle(path):
             raise SafetyError(f"{path}: holds something other than tensors, which could run code; refused") from error
         raise ModelError(f"{path}: not a .pth file of tensors") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{path}: damaged or truncated ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a damaged pickle makes torch's reader do
+        raise ModelError(f"{path}: damaged or truncated ({first_line(error)})") from error
     if not isinstance(state, Mapping) or not state:
         raise SafetyError(f"{path}: holds a {type(state).__name__}, not tensors by name; refused")
     for name, tensor in state.items():
@@ -90,3 +93,22 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
         raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
     return dict(state)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is one of torch's: a zip with a pickle in it, or, of old, a pickle (protocol 2 or later)."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
+
+
+def _check_unpacked(path: Path, size: int) -> None:
+    """torch never compresses what it writes; what is compressed could unpack to more than memory holds."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{path}: damaged or truncated ({first_line(error)})") from error
+    if unpacked > size:
+        raise SafetyError(f"{path}: unpacks to more bytes than the file holds; refused")

@@ -1,20 +1,25 @@
 """A run's directory: built under another name beside its place, sealed by its manifest, then renamed into place.
 
-    stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
+    claim (lock) ─▶ stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
 
-Its manifest is its commit: a reader accepts what the manifest vouches for and nothing else.
+Its manifest is its commit: a reader accepts what the manifest vouches for and nothing else. Beside `run` stand, while
+it is made, `.run.lock`, `.run.*.partial` and `.run.replaced`; the next claim clears away what a killed process left.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from loratory.errors import StorageError
 from loratory.store.record import RunRecord
@@ -69,6 +74,62 @@ def read_run(directory: Path) -> RunRecord:
 
 
 @contextmanager
+def claim(output: Path) -> Iterator[None]:
+    """Hold the place of `output` for one process, and clear away what a killed one left there.
+
+    The lock is the operating system's, so it ends with the process that holds it, however that ends.
+
+    Raises:
+        StorageError: another process holds it, or the place cannot be written.
+    """
+    path = output.parent / f".{output.name}.lock"
+    lock = FileLock(path, timeout=0.2)  # more than one try: its holder may be taking the file away at this moment
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"another process is training in {output}; wait for it, or choose another --output"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
+    try:
+        _clear(output)
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held; who opened it before sees that it is gone, and opens it anew
+        lock.release()
+
+
+def _clear(output: Path) -> None:
+    """Remove the stages of killed processes; finish or undo a replacement that was cut short."""
+    stage = re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.partial")
+    try:
+        for path in output.parent.iterdir():
+            if stage.fullmatch(path.name):
+                shutil.rmtree(path)
+        _settle(output)
+    except OSError as error:
+        raise StorageError(f"cannot clear away {error.filename}, left by a killed run: {error.strerror}") from error
+
+
+def _replaced(output: Path) -> Path:
+    return output.parent / f".{output.name}.replaced"
+
+
+def _settle(output: Path) -> None:
+    """Take the replaced record away once a new one is in its place; put it back where none came."""
+    old = _replaced(output)
+    if not old.is_dir():
+        return
+    if os.path.lexists(output):
+        shutil.rmtree(old)
+    else:
+        os.rename(old, output)
+
+
+@contextmanager
 def staging(output: Path) -> Iterator[Path]:
     """A temporary directory beside `output`, removed at the end whatever happens; `commit` moves it into place.
 
@@ -85,16 +146,18 @@ def staging(output: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is not None and str(error.filename).startswith(str(stage)):
             raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk does not say which file
+            raise StorageError(f"cannot write to {output.parent}: {error.strerror}") from error
         raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
 
 
 def commit(stage: Path, output: Path) -> None:
-    """Seal `stage` with a manifest and rename it to `output`.
+    """Seal `stage` with a manifest and rename it to `output`; the record of a run that did not complete gives way.
 
     Raises:
-        StorageError: another run was committed there meanwhile, or the disk refuses.
+        StorageError: another run stands there, or the disk refuses.
     """
     names = sorted(path.name for path in stage.iterdir())
     files = {name: {"sha256": _digest(stage / name), "bytes": (stage / name).stat().st_size} for name in names}
@@ -105,22 +168,16 @@ def commit(stage: Path, output: Path) -> None:
         _sync(stage / MANIFEST)
         _sync(stage)
         stage.chmod(0o755)  # mkdtemp made it private
-        os.rename(stage, output)  # refuses to replace a directory that is not empty
-        _sync(output.parent)
+        before = find_run(output)
+        try:
+            if before is not None and before.status != "completed":
+                os.rename(output, _replaced(output))
+            os.rename(stage, output)  # refuses to replace a directory that is not empty
+            _sync(output.parent)
+        finally:
+            _settle(output)
     except OSError as error:
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
-
-
-def replace_failed(output: Path) -> None:
-    """Take the record of a run that did not complete away, so that it can be run again.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    try:
-        shutil.rmtree(output)
-    except OSError as error:
-        raise StorageError(f"cannot remove the failed run in {output}: {error.strerror}") from error
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,130 @@
+"""Signals, kills and two commands at once, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import loratory
+from loratory.cli import main
+from loratory.methods import spec_from_flags
+from loratory.run import train
+from loratory.store.directory import read_run
+
+TRAIN = """
+import signal, sys, time
+from loratory import run
+from loratory.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+fit = run.fit
+def slow(*arguments, on_step, **settings):
+    def step(progress):
+        print("training", flush=True)
+        time.sleep(60)
+    return fit(*arguments, **settings, on_step=step)
+run.fit = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def settings(tiny_bert: Path, tiny_csv: Path) -> dict[str, Any]:
+    """The flags of one run, the same in every process."""
+    return {
+        "method": "head",
+        "model": str(tiny_bert),
+        "dataset": str(tiny_csv),
+        "epochs": 1,
+        "max_length": 32,
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+    }
+
+
+@pytest.fixture
+def command(settings: dict[str, Any], tmp_path: Path) -> list[str]:
+    """The same as a command."""
+    return ["train", *(f"--{name}={value}" for name, value in settings.items()), f"--output={tmp_path / 'run'}"]
+
+
+@pytest.fixture
+def start(command: list[str]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """() -> the command in a process of its own, which stays in its first step until the test ends it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(loratory.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    processes: list[subprocess.Popen[str]] = []
+
+    def one() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "training\n", process.communicate()[1]
+        return process
+
+    yield one
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupted_run_says_so_in_its_exit_code_and_record(
+    number: int, code: int, says: str, start: Any, tmp_path: Path
+) -> None:
+    process = start()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (code, f"error: {says}\n")
+    assert names(tmp_path) == ["run"]
+    assert read_run(tmp_path / "run").status == "interrupted"
+    assert names(tmp_path / "run") == ["manifest.json", "run.json"]
+
+
+def test_two_at_once_and_a_killed_one(
+    start: Any, command: list[str], settings: dict[str, Any], tmp_path: Path, capsys: Any, snapshot: Any
+) -> None:
+    output = tmp_path / "run"
+
+    def interrupt(progress: Any) -> None:
+        raise KeyboardInterrupt
+
+    spec = spec_from_flags(settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, output=output, on_step=interrupt)
+    first = read_run(output)
+    process = start()
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    assert main(command) == 5
+    line = f"error: another process is training in {output}; wait for it, or choose another --output\n"
+    assert capsys.readouterr().err == line
+    assert snapshot(tmp_path) == before
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert read_run(output) == first  # the killed one took nothing away
+    assert len(names(tmp_path)) == 3  # its lock file and its stage are there still
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "completed"
+    assert names(tmp_path) == ["run"]
