@@ -1,0 +1,244 @@
+"""Attention for short sequences on CUDA, as two Triton kernels.
+
+FlashAttention's kernels for sequences of any length walk over tiles of 128 keys; a sequence of 27 tokens fills a
+fifth of one, and their backward passes take three launches. Here one program holds a whole sequence of one head in one
+tile of 32, 64 or 128 tokens, whichever is enough:
+
+    forward   S = s·QKᵀ + mask,  P = softmax(S) in fp32,  O = (P∘M)·V
+    backward  P again from Q and K,  dV = (P∘M)ᵀ·dO,  dP = (dO·Vᵀ)∘M,  dS = P∘(dP - rowsum(P∘dP)),  dQ = s·dS·K,
+              dK = s·dSᵀ·Q
+
+M is 1, or dropout's mask over its keeping probability, drawn again in backward from the same seed. Nothing is kept but
+Q, K, V and the seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LONGEST = 128
+"""Tokens of the longest sequence that the kernels take."""
+
+WIDTHS = (16, 32, 64, 128)
+"""Head widths that the kernels take."""
+
+
+@triton.jit
+def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """softmax(scale·qkᵀ) over the first n keys, (N, N) fp32; rows of no token hold numbers that nobody reads."""
+    rows = tl.arange(0, N)[:, None]
+    columns = tl.arange(0, N)[None, :]
+    seen = columns < n
+    if WINDOW >= 0:
+        seen = seen & (tl.abs(rows - columns) <= WINDOW)
+    scores = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1.0e30)
+    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
+    return weights / tl.sum(weights, 1)[:, None]
+
+
+@triton.jit
+def _kept(seed, pair, dropout, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Dropout's mask over its keeping probability for one sequence of one head, (N, N)."""
+    places = tl.arange(0, N)[:, None] * 128 + tl.arange(0, N)[None, :]  # the same for every N
+    return tl.where(tl.rand(seed, pair * 16384 + places) >= dropout, 1.0 / (1.0 - dropout), 0.0)
+
+
+@triton.jit
+def _forward_tile(  # type: ignore[no-untyped-def]
+    Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout,
+    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    rows = tl.arange(0, N)
+    lanes = tl.arange(0, D)[None, :]
+    inside = (rows < n)[:, None]
+    token = (start + rows)[:, None]
+    q = tl.load(Q + token * q_row + lanes, mask=inside, other=0.0)
+    k = tl.load(K + token * k_row + lanes, mask=inside, other=0.0)
+    v = tl.load(V + token * v_row + lanes, mask=inside, other=0.0)
+    weights = _probabilities(q, k, n, scale, WINDOW, N)
+    if DROP:
+        weights *= _kept(seed, pair, dropout, N)
+    out = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    tl.store(O + token * o_row + lanes, out.to(O.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _forward(  # type: ignore[no-untyped-def]
+    Q, K, V, O, bounds, seeds, heads, q_row, k_row, v_row, o_row, scale, dropout,
+    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    sequence = tl.program_id(0)
+    head = tl.program_id(1)
+    start = tl.load(bounds + sequence).to(tl.int64)
+    n = tl.load(bounds + sequence + 1).to(tl.int64) - start
+    seed = tl.load(seeds) if DROP else 0
+    pair = sequence * heads + head
+    Q += head * D
+    K += head * D
+    V += head * D
+    O += head * D
+    if n > 0:
+        if n <= 32:
+            _forward_tile(
+                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 32, D
+            )
+        elif n <= 64 and N >= 64:
+            _forward_tile(
+                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 64, D
+            )
+        elif N >= 128:
+            _forward_tile(
+                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 128, D
+            )
+
+
+@triton.jit
+def _backward_tile(  # type: ignore[no-untyped-def]
+    Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
+    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    rows = tl.arange(0, N)
+    lanes = tl.arange(0, D)[None, :]
+    inside = (rows < n)[:, None]
+    token = (start + rows)[:, None]
+    q = tl.load(Q + token * q_row + lanes, mask=inside, other=0.0)
+    k = tl.load(K + token * k_row + lanes, mask=inside, other=0.0)
+    v = tl.load(V + token * v_row + lanes, mask=inside, other=0.0)
+    grad = tl.load(G + token * g_row + lanes, mask=inside, other=0.0)  # zero outside: those rows add nothing
+    weights = _probabilities(q, k, n, scale, WINDOW, N)
+    grad_weights = tl.dot(grad, tl.trans(v), input_precision="ieee")
+    if DROP:
+        kept = _kept(seed, pair, dropout, N)
+        grad_v = tl.dot(tl.trans((weights * kept).to(grad.dtype)), grad, input_precision="ieee")
+        grad_weights *= kept
+    else:
+        grad_v = tl.dot(tl.trans(weights.to(grad.dtype)), grad, input_precision="ieee")
+    tl.store(DV + token * d_row + lanes, grad_v.to(DV.dtype.element_ty), mask=inside)
+    grad_scores = weights * (grad_weights - tl.sum(weights * grad_weights, 1)[:, None]) * scale
+    grad_scores = grad_scores.to(q.dtype)
+    grad_q = tl.dot(grad_scores, k, input_precision="ieee")
+    tl.store(DQ + token * d_row + lanes, grad_q.to(DQ.dtype.element_ty), mask=inside)
+    grad_k = tl.dot(tl.trans(grad_scores), q, input_precision="ieee")
+    tl.store(DK + token * d_row + lanes, grad_k.to(DK.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    Q, K, V, G, DQ, DK, DV, bounds, seeds, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
+    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    sequence = tl.program_id(0)
+    head = tl.program_id(1)
+    start = tl.load(bounds + sequence).to(tl.int64)
+    n = tl.load(bounds + sequence + 1).to(tl.int64) - start
+    seed = tl.load(seeds) if DROP else 0
+    pair = sequence * heads + head
+    Q += head * D
+    K += head * D
+    V += head * D
+    G += head * D
+    DQ += head * D
+    DK += head * D
+    DV += head * D
+    if n > 0:
+        if n <= 32:
+            _backward_tile(
+                Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
+                WINDOW, DROP, 32, D,
+            )  # fmt: skip
+        elif n <= 64 and N >= 64:
+            _backward_tile(
+                Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
+                WINDOW, DROP, 64, D,
+            )  # fmt: skip
+        elif N >= 128:
+            _backward_tile(
+                Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
+                WINDOW, DROP, 128, D,
+            )  # fmt: skip
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """`tensor` (T, H, D) itself where the kernels can read it: each row's heads side by side."""
+    good = tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2]
+    return tensor if good else tensor.contiguous()
+
+
+class _ShortAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bounds: Tensor,
+        seeds: Tensor,
+        longest: int,
+        window: int,
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        q, k, v = _rows(query), _rows(key), _rows(value)
+        tokens, heads, width = q.shape
+        out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
+        tile = 32 if longest <= 32 else 64 if longest <= 64 else 128
+        _forward[(bounds.shape[0] - 1, heads)](
+            q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), scale, dropout,
+            WINDOW=window, DROP=dropout > 0, N=tile, D=width, num_warps=4,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, bounds, seeds)
+        ctx.settings = tile, window, scale, dropout
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, bounds, seeds = ctx.saved_tensors
+        tile, window, scale, dropout = ctx.settings
+        grad = _rows(gradients[0])
+        tokens, heads, width = q.shape
+        # side by side in one row, as a projection of all three gives them and takes them back
+        grads = torch.empty(tokens, 3, heads, width, dtype=q.dtype, device=q.device)
+        grad_q, grad_k, grad_v = grads.unbind(1)
+        _backward[(bounds.shape[0] - 1, heads)](
+            q, k, v, grad, grad_q, grad_k, grad_v, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0),
+            grad.stride(0), grads.stride(0), scale, dropout,
+            WINDOW=window, DROP=dropout > 0, N=tile, D=width, num_warps=8 if tile == 128 else 4,
+        )  # fmt: skip
+        return grad_q, grad_k, grad_v, None, None, None, None, None, None
+
+
+def takes(query: Tensor, longest: int) -> bool:
+    """Whether the kernels are made for heads like those of `query` (T, H, D) and sequences of up to `longest`."""
+    return longest <= LONGEST and query.shape[-1] in WIDTHS
+
+
+def short_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(scale·QKᵀ)·V within each sequence: (T, H, D) each -> (T, H, D).
+
+    Args:
+        bounds: int32 (B + 1,), where each sequence begins; the last is T. None is longer than `longest`.
+        window: a key counts only this far from its query; None: everywhere.
+        dropout: on attention weights; its seed is drawn from torch's generator of the device.
+    """
+    seeds = bounds
+    if dropout > 0.0:
+        seeds = torch.randint(2**31 - 1, (1,), device=query.device)
+    out: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]  # torch's own
+        query, key, value, bounds, seeds, longest, -1 if window is None else window, scale, dropout
+    )
+    return out
