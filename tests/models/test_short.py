@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16, torch.float32]
 
 def reference(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float, window: int | None) -> Tensor:
     parts = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         a, b, c = (x[start:end].transpose(0, 1) for x in (q, k, v))
         scores = scale * a @ b.transpose(1, 2)
         if window is not None:
@@ -57,9 +58,10 @@ def test_every_length_agrees_with_fp64(width: int, window: int | None, dtype: to
     expected = reference(*exact.unbind(1), bounds, 0.3, window)
     expected.backward(grad.double())
     tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
-    assert leaf.grad is not None and exact.grad is not None
+    assert leaf.grad is not None
+    assert exact.grad is not None
     assert error(out, expected.detach()) < tolerance
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         if end > start:
             assert error(out[start:end], expected[start:end].detach()) < tolerance
     for part in range(3):
@@ -99,9 +101,11 @@ def test_dropout_keeps_its_share_and_backward_draws_the_same_mask() -> None:
 
         def run(values: dict[str, Any]) -> Tensor:
             torch.manual_seed(7)
-            return short_attention(
-                values["q"], values["k"], values["v"], bounds, longest=64, scale=0.5, dropout=p
-            ).square().sum()
+            return (
+                short_attention(values["q"], values["k"], values["v"], bounds, longest=64, scale=0.5, dropout=p)
+                .square()
+                .sum()
+            )
 
         run(tensors).backward()
         step = torch.randn_like(q) * 1e-2

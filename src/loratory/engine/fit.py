@@ -20,6 +20,7 @@ from torch import Tensor
 from loratory.data.batches import Labelled, epoch_order
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
+from loratory.engine.layers import quickened
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.step import Step
@@ -82,17 +83,17 @@ def fit(
     Raises:
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
-    embeddings = quicken(classifier.model) if hardware.device.type == "cpu" else []
+    model = classifier.model
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
-    per_epoch = math.ceil(len(data.labels) / spec.batch_size)
-    total = spec.epochs * per_epoch
-    one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings)
+    total = spec.epochs * math.ceil(len(data.labels) / spec.batch_size)
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
     devices = [hardware.device] if hardware.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        classifier.model.train()
+    with torch.random.fork_rng(devices=devices), quickened(model, hardware) as quick:
+        model.train()
         with meter.phase("setup"):
+            embeddings = quicken(model) if hardware.device.type == "cpu" else []
+            one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
             step, engine = captured(
                 one,
                 [tokens for order in orders for tokens in data.totals(order, spec.batch_size, spec.accumulate)],
@@ -101,29 +102,28 @@ def fit(
             )
         torch.manual_seed(seed)
         for epoch, order in enumerate(orders, 1):
-            classifier.model.train()
+            model.train()
             one.loss.zero_()
             with meter.phase("train"):
                 for parts in data.steps(order, spec.batch_size, accumulate=spec.accumulate):
                     rows = step(parts)
-                    meter.count(
-                        examples=sum(map(len, parts)), tokens=sum(part.tokens for part in parts), padded_tokens=rows
-                    )
+                    examples, tokens = sum(map(len, parts)), sum(part.tokens for part in parts)
+                    meter.count(examples=examples, tokens=tokens, padded_tokens=rows)
                     if meter.steps % CHECKED_EVERY == 0:
                         _check_finite(one.loss, epoch, meter.steps)
                     on_step(Progress(epoch, meter.steps, total, meter.examples))
                 loss = _check_finite(one.loss, epoch, meter.steps) / len(data.labels)
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": one.rate}
-            row["train_seconds"] = meter.seconds["train"]
             with meter.phase("eval"):
+                quick.shadows.refresh()
                 scores = validate()
-            history.append({**row, **scores})
+            history.append({**row, "train_seconds": meter.seconds["train"], **scores})
             if spec.keep == "best" and (best is None or better(scores, best[1])):
                 best = epoch, scores, {name: parameter.detach().clone() for name, parameter in one.free.items()}
-    if best is not None:
-        with torch.no_grad():
-            for name, parameter in one.free.items():
-                parameter.copy_(best[2][name])
+        if best is not None:
+            with torch.no_grad():
+                for name, parameter in one.free.items():
+                    parameter.copy_(best[2][name])
     return FitResult(history, best[0] if best is not None else spec.epochs, engine)
 
 

@@ -39,6 +39,7 @@ class Step:
         lr: float,
         total: int,
         embeddings: Iterable[Embedding] = (),
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare AdamW and the schedule.
 
@@ -46,6 +47,7 @@ class Step:
             lr: peak learning rate.
             total: steps that will be made; the schedule ends there.
             embeddings: those whose gradients keep their memory from step to step.
+            refresh: called before each forward pass.
         """
         device = hardware.device
         self.classifier, self.hardware = classifier, hardware
@@ -58,7 +60,7 @@ class Step:
         self._rate = torch.zeros((), device=device)
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
         self._max_norm = spec.max_grad_norm
-        self._embeddings = list(embeddings)
+        self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
         self.optimizer = AdamW(
             _groups(self._parameters, spec.weight_decay), lr=self._rate, fused=True, capturable=device.type == "cuda"
@@ -85,6 +87,7 @@ class Step:
 
     def backward(self, batch: Batch) -> None:
         """Add the gradients of `batch`, whose weights say what each example's loss counts."""
+        self._refresh()
         with self.hardware.autocast():
             logits = self.classifier(batch)
         losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")

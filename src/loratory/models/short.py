@@ -1,3 +1,5 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call, attr-defined"
+# (Triton's kernels are its own language: their arguments have no Python types.)
 """Attention for short sequences on CUDA, as two Triton kernels.
 
 FlashAttention's kernels for sequences of any length walk over tiles of 128 keys; a sequence of 27 tokens fills a
@@ -29,7 +31,7 @@ WIDTHS = (16, 32, 64, 128)
 
 
 @triton.jit
-def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):
     """softmax(scale·qkᵀ) over the first n keys, (N, N) fp32; rows of no token hold numbers that nobody reads."""
     rows = tl.arange(0, N)[:, None]
     columns = tl.arange(0, N)[None, :]
@@ -42,14 +44,14 @@ def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):  # ty
 
 
 @triton.jit
-def _kept(seed, pair, dropout, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def _kept(seed, pair, dropout, N: tl.constexpr):
     """Dropout's mask over its keeping probability for one sequence of one head, (N, N)."""
     places = tl.arange(0, N)[:, None] * 128 + tl.arange(0, N)[None, :]  # the same for every N
     return tl.where(tl.rand(seed, pair * 16384 + places) >= dropout, 1.0 / (1.0 - dropout), 0.0)
 
 
 @triton.jit
-def _forward_tile(  # type: ignore[no-untyped-def]
+def _forward_tile(
     Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout,
     WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +70,7 @@ def _forward_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     Q, K, V, O, bounds, seeds, heads, q_row, k_row, v_row, o_row, scale, dropout,
     WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +100,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward_tile(  # type: ignore[no-untyped-def]
+def _backward_tile(
     Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
     WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -128,7 +130,7 @@ def _backward_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     Q, K, V, G, DQ, DK, DV, bounds, seeds, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
     WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +240,7 @@ def short_attention(
     seeds = bounds
     if dropout > 0.0:
         seeds = torch.randint(2**31 - 1, (1,), device=query.device)
-    out: Tensor = _ShortAttention.apply(  # type: ignore[no-untyped-call]  # torch's own
+    out: Tensor = _ShortAttention.apply(
         query, key, value, bounds, seeds, longest, -1 if window is None else window, scale, dropout
     )
     return out

@@ -1,0 +1,188 @@
+"""Quickened layers give the logits and gradients of transformers' and PEFT's own modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loratory.data import Batch, collate
+from loratory.engine import layers
+from loratory.engine.hardware import Hardware
+from loratory.engine.layers import Layer, quickened
+from loratory.methods import method_named, method_settings
+from loratory.models.families import FAMILIES
+from loratory.models.flat import Classifier
+from loratory.models.load import load_base
+from loratory.spec import HardwareSpec
+
+EXACT = Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
+ROUNDED = Hardware.of(HardwareSpec(device="cpu", precision="bf16"))
+LENGTHS = [5, 9, 2, 7, 12]
+BERTS = ["bert", "camembert", "electra", "roberta", "xlm-roberta"]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "standard": {"name": "standard"},
+    "lora": {"name": "lora", "rank": 3},
+    "lora-key": {"name": "lora", "targets": "key,dense", "alpha": 5.0},
+    "lora-all": {"name": "lora", "targets": "all-linear"},
+    "hybrid": {"name": "hybrid"},
+    "head": {"name": "head"},
+}
+
+
+def prepared(directory: Any, method: str, **settings: Any) -> Classifier:
+    base = load_base(str(directory), labels=("a", "b", "c"), seed=0, dropout=0.0)
+    chosen = {**SETTINGS[method], **settings}
+    method_named(chosen["name"]).prepare(base, method_settings(chosen), seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for name, parameter in base.model.named_parameters():
+            if "lora_B" in name:  # zeros at first, which would hide half of the gradients
+                parameter.data.normal_(std=0.2)
+    base.model.train()
+    return Classifier(base.model, base.family, base.pad_id)
+
+
+def some(labelled: Any) -> Batch:
+    data = labelled(LENGTHS, classes=3)
+    return collate(data.tokens, data.labels, np.arange(len(LENGTHS)))
+
+
+def computed(classifier: Classifier, batch: Batch, hardware: Hardware = EXACT) -> tuple[Tensor, dict[str, Tensor]]:
+    with hardware.autocast():
+        logits = classifier(batch)
+    F.cross_entropy(logits.float(), batch.labels).backward()
+    grads = {name: p.grad for name, p in classifier.model.named_parameters() if p.grad is not None}
+    for parameter in classifier.model.parameters():
+        parameter.grad = None
+    return logits.detach(), grads
+
+
+def assert_agree(ours: dict[str, Tensor], stock: dict[str, Tensor], tolerance: float) -> None:
+    assert ours.keys() == stock.keys()
+    for name, expected in stock.items():
+        size = float(torch.linalg.vector_norm(expected))
+        assert ours[name].dtype == torch.float32
+        assert float(torch.linalg.vector_norm(ours[name] - expected)) <= tolerance * max(size, 1e-2), name
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("family", BERTS)
+def test_logits_and_gradients_are_those_of_the_stock_modules(
+    family: str, method: str, model_directory: Any, labelled: Any
+) -> None:
+    classifier, batch = prepared(model_directory(family), method), some(labelled)
+    expected, stock = computed(classifier, batch)
+    with quickened(classifier.model, EXACT) as quick:
+        assert [type(part) for part in quick.parts] == [Layer] * 2
+        logits, ours = computed(classifier, batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+    back, again = computed(classifier, batch)  # and afterwards the modules are what they were
+    assert torch.equal(back, expected)
+    assert all(torch.equal(again[name], stock[name]) for name in stock)
+    pointers = [p.untyped_storage().data_ptr() for p in classifier.model.parameters()]
+    assert len(set(pointers)) == len(pointers)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-all"])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BERTS)))
+def test_other_families_adapted_layers_agree_too(family: str, method: str, model_directory: Any, labelled: Any) -> None:
+    classifier, batch = prepared(model_directory(family), method), some(labelled)
+    expected, stock = computed(classifier, batch)
+    with quickened(classifier.model, EXACT) as quick:
+        assert quick.parts
+        logits, ours = computed(classifier, batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+
+
+@pytest.mark.parametrize("method", ["standard", "lora", "lora-all"])
+def test_in_bf16_they_are_as_near_to_fp32_as_autocast(method: str, tiny_bert: Any, labelled: Any) -> None:
+    batch = some(labelled)
+    exact, grads = computed(prepared(tiny_bert, method), batch)
+    _, rounded = computed(prepared(tiny_bert, method), batch, ROUNDED)
+    classifier = prepared(tiny_bert, method)
+    with quickened(classifier.model, ROUNDED) as quick:
+        quick.refresh()
+        logits, ours = computed(classifier, batch, ROUNDED)
+    assert float((logits - exact).norm() / exact.norm()) < 2e-2
+    assert_agree(ours, grads, 0.1)
+
+    def distance(some: dict[str, Tensor]) -> float:
+        return sum(float((some[name] - grads[name]).square().sum()) for name in grads) ** 0.5
+
+    assert distance(ours) < 1.5 * distance(rounded)
+
+
+def test_trained_weights_are_copied_anew_for_each_pass(tiny_bert: Any, labelled: Any) -> None:
+    classifier, batch = prepared(tiny_bert, "lora-all"), some(labelled)
+    with quickened(classifier.model, ROUNDED) as quick:
+        before, _ = computed(classifier, batch, ROUNDED)
+        with torch.no_grad():
+            for name, parameter in classifier.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(3)
+        quick.refresh()
+        after, _ = computed(classifier, batch, ROUNDED)
+    stock, _ = computed(classifier, batch, ROUNDED)
+    torch.testing.assert_close(after, stock, atol=0.1, rtol=0.1)
+    assert float((after - before).norm()) > 3 * float((after - stock).norm())
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-all"])
+def test_adapter_dropout_is_the_same_mask_in_both_directions(
+    method: str, tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stock modules are given the masks that ours drew, in the order in which ours drew them."""
+    classifier, batch = prepared(tiny_bert, method, lora_dropout=0.3), some(labelled)
+    drawn: list[Tensor] = []
+    draw = layers._mask
+
+    def recorded(x: Tensor, p: float) -> Tensor:
+        drawn.append(draw(x, p))
+        return drawn[-1]
+
+    monkeypatch.setattr(layers, "_mask", recorded)
+    with quickened(classifier.model, EXACT):
+        logits, ours = computed(classifier, batch)
+    zeros = float(torch.cat([mask.flatten() for mask in drawn]).eq(0).float().mean())
+    assert zeros == pytest.approx(0.3, abs=0.03)
+    given = iter(drawn)
+    for module in classifier.model.modules():
+        for dropout in getattr(module, "lora_dropout", {}).values():
+            dropout.forward = lambda x: x * next(given).view_as(x)
+    expected, stock = computed(classifier, batch)
+    assert next(given, None) is None
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+
+
+def test_hidden_dropout_is_the_same_mask_in_both_directions(tiny_bert: Any, labelled: Any) -> None:
+    """The gradient is that of the very function that forward computed: it foretells what a small step changes."""
+    classifier, batch = prepared(tiny_bert, "lora-all"), some(labelled)
+    for module in classifier.model.modules():
+        if isinstance(module, torch.nn.Dropout) and module is not classifier.model.dropout:
+            module.p = 0.3
+
+    def loss() -> Tensor:
+        torch.manual_seed(3)
+        return F.cross_entropy(classifier(batch), batch.labels)
+
+    with quickened(classifier.model, EXACT):
+        loss().backward()
+        assert float(loss()) == float(loss())
+        free = [p for p in classifier.model.parameters() if p.grad is not None]
+        step = [torch.randn_like(p) * 1e-3 for p in free]
+        foretold = sum(float((p.grad * d).sum()) for p, d in zip(free, step, strict=True) if p.grad is not None)
+        values = []
+        with torch.no_grad():
+            for sign in (1, -2):
+                for parameter, change in zip(free, step, strict=True):
+                    parameter.add_(change, alpha=sign)
+                values.append(float(loss()))
+    assert (values[0] - values[1]) / 2 == pytest.approx(foretold, rel=0.02, abs=1e-5)
