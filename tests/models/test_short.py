@@ -16,7 +16,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.models.short import LONGEST, short_attention  # noqa: E402
+from loratory.models.flat import SHORT
+from loratory.models.short import short_attention  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16, torch.float32]
@@ -43,7 +44,7 @@ def error(result: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_every_length_agrees_with_fp64(width: int, window: int | None, dtype: torch.dtype) -> None:
-    lengths = [1, 27, 32, 33, 64, 65, 128] if INTERPRETED else [*range(1, LONGEST + 1)]
+    lengths = [1, 27, 32, 33, 64, 65, 128] if INTERPRETED else [*range(1, SHORT + 1)]
     lengths = [*lengths, 0, 7, 0]  # empty sequences, too
     generator = torch.Generator().manual_seed(width)
     bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]

@@ -97,7 +97,7 @@ def fit(
             step, engine = captured(
                 one,
                 [tokens for order in orders for tokens in data.totals(order, spec.batch_size, spec.accumulate)],
-                examples=math.ceil(min(spec.batch_size, len(data.labels)) / spec.accumulate),
+                examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
             )
         torch.manual_seed(seed)

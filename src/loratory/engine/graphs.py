@@ -139,12 +139,12 @@ class Graphs:
                     self._step.backward(captured[tokens].batch)
                     if not self._step.accumulates:
                         self._step.update()
-            if self._step.accumulates and often:
-                self._update = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._update, pool=pool, stream=stream):
+            update = torch.cuda.CUDAGraph() if self._step.accumulates and often else None
+            if update is not None:
+                with torch.cuda.graph(update, pool=pool, stream=stream):
                     self._step.update()
         torch.cuda.current_stream(self._device).wait_stream(stream)
-        self._captured = captured
+        self._captured, self._update = captured, update
         return len(captured)
 
     def _blank(self, tokens: int) -> _Captured:
@@ -180,10 +180,12 @@ def captured(step: Step, totals: Sequence[int], *, examples: int, longest: int) 
     if not step.hardware.graphs:
         return graphs, {"graphs": 0, "why_eager": "switched off"}
     try:
-        return graphs, {"graphs": graphs.capture(totals), "why_eager": None}
+        count = graphs.capture(totals)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         why = str(error).strip().splitlines()[0]
         log.warning("no CUDA graphs: %s; steps run eagerly", why)
+        step.forget()  # what the capture that failed left
         return graphs, {"graphs": 0, "why_eager": why}
+    return graphs, {"graphs": count, "why_eager": None if count else "no shape comes up often enough"}

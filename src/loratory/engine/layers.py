@@ -107,8 +107,11 @@ class Group:
     def __init__(self, layers: Sequence[nn.Module], shadows: Shadows) -> None:
         bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
         self._stacked = [base.weight for base in bases], [base.bias for base in bases]
-        weight, bias = (_one(part) if len(part) > 1 else part[0] for part in self._stacked)
-        self.weight, self.bias = shadows.of(weight), shadows.of(bias)
+        weights, biases = self._stacked
+        self.weight = shadows.of(_one(weights) if len(weights) > 1 else weights[0])
+        self.bias = None  # as in ModernBERT
+        if biases[0] is not None:
+            self.bias = shadows.of(_one(biases) if len(biases) > 1 else biases[0])
         self._sizes = [len(base.weight) for base in bases]
         self.free = bool(bases[0].weight.requires_grad)
         self.adapters: list[_Adapter] = []
@@ -126,7 +129,8 @@ class Group:
         if self.adapters:
             self.a = shadows.of(_one(self._stacked_a))  # (r of all, I)
         self.rank = len(self.adapters[0].a) if self.adapters else 0
-        self.parameters: list[Any] = [*self._stacked[0], *self._stacked[1]] if self.free else []
+        trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
+        self.parameters: list[Any] = trained
         self.parameters += [p for adapter in self.adapters for p in (adapter.a, adapter.b)]
 
     @property
@@ -137,13 +141,13 @@ class Group:
     def restore(self) -> None:
         """Give each parameter memory of its own again."""
         for parts in (*self._stacked, self._stacked_a):
-            if len(parts) > 1:
+            if len(parts) > 1 and parts[0] is not None:
                 for parameter in parts:
                     parameter.data = parameter.data.clone()
 
     def forward(self, x: Tensor, *, training: bool) -> tuple[Tensor, list[Tensor]]:
         """The result (T, O), and what backward needs beside x."""
-        y = torch.addmm(self.bias, x, self.weight.t())
+        y = F.linear(x, self.weight, self.bias)
         if not self.adapters:
             return y, []
         masks = []
@@ -173,7 +177,8 @@ class Group:
         if self.free:
             assert x is not None
             gradients += torch.split(_product32(grad.t(), x), self._sizes)
-            gradients += torch.split(grad.sum(0, dtype=torch.float32), self._sizes)
+            if self.bias is not None:
+                gradients += torch.split(grad.sum(0, dtype=torch.float32), self._sizes)
         if not self.adapters:
             return result, gradients
         assert x is not None

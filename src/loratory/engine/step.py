@@ -103,6 +103,10 @@ class Step:
         self.optimizer.step()
         self._clear()
 
+    def forget(self) -> None:
+        """Drop every gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def warm_up(self, batch: Batch) -> None:
         """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
 

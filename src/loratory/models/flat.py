@@ -2,8 +2,9 @@
 
 transformers lets a program register an attention function by name. With :data:`ATTENTION` registered, an encoder whose
 configuration names it runs a batch of shape (1, T), PEFT layers included: the linear layers see T rows, and attention
-finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA in bf16 the tokens go to
-`torch.nn.attention.varlen`; elsewhere attention runs on a padded view of the same rows.
+finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA sequences of up to 128 tokens go to
+kernels of our own, longer ones in bf16 to `torch.nn.attention.varlen`; elsewhere attention runs on a padded view of the
+same rows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ ATTENTION = "loratory_flat"
 
 ROUNDED = 32
 """The tokens of a flat batch are filled up to a multiple of this. oneDNN makes and keeps a kernel for every shape."""
+
+SHORT, SHORT_WIDTHS = 128, (16, 32, 64, 128)
+"""Longest sequences and widths of heads that go to :mod:`loratory.models.short` on CUDA."""
 
 _MASKED = -1e30
 """Added to a score that must not count: finite, because a padding row may have no key left in its window."""
@@ -195,6 +199,13 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     window = None if sliding_window is None else sliding_window - 1
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))  # (T, H, D): a view, no copy
+    if q.is_cuda and short_takes(q, layout.max_seqlen):
+        from loratory.models.short import short_attention
+
+        rows = short_attention(
+            q, k, v, layout.cu_seqlens, longest=layout.max_seqlen, scale=scale, window=window, dropout=dropout
+        )
+        return rows.unsqueeze(0), None
     if q.is_cuda and q.dtype == torch.bfloat16 and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
@@ -205,6 +216,11 @@ def attend(
         return out.unsqueeze(0), None
     out = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
     return out.unsqueeze(0), None
+
+
+def short_takes(query: Tensor, longest: int) -> bool:
+    """Whether the kernels for short sequences are made for heads as wide as those of `query` (T, H, D)."""
+    return longest <= SHORT and query.shape[-1] in SHORT_WIDTHS
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -23,12 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LONGEST = 128
-"""Tokens of the longest sequence that the kernels take."""
-
-WIDTHS = (16, 32, 64, 128)
-"""Head widths that the kernels take."""
-
 
 @triton.jit
 def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):
@@ -212,11 +206,6 @@ class _ShortAttention(torch.autograd.Function):
             WINDOW=window, DROP=dropout > 0, N=tile, D=width, num_warps=8 if tile == 128 else 4,
         )  # fmt: skip
         return grad_q, grad_k, grad_v, None, None, None, None, None, None
-
-
-def takes(query: Tensor, longest: int) -> bool:
-    """Whether the kernels are made for heads like those of `query` (T, H, D) and sequences of up to `longest`."""
-    return longest <= LONGEST and query.shape[-1] in WIDTHS
 
 
 def short_attention(
