@@ -16,7 +16,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.models.flat import SHORT
+from loratory.models.flat import SHORT  # noqa: E402
 from loratory.models.short import short_attention  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -55,7 +55,7 @@ def _forward(
 @triton.jit
 def _backward(
     G, X, W, MEAN, RSTD, DR, DH, PW, PB, seeds, site, rows, width, dropout,
-    DROP: tl.constexpr, WEIGHTS: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr,
+    EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     columns = tl.arange(0, N)
@@ -63,21 +63,24 @@ def _backward(
     w = tl.load(W + columns, mask=inside, other=0.0).to(tl.float32)
     grad_w = tl.zeros((N,), tl.float32)
     grad_b = tl.zeros((N,), tl.float32)
-    for row in range(program, rows, tl.num_programs(0)):
-        place = row.to(tl.int64) * width + columns
-        x = tl.load(X + place, mask=inside, other=0.0).to(tl.float32)
-        g = tl.load(G + place, mask=inside, other=0.0).to(tl.float32)
-        rstd = tl.load(RSTD + row)
-        normal = tl.where(inside, (x - tl.load(MEAN + row)) * rstd, 0.0)
+    for number in range(EACH):
+        row = (program * EACH + number).to(tl.int64)
+        there = inside & (row < rows)
+        place = row * width + columns
+        x = tl.load(X + place, mask=there, other=0.0).to(tl.float32)
+        g = tl.load(G + place, mask=there, other=0.0).to(tl.float32)
+        mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
+        rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
+        normal = tl.where(there, (x - mean) * rstd, 0.0)
         if WEIGHTS:
             grad_w += g * normal
             grad_b += g
         g *= w
         dx = rstd * (g - tl.sum(g, 0) / width - normal * (tl.sum(g * normal, 0) / width))
-        tl.store(DR + place, dx.to(DR.dtype.element_ty), mask=inside)
+        tl.store(DR + place, dx.to(DR.dtype.element_ty), mask=there)
         if DROP:
-            dx *= _kept(seeds, site, row.to(tl.int64), dropout, ROUNDS, N)
-            tl.store(DH + place, dx.to(DH.dtype.element_ty), mask=inside)
+            dx *= _kept(seeds, site, row, dropout, ROUNDS, N)
+            tl.store(DH + place, dx.to(DH.dtype.element_ty), mask=there)
     if WEIGHTS:
         tl.store(PW + program * width + columns, grad_w, mask=inside)
         tl.store(PB + program * width + columns, grad_b, mask=inside)
@@ -112,13 +115,17 @@ def add_norm_backward(
     x, mean, rstd = kept
     rows, width = x.shape
     columns, warps = _tile(width)
-    programs = min(rows, 4 * torch.cuda.get_device_properties(x.device).multi_processor_count) if weights else rows
+    each = 1  # rows a program; more where each sums its rows' gradients of the weights
+    if weights:
+        programs = 4 * torch.cuda.get_device_properties(x.device).multi_processor_count
+        each = int(triton.next_power_of_2(-(-rows // programs)))
+    programs = -(-rows // each)
     grad_residual = torch.empty_like(x)
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
     partial = torch.empty(2, programs if weights else 1, width, dtype=torch.float32, device=x.device)
     _backward[(programs,)](
-        grad, x, weight, mean, rstd, grad_residual, grad_branch, partial[0], partial[1], seed, site, rows, width,
-        dropout, DROP=dropout > 0, WEIGHTS=weights, ROUNDS=_ROUNDS, N=columns, num_warps=warps,
+        grad, x, weight, mean, rstd, grad_residual, grad_branch, partial[0], partial[1], seed, site, rows, width, dropout,
+        EACH=each, DROP=dropout > 0, WEIGHTS=weights, ROUNDS=_ROUNDS, N=columns, num_warps=warps,
     )  # fmt: skip
     if not weights:
         return grad_branch, grad_residual, None, None
