@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from loratory.models.flat import SHORT  # noqa: E402
 from loratory.models.short import short_attention  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16, torch.float32]
+DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16]
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float, window: int | None) -> Tensor:
@@ -42,7 +41,7 @@ def error(result: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("width", [16, 32, 64] if INTERPRETED else [32, 64])
 def test_every_length_agrees_with_fp64(width: int, window: int | None, dtype: torch.dtype) -> None:
     lengths = [1, 27, 32, 33, 64, 65, 128] if INTERPRETED else [*range(1, SHORT + 1)]
     lengths = [*lengths, 0, 7, 0]  # empty sequences, too
@@ -73,43 +72,42 @@ def test_every_length_agrees_with_fp64(width: int, window: int | None, dtype: to
 def test_a_smaller_tile_gives_the_same(longest: int) -> None:
     lengths = [longest, 1, longest // 2]
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
-    q, k, v = (torch.randn(sum(lengths), 2, 32, device=DEVICE) for _ in range(3))
+    q, k, v = (torch.randn(sum(lengths), 2, 32).to(DEVICE, DTYPES[0]) for _ in range(3))
     one = short_attention(q, k, v, bounds, longest=longest, scale=0.2)
     assert torch.equal(one, short_attention(q, k, v, bounds, longest=128, scale=0.2))
 
 
 def test_dropout_keeps_its_share_and_backward_draws_the_same_mask() -> None:
-    count, width, p = 48, 16, 0.3
+    count, width, p = 48, 64, 0.3
     bounds = torch.tensor([0, count, 2 * count], dtype=torch.int32, device=DEVICE)
-    q, k = (torch.randn(2 * count, 2, width, device=DEVICE) for _ in range(2))
 
-    def attend(v: Tensor, seed: int) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return short_attention(q, k, v, bounds, longest=64, scale=0.1, dropout=p)
+        return short_attention(q, k, v, bounds, longest=64, scale=0.3, dropout=p)
 
-    v = torch.zeros(2 * count, 2, width, device=DEVICE)
-    v[:, :] = torch.eye(width, device=DEVICE).repeat(2 * count // width, 1)[:, None]
-    assert torch.equal(attend(v, 1), attend(v, 1))
-    assert not torch.equal(attend(v, 1), attend(v, 2))
-    # P is nearly uniform and linear in V: the mean over many draws is the result without dropout
-    plain = short_attention(q, k, v, bounds, longest=64, scale=0.1)
-    mean = torch.stack([attend(v, seed) for seed in range(60)]).mean(0)
-    assert error(mean, plain.double()) < 0.1
-    # the gradient is that of the very function that forward computed
-    for name in ("q", "k", "v"):
-        tensors: dict[str, Any] = {"q": q, "k": k, "v": torch.randn_like(v)}
-        tensors[name] = tensors[name].clone().requires_grad_()
-
-        def run(values: dict[str, Any]) -> Tensor:
-            torch.manual_seed(7)
-            return (
-                short_attention(values["q"], values["k"], values["v"], bounds, longest=64, scale=0.5, dropout=p)
-                .square()
-                .sum()
-            )
-
-        run(tensors).backward()
-        step = torch.randn_like(q) * 1e-2
-        with torch.no_grad():
-            up, down = (run({**tensors, name: tensors[name] + sign * step}).double() for sign in (1, -1))
-        assert float((tensors[name].grad * step).sum()) == pytest.approx(float(up - down) / 2, rel=2e-2, abs=1e-3)
+    # with equal scores and the identity for V, the result is the mask over the number of keys
+    none = torch.zeros(2 * count, 2, width, device=DEVICE, dtype=DTYPES[0])
+    eye = torch.eye(count, width).repeat(2, 1)[:, None].expand(-1, 2, -1).to(none)
+    seen = attend(none, none, eye, 1)[..., :count]
+    assert torch.equal(seen, attend(none, none, eye, 1)[..., :count])
+    assert not torch.equal(seen, attend(none, none, eye, 2)[..., :count])
+    mask = seen.ne(0).double() / (1 - p)  # (T, H, keys)
+    assert float(mask.eq(0).double().mean()) == pytest.approx(p, abs=0.02)
+    q, k, v, grad = (torch.randn(2 * count, 2, width).to(none) for _ in range(4))
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = attend(leaves[0], leaves[1], leaves[2], 1)
+    out.backward(grad)
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    parts = []
+    for start in (0, count):
+        a, b, c = (x[start : start + count].transpose(0, 1) for x in exact)
+        kept = mask[start : start + count].transpose(0, 1)
+        parts.append((((0.3 * a @ b.transpose(1, 2)).softmax(-1) * kept) @ c).transpose(0, 1))
+    expected = torch.cat(parts)
+    expected.backward(grad.double())
+    tolerance = 1e-2 if DTYPES[0] == torch.bfloat16 else 1e-5
+    assert error(out, expected) < tolerance
+    for one, other in zip(leaves, exact, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert error(one.grad, other.grad) < tolerance

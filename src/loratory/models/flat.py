@@ -219,8 +219,11 @@ def attend(
 
 
 def short_takes(query: Tensor, longest: int) -> bool:
-    """Whether the kernels for short sequences are made for heads as wide as those of `query` (T, H, D)."""
-    return longest <= SHORT and query.shape[-1] in SHORT_WIDTHS
+    """Whether the kernels for short sequences are made for heads like those of `query` (T, H, D).
+
+    In fp32 they would use no matrix units, and take minutes to compile.
+    """
+    return query.dtype == torch.bfloat16 and longest <= SHORT and query.shape[-1] in SHORT_WIDTHS
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
