@@ -124,9 +124,8 @@ def add_norm_backward(
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
     partial = torch.empty(2, programs if weights else 1, width, dtype=torch.float32, device=x.device)
     _backward[(programs,)](
-        grad, x, weight, mean, rstd, grad_residual, grad_branch, partial[0], partial[1], seed, site, rows, width, dropout,
-        EACH=each, DROP=dropout > 0, WEIGHTS=weights, ROUNDS=_ROUNDS,
-        N=columns, num_warps=warps,
+        grad, x, weight, mean, rstd, grad_residual, grad_branch, partial[0], partial[1], seed, site, rows, width,
+        dropout, EACH=each, DROP=dropout > 0, WEIGHTS=weights, ROUNDS=_ROUNDS, N=columns, num_warps=warps,
     )  # fmt: skip
     if not weights:
         return grad_branch, grad_residual, None, None
