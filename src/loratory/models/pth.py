@@ -11,7 +11,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Card:
     """The data part of the run's spec."""
     sha256: str
     """Of the `.pth` file."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the data's source and of its training split; empty where the card does not say."""
 
     @classmethod
     def read(cls, path: Path) -> Card | None:
@@ -48,17 +50,26 @@ class Card:
         try:
             document = json.loads(path.read_text("utf8"))
             labels = tuple(str(name) for name in document["labels"])
-            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]))
+            digests = document.get("digests") and {part: str(document["digests"][part]) for part in ("source", "train")}
+            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]), digests or {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
 
 
-def save_pth(model: nn.Module, path: Path, *, base: str, labels: tuple[str, ...], data: dict[str, Any]) -> None:
+def save_pth(
+    model: nn.Module,
+    path: Path,
+    *,
+    base: str,
+    labels: tuple[str, ...],
+    data: dict[str, Any],
+    digests: dict[str, str],
+) -> None:
     """Write the model's tensors to `path` and its card beside it."""
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = Card(base, labels, data, digest)
+    card = Card(base, labels, data, digest, digests)
     path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
 
 
