@@ -150,11 +150,39 @@ def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
     if method not in ADAPTERS:  # these hold all weights themselves
         assert trained.open_trained(run.directory, hardware=CPU).labels == ("bad", "good")
         return
-    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
         trained.open_trained(run.directory, hardware=CPU)
-    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
         trained.export_pth(run.directory, tmp_path / "model.pth")
     assert not (tmp_path / "model.pth").exists()
+
+
+def reconfigured(base: Path) -> None:
+    path = base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": "relu"}))
+
+
+def renumbered(base: Path) -> None:
+    path = base / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["w0"], words["w3"] = words["w3"], words["w0"]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("change", [reconfigured, renumbered])
+def test_another_configuration_or_vocabulary_is_another_model(
+    change: Callable[[Path], None], spec: Any, tmp_path: Path, tiny_bert: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_bert, tmp_path / "base"))
+    chosen = spec("lora", model=str(base), epochs=1)
+    run = train(chosen, output=tmp_path / "run")
+    change(base)
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer"):
+        trained.open_trained(run.directory, hardware=CPU)
+    with pytest.raises(StorageError, match="already holds another run"):
+        train(chosen, output=tmp_path / "run")
+    assert train(chosen, output=tmp_path / "other").record.fingerprint != run.record.fingerprint
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])

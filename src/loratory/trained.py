@@ -122,14 +122,16 @@ def _digests(record: RunRecord) -> dict[str, str]:
 
 
 def _check_base(path: Path, base: Base, record: RunRecord) -> None:
-    """An adapter belongs to the weights it was trained on.
+    """An adapter belongs to the model it was trained on.
 
     Raises:
-        ModelError: the base has other weights now.
+        ModelError: the base has other weights, another configuration or another tokenizer now.
     """
     trained_on = record.environment["model_digest"]
     if (path / "adapter_config.json").is_file() and base.digest != trained_on:
-        raise ModelError(f"{path}: its base {base.source} has other weights than those the adapter was trained on")
+        raise ModelError(
+            f"{path}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
+        )
 
 
 def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
