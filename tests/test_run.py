@@ -92,32 +92,48 @@ def test_a_run_leaves_its_weights_record_history_and_predictions(method: str, ru
     assert history[-1]["validation_accuracy"] == record.quality["validation"]["accuracy"]
 
 
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) -> Path:
+    """`texts`, of which those that hold w6 to w50 last are in a class of their own."""
+    path = tmp_path_factory.mktemp("three") / "three.csv"
+    rows = [(text, "odd" if int(text.rpartition("w")[2]) < 50 else label) for text, label in texts]
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf8")
+    return path
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
 def test_stock_libraries_open_a_run_and_give_its_logits(
-    method: str, runs: dict[str, Run], spec: Any, tiny_bert: Path
+    method: str, spec: Any, tiny_bert: Path, three_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peft import PeftModel
+    from peft import AutoPeftModelForSequenceClassification, PeftModel
 
-    run = runs[method]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tiny_bert.parent)
+        chosen = spec(method, model=tiny_bert.name, dataset=str(three_classes))
+        run = train(chosen, output=tmp_path / "run")
     with quiet():
         if method in ADAPTERS:
-            base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-            model = PeftModel.from_pretrained(base, run.directory)
+            base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
+            models = [
+                PeftModel.from_pretrained(base, run.directory),
+                AutoPeftModelForSequenceClassification.from_pretrained(run.directory, num_labels=3),
+            ]
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(run.directory)
-            assert model.config.id2label == {0: "bad", 1: "good"}
-    model.eval()
-    dataset = make_dataset(spec(method).data)
+            models = [AutoModelForSequenceClassification.from_pretrained(run.directory)]
+            assert models[0].config.id2label == {0: "bad", 1: "good", 2: "odd"}
+    dataset = make_dataset(chosen.data)
     kept = predictions.read(run.directory / "predictions.parquet")
     tokenizer = AutoTokenizer.from_pretrained(run.directory)
     for part in ("validation", "test"):
         split = getattr(dataset, part)
         encoded = tokenizer(list(split.texts), padding=True, truncation=True, max_length=32, return_tensors="pt")
-        with torch.no_grad():
-            logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
-        np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
+        for model in models:
+            with torch.no_grad():
+                logits = model.eval()(**encoded).logits
+            np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
         assert kept[part].labels.tolist() == split.labels.tolist()
+    assert kept["test"].logits.shape == (len(dataset.test), 3)
     assert np.ptp(kept["test"].logits) > 0.1
 
 
