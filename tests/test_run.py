@@ -18,9 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import loratory.run as run_module
 from loratory import trained
 from loratory.data import make_dataset
-from loratory.errors import DivergedError, ModelError, OutOfMemoryError, StorageError, TrainingError
+from loratory.engine.hardware import Hardware
+from loratory.engine.predict import predict as predict_logits
+from loratory.errors import DivergedError, ModelError, OutOfMemoryError, SettingsError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS, spec_from_flags
+from loratory.models.families import FAMILIES
 from loratory.models.load import quiet
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec, RunSpec
@@ -28,6 +31,7 @@ from loratory.store.directory import find_run, read_run
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
 ADAPTERS = ("lora", "hybrid")
+WORDS = [f"w{n}" for n in range(96)]
 
 
 def assert_same_quality(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -212,6 +216,25 @@ def test_a_run_in_bf16_holds_its_frozen_weights_so_and_saves_them_as_they_were(
     name = "bert.encoder.layer.0.attention.self.key.weight"
     before = load_file(tiny_bert / "model.safetensors")[name.removeprefix("bert.")]
     assert torch.equal(load_file(head.directory / "model.safetensors")[name], before)
+
+
+LONGEST = {"roberta": 65, "xlm-roberta": 65, "camembert": 65, "mpnet": 62}  # 64 elsewhere
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_the_longest_texts_it_allows_and_none_longer(
+    family: str, spec: Any, tmp_path: Path, model_directory: Any
+) -> None:
+    path = tmp_path / "long.csv"
+    rows = [f"{' '.join(WORDS[n : n + 70])},{'good' if n % 2 else 'bad'}\n" for n in range(20)]
+    path.write_text("text,label\n" + "".join(rows), encoding="utf8")
+    longest = LONGEST.get(family, 64)
+    given = {"model": str(model_directory(family)), "dataset": str(path), "epochs": 1}
+    setup = run_module.prepare(spec("standard", max_length=longest, **given), Hardware.of(CPU))
+    assert setup.tokens["train"].tokens.lengths.tolist() == [longest] * 14
+    assert predict_logits(setup.classifier, setup.tokens["train"], hardware=setup.hardware).isfinite().all()
+    with pytest.raises(SettingsError, match=f"--max-length {longest + 1}: .* takes at most {longest} tokens"):
+        run_module.prepare(spec("standard", max_length=longest + 1, **given), Hardware.of(CPU))
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
