@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from loratory.cli import main
 from loratory.data import make_dataset
@@ -352,3 +353,15 @@ def test_where_the_training_data_has_changed_nothing_is_claimed(
     assert (found["examples"], found["trained_on"]) == (8, None)
     assert err.startswith(f"{other_csv}: whether the model was trained on these texts cannot be checked")
     assert err.count("\n") == 1
+
+
+def test_a_pth_beside_the_card_of_another_is_refused(leaky: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    pth = tmp_path / "model.pth"
+    state = torch.load(leaky[1], weights_only=True)
+    torch.save({**state, "classifier.bias": state["classifier.bias"] + 5}, pth)
+    pth.with_suffix(".json").write_bytes(leaky[1].with_suffix(".json").read_bytes())
+    for command in (["evaluate"], ["predict", "w0"]):
+        capsys.readouterr()
+        assert main([*command, "--model-path", str(pth)]) == 4
+        line = f"error: {pth}: not the file that model.json describes (other SHA-256); export the run again\n"
+        assert capsys.readouterr() == ("", line)

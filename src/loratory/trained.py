@@ -137,6 +137,8 @@ def _check_base(path: Path, base: Base, record: RunRecord) -> None:
 def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
     state = read_pth(path)
     card = Card.read(path.with_suffix(".json"))
+    if card is not None:
+        card.check(path)
     spec = validated(DataSpec, card.data) if card is not None else data or DataSpec()
     labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     name = model or (card.model if card is not None else "minilm")

@@ -55,6 +55,16 @@ class Card:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
 
+    def check(self, path: Path) -> None:
+        """Refuse a `.pth` that is not the one this card was written for.
+
+        Raises:
+            ModelError: its bytes are others.
+        """
+        if _sha256(path) != self.sha256:
+            name = path.with_suffix(".json").name
+            raise ModelError(f"{path}: not the file that {name} describes (other SHA-256); export the run again")
+
 
 def save_pth(
     model: nn.Module,
@@ -67,9 +77,7 @@ def save_pth(
 ) -> None:
     """Write the model's tensors to `path` and its card beside it."""
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = Card(base, labels, data, digest, digests)
+    card = Card(base, labels, data, _sha256(path), digests)
     path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
 
 
@@ -104,6 +112,11 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
         raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
     return dict(state)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_pickle(path: Path) -> bool:
