@@ -60,17 +60,15 @@ def _support(confusion: object) -> tuple[int, ...] | None:
 
 
 def _settings(records: Sequence[Record]) -> list[str]:
-    """What differs beside the method and its learning rate; seeds, where not every cell has the same ones."""
+    """What differs beside the method and its learning rate; seeds, where cells have as many but not the same."""
     specs = [spec for record in records if (spec := flat(record))]
-    found = {}
-    for key in dict.fromkeys(key for spec in specs for key in spec):
-        if key.startswith(("data.", "training.")) or key == "hardware.precision":
-            found[key.rpartition(".")[2].replace("_", " ")] = list(
-                dict.fromkeys(short(spec.get(key)) for spec in specs)
-            )
-    found.pop("lr", None)
+    found = {
+        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key)) for spec in specs))
+        for key in dict.fromkeys(key for spec in specs for key in spec)
+        if key == "hardware.precision" or (key.startswith(("data.", "training.")) and key != "training.lr")
+    }
     cells = _seeds_of_cells(records).values()
-    if len(set(map(frozenset, cells))) > 1:
+    if len(set(map(frozenset, cells))) > 1 and len(set(map(len, cells))) == 1:
         found["seed"] = sorted(set().union(*cells))
     lines = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1)
     return [f"Settings differ too: rows do not differ by their method alone ({lines})."] if lines else []
@@ -94,7 +92,8 @@ def _text(value: object) -> str:
 def _seeds_of_cells(records: Sequence[Record]) -> dict[str, set[str]]:
     seeds: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        seeds[setting(record)].add(str(lookup(record, "spec", "seed")))
+        if (seed := lookup(record, "spec", "seed")) is not None:
+            seeds[setting(record)].add(str(seed))
     return seeds
 
 
