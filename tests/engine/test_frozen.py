@@ -92,7 +92,7 @@ def test_the_bottom_runs_once_on_each_text_and_dropout_is_off_in_it(
     _, _, meter = trained(one, labelled(LENGTHS))
     assert sum(tokens) == 2 * (sum(LENGTHS) + -sum(LENGTHS) % 32)  # training's texts and validation's, one batch each
     assert not any(modes)
-    assert meter.tokens == 2 * (len(LENGTHS) if method == "head" else sum(LENGTHS))
+    assert meter.tokens == 2 * sum(LENGTHS)
     assert "forward" not in vars(first)  # computes by itself again
     assert "forward" not in vars(one.model.get_submodule("bert.embeddings"))
 

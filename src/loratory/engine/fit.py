@@ -98,8 +98,8 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         quick = stack.enter_context(quickened(model, hardware))
-        with meter.phase("train"):  # a cost of training, though paid once
-            above = stack.enter_context(resumed(classifier, data, validation, hardware))
+        texts = data.tokens.lengths
+        above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
         classifier, data, validation, frozen = above
         model.train()
         with meter.phase("setup"):
@@ -119,11 +119,13 @@ def fit(
             if bottom is not None:
                 bottom.evaluate()
             one.loss.zero_()
+            begin = 0
             with meter.phase("train"):
                 for parts in data.steps(order, spec.batch_size, accumulate=spec.accumulate):
                     rows = step(parts)
-                    examples, tokens = sum(map(len, parts)), sum(part.tokens for part in parts)
-                    meter.count(examples=examples, tokens=tokens, padded_tokens=rows)
+                    seen = order[begin : begin + spec.batch_size]
+                    begin += len(seen)
+                    meter.count(examples=len(seen), tokens=int(texts[seen].sum()), padded_tokens=rows)
                     if meter.steps % CHECKED_EVERY == 0:
                         _check_finite(one.loss, epoch, meter.steps)
                     on_step(Progress(epoch, meter.steps, total, meter.examples))

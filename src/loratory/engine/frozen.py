@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from loratory.data.batches import Batch, Labelled
 from loratory.data.tokens import TokenTable
 from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter, Phase
 from loratory.models.families import Family
 from loratory.models.flat import Classifier, Layout
 
@@ -140,7 +141,7 @@ class Resumed(Classifier):
 
 @contextmanager
 def resumed(
-    classifier: Classifier, data: Labelled, validation: Labelled | None, hardware: Hardware
+    classifier: Classifier, data: Labelled, validation: Labelled | None, hardware: Hardware, meter: Meter
 ) -> Iterator[tuple[Classifier, Labelled, Labelled | None, dict[str, Any] | None]]:
     """The classifier above its frozen bottom, both sets in places of kept rows, and what the record says of it.
 
@@ -157,17 +158,19 @@ def resumed(
         yield classifier, data, validation, {**said, "kept_bytes": 0, "kept": "nowhere: the family runs padded"}
         return
     with ExitStack() as stack:
-        sets = [data] if validation is None else [data, validation]
+        sets: list[tuple[Labelled, Phase]] = [(data, "train")]  # a cost of training, though paid once
+        sets += [(validation, "eval")] if validation is not None else []
+        counts = [_rows(one, whole=bottom.whole) for one, _ in sets]
         places: list[Labelled] = []
-        counts = [_rows(one, whole=bottom.whole) for one in sets]
         kept: Tensor | None = None
         where, first = "in memory", 0
-        for one, count in zip(sets, counts, strict=True):
+        for (one, phase), count in zip(sets, counts, strict=True):
             places.append(_places(one, first, count, whole=bottom.whole))
-            for indices, rows in _bottom_rows(classifier, bottom, one, hardware):
-                if kept is None:
-                    kept, where = _room(sum(counts), rows, hardware, stack)
-                kept.index_copy_(0, (indices + first).to(kept.device), rows.to(kept.device))
+            with meter.phase(phase):
+                for indices, rows in _bottom_rows(classifier, bottom, one, hardware):
+                    if kept is None:
+                        kept, where = _room(sum(counts), rows, hardware, stack)
+                    kept.index_copy_(0, (indices + first).to(kept.device), rows.to(kept.device))
             first += count
         assert kept is not None
         entrance: list[Tensor] = []
