@@ -81,6 +81,9 @@ class HardwareSpec(Settings):
         "auto", description="bf16 autocast where the hardware has it, or fp32"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads (default: torch's choice)")
+    activation_checkpointing: Literal["off", "on"] = Field(
+        "off", description="layers keep their input alone and compute the rest again in backward: less memory, slower"
+    )
     graphs: Literal["auto", "off"] = Field("auto", description="CUDA graphs of whole training steps where possible")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,12 @@ class Labelled:
         """The tokens of every part that :meth:`steps` will give."""
         lengths = self.tokens.lengths
         return [int(lengths[part].sum()) for parts in divided(order, size, accumulate) for part in parts]
+
+    def largest(self, orders: Sequence[NDArray[np.int64]], size: int, accumulate: int = 1) -> Batch:
+        """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens."""
+        parts = (part for order in orders for parts in divided(order, size, accumulate) for part in parts)
+        most = max(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
+        return collate(self.tokens, self.labels, self._longest_first(most))
 
     def _longest_first(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         offsets = self.tokens.offsets

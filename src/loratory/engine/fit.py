@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loratory.data.batches import Labelled, epoch_order
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import quickened
+from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.predict import predict
@@ -99,25 +100,30 @@ def fit(
         stack.enter_context(torch.random.fork_rng(devices=devices))
         quick = stack.enter_context(quickened(model, hardware))
         texts = data.tokens.lengths
+        blocks = classifier.family.blocks(model) if hardware.checkpointing else []
+        random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
+        stack.enter_context(checkpointed(blocks, random=random))
         above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
         classifier, data, validation, frozen = above
-        model.train()
+        _set_training(model, bottom)
         with meter.phase("setup"):
             embeddings = quicken(model) if hardware.device.type == "cpu" else []
             one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
+            meter.memory_parts = one.memory(
+                data.largest(orders, spec.batch_size, spec.accumulate), quick.shadows.copies
+            )
             step, engine = captured(
                 one,
                 [tokens for order in orders for tokens in data.totals(order, spec.batch_size, spec.accumulate)],
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
+                why_eager="checkpointed layers draw from torch's generator" if blocks and random else None,
             )
         if frozen is not None:
             engine["frozen_bottom"] = frozen
         torch.manual_seed(seed)
         for epoch, order in enumerate(orders, 1):
-            model.train()
-            if bottom is not None:
-                bottom.evaluate()
+            _set_training(model, bottom)
             one.loss.zero_()
             begin = 0
             with meter.phase("train"):
@@ -142,6 +148,12 @@ def fit(
                 for name, parameter in one.free.items():
                     parameter.copy_(best[2][name])
     return FitResult(history, best[0] if best is not None else spec.epochs, engine)
+
+
+def _set_training(model: nn.Module, bottom: Bottom | None) -> None:
+    model.train()
+    if bottom is not None:
+        bottom.evaluate()
 
 
 def _check_finite(losses: Tensor, epoch: int, step: int) -> float:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from loratory.data.batches import Batch, Labelled
 from loratory.data.tokens import TokenTable
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter, Phase
+from loratory.engine.modules import stand_in
 from loratory.models.families import Family
 from loratory.models.flat import Classifier, Layout
 
@@ -42,14 +44,12 @@ class Bottom:
     Attributes:
         before: the modules in front of the layers.
         below: the layers that are frozen and have only frozen ones below them.
-        above: the layers above those.
+        whole: nothing below the head is trained; `before` is the encoder.
     """
 
     before: list[nn.Module]
     below: list[nn.Module]
-    above: list[nn.Module]
     whole: bool
-    """Nothing below the head is trained."""
 
     @classmethod
     def of(cls, model: nn.Module, family: Family) -> Bottom | None:
@@ -64,29 +64,19 @@ class Bottom:
             if any(p.requires_grad for p in module.parameters())
         }
         if not trained:
-            layers = _layers(encoder, family)
-            return cls([child for child in encoder.children() if child not in heads], layers, [], True)
-        if family.layers is None:
-            return None
-        before: list[nn.Module] = []
-        for child in encoder.children():
-            if child is encoder.get_submodule(family.layers.partition(".")[0]):
-                break
-            before.append(child)
-        layers = _layers(encoder, family)
+            return cls([child for child in encoder.children() if child not in heads], [], True)
+        holder = encoder.get_submodule(family.layers.partition(".")[0])
+        before = list(takewhile(lambda child: child is not holder, encoder.children()))
+        layers = [] if family.shared else family.blocks(model)
         depth = next((number for number, layer in enumerate(layers) if layer in trained), len(layers))
         if depth == 0 or trained.intersection(before):
             return None
-        return cls(before, layers[:depth], layers[depth:], False)
+        return cls(before, layers[:depth], False)
 
     def evaluate(self) -> None:
         """Switch dropout off in it."""
         for module in (*self.before, *self.below):
             module.eval()
-
-
-def _layers(encoder: nn.Module, family: Family) -> list[nn.Module]:
-    return [] if family.layers is None else list(encoder.get_submodule(family.layers).children())
 
 
 class _Reached(Exception):  # noqa: N818  # no error: the way out of an encoder whose lower layers are done
@@ -253,9 +243,4 @@ def _enter(bottom: Bottom, entrance: list[Tensor], stack: ExitStack) -> None:
         return hidden
 
     for number, module in enumerate((*bottom.before, *bottom.below)):
-        own: Any = module
-        if "forward" in vars(module):  # another stand-in, of the engine's
-            stack.callback(setattr, own, "forward", own.forward)
-        else:
-            stack.callback(delattr, own, "forward")
-        own.forward = same if number else given
+        stack.callback(stand_in(module, same if number else given))

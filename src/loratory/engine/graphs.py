@@ -162,16 +162,19 @@ class Graphs:
         return captured
 
 
-def captured(step: Step, totals: Sequence[int], *, examples: int, longest: int) -> tuple[Graphs | Step, dict[str, Any]]:
+def captured(
+    step: Step, totals: Sequence[int], *, examples: int, longest: int, why_eager: str | None = None
+) -> tuple[Graphs | Step, dict[str, Any]]:
     """The quickest way to make the steps of `step`, and what the record says of it.
 
     Args:
         totals: tokens of every batch that will come.
         examples: sequences of a whole batch.
         longest: tokens of the longest sequence.
+        why_eager: what stands against graphs, if anything does.
     """
     why = "not on CUDA" if step.hardware.device.type != "cuda" else None
-    if why is None and (why := step.classifier.why_eager) is not None:
+    if why is None and (why := why_eager or step.classifier.why_eager) is not None:
         log.info("no CUDA graphs: %s; steps run eagerly", why)
     if why is not None:
         return step, {"graphs": 0, "why_eager": why}

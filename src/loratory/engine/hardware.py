@@ -26,6 +26,8 @@ class Hardware:
     """`bf16` (autocast) or `fp32`."""
     graphs: bool = True
     """Whether steps may be captured as CUDA graphs."""
+    checkpointing: bool = False
+    """Whether layers compute their activations again in backward."""
 
     @classmethod
     def of(cls, spec: HardwareSpec) -> Hardware:
@@ -42,7 +44,7 @@ class Hardware:
         precision = spec.precision
         if precision == "auto":
             precision = "bf16" if _computes_bf16(kind) else "fp32"
-        return cls(torch.device(kind), precision, spec.graphs == "auto")
+        return cls(torch.device(kind), precision, spec.graphs == "auto", spec.activation_checkpointing == "on")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which forward passes run."""

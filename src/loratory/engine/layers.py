@@ -15,7 +15,7 @@ Within `quickened` the layers of a model compute so; names and values of paramet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from loratory.engine.hardware import Hardware
-from loratory.engine.modules import Dropout
+from loratory.engine.modules import Dropout, stand_in
 from loratory.models.flat import Layout, attend_packed
 
 
@@ -48,12 +48,16 @@ class Draws:
 
 
 class Shadows:
-    """Copies of trained fp32 weights in the precision of products, made once a step and all together."""
+    """Copies of trained fp32 weights in the precision of products, made once a step and all together.
+
+    Attributes:
+        copies: all of them.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._originals: list[Tensor] = []
-        self._copies: list[Tensor] = []
+        self.copies: list[Tensor] = []
         self._scaled: list[Tensor] = []
         self._scales: list[float] = []
 
@@ -63,16 +67,16 @@ class Shadows:
         if tensor.dtype == self._dtype and scale == 1.0:
             return tensor
         self._originals.append(tensor)
-        self._copies.append(tensor.to(self._dtype, copy=True).mul_(scale))
+        self.copies.append(tensor.to(self._dtype, copy=True).mul_(scale))
         if scale != 1.0:
-            self._scaled.append(self._copies[-1])
+            self._scaled.append(self.copies[-1])
             self._scales.append(scale)
-        return self._copies[-1]
+        return self.copies[-1]
 
     def refresh(self) -> None:
         """Copy what the optimizer changed."""
-        if self._copies:
-            torch._foreach_copy_(self._copies, self._originals)
+        if self.copies:
+            torch._foreach_copy_(self.copies, self._originals)
         if self._scaled:
             torch._foreach_mul_(self._scaled, self._scales)
 
@@ -351,9 +355,17 @@ class Layer:
         )
         return result.unsqueeze(0)  # type: ignore[no-any-return]
 
+    @property
+    def random(self) -> bool:
+        """Whether it draws from torch's generators: the CUDA kernels draw by a seed of their own."""
+        groups = (self.project, self.out, self.up, self.down)
+        dropped = [self.attention.dropout.p, *(group.dropout for group in groups)]
+        if not self.out.weight.is_cuda:
+            dropped += [getattr(norm.drop, "p", 0.0) for norm in (self.first, self.second)]
+        return any(p > 0 for p in dropped)
+
     def restore(self) -> None:
         """Let the module compute by itself again."""
-        del self.module.forward
         for group in (self.project, self.out, self.up, self.down):
             group.restore()
 
@@ -372,7 +384,6 @@ class Single:
 
     def restore(self) -> None:
         """Let the module compute by itself again."""
-        del self.module.forward
         self.group.restore()
 
 
@@ -383,6 +394,13 @@ class Quickened:
     parts: list[Layer | Single]
     shadows: Shadows
     draws: Draws
+
+    def random(self, block: nn.Module) -> bool:
+        """Whether `block` draws from torch's generators in training."""
+        for part in self.parts:
+            if part.module is block and isinstance(part, Layer):
+                return part.random
+        return any(isinstance(module, nn.Dropout | Dropout) and module.p > 0 for module in block.modules())
 
     def refresh(self) -> None:
         """To be called before each forward pass in training."""
@@ -403,13 +421,11 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
     for module in list(model.modules()):
         if isinstance(module, LoraLayer) and module not in taken and _plain(module):
             quick.parts.append(Single(module, quick.shadows, dtype))
-    for part in quick.parts:
-        part.module.forward = part.__call__
-    try:
-        yield quick
-    finally:
+    with ExitStack() as stack:
         for part in quick.parts:
-            part.restore()
+            stack.callback(part.restore)
+            stack.callback(stand_in(part.module, part.__call__))
+        yield quick
 
 
 def _alike(model: nn.Module) -> Iterator[nn.Module]:

@@ -33,6 +33,8 @@ class Meter:
         self.seconds: dict[Phase, float] = {"setup": 0.0, "train": 0.0, "eval": 0.0}
         self.steps = self.examples = self.tokens = self.padded_tokens = 0
         self.checkpoint_bytes: int | None = None
+        self.memory_parts: dict[str, int] | None = None
+        """Bytes of what training must hold, by part, on its largest batch; the rest of the peak is added."""
         self._resident = _resident_meter()
         self._peak: dict[str, int | None] | None = None
         self._stopped = False
@@ -85,6 +87,12 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
         self._resident = _resident_meter()
 
+    def _parts(self, peak: dict[str, int | None]) -> dict[str, int] | None:
+        if self.memory_parts is None:
+            return None
+        most = peak["allocated"] if peak["allocated"] is not None else peak["resident"] or 0
+        return {**self.memory_parts, "rest": most - sum(self.memory_parts.values())}
+
     def _peak_memory(self) -> dict[str, int | None]:
         cuda = self.hardware.device.type == "cuda"
         return {
@@ -106,7 +114,8 @@ class Meter:
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,
             "tokens_per_second": self.tokens / train if train > 0 else None,
-            "peak_memory_bytes": self._highest(),
+            "peak_memory_bytes": (peak := self._highest()),
+            "memory_parts_bytes": self._parts(peak),
             "resident_measured": self._resident.how,
             "checkpoint_bytes": self.checkpoint_bytes,
             "energy_joules": None,

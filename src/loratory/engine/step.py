@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from loratory.data.batches import Batch
 from loratory.engine.hardware import Hardware
+from loratory.engine.memory import Storages, kept_for_backward
 from loratory.engine.modules import Embedding
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
@@ -93,6 +94,26 @@ class Step:
         losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
         torch.dot(losses, batch.weights).backward()  # type: ignore[no-untyped-call]  # torch's own
         self.loss += torch.dot(losses.detach(), batch.weights.sign())
+
+    def memory(self, batch: Batch, copies: Iterable[Tensor] = ()) -> dict[str, int]:
+        """Bytes of weights, gradients, AdamW's state, and what the forward pass of `batch` keeps for its backward.
+
+        Args:
+            copies: of weights, which count as weights.
+        """
+        model = self.classifier.model
+        weights = Storages([*model.parameters(), *model.buffers(), *copies])
+        self._refresh()
+        with kept_for_backward(beside=weights) as kept, self.hardware.autocast():
+            logits = self.classifier(batch.to(self.hardware.device))
+            del logits
+        gradients = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
+        return {
+            "weights": weights.bytes,
+            "gradients": gradients,
+            "optimizer": 2 * gradients,  # AdamW's two moments
+            "activations": kept.bytes,
+        }
 
     def update(self) -> None:
         """Clip, step, move on along the schedule, and forget the gradients."""

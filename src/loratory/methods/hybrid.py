@@ -69,7 +69,7 @@ def layer_names(base: Base) -> list[str]:
     Raises:
         SettingsError: the family has no list of layers.
     """
-    if base.family.layers is None:
+    if base.family.shared:
         raise SettingsError(
             f"--method hybrid: {base.family.name} shares one layer's weights among all layers; use lora or standard"
         )

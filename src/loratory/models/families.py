@@ -25,8 +25,8 @@ class Family:
     """One architecture family, named as transformers' `model_type`."""
 
     name: str
-    layers: str | None
-    """Path of the list of layers below the encoder; None where layers share their weights."""
+    layers: str
+    """Path of the list of layers below the encoder."""
     attention: tuple[str, ...]
     """Last names of the query and value projections (of the fused projection where there is only one)."""
     head: tuple[str, ...]
@@ -35,6 +35,8 @@ class Family:
     """Logits from first-token rows; None where the family runs padded only."""
     positions_after_padding: bool = False
     """Positions count from `pad_token_id + 1` (RoBERTa and its descendants)."""
+    shared: bool = False
+    """The list's one entry serves as every layer."""
     fixed_padding_index: int | None = None
     """The padding index that the family's code has in place of `pad_token_id`; its positions count from the next."""
 
@@ -54,6 +56,10 @@ class Family:
         encoder = getattr(model, str(model.base_model_prefix))
         assert isinstance(encoder, nn.Module)
         return encoder
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The encoder's layers, bottom first."""
+        return list(self.encoder(model).get_submodule(self.layers).children())
 
     def longest(self, config: PretrainedConfig) -> int:
         """The most tokens a sequence may have."""
@@ -102,8 +108,13 @@ FAMILIES: dict[str, Family] = {
             "distilbert", "transformer.layer", ("q_lin", "v_lin"), ("pre_classifier", "classifier"), _distilbert_head
         ),
         Family(
-            "albert", None, ("query", "value"), ("albert.pooler", "classifier"), _albert_head
-        ),  # one layer's weights serve all layers
+            "albert",
+            "encoder.albert_layer_groups",
+            ("query", "value"),
+            ("albert.pooler", "classifier"),
+            _albert_head,
+            shared=True,
+        ),
         Family("modernbert", "layers", ("Wqkv",), ("head", "classifier"), _modernbert_head),
         Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",), fixed_padding_index=1),
         Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier")),
