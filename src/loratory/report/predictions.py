@@ -29,19 +29,18 @@ class Labelled(Protocol):
 
 
 def predictions_table(rows: Sequence[Labelled]) -> RenderableType:
-    """One row a text: label, probability of each class, the text."""
+    """One line a text: its label, the probability of that label, and the text cut to the width."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Label", no_wrap=True)
-    for name in rows[0].probabilities:
-        table.add_column(Text(f"P({printable(name)})"), justify="right", no_wrap=True)
-    table.add_column("Text", overflow="fold")
+    table.add_column("Label", overflow="fold", max_width=24)
+    table.add_column("Probability", justify="right", no_wrap=True)
+    table.add_column("Text", overflow="ellipsis", no_wrap=True)
     for row in rows:
-        shares = (f"{value:.3f}" for value in row.probabilities.values())
-        table.add_row(Text(printable(row.label)), *shares, Text(printable(row.text)))
+        shown = Text(printable(" ".join(row.text.split())))
+        table.add_row(Text(printable(row.label)), f"{row.probabilities[row.label]:.3f}", shown)
     return table
 
 
