@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from loratory.cli import main
+from loratory.data import make_dataset
+from loratory.spec import DataSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -268,3 +271,97 @@ def test_baselines_left_out_are_noted(run_directory: Path, flags: list[str], tmp
         notes = json.loads(capsys.readouterr().out)["notes"]
         assert any("Baselines left out" in note for note in notes) is noted
         assert any("Different test splits" in note for note in notes)
+
+
+@pytest.fixture(scope="session")
+def leaky(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run that tested on few rows of its one file, and its export."""
+    place = tmp_path_factory.mktemp("leaky")
+    split = ["--test-fraction", "0.1", "--validation-fraction", "0.05", "--split-seed", "3"]
+    assert main(["train", "--method", "lora", *flags, *split, "--output", str(place / "run")]) == 0
+    assert main(["export", "--model-path", str(place / "run"), "--output", str(place / "model.pth")]) == 0
+    return place / "run", place / "model.pth"
+
+
+def evaluated(capsys: Any, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The JSON document, and what stands on standard error."""
+    capsys.readouterr()
+    assert main(["evaluate", "--json", "--device=cpu", "--precision=fp32", *arguments]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["run", "pth"])
+@pytest.mark.parametrize("spelling", ["as it was", "another way", "a copy"])
+def test_the_data_it_was_trained_on_is_divided_as_it_was_then(
+    spelling: str,
+    number: int,
+    leaky: tuple[Path, Path],
+    tiny_csv: Path,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, _ = evaluated(capsys, "--model-path", str(leaky[number]))
+    monkeypatch.chdir(tiny_csv.parent)
+    (tmp_path / "copy.csv").write_bytes(tiny_csv.read_bytes())
+    name = {"as it was": str(tiny_csv), "another way": "./tiny.csv", "a copy": str(tmp_path / "copy.csv")}[spelling]
+    found, err = evaluated(capsys, "--model-path", str(leaky[number]), "--dataset", name)
+    assert (found["split"], found["examples"], found["trained_on"], err) == ("test", 12, 0, "")
+    assert found["quality"] == own["quality"]
+    assert own["trained_on"] == 0
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["run", "pth"])
+def test_texts_the_model_was_trained_on_are_counted(
+    number: int, leaky: tuple[Path, Path], tiny_csv: Path, tmp_path: Path, texts: list[tuple[str, str]], capsys: Any
+) -> None:
+    given = DataSpec(dataset=str(tiny_csv), test_fraction=0.1, validation_fraction=0.05, split_seed=3)
+    learned = set(make_dataset(given).train.texts)
+    other = make_dataset(given.model_copy(update={"split_seed": 4, "test_fraction": 0.3})).test.texts
+    expected = sum(text in learned for text in other)
+    assert 0 < expected < len(other)
+    path = str(leaky[number])
+    found, err = evaluated(capsys, "--model-path", path, "--split-seed", "4", "--test-fraction", "0.3")
+    assert (found["examples"], found["trained_on"]) == (len(other), expected)
+    assert err == f"{tiny_csv}: the model was trained on {expected} of {len(other)} texts\n"
+
+    shouted = tmp_path / "shouted.csv"
+    rows = [("w90 w91", "good"), *((text.upper().replace(" ", "  "), label) for text, label in texts)]
+    shouted.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf8")
+    for flag, split in (("--dataset", "all rows"), ("--test", "test")):
+        found, err = evaluated(capsys, "--model-path", path, flag, str(shouted))
+        assert (found["split"], found["examples"], found["trained_on"]) == (split, 121, len(learned))
+        assert f"{shouted}: the model was trained on {len(learned)} of 121 texts\n" in err
+
+
+def test_where_the_training_data_has_changed_nothing_is_claimed(
+    flags: list[str], tiny_csv: Path, other_csv: Path, tmp_path: Path, capsys: Any
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_bytes(tiny_csv.read_bytes())
+    place = str(tmp_path / "run")
+    assert main(["train", "--method", "head", *flags, "--dataset", str(data), "--output", place]) == 0
+    columns = ["--text-column", "review", "--label-column", "stars"]
+    with data.open("a") as file:
+        file.write("w94 w95,good\n")
+    found, err = evaluated(capsys, "--model-path", place)
+    assert found["trained_on"] is None
+    assert "whether the model was trained on these texts cannot be checked" in err
+    data.unlink()
+    found, err = evaluated(capsys, "--model-path", place, "--dataset", str(other_csv), *columns)
+    assert (found["examples"], found["trained_on"]) == (8, None)
+    assert err.startswith(f"{other_csv}: whether the model was trained on these texts cannot be checked")
+    assert err.count("\n") == 1
+
+
+def test_a_pth_beside_the_card_of_another_is_refused(leaky: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    pth = tmp_path / "model.pth"
+    state = torch.load(leaky[1], weights_only=True)
+    torch.save({**state, "classifier.bias": state["classifier.bias"] + 5}, pth)
+    pth.with_suffix(".json").write_bytes(leaky[1].with_suffix(".json").read_bytes())
+    for command in (["evaluate"], ["predict", "w0"]):
+        capsys.readouterr()
+        assert main([*command, "--model-path", str(pth)]) == 4
+        line = f"error: {pth}: not the file that model.json describes (other SHA-256); export the run again\n"
+        assert capsys.readouterr() == ("", line)

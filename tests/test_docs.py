@@ -1,4 +1,4 @@
-"""Every command in the README runs, in its order, on tiny stand-ins for the packaged model and data."""
+"""What the README shows runs, in its order, on tiny stand-ins for the packaged model and data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from loratory.data import PACKAGED
 ROOT = Path(__file__).parents[1]
 
 
+def blocks(document: Path, language: str) -> list[str]:
+    """The document's blocks of code in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text("utf8"), flags=re.MULTILINE | re.DOTALL)
+
+
 def commands(document: Path) -> list[list[str]]:
     """The words of each command in the document's `sh` blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text("utf8"), flags=re.MULTILINE | re.DOTALL)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks(document, "sh") for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 @pytest.fixture
@@ -43,7 +48,10 @@ def workplace(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]], mon
     return tmp_path
 
 
-def test_every_command_of_the_readme_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+def test_every_command_of_the_readme_runs_and_so_does_its_code(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = commands(ROOT / "README.md")
     assert len(found) >= 10
     for words in found:
@@ -59,3 +67,7 @@ def test_every_command_of_the_readme_runs(workplace: Path, capsys: pytest.Captur
         code = main(arguments)
         assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
     assert (workplace / "predictions.csv").is_file()
+    (code,) = blocks(ROOT / "README.md", "python")
+    capsys.readouterr()
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out in ("negative\n", "positive\n")

@@ -18,9 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import loratory.run as run_module
 from loratory import trained
 from loratory.data import make_dataset
-from loratory.errors import DivergedError, ModelError, OutOfMemoryError, StorageError, TrainingError
+from loratory.engine.hardware import Hardware
+from loratory.engine.predict import predict as predict_logits
+from loratory.errors import DivergedError, ModelError, OutOfMemoryError, SettingsError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS, spec_from_flags
+from loratory.models.families import FAMILIES
 from loratory.models.load import quiet
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec, RunSpec
@@ -28,6 +31,7 @@ from loratory.store.directory import find_run, read_run
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
 ADAPTERS = ("lora", "hybrid")
+WORDS = [f"w{n}" for n in range(96)]
 
 
 def assert_same_quality(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -92,32 +96,48 @@ def test_a_run_leaves_its_weights_record_history_and_predictions(method: str, ru
     assert history[-1]["validation_accuracy"] == record.quality["validation"]["accuracy"]
 
 
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) -> Path:
+    """`texts`, of which those that hold w6 to w50 last are in a class of their own."""
+    path = tmp_path_factory.mktemp("three") / "three.csv"
+    rows = [(text, "odd" if int(text.rpartition("w")[2]) < 50 else label) for text, label in texts]
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf8")
+    return path
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
 def test_stock_libraries_open_a_run_and_give_its_logits(
-    method: str, runs: dict[str, Run], spec: Any, tiny_bert: Path
+    method: str, spec: Any, tiny_bert: Path, three_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peft import PeftModel
+    from peft import AutoPeftModelForSequenceClassification, PeftModel
 
-    run = runs[method]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(tiny_bert.parent)
+        chosen = spec(method, model=tiny_bert.name, dataset=str(three_classes))
+        run = train(chosen, output=tmp_path / "run")
     with quiet():
         if method in ADAPTERS:
-            base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-            model = PeftModel.from_pretrained(base, run.directory)
+            base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
+            models = [
+                PeftModel.from_pretrained(base, run.directory),
+                AutoPeftModelForSequenceClassification.from_pretrained(run.directory, num_labels=3),
+            ]
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(run.directory)
-            assert model.config.id2label == {0: "bad", 1: "good"}
-    model.eval()
-    dataset = make_dataset(spec(method).data)
+            models = [AutoModelForSequenceClassification.from_pretrained(run.directory)]
+            assert models[0].config.id2label == {0: "bad", 1: "good", 2: "odd"}
+    dataset = make_dataset(chosen.data)
     kept = predictions.read(run.directory / "predictions.parquet")
     tokenizer = AutoTokenizer.from_pretrained(run.directory)
     for part in ("validation", "test"):
         split = getattr(dataset, part)
         encoded = tokenizer(list(split.texts), padding=True, truncation=True, max_length=32, return_tensors="pt")
-        with torch.no_grad():
-            logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
-        np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
+        for model in models:
+            with torch.no_grad():
+                logits = model.eval()(**encoded).logits
+            np.testing.assert_allclose(kept[part].logits, logits.numpy(), atol=1e-4, rtol=0)
         assert kept[part].labels.tolist() == split.labels.tolist()
+    assert kept["test"].logits.shape == (len(dataset.test), 3)
     assert np.ptp(kept["test"].logits) > 0.1
 
 
@@ -150,11 +170,39 @@ def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
     if method not in ADAPTERS:  # these hold all weights themselves
         assert trained.open_trained(run.directory, hardware=CPU).labels == ("bad", "good")
         return
-    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
         trained.open_trained(run.directory, hardware=CPU)
-    with pytest.raises(ModelError, match="has other weights than those the adapter was trained on"):
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
         trained.export_pth(run.directory, tmp_path / "model.pth")
     assert not (tmp_path / "model.pth").exists()
+
+
+def reconfigured(base: Path) -> None:
+    path = base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": "relu"}))
+
+
+def renumbered(base: Path) -> None:
+    path = base / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["w0"], words["w3"] = words["w3"], words["w0"]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("change", [reconfigured, renumbered])
+def test_another_configuration_or_vocabulary_is_another_model(
+    change: Callable[[Path], None], spec: Any, tmp_path: Path, tiny_bert: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_bert, tmp_path / "base"))
+    chosen = spec("lora", model=str(base), epochs=1)
+    run = train(chosen, output=tmp_path / "run")
+    change(base)
+    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer"):
+        trained.open_trained(run.directory, hardware=CPU)
+    with pytest.raises(StorageError, match="already holds another run"):
+        train(chosen, output=tmp_path / "run")
+    assert train(chosen, output=tmp_path / "other").record.fingerprint != run.record.fingerprint
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
@@ -168,6 +216,25 @@ def test_a_run_in_bf16_holds_its_frozen_weights_so_and_saves_them_as_they_were(
     name = "bert.encoder.layer.0.attention.self.key.weight"
     before = load_file(tiny_bert / "model.safetensors")[name.removeprefix("bert.")]
     assert torch.equal(load_file(head.directory / "model.safetensors")[name], before)
+
+
+LONGEST = {"roberta": 65, "xlm-roberta": 65, "camembert": 65, "mpnet": 62}  # 64 elsewhere
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_the_longest_texts_it_allows_and_none_longer(
+    family: str, spec: Any, tmp_path: Path, model_directory: Any
+) -> None:
+    path = tmp_path / "long.csv"
+    rows = [f"{' '.join(WORDS[n : n + 70])},{'good' if n % 2 else 'bad'}\n" for n in range(20)]
+    path.write_text("text,label\n" + "".join(rows), encoding="utf8")
+    longest = LONGEST.get(family, 64)
+    given = {"model": str(model_directory(family)), "dataset": str(path), "epochs": 1}
+    setup = run_module.prepare(spec("standard", max_length=longest, **given), Hardware.of(CPU))
+    assert setup.tokens["train"].tokens.lengths.tolist() == [longest] * 14
+    assert predict_logits(setup.classifier, setup.tokens["train"], hardware=setup.hardware).isfinite().all()
+    with pytest.raises(SettingsError, match=f"--max-length {longest + 1}: .* takes at most {longest} tokens"):
+        run_module.prepare(spec("standard", max_length=longest + 1, **given), Hardware.of(CPU))
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])

@@ -160,12 +160,8 @@ def evaluate(
     from loratory import trained
 
     hardware, data = _divide(flags)
-    other = validated(DataSpec, data) if data else None
-    opened = trained.open_trained(model_path, hardware=hardware, model=model, data=other)
-    if data:
-        kept = {"max_length": opened.data.max_length} if "dataset" in data else opened.data.model_dump()
-        other = validated(DataSpec, {**kept, **data})
-    found = trained.evaluate(model_path, opened, data=other, split=split)
+    opened = trained.open_trained(model_path, hardware=hardware, model=model, data=validated(DataSpec, data))
+    found = trained.evaluate(model_path, opened, given=data, split=split)
     if as_json:
         _print_json(found.to_dict())
         return

@@ -95,7 +95,7 @@ def train(
     """
     hardware = Hardware.of(spec.hardware)
     meter = Meter(hardware)
-    with meter.phase("setup"):
+    with _memory_errors(spec, hardware), meter.phase("setup"):
         setup = prepare(spec, hardware)
     name = run_id(setup.spec, setup.fingerprint)
     directory = output if output is not None else Path("models") / name
@@ -106,16 +106,16 @@ def train(
             return Run(found, directory)
         with staging(directory) as stage:
             with _failures_recorded(setup, meter, name, directory):
-                with _memory_errors(setup):
+                with _memory_errors(setup.spec, hardware):
                     result = _fit(setup, meter, on_step)
-                with _memory_errors(setup), meter.phase("eval"):
+                meter.stop_memory()
+                with _memory_errors(setup.spec, hardware), meter.phase("eval"):
                     logits = {
                         part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
                         for part in ("validation", "test")
                     }
                     quality = {part: _score(setup, part, logits[part]) for part in logits}
-                meter.stop_memory()
-                with _memory_errors(setup):
+                with _memory_errors(setup.spec, hardware):
                     meter.checkpoint_bytes = save(setup, stage)
                     check_saved(setup, stage)
                 predictions.write(
@@ -285,28 +285,29 @@ def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> Fit
 
 
 @contextmanager
-def _memory_errors(setup: Setup) -> Iterator[None]:
+def _memory_errors(spec: RunSpec, hardware: Hardware) -> Iterator[None]:
     """Turn what torch says when memory runs out into our own error."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(setup, error) from error
+        raise _out_of_memory(spec, hardware, error) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # what torch's CPU allocator says
             raise
-        raise _out_of_memory(setup, error) from error
+        raise _out_of_memory(spec, hardware, error) from error
 
 
-def _out_of_memory(setup: Setup, error: Exception) -> OutOfMemoryError:
-    size = setup.spec.training.batch_size
+def _out_of_memory(spec: RunSpec, hardware: Hardware, error: Exception) -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"out of memory on {setup.hardware.device} at --batch-size {size}, --max-length {setup.spec.data.max_length}; "
-        f"try --accumulate {setup.spec.training.accumulate * 2} or a smaller --max-length "
+        f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}, --max-length "
+        f"{spec.data.max_length}; try --accumulate {spec.training.accumulate * 2} or a smaller --max-length "
         f"({first_line(error)})"
     )
 
 
 def _score(setup: Setup, part: str, logits: Tensor) -> Quality:
+    if not torch.isfinite(logits).all():
+        raise DivergedError(f"the model gives logits that are no finite numbers on {part}; use a smaller --lr")
     return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels)
 
 

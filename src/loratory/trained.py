@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, Labelled, load_source, make_dataset
+from loratory.data import Dataset, Labelled, load_source, make_dataset, normalised
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
-from loratory.errors import DataError, ModelError, SettingsError, StorageError
+from loratory.errors import DataError, LoratoryError, ModelError, SettingsError, StorageError, counted
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
@@ -29,6 +31,8 @@ from loratory.store.record import RunRecord
 if TYPE_CHECKING:
     from loratory.report.tables import Table
 
+log = logging.getLogger("loratory")
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -40,6 +44,8 @@ class Trained:
     data: DataSpec
     """The data it was trained on."""
     hardware: Hardware
+    digests: Mapping[str, str]
+    """SHA-256 of that data's `source` and of its `train` split; none where a `.pth` file does not say."""
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Logits (N, C) of N texts, in their order."""
@@ -60,6 +66,8 @@ class Evaluation:
     """The data set, or the file of the split where it has one of its own."""
     split: str
     quality: Quality
+    trained_on: int | None
+    """Examples whose normalised text stands in the run's training split; None where that cannot be read again."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -68,6 +76,7 @@ class Evaluation:
             "dataset": self.dataset,
             "split": self.split,
             "examples": self.quality.examples,
+            "trained_on": self.trained_on,
             "quality": self.quality.record(),
         }
 
@@ -105,35 +114,49 @@ def open_trained(
     base = load_trained(path, model=spec.model, labels=record.labels)
     _check_base(path, base, record)
     base.model.to(where.device)
-    return Trained(base, record.labels, spec.data, where)
+    return Trained(base, record.labels, spec.data, where, _digests(record))
+
+
+def _digests(record: RunRecord) -> dict[str, str]:
+    return {"source": record.data["digest"], "train": record.data["digests"]["train"]}
 
 
 def _check_base(path: Path, base: Base, record: RunRecord) -> None:
-    """An adapter belongs to the weights it was trained on.
+    """An adapter belongs to the model it was trained on.
 
     Raises:
-        ModelError: the base has other weights now.
+        ModelError: the base has other weights, another configuration or another tokenizer now.
     """
     trained_on = record.environment["model_digest"]
     if (path / "adapter_config.json").is_file() and base.digest != trained_on:
-        raise ModelError(f"{path}: its base {base.source} has other weights than those the adapter was trained on")
+        raise ModelError(
+            f"{path}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
+        )
 
 
 def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
     state = read_pth(path)
     card = Card.read(path.with_suffix(".json"))
-    spec = data if data is not None else validated(DataSpec, card.data if card is not None else {})
+    if card is not None:
+        card.check(path)
+    spec = validated(DataSpec, card.data) if card is not None else data or DataSpec()
     labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     name = model or (card.model if card is not None else "minilm")
     base = load_state(state, name=name, labels=labels, where=str(path))
     base.model.to(hardware.device)
-    return Trained(base, labels, spec, hardware)
+    return Trained(base, labels, spec, hardware, card.digests if card is not None else {})
 
 
-def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, split: str = "test") -> Evaluation:
-    """Score a trained model on one split of its own data or of `data`.
+def evaluate(
+    path: Path, trained: Trained, *, given: Mapping[str, Any] = MappingProxyType({}), split: str = "test"
+) -> Evaluation:
+    """Score a trained model on one split of its own data, or of the data that `given` names.
 
+    The data it was trained on is known by its content, whatever its file is called now, and is divided as it was then.
     A split that has a file of its own, and a data set that is one file the model was not trained on, are scored whole.
+
+    Args:
+        given: fields of :class:`DataSpec` that differ from the run's.
 
     Raises:
         SettingsError: no such split.
@@ -141,15 +164,19 @@ def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, spli
     """
     if split not in ("train", "validation", "test"):
         raise SettingsError(f"--split {split!r}: give train, validation or test")
-    spec = data if data is not None else trained.data
+    learned = trained.data.model_copy(update={"dataset": given.get("dataset", trained.data.dataset)})
+    own = "dataset" not in given or _is_source(learned, trained)
+    spec = validated(DataSpec, {**(learned.model_dump() if own else {"max_length": learned.max_length}), **given})
+    source = learned if own else trained.data
+    then = _divided_then(source, trained.digests)
     where = spec.where(split)
-    if where != spec.dataset or (spec.is_one_file and where != trained.data.dataset):
+    if where != spec.dataset or (spec.is_one_file and not own):
         alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
         examples = load_source(alone).parts["all"]
         shown = split if where != spec.dataset else "all rows"
         texts, names = examples.texts, [str(label) for label in examples.labels]
     else:
-        dataset = make_dataset(spec)
+        dataset = then if then is not None and spec == source else make_dataset(spec)
         part, shown = getattr(dataset, split), split
         texts, names = part.texts, [str(dataset.labels[label]) for label in part.labels]
     unknown = sorted(set(names) - set(trained.labels))
@@ -157,10 +184,45 @@ def evaluate(path: Path, trained: Trained, *, data: DataSpec | None = None, spli
         raise DataError(
             f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
         )
+    seen = None if then is None else _shared(texts, then.train.texts)
+    if seen is None:
+        log.warning("%s: whether the model was trained on these texts cannot be checked: %s", where, _GONE)
+    elif seen:
+        log.warning("%s: the model was trained on %s of %s", where, f"{seen:,}", counted(len(texts), "text"))
     labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)
     tokens = encode(texts, trained.base.tokenizer, spec.max_length)
     logits = trained._logits(Labelled(tokens, labels))
-    return Evaluation(path, where, shown, score(labels, logits.numpy(), None, trained.labels))
+    return Evaluation(path, where, shown, score(labels, logits.numpy(), None, trained.labels), seen)
+
+
+def _is_source(spec: DataSpec, trained: Trained) -> bool:
+    """Whether `spec` reads what the model was trained on."""
+    if not trained.digests:
+        return spec.dataset == trained.data.dataset
+    try:
+        return load_source(spec).digest == trained.digests["source"]
+    except LoratoryError:  # it is told where the data is read to be scored
+        return False
+
+
+_GONE = "its training data is not there any more, has changed, or is not known"
+
+
+def _divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
+    """The data a model was trained on, divided as it was then; None where `spec` does not give it any more."""
+    if not digests:
+        return None
+    try:
+        dataset = make_dataset(spec)
+    except LoratoryError:
+        return None
+    return dataset if dataset.train.digest == digests["train"] else None
+
+
+def _shared(texts: Sequence[str], others: Sequence[str]) -> int:
+    """How many of `texts` stand among `others`, normalised."""
+    known = set(map(normalised, others))
+    return sum(normalised(text) in known for text in texts)
 
 
 def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
@@ -221,6 +283,13 @@ def export_pth(path: Path, output: Path) -> None:
     _check_base(path, base, record)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        save_pth(base.model, output, base=spec.model, labels=record.labels, data=spec.data.model_dump(mode="json"))
+        save_pth(
+            base.model,
+            output,
+            base=spec.model,
+            labels=record.labels,
+            data=spec.data.model_dump(mode="json"),
+            digests=_digests(record),
+        )
     except (OSError, RuntimeError) as error:  # torch.save reports some disk errors as RuntimeError
         raise StorageError(f"cannot write {output}: {error}") from error

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import BertJapaneseTokenizer, PreTrainedTokenizerFast
 
 from loratory.data import Split, TokenTable, by_length, collate, epoch_order, padded, tokenize, tokenizer_digest
+from loratory.data.tokens import encode
 from loratory.errors import DataError, StorageError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
@@ -85,6 +86,29 @@ def test_digest_ignores_the_last_call() -> None:
     tokenizer(["a", "b c"], truncation=True, max_length=4, padding=True)
     assert tokenizer_digest(tokenizer) == before
     assert tokenizer_digest(make_tokenizer([*WORDS, "more"])) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("truncation_side", "left"), ("padding_side", "left"), ("split_special_tokens", True)]
+)
+def test_what_a_tokenizer_was_told_apart_from_its_backend_counts(name: str, value: object, tmp_path: Path) -> None:
+    plain, told = make_tokenizer(), make_tokenizer()
+    setattr(told, name, value)
+    assert tokenizer_digest(plain) != tokenizer_digest(told)
+    for tokenizer in (plain, told):
+        table = tokenize(SPLIT, tokenizer, 6, tmp_path)
+        assert table.ids.tolist() == encode(SPLIT.texts, tokenizer, 6).ids.tolist()
+    assert len(files(tmp_path)) == 4
+
+
+def test_settings_of_a_slow_tokenizer_count_and_where_its_files_lie_does_not(tmp_path: Path) -> None:
+    def digest(folder: str, *, lower: bool) -> str:
+        path = tmp_path / folder / "vocab.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(WORDS), encoding="utf8")
+        return tokenizer_digest(BertJapaneseTokenizer(str(path), word_tokenizer_type="basic", do_lower_case=lower))
+
+    assert digest("a", lower=True) == digest("b", lower=True) != digest("a", lower=False)
 
 
 def test_texts_without_tokens_and_a_cache_that_cannot_be(tmp_path: Path) -> None:

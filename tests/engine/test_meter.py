@@ -95,6 +95,21 @@ def test_the_peak_is_taken_when_the_memory_is_stopped() -> None:
     assert meter.record()["peak_memory_bytes"]["resident"] < before + 100 * MB
 
 
+def test_the_peak_leaves_evaluation_out_and_goes_on_after_it() -> None:
+    meter = Meter(HARDWARE)
+    if meter.record()["resident_measured"] != "kernel high-water mark":
+        pytest.skip("this kernel does not let the mark be set back")
+    before = resident()
+    with meter.phase("eval"):
+        hold(200)
+    assert meter.record()["peak_memory_bytes"]["resident"] < before + 100 * MB
+    with meter.phase("train"):
+        hold(150)
+    with meter.phase("eval"):
+        hold(300)
+    assert before + 130 * MB < meter.record()["peak_memory_bytes"]["resident"] < before + 250 * MB
+
+
 def test_where_the_kernel_keeps_no_mark_samples_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
         raise PermissionError("on purpose")

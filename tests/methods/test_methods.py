@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,3 +255,17 @@ def test_targets_are_found_in_the_order_of_the_model_and_once(tiny_bert: Any) ->
     base = load_base(str(tiny_bert), labels=LABELS, seed=0)
     found = find_targets(base.model, base.family, "query,self.query,attention.self.query")
     assert found == [f"bert.encoder.layer.{n}.attention.self.query" for n in (0, 1)]
+
+
+def test_an_adapter_names_its_base_so_that_it_is_found_from_anywhere(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_bert.parent)
+    base = load_base(tiny_bert.name, labels=LABELS, seed=0)
+    adapter = prepared(base, "lora").adapter
+    assert adapter is not None
+    assert adapter.base_model_name_or_path == str(tiny_bert)
+    base = dataclasses.replace(load_base(str(tiny_bert), labels=LABELS, seed=0), source="FacebookAI/roberta-base")
+    adapter = prepared(base, "lora").adapter
+    assert adapter is not None
+    assert adapter.base_model_name_or_path == "FacebookAI/roberta-base"

@@ -66,10 +66,12 @@ def test_tensors_come_back_as_they_were(layout: str, tmp_path: Path) -> None:
 
 def test_the_card_says_what_the_tensors_cannot(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 3)
-    save_pth(model, tmp_path / "a.pth", base="tiny", labels=("bad", "good"), data={"max_length": 7})
+    digests = {"source": "s", "train": "t"}
+    save_pth(model, tmp_path / "a.pth", base="tiny", labels=("bad", "good"), data={"max_length": 7}, digests=digests)
     card = Card.read(tmp_path / "a.json")
     assert card is not None
     assert (card.model, card.labels, card.data) == ("tiny", ("bad", "good"), {"max_length": 7})
+    assert card.digests == digests
     assert torch.equal(read_pth(tmp_path / "a.pth")["weight"], model.weight)
     assert Card.read(tmp_path / "absent.json") is None
     for text in ("", "[]", '{"labels": 3}', json.dumps({"labels": [], "model": "m", "data": 3, "sha256": ""})):

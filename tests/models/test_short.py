@@ -111,3 +111,19 @@ def test_dropout_keeps_its_share_and_backward_draws_the_same_mask() -> None:
         assert one.grad is not None
         assert other.grad is not None
         assert error(one.grad, other.grad) < tolerance
+
+
+def test_side_by_side_gives_the_same_as_apart() -> None:
+    bounds = torch.tensor([0, 9, 50], dtype=torch.int32, device=DEVICE)
+    packed = torch.randn(50, 3, 2, 32).to(DEVICE, DTYPES[0]).requires_grad_()
+    apart = [part.detach().clone().requires_grad_() for part in packed.unbind(1)]
+    grad = torch.randn(50, 2, 32).to(packed)
+    one = short_attention(packed, None, None, bounds, longest=64, scale=0.2)
+    two = short_attention(apart[0], apart[1], apart[2], bounds, longest=64, scale=0.2)
+    assert torch.equal(one, two)
+    one.backward(grad)
+    two.backward(grad)
+    assert packed.grad is not None
+    for part, leaf in zip(packed.grad.unbind(1), apart, strict=True):
+        assert leaf.grad is not None
+        assert torch.equal(part, leaf.grad)

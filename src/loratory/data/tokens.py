@@ -73,13 +73,19 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Toke
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 of what decides a tokenizer's output, whatever it was last used for."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    outside = ("truncation_side", "padding_side", "split_special_tokens")  # what a backend's own text does not hold
+    called = [getattr(tokenizer, name, None) for name in outside]
     if backend is None:
-        state: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+        given = getattr(
+            tokenizer, "init_kwargs", {}
+        ).items()  # lower case, language and the like; files may lie anywhere
+        settings = {name: str(value) for name, value in given if name != "name_or_path" and not name.endswith("_file")}
+        state: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), settings]
     else:
         state = json.loads(backend.to_str())
         for leftover in ("truncation", "padding"):  # the last call's arguments, not the tokenizer's own
             state.pop(leftover, None)
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([called, state], sort_keys=True).encode()).hexdigest()
 
 
 def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:

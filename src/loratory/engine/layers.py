@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from loratory.engine.hardware import Hardware
 from loratory.engine.modules import Dropout
-from loratory.models.flat import Layout, attend
+from loratory.models.flat import Layout, attend_packed
 
 
 class Draws:
@@ -54,20 +54,27 @@ class Shadows:
         self._dtype = dtype
         self._originals: list[Tensor] = []
         self._copies: list[Tensor] = []
+        self._scaled: list[Tensor] = []
+        self._scales: list[float] = []
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """What stands for `tensor` in products."""
+    def of(self, tensor: Tensor, *, scale: float = 1.0) -> Tensor:
+        """What stands for `tensor` times `scale` in products."""
         tensor = tensor.detach()
-        if tensor.dtype == self._dtype:
+        if tensor.dtype == self._dtype and scale == 1.0:
             return tensor
         self._originals.append(tensor)
-        self._copies.append(tensor.to(self._dtype))
+        self._copies.append(tensor.to(self._dtype, copy=True).mul_(scale))
+        if scale != 1.0:
+            self._scaled.append(self._copies[-1])
+            self._scales.append(scale)
         return self._copies[-1]
 
     def refresh(self) -> None:
         """Copy what the optimizer changed."""
         if self._copies:
             torch._foreach_copy_(self._copies, self._originals)
+        if self._scaled:
+            torch._foreach_mul_(self._scaled, self._scales)
 
 
 def _product32(a: Tensor, b: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class Group:
             start += size
         self._stacked_a = [adapter.a for adapter in self.adapters]
         if self.adapters:
-            self.a = shadows.of(_one(self._stacked_a))  # (r of all, I)
+            self.a = shadows.of(_one(self._stacked_a), scale=self.scale)  # s·A, (r of all, I)
         self.rank = len(self.adapters[0].a) if self.adapters else 0
         trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
         self.parameters: list[Any] = trained
@@ -153,10 +160,11 @@ class Group:
         masks = []
         if training and self.dropout > 0:
             masks = [_mask(x, self.dropout) for _ in self.adapters]
-        hidden = x.new_empty(len(x), self.rank * len(self.adapters))  # s·x·Aᵀ
-        for number, part in enumerate(self._parts(masks)):
-            dropped = x * masks[number] if masks else x
-            hidden[:, part].addmm_(dropped, self.a[part].t(), beta=0, alpha=self.scale)
+        if masks:
+            parts = [(x * mask) @ self.a[self._part(number)].t() for number, mask in enumerate(masks)]
+            hidden = torch.cat(parts, dim=1)
+        else:
+            hidden = x @ self.a.t()  # s·x·Aᵀ of all, (T, r of all)
         for number, adapter in enumerate(self.adapters):
             y[:, adapter.out].addmm_(hidden[:, self._part(number)], adapter.b_used.t())
         return y, [hidden, *masks]
@@ -183,17 +191,17 @@ class Group:
             return result, gradients
         assert x is not None
         hidden, masks = kept[0], kept[1:]
-        inner = torch.empty_like(hidden)  # s·dy·B
+        inner = torch.empty_like(hidden)  # dy·B
         for number, adapter in enumerate(self.adapters):
-            inner[:, self._part(number)].addmm_(grad[:, adapter.out], adapter.b_used, beta=0, alpha=self.scale)
+            torch.mm(grad[:, adapter.out], adapter.b_used, out=inner[:, self._part(number)])
         grads_a: list[Tensor] = []
         for number, part in enumerate(self._parts(masks)):
             dropped = x * masks[number] if masks else x
-            grads_a += torch.split(_product32(inner[:, part].t(), dropped), self.rank)
+            grads_a += torch.split(_product32(inner[:, part].t(), dropped).mul_(self.scale), self.rank)
             if result is not None and masks:
                 result.addcmul_(inner[:, part] @ self.a[part], masks[number])
             elif result is not None:
-                result.addmm_(inner[:, part], self.a[part])
+                result.addmm_(inner, self.a)
         for number, adapter in enumerate(self.adapters):
             gradients += [grads_a[number], _product32(grad[:, adapter.out].t(), hidden[:, self._part(number)])]
         return result, gradients
@@ -335,11 +343,8 @@ class Layer:
         x, training = hidden_states[0].to(self.dtype), self.module.training
         mixed = _Project.apply(x, self.project, training, *self.project.parameters)  # type: ignore[no-untyped-call]
         tokens, width = x.shape
-        query, key, value = (
-            part.view(1, tokens, self.heads, -1).transpose(1, 2) for part in mixed.view(tokens, 3, width).unbind(1)
-        )
         drop = float(self.attention.dropout.p) if training else 0.0
-        attended, _none = attend(self.attention, query, key, value, None, layout=layout, dropout=drop)
+        attended = attend_packed(mixed.view(tokens, 3, self.heads, -1), layout, dropout=drop)
         parts = (self.out, self.first, self.up, self.down, self.second)
         result = _Rest.apply(  # type: ignore[no-untyped-call]
             attended.reshape(tokens, width), x, self, training, *(p for part in parts for p in part.parameters)

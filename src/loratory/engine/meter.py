@@ -1,7 +1,8 @@
 """What a run costs: time by phase, work done, peak memory.
 
 Training time is the optimizer steps alone, the device synchronised at both ends; set-up, evaluation and total stand
-beside it. Peak memory is that of this run, not of the process's past.
+beside it. Peak memory is that of this run's set-up and training: not of the process's past, and not of evaluation, whose
+batches are larger.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Meter:
         self.checkpoint_bytes: int | None = None
         self._resident = _resident_meter()
         self._peak: dict[str, int | None] | None = None
+        self._stopped = False
         if hardware.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -41,7 +43,9 @@ class Meter:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count the time inside towards `name`."""
+        """Count the time inside towards `name`; the peak of memory inside `eval` is left out."""
+        if name == "eval":
+            self._peak = self._highest()
         self.hardware.synchronize()
         start = time.perf_counter()
         try:
@@ -49,12 +53,14 @@ class Meter:
         finally:
             self.hardware.synchronize()
             self.seconds[name] += time.perf_counter() - start
+            if name == "eval":
+                self._restart_peak()
 
     def count(self, *, examples: int, tokens: int, padded_tokens: int) -> None:
         """One optimizer step was made on so much.
 
         Args:
-            padded_tokens: rows that the linear layers computed; equal to `tokens` in flat batches.
+            padded_tokens: rows that the linear layers computed, padding and filler included.
         """
         self.steps += 1
         self.examples += examples
@@ -62,8 +68,22 @@ class Meter:
         self.padded_tokens += padded_tokens
 
     def stop_memory(self) -> None:
-        """Take the peak now: what comes after (saving, loading back) is not what the method needs."""
-        self._peak = self._peak_memory()
+        """Take the peak now: what comes after (scoring, saving, loading back) is not what the method needs."""
+        self._peak = self._highest()
+        self._stopped = True
+
+    def _highest(self) -> dict[str, int | None]:
+        """The largest peak so far, by kind."""
+        now = self._peak_memory()
+        if self._stopped or self._peak is None:
+            return self._peak or now
+        return {kind: max(now[kind] or 0, was) if was is not None else None for kind, was in self._peak.items()}
+
+    def _restart_peak(self) -> None:
+        if self.hardware.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        self._resident = _resident_meter()
 
     def _peak_memory(self) -> dict[str, int | None]:
         cuda = self.hardware.device.type == "cuda"
@@ -86,7 +106,7 @@ class Meter:
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,
             "tokens_per_second": self.tokens / train if train > 0 else None,
-            "peak_memory_bytes": self._peak if self._peak is not None else self._peak_memory(),
+            "peak_memory_bytes": self._highest(),
             "resident_measured": self._resident.how,
             "checkpoint_bytes": self.checkpoint_bytes,
             "energy_joules": None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -90,7 +91,8 @@ def adapt(base: Base, settings: LoraSettings, *, seed: int, unfrozen_modules: Se
     saved = copy.deepcopy(config)
     saved.task_type = "SEQ_CLS"
     saved.modules_to_save = [*base.family.head, *unfrozen_modules]
-    saved.base_model_name_or_path = base.source
+    # a relative path would be another one, or a hub id, to whoever opens the adapter from elsewhere
+    saved.base_model_name_or_path = str(Path(base.source).absolute()) if Path(base.source).is_dir() else base.source
     saved.inference_mode = True
     return TrainableModel(base.model, parts, saved)
 

@@ -35,6 +35,8 @@ class Family:
     """Logits from first-token rows; None where the family runs padded only."""
     positions_after_padding: bool = False
     """Positions count from `pad_token_id + 1` (RoBERTa and its descendants)."""
+    fixed_padding_index: int | None = None
+    """The padding index that the family's code has in place of `pad_token_id`; its positions count from the next."""
 
     @property
     def flat(self) -> bool:
@@ -43,6 +45,8 @@ class Family:
 
     def first_position(self, config: PretrainedConfig) -> int:
         """The position id of a sequence's first token."""
+        if self.fixed_padding_index is not None:
+            return self.fixed_padding_index + 1
         return int(config.pad_token_id) + 1 if self.positions_after_padding else 0
 
     def encoder(self, model: nn.Module) -> nn.Module:
@@ -101,7 +105,7 @@ FAMILIES: dict[str, Family] = {
             "albert", None, ("query", "value"), ("albert.pooler", "classifier"), _albert_head
         ),  # one layer's weights serve all layers
         Family("modernbert", "layers", ("Wqkv",), ("head", "classifier"), _modernbert_head),
-        Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",)),
+        Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",), fixed_padding_index=1),
         Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier")),
         Family("deberta-v2", "encoder.layer", ("query_proj", "value_proj"), ("pooler", "classifier")),
     )

@@ -218,8 +218,19 @@ def attend(
     return out.unsqueeze(0), None
 
 
+def attend_packed(mixed: Tensor, layout: Layout, *, dropout: float) -> Tensor:
+    """Flat attention over query, key and value side by side, (T, 3, H, D) -> (T, H, D), scaled by 1/√D."""
+    if mixed.is_cuda and short_takes(mixed, layout.max_seqlen):
+        from loratory.models.short import short_attention
+
+        bounds, scale = layout.cu_seqlens, mixed.shape[-1] ** -0.5
+        return short_attention(mixed, None, None, bounds, longest=layout.max_seqlen, scale=scale, dropout=dropout)
+    query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in mixed.unbind(1))
+    return attend(nn.Identity(), query, key, value, None, layout=layout, dropout=dropout)[0][0]
+
+
 def short_takes(query: Tensor, longest: int) -> bool:
-    """Whether the kernels for short sequences are made for heads like those of `query` (T, H, D).
+    """Whether the kernels for short sequences are made for heads like those of `query` (…, D).
 
     In fp32 they would use no matrix units, and take minutes to compile.
     """

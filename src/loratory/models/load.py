@@ -42,7 +42,7 @@ class Base:
     source: str
     """What stock libraries open it by: a directory or a hub id."""
     digest: str
-    """SHA-256 over the weight files; the hub's revision for a hub id."""
+    """SHA-256 over the files of weights, configuration and tokenizer; the hub's revision for a hub id."""
 
     @property
     def config(self) -> PretrainedConfig:
@@ -124,7 +124,7 @@ def load_base(
         SafetyError: the only weights are pickles, which could run code.
     """
     source = locate(name)
-    digest = _check_directory(Path(source)) if Path(source).is_dir() else ""
+    files = _check_directory(Path(source)) if Path(source).is_dir() else []
     config = read_config(source, labels=labels)
     family = family_of(config)
     _set_dropout(config, dropout, attention_dropout)
@@ -145,10 +145,11 @@ def load_base(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
-    if Path(source).is_dir():
-        _check_tokenizer(Path(source), tokenizer)
+    digest = str(getattr(config, "_commit_hash", None) or "")
+    if files:
+        digest = files_digest([*files, *_tokenizer_files(Path(source), tokenizer)])
     _check_complete(name, family, info)
-    return Base(model, tokenizer, family, source, digest or str(getattr(config, "_commit_hash", None) or ""))
+    return Base(model, tokenizer, family, source, digest)
 
 
 def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
@@ -202,18 +203,17 @@ def load_trained(
     return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
 
 
-def state_digest(paths: list[Path]) -> str:
-    """SHA-256 over the content of `paths`, in order."""
+def files_digest(paths: list[Path]) -> str:
+    """SHA-256 over the names and contents of `paths`, in order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def _check_directory(directory: Path) -> str:
-    """Check what a library would otherwise stumble over; return the digest of the weights."""
+def _check_directory(directory: Path) -> list[Path]:
+    """Check what a library would otherwise stumble over; return the files of configuration and weights."""
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(f"model directory {directory} has no config.json")
@@ -231,7 +231,7 @@ def _check_directory(directory: Path) -> str:
         raise ModelError(f"model directory {directory} has no weights (model.safetensors)")
     for file in files:
         _check_safetensors(file)
-    return state_digest(files)
+    return [config, *files]
 
 
 def _shards(index: Path) -> list[Path]:
@@ -250,11 +250,13 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _check_tokenizer(directory: Path, tokenizer: Any) -> None:
-    """transformers makes an empty tokenizer where a directory holds none."""
-    names = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
-    if not any((directory / name).is_file() for name in names):
-        raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(names))})")
+def _tokenizer_files(directory: Path, tokenizer: Any) -> list[Path]:
+    """The files that `tokenizer` was made of; transformers makes an empty one where a directory holds none."""
+    own = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
+    if not any((directory / name).is_file() for name in own):
+        raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(own))})")
+    added = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+    return [directory / name for name in sorted(own | added) if (directory / name).is_file()]
 
 
 def _check_safetensors(path: Path) -> None:

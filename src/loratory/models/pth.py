@@ -11,7 +11,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Card:
     """The data part of the run's spec."""
     sha256: str
     """Of the `.pth` file."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the data's source and of its training split; empty where the card does not say."""
 
     @classmethod
     def read(cls, path: Path) -> Card | None:
@@ -48,17 +50,34 @@ class Card:
         try:
             document = json.loads(path.read_text("utf8"))
             labels = tuple(str(name) for name in document["labels"])
-            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]))
+            digests = document.get("digests") and {part: str(document["digests"][part]) for part in ("source", "train")}
+            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]), digests or {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
 
+    def check(self, path: Path) -> None:
+        """Refuse a `.pth` that is not the one this card was written for.
 
-def save_pth(model: nn.Module, path: Path, *, base: str, labels: tuple[str, ...], data: dict[str, Any]) -> None:
+        Raises:
+            ModelError: its bytes are others.
+        """
+        if _sha256(path) != self.sha256:
+            name = path.with_suffix(".json").name
+            raise ModelError(f"{path}: not the file that {name} describes (other SHA-256); export the run again")
+
+
+def save_pth(
+    model: nn.Module,
+    path: Path,
+    *,
+    base: str,
+    labels: tuple[str, ...],
+    data: dict[str, Any],
+    digests: dict[str, str],
+) -> None:
     """Write the model's tensors to `path` and its card beside it."""
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = Card(base, labels, data, digest)
+    card = Card(base, labels, data, _sha256(path), digests)
     path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
 
 
@@ -93,6 +112,11 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
         raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
     return dict(state)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_pickle(path: Path) -> bool:

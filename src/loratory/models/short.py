@@ -16,6 +16,7 @@ Q, K, V and the seed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -165,53 +166,76 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if good else tensor.contiguous()
 
 
+@dataclass(frozen=True)
+class _Settings:
+    longest: int
+    window: int
+    scale: float
+    dropout: float
+
+    @property
+    def tile(self) -> int:
+        """Tokens of the largest tile that is needed."""
+        return 32 if self.longest <= 32 else 64 if self.longest <= 64 else 128
+
+
+def _launch(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, seeds: Tensor, settings: _Settings) -> Tensor:
+    tokens, heads, width = q.shape
+    out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
+    _forward[(bounds.shape[0] - 1, heads)](
+        q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), settings.scale,
+        settings.dropout, WINDOW=settings.window, DROP=settings.dropout > 0, N=settings.tile, D=width, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def _launch_backward(
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, bounds: Tensor, seeds: Tensor, settings: _Settings
+) -> Tensor:
+    """The gradients of query, key and value side by side, (T, 3, H, D), as a projection of all three takes them."""
+    tokens, heads, width = q.shape
+    grads = torch.empty(tokens, 3, heads, width, dtype=q.dtype, device=q.device)
+    grad_q, grad_k, grad_v = grads.unbind(1)
+    _backward[(bounds.shape[0] - 1, heads)](
+        q, k, v, grad, grad_q, grad_k, grad_v, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0),
+        grad.stride(0), grads.stride(0), settings.scale, settings.dropout,
+        WINDOW=settings.window, DROP=settings.dropout > 0, N=settings.tile, D=width,
+        num_warps=8 if settings.tile == 128 else 4,
+    )  # fmt: skip
+    return grads
+
+
 class _ShortAttention(torch.autograd.Function):
+    """Query, key and value apart, or, where key is None, side by side in one (T, 3, H, D)."""
+
     @staticmethod
     def forward(
         ctx: Any,
         query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
         bounds: Tensor,
         seeds: Tensor,
-        longest: int,
-        window: int,
-        scale: float,
-        dropout: float,
+        settings: _Settings,
     ) -> Tensor:
-        q, k, v = _rows(query), _rows(key), _rows(value)
-        tokens, heads, width = q.shape
-        out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
-        tile = 32 if longest <= 32 else 64 if longest <= 64 else 128
-        _forward[(bounds.shape[0] - 1, heads)](
-            q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), scale, dropout,
-            WINDOW=window, DROP=dropout > 0, N=tile, D=width, num_warps=4,
-        )  # fmt: skip
+        ctx.packed = key is None or value is None
+        q, k, v = query.unbind(1) if key is None or value is None else (_rows(query), _rows(key), _rows(value))
         ctx.save_for_backward(q, k, v, bounds, seeds)
-        ctx.settings = tile, window, scale, dropout
-        return out
+        ctx.settings = settings
+        return _launch(q, k, v, bounds, seeds, settings)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bounds, seeds = ctx.saved_tensors
-        tile, window, scale, dropout = ctx.settings
-        grad = _rows(gradients[0])
-        tokens, heads, width = q.shape
-        # side by side in one row, as a projection of all three gives them and takes them back
-        grads = torch.empty(tokens, 3, heads, width, dtype=q.dtype, device=q.device)
-        grad_q, grad_k, grad_v = grads.unbind(1)
-        _backward[(bounds.shape[0] - 1, heads)](
-            q, k, v, grad, grad_q, grad_k, grad_v, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0),
-            grad.stride(0), grads.stride(0), scale, dropout,
-            WINDOW=window, DROP=dropout > 0, N=tile, D=width, num_warps=8 if tile == 128 else 4,
-        )  # fmt: skip
-        return grad_q, grad_k, grad_v, None, None, None, None, None, None
+        grads = _launch_backward(q, k, v, _rows(gradients[0]), bounds, seeds, ctx.settings)
+        apart = (grads, None, None) if ctx.packed else grads.unbind(1)
+        return (*apart, None, None, None)
 
 
 def short_attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | None,
+    value: Tensor | None,
     bounds: Tensor,
     *,
     longest: int,
@@ -222,6 +246,7 @@ def short_attention(
     """softmax(scale·QKᵀ)·V within each sequence: (T, H, D) each -> (T, H, D).
 
     Args:
+        query: or, with key and value None, all three side by side: (T, 3, H, D), and so its gradient.
         bounds: int32 (B + 1,), where each sequence begins; the last is T. None is longer than `longest`.
         window: a key counts only this far from its query; None: everywhere.
         dropout: on attention weights; its seed is drawn from torch's generator of the device.
@@ -229,7 +254,6 @@ def short_attention(
     seeds = bounds
     if dropout > 0.0:
         seeds = torch.randint(2**31 - 1, (1,), device=query.device)
-    out: Tensor = _ShortAttention.apply(
-        query, key, value, bounds, seeds, longest, -1 if window is None else window, scale, dropout
-    )
+    settings = _Settings(longest, -1 if window is None else window, scale, dropout)
+    out: Tensor = _ShortAttention.apply(query, key, value, bounds, seeds, settings)
     return out
