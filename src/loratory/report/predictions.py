@@ -34,10 +34,10 @@ def predictions_table(rows: Sequence[Labelled]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("Label", overflow="fold", max_width=24)
     table.add_column("Probability", justify="right", no_wrap=True)
-    table.add_column("Text", overflow="ellipsis", no_wrap=True)
+    table.add_column("Text", overflow="ellipsis", no_wrap=True, ratio=1)  # the width that the others leave
     for row in rows:
         shown = Text(printable(" ".join(row.text.split())))
         table.add_row(Text(printable(row.label)), f"{row.probabilities[row.label]:.3f}", shown)

@@ -12,6 +12,7 @@ from loratory.report import units
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table as RichTable
 
     from loratory.report.tables import Column, Row, Table
 
@@ -26,9 +27,6 @@ COST = ("train_seconds", "total_seconds", "peak_memory_bytes")
 
 APPROACH = 16
 """The least characters for the column of approaches."""
-
-CONFUSION_UP_TO = 20
-"""The most classes whose confusion matrix is printed."""
 
 
 @dataclass(frozen=True)
@@ -119,33 +117,33 @@ def quality_table(quality: Quality, title: str) -> RenderableType:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """A row for each true class; columns by name, or by number where names are too wide, in blocks that fit."""
+    """A row for each true class; columns by name, by number where the names are too wide, or left to `--json`."""
 
     quality: Quality
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        names = [units.printable(name) for name in self.quality.labels]
+        numbers = [str(number) for number in range(1, len(names) + 1)]
+        wider = options.update_width(options.max_width + 1)  # a measure never says more than it may
+        for headings, by in ((names, ""), (numbers, ", by No.")):
+            matrix = self._table(headings)
+            if console.measure(matrix, options=wider).maximum <= options.max_width:
+                yield Text(f"Confusion matrix: true classes in rows, predicted ones in columns{by}\n")
+                yield matrix
+                return
+        yield Text(f"The confusion matrix of {len(names)} classes is in --json.", style="dim")
+
+    def _table(self, headings: Sequence[str]) -> RichTable:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        names = [Text(units.printable(name)) for name in self.quality.labels]
-        if len(names) > CONFUSION_UP_TO:
-            yield Text(f"The confusion matrix of {len(names)} classes is in --json.", style="dim")
-            return
-        rows = [[Text(f"{value:,}") for value in row] for row in self.quality.confusion]
-        counts = max(text.cell_len for row in rows for text in row)
-        widths = [max(counts, name.cell_len) + 2 for name in names]
-        named = max(name.cell_len for name in (*names, Text("True"))) + sum(widths) <= options.max_width
-        if not named:
-            names = [Text(str(number)) for number in range(1, len(names) + 1)]
-        fitting = len(names) if named else max(1, (options.max_width - len("True")) // (max(counts, 2) + 2))
-        yield Text("Confusion matrix: true classes in rows, predicted ones in columns" + (":" if named else " by No."))
-        for first in range(0, len(names), fitting):
-            matrix = RichTable(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-            matrix.add_column("True", no_wrap=True, justify="left" if named else "right")
-            for name in names[first : first + fitting]:
-                matrix.add_column(name, justify="right", no_wrap=True)
-            for name, row in zip(names, rows, strict=True):
-                matrix.add_row(name, *row[first : first + fitting])
-            yield Text()
-            yield matrix
+        matrix = RichTable(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+        matrix.add_column("True", no_wrap=True)
+        for heading in headings:
+            matrix.add_column(Text(heading), justify="right", no_wrap=True)
+        for heading, row in zip(headings, self.quality.confusion, strict=True):
+            matrix.add_row(Text(heading), *(f"{value:,}" for value in row))
+        return matrix
