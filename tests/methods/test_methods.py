@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from loratory.data import collate
 from loratory.errors import SettingsError
@@ -19,7 +19,7 @@ from loratory.methods.hybrid import layer_names
 from loratory.methods.lora import find_targets
 from loratory.models.families import FAMILIES, family_of
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, empty_model, load_base
+from loratory.models.load import Base, load_base
 
 LABELS = ("a", "b", "c")
 
@@ -30,7 +30,8 @@ def prepared(base: Base, method: str, **own: Any) -> TrainableModel:
 
 def without_weights(config: Any) -> Base:
     """A base for counting: on the meta device."""
-    return Base(empty_model(config), None, family_of(config), "", "")
+    with torch.device("meta"):
+        return Base(AutoModelForSequenceClassification.from_config(config), None, family_of(config), "", "")
 
 
 def adapted_modules(trainable: TrainableModel) -> set[str]:

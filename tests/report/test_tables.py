@@ -10,10 +10,12 @@ from rich.console import Console
 from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
+from loratory.methods import spec_from_flags
 from loratory.report.predictions import predictions_table
 from loratory.report.tables import comparison
 from loratory.report.terminal import quality_table
 from loratory.report.units import MISSING
+from loratory.spec import DataSpec, TrainingSpec
 from loratory.trained import Prediction
 
 
@@ -247,6 +249,63 @@ def test_rows_that_share_a_method_say_what_differs() -> None:
         "standard, 0123456789abcdef",
         "standard, fedcba9876543210",
     ]
+
+
+def differing(*runs: dict) -> list[str]:
+    return [note for note in comparison(runs).notes if note.startswith("Settings differ too")]
+
+
+def spec_of(method: str, **flags: object) -> dict:
+    return {"spec": spec_from_flags({"method": method, **flags}).model_dump(mode="json")}
+
+
+OTHER = {
+    "epochs": (5, "3, 5"),
+    "batch_size": (16, "32, 16"),
+    "accumulate": (2, "1, 2"),
+    "weight_decay": (0.1, "0.01, 0.1"),
+    "warmup": (0.5, "0.06, 0.5"),
+    "max_grad_norm": (0.5, "1.0, 0.5"),
+    "dropout": (0.25, "default, 0.25"),
+    "attention_dropout": (0.1, "0.0, 0.1"),
+    "keep": ("best", "last, best"),
+    "select": ("mcc", "accuracy, mcc"),
+    "precision": ("fp32", "auto, fp32"),
+    "seed": (4, "0, 4"),
+    "dataset": ("hutto:nyt", "hutto:movies, hutto:nyt"),
+    "text_column": ("review", "text, review"),
+    "label_column": ("stars", "label, stars"),
+    "validation": ("valid.csv", "default, valid.csv"),
+    "test": ("test.csv", "default, test.csv"),
+    "task": ("ternary", "polarity, ternary"),
+    "neutral_band": (0.25, "0.5, 0.25"),
+    "validation_fraction": (0.2, "0.1, 0.2"),
+    "test_fraction": (0.1, "0.2, 0.1"),
+    "split_seed": (3, "0, 3"),
+    "limit": (100, "default, 100"),
+    "max_length": (64, "128, 64"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_that_differs_beside_the_method_is_noted(name: str) -> None:
+    value, shown = OTHER[name]
+    (note,) = differing(spec_of("standard"), spec_of("lora", **{name: value}))
+    assert note.endswith(f"rows do not differ by their method alone ({name.replace('_', ' ')}: {shown}).")
+
+
+def test_every_setting_of_training_and_data_but_the_learning_rate_is_noted() -> None:
+    fields = {*TrainingSpec.model_fields, *DataSpec.model_fields, "seed", "precision"} - {"lr"}
+    assert set(OTHER) == fields
+
+
+def test_what_belongs_to_the_method_and_seeds_of_the_same_cells_are_no_differing_settings() -> None:
+    runs = [spec_of(method, lr=lr, seed=seed) for method, lr in (("standard", 1), ("lora", 2)) for seed in (0, 1)]
+    assert differing(*runs) == differing(spec_of("lora"), spec_of("lora", rank=3, targets="query")) == []
+    assert differing(spec_of("head"), {"status": "failed"}) == []
+    assert differing(*runs[:3]) == []  # said by the note on seeds
+    (note,) = differing(runs[0], runs[3], spec_of("head", epochs=4, keep="best"))
+    assert note.endswith("(epochs: 3, 4; keep: last, best; seed: 0, 1).")
 
 
 def test_a_record_full_of_gaps_still_has_its_row() -> None:

@@ -1,8 +1,8 @@
 """What a run costs: time by phase, work done, peak memory.
 
 Training time is the optimizer steps alone, the device synchronised at both ends; set-up, evaluation and total stand
-beside it. Peak memory is that of this run's set-up and training: not of the process's past, and not of evaluation, whose
-batches are larger.
+beside it. Peak memory is that of this run's set-up and training: not of the process's past, and not of evaluation,
+whose batches are larger.
 """
 
 from __future__ import annotations

@@ -92,14 +92,6 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
     return config
 
 
-def empty_model(config: PretrainedConfig) -> nn.Module:
-    """The classifier of `config` without weights (on the meta device), for counting parameters."""
-    with torch.device("meta"), quiet():
-        model = AutoModelForSequenceClassification.from_config(config)
-    assert isinstance(model, nn.Module)
-    return model
-
-
 def load_base(
     name: str,
     *,

@@ -37,9 +37,9 @@ def approaches(records: Sequence[Record]) -> list[str]:
     """One name for each run. Runs that would share one also say the settings in which they differ, or their id."""
     names = [approach(record) for record in records]
     for setting in ("model", "data.dataset"):
-        values = [_flat(record).get(setting) for record in records]
+        values = [flat(record).get(setting) for record in records]
         if len(set(values)) > 1:
-            names = [f"{name}, {_short(value)}" for name, value in zip(names, values, strict=True)]
+            names = [f"{name}, {short(value)}" for name, value in zip(names, values, strict=True)]
     groups: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):
         groups[name].append(position)
@@ -51,23 +51,25 @@ def approaches(records: Sequence[Record]) -> list[str]:
 
 def setting(record: Record) -> str:
     """Everything of the spec but the seed, as one comparable string: equal for the seeds of one cell."""
-    return json.dumps({key: value for key, value in _flat(record).items() if key != "seed"}, sort_keys=True)
+    return json.dumps({key: value for key, value in flat(record).items() if key != "seed"}, sort_keys=True)
 
 
 def _differences(records: Sequence[Record]) -> list[str]:
     if len(records) < 2:
         return ["" for _ in records]
-    flat = [_flat(record) for record in records]
+    specs = [flat(record) for record in records]
     keys = [
-        key for key in dict.fromkeys(key for spec in flat for key in spec) if len({spec.get(key) for spec in flat}) > 1
+        key
+        for key in dict.fromkeys(key for spec in specs for key in spec)
+        if len({spec.get(key) for spec in specs}) > 1
     ]
-    texts = ["".join(f", {key.rpartition('.')[2]}={_short(spec.get(key))}" for key in keys) for spec in flat]
+    texts = ["".join(f", {key.rpartition('.')[2]}={short(spec.get(key))}" for key in keys) for spec in specs]
     if len(set(texts)) == len(texts):
         return texts
     return [f"{text}, {record.get('id', '')}" for text, record in zip(texts, records, strict=True)]
 
 
-def _flat(record: Record) -> dict[str, str]:
+def flat(record: Record) -> dict[str, str]:
     """The spec as `training.lr` → JSON text, so that any two values compare."""
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -80,5 +82,6 @@ def _flat(record: Record) -> dict[str, str]:
     return dict(leaves(record.get("spec") or {}, ""))
 
 
-def _short(value: str | None) -> str:
+def short(value: str | None) -> str:
+    """A value of `flat` as a table shows it."""
     return "default" if value in (None, "null") else str(value).strip('"')

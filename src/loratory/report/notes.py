@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
-from loratory.report.approach import Record, lookup, setting
+from loratory.report.approach import Record, flat, lookup, setting, short
 
 
 def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
@@ -16,6 +16,7 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     return [
         *_tested(records, baselines),
         *_data(records, baselines),
+        *_settings(records),
         *_device(records),
         *_seeds(records, names),
         *(f"{one.name} left out: {one.reason}." for one in baselines if one.reason is not None),
@@ -58,6 +59,21 @@ def _support(confusion: object) -> tuple[int, ...] | None:
     return tuple(sum(row) for row in confusion)
 
 
+def _settings(records: Sequence[Record]) -> list[str]:
+    """What differs beside the method and its learning rate; seeds, where cells have as many but not the same."""
+    specs = [spec for record in records if (spec := flat(record))]
+    found = {
+        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key)) for spec in specs))
+        for key in dict.fromkeys(key for spec in specs for key in spec)
+        if key == "hardware.precision" or (key.startswith(("data.", "training.")) and key != "training.lr")
+    }
+    cells = _seeds_of_cells(records).values()
+    if len(set(map(frozenset, cells))) > 1 and len(set(map(len, cells))) == 1:
+        found["seed"] = sorted(set().union(*cells))
+    lines = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1)
+    return [f"Settings differ too: rows do not differ by their method alone ({lines})."] if lines else []
+
+
 def _device(records: Sequence[Record]) -> list[str]:
     lines = []
     devices = {_text(value) for record in records if (value := lookup(record, "environment", "device")) is not None}
@@ -73,11 +89,18 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _seeds(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+def _seeds_of_cells(records: Sequence[Record]) -> dict[str, set[str]]:
     seeds: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if (seed := lookup(record, "spec", "seed")) is not None:
+            seeds[setting(record)].add(str(seed))
+    return seeds
+
+
+def _seeds(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    seeds = _seeds_of_cells(records)
     first: dict[str, str] = {}
     for record, name in zip(records, names, strict=True):
-        seeds[setting(record)].add(str(lookup(record, "spec", "seed")))
         first.setdefault(setting(record), name)
     single = [first[cell] for cell, found in seeds.items() if len(found) == 1]
     if not seeds:

@@ -22,7 +22,8 @@ Value = str | int | float | None
 Row = Mapping[str, Value]
 
 TIMES = (
-    "Training time: optimizer steps only; total time adds set-up and evaluation (baselines: fitting and predicting)."
+    "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved "
+    "(baselines: fitting and predicting)."
 )
 MEMORY = {
     "resident": "Peak memory: largest resident set during the run, 1 GiB = 2^30 bytes.",
