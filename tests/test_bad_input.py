@@ -119,7 +119,15 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("evaluate --model-path {place}/absent", 5, ["does not exist"]),
     ("evaluate --model-path {place}/uncommitted", 5, ["no committed run"]),
     ("evaluate --model-path {place}/file", 5, ["not a directory"]),
-    ("evaluate --model-path {place}/absent.pth", 4, ["does not exist"]),
+    ("predict --model-path {place}/absent", 5, ["does not exist"]),
+    *(
+        (
+            f"{command} --model-path {{place}}/absent.pth",
+            5,
+            ["loratory export --model-path RUN --output {place}/absent.pth"],
+        )
+        for command in ("evaluate", "predict")
+    ),
     ("evaluate --model-path {place}/payload.pth", 8, ["refused"]),
     ("evaluate --model-path {place}/mixed.pth", 8, ["'note'", "refused"]),
     ("evaluate --model-path {place}/short.pth", 4, ["damaged or truncated"]),
@@ -173,6 +181,6 @@ def test_bad_input_is_one_line_the_right_code_and_nothing_written(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert [part for part in says if part not in err] == [], err
+    assert [part for part in says if part.format(place=place) not in err] == [], err
     assert snapshot(place) == before
     assert not (place / "it-ran").exists()

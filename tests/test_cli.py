@@ -208,7 +208,7 @@ def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: P
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["split"] == "test"
     missing = script("evaluate.py", "--model_path", "models/your_model.pth", folder=tmp_path)
-    assert missing.returncode == 4
+    assert missing.returncode == 5
     assert missing.stderr.startswith("error: ")
     assert missing.stderr.count("\n") == 1
 

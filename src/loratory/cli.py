@@ -192,9 +192,8 @@ def predict(
 
     if output is not None and output.exists():
         raise StorageError(f"{output} exists already; choose another --output")
-    given = list(texts or []) or _texts(input_file, text_column)
     opened = trained.open_trained(model_path, hardware=_divide(flags)[0], model=model)
-    rows = trained.predict(opened, given)
+    rows = trained.predict(opened, list(texts or []) or _texts(input_file, text_column))
     if output is not None:
         write_predictions(output, rows)
         errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)

@@ -102,11 +102,14 @@ def open_trained(
     Raises:
         ModelError, SafetyError, StorageError: it cannot be opened, or should not be.
     """
+    if not path.exists():
+        exported = f"; `loratory export --model-path RUN --output {path}` makes it from a run's directory"
+        raise StorageError(
+            f"{path} does not exist{exported if path.suffix == '.pth' else '; give a run directory or a .pth file'}"
+        )
     where = Hardware.of(hardware)
     if path.suffix == ".pth":
         return _open_pth(path, where, model, data)
-    if not path.exists():
-        raise StorageError(f"{path} does not exist; give a run's directory or a .pth file")
     record = read_run(path)
     if record.status != "completed":
         raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
