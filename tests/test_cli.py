@@ -213,6 +213,24 @@ def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: P
     assert missing.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_python_without_the_package_says_what_to_do(name: str) -> None:
+    bare = [
+        sys.executable,
+        "-E",
+        "-S",
+        str(ROOT / "scripts" / f"{name}.py"),
+        "--help",
+    ]  # no PYTHONPATH, no site-packages
+    found = subprocess.run(bare, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout) == (6, "")
+    assert found.stderr.startswith("error: ")
+    assert found.stderr.count("\n") == 1
+    assert "has no loratory" in found.stderr
+    for remedy in (". .venv/bin/activate", "python3 -m venv .venv", "pip install -r requirements.txt"):
+        assert remedy in found.stderr
+
+
 def test_another_file_is_scored_whole_even_with_one_class(
     run_directory: Path, tmp_path: Path, texts: list[tuple[str, str]], capsys: Any
 ) -> None:
