@@ -64,6 +64,8 @@ def place(
     (place / "short.pth").write_bytes((place / "whole.pth").read_bytes()[:-3000])
     command = ["train", "--method", "head", *flags(place, tiny_bert), "--output", str(place / "run")]
     assert main(command) == 0
+    shutil.copytree(place / "run", place / "damaged")
+    (place / "damaged" / "run.json").write_text("{}")
     return place
 
 
@@ -130,7 +132,12 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ),
     ("evaluate --model-path {place}/payload.pth", 8, ["refused"]),
     ("evaluate --model-path {place}/mixed.pth", 8, ["'note'", "refused"]),
-    ("evaluate --model-path {place}/short.pth", 4, ["damaged or truncated"]),
+    (
+        "evaluate --model-path {place}/short.pth",
+        4,
+        ["short.pth: damaged or truncated; copy it again, or export the run again\n"],
+    ),
+    ("evaluate --model-path {place}/damaged", 5, ["run.json", "remove it and train again"]),
     ("evaluate --model-path {place}/run --split tset", 2, ["train, validation or test"]),
     ("predict --model-path {place}/run", 3, ["no text"]),
     ("predict --model-path {place}/run --output {place}/file w1", 5, ["exists already"]),

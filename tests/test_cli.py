@@ -383,3 +383,16 @@ def test_a_pth_beside_the_card_of_another_is_refused(leaky: tuple[Path, Path], t
         assert main([*command, "--model-path", str(pth)]) == 4
         line = f"error: {pth}: not the file that model.json describes (other SHA-256); export the run again\n"
         assert capsys.readouterr() == ("", line)
+
+
+def test_a_pth_without_its_card_says_what_it_is_taken_for(
+    leaky: tuple[Path, Path], tiny_bert: Path, tiny_csv: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pth = tmp_path / "model.pth"
+    pth.write_bytes(leaky[1].read_bytes())
+    found, err = evaluated(capsys, "--model-path", str(pth), "--model", str(tiny_bert), "--dataset", str(tiny_csv))
+    assert found["examples"] == 24
+    first, second = err.splitlines()
+    assert first.startswith(f"{pth}: no model.json beside it")
+    assert first.endswith(f"taken for {tiny_bert} with the labels of {tiny_csv}")
+    assert second.startswith(f"{tiny_csv}: whether the model was trained on these texts cannot be checked")

@@ -143,8 +143,14 @@ def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec 
     if card is not None:
         card.check(path)
     spec = validated(DataSpec, card.data) if card is not None else data or DataSpec()
-    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     name = model or (card.model if card is not None else "minilm")
+    if card is None:
+        log.warning(
+            "%s: no %s beside it, which says its base and labels (`loratory export` writes both files); "
+            "taken for %s with the labels of %s",
+            *(path, path.with_suffix(".json").name, name, spec.dataset),
+        )
+    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     base = load_state(state, name=name, labels=labels, where=str(path))
     base.model.to(hardware.device)
     return Trained(base, labels, spec, hardware, card.digests if card is not None else {})

@@ -15,7 +15,7 @@ import pytest
 
 import loratory
 from loratory.errors import StorageError
-from loratory.store.directory import claim, commit, find_run, read_run, staging
+from loratory.store.directory import REMEDY, claim, commit, find_run, read_run, staging
 from loratory.store.record import RunRecord
 
 RECORD = RunRecord(
@@ -86,7 +86,7 @@ def test_damage_to_any_file_is_noticed(run: Path, name: str, damage: str) -> Non
     elif damage == "a link":
         (run.parent / "elsewhere").write_bytes(content)
         path.symlink_to(run.parent / "elsewhere")
-    with pytest.raises(StorageError, match=f"{name}.* the run is damaged"):
+    with pytest.raises(StorageError, match=f"{name} is .*; {REMEDY}$"):
         read_run(run)
 
 
@@ -96,7 +96,7 @@ def test_damage_to_any_file_is_noticed(run: Path, name: str, damage: str) -> Non
 )
 def test_a_manifest_that_vouches_for_nothing_is_no_commit(run: Path, manifest: str) -> None:
     (run / "manifest.json").write_text(manifest)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=f"; {REMEDY}$"):
         read_run(run)
 
 

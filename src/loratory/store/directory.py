@@ -29,6 +29,9 @@ HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.parquet"
 MANIFEST = "manifest.json"
 
+REMEDY = "restore the directory from a copy, or remove it and train again"
+"""What to do about a damaged run."""
+
 
 def find_run(directory: Path) -> RunRecord | None:
     """The record of the run committed in `directory`; None where there is nothing yet.
@@ -59,17 +62,19 @@ def read_run(directory: Path) -> RunRecord:
         manifest = json.loads((directory / MANIFEST).read_text("utf8"))["files"]
         expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
-        raise StorageError(f"{directory} holds no committed run (no {MANIFEST})") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{directory / MANIFEST}: not a manifest ({type(error).__name__}: {error})") from error
+        raise StorageError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory") from None
+    except OSError as error:
+        raise StorageError(f"{directory / MANIFEST} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{directory / MANIFEST} is damaged; {REMEDY}") from error
     for name, digest in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file() or path.is_symlink():
-            raise StorageError(f"{path} is named by the manifest and not there; the run is damaged")
+            raise StorageError(f"{path} is named by the run's manifest and not there; {REMEDY}")
         if _digest(path) != digest:
-            raise StorageError(f"{path} differs from its manifest; the run is damaged")
+            raise StorageError(f"{path} is damaged: it differs from the run's manifest; {REMEDY}")
     if RECORD not in expected:
-        raise StorageError(f"{directory / MANIFEST} does not vouch for {RECORD}; the run is damaged")
+        raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
     return RunRecord.read(directory / RECORD)
 
 
