@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -123,6 +124,10 @@ def test_predict_reads_arguments_a_file_and_standard_input(
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert main([*command, "--input", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_each_line_has_its_prediction_blank_ones_too(
@@ -150,6 +155,23 @@ def test_predict_writes_a_file_and_no_second_time(
     assert len(written.splitlines()) == (3 if suffix == ".csv" else 2)
     assert main(command) == 5
     assert output.read_bytes() == written
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_predictions_keep_the_other_columns_of_their_input(suffix: str, run_directory: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.csv"
+    rows = [("7", "w0 w1", "good", "-5"), ("8", "w3", "bad", "=1+1")]
+    given.write_text("".join(",".join(row) + "\n" for row in [("id", "review", "label", "stars"), *rows]))
+    output = tmp_path / f"labels{suffix}"
+    command = ["predict", "--model-path", str(run_directory), "--input", str(given), "--text-column", "review"]
+    assert main([*command, "--output", str(output)]) == 0
+    shares = ["probability_bad", "probability_good"] if suffix == ".csv" else ["probabilities"]
+    with output.open(newline="", encoding="utf8") as file:
+        found = list(csv.DictReader(file)) if suffix == ".csv" else [json.loads(line) for line in file]
+    assert list(found[0]) == ["text", "label", *shares, "id", "input_label", "stars"]
+    assert [row["text"] for row in found] == ["w0 w1", "w3"]
+    assert [(row["id"], row["input_label"]) for row in found] == [("7", "good"), ("8", "bad")]
+    assert [row["stars"] for row in found] == ["-5", "'=1+1" if suffix == ".csv" else "=1+1"]
 
 
 def test_a_defect_is_one_line_and_debug_shows_where(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

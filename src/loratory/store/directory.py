@@ -172,7 +172,7 @@ def commit(stage: Path, output: Path) -> None:
         (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
         _sync(stage / MANIFEST)
         _sync(stage)
-        stage.chmod(0o755)  # mkdtemp made it private
+        _open_as_umask_says(stage)
         before = find_run(output)
         try:
             if before is not None and before.status != "completed":
@@ -183,6 +183,14 @@ def commit(stage: Path, output: Path) -> None:
             _settle(output)
     except OSError as error:
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
+
+
+def _open_as_umask_says(stage: Path) -> None:
+    """Give the stage and its files the modes of new ones: mkdtemp and safetensors make theirs private."""
+    mode = (stage / MANIFEST).stat().st_mode & 0o666
+    for path in stage.iterdir():
+        path.chmod(mode)
+    stage.chmod(mode | (mode & 0o444) >> 2)  # who may read may enter
 
 
 def _digest(path: Path) -> str:
