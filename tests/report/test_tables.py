@@ -167,6 +167,15 @@ def test_notes_say_what_was_tested_and_which_memory() -> None:
     assert "Peak memory" not in noted(record(cost=None))
 
 
+def test_notes_say_which_parameters() -> None:
+    assert "Share: trainable ÷ all parameters." in comparison([record()]).notes
+    about_coefficients = [
+        [note for note in comparison([record()], given).notes if "coefficients" in note]
+        for given in (BASELINES, BASELINES[:2])
+    ]
+    assert about_coefficients == [["Parameters of TF-IDF + logistic regression: its coefficients and intercepts."], []]
+
+
 def test_json_and_csv_hold_raw_numbers() -> None:
     table = comparison(records(), BASELINES)
     document = json.loads(json.dumps(table.to_dict(), allow_nan=False))
