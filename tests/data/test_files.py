@@ -44,17 +44,14 @@ def write(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [("a.csv", (2, 3, 4)), ("a.tsv", (2, 3, 4)), ("a.jsonl", (1, 2, 3)), ("a.parquet", (1, 2, 3))],
-)
-def test_every_format_gives_the_same_examples(tmp_path: Path, name: str, rows: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_every_format_gives_the_same_examples(tmp_path: Path, name: str) -> None:
     source = load_source(spec(write(tmp_path, name)))
     examples = source.parts["all"]
     assert examples.texts == tuple(text for text, _ in ROWS)
     assert examples.labels == (1, 0, 1)
     assert all(type(label) is int for label in examples.labels)
-    assert examples.rows == rows
+    assert examples.rows == (0, 1, 2)
     assert len(source.digest) == 64
 
 
