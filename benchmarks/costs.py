@@ -14,10 +14,10 @@ from engine import STEPS
 from torch.profiler import ProfilerActivity, profile
 from workloads import LONGEST, METHODS, Job, model_directory, write_texts
 
-from loratory.engine.fit import Progress, fit
+from loratory.engine.fit import Progress
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
-from loratory.run import prepare
+from loratory.run import optimize, prepare
 from loratory.spec import HardwareSpec
 
 
@@ -65,12 +65,7 @@ def report(job: Job, hardware: Hardware, *, rows: int) -> None:
             hardware.synchronize()
             profiler.stop()
 
-    lr = setup.spec.training.lr
-    assert lr is not None
-    fit(
-        setup.classifier, setup.tokens["train"], setup.spec.training, lr=lr, seed=0, hardware=hardware,
-        meter=Meter(hardware), validate=dict, better=lambda new, old: True, on_step=on_step,
-    )  # fmt: skip
+    optimize(setup, Meter(hardware), validated=False, on_step=on_step)
     events = profiler.key_averages()
     costs = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in events]
     total = sum(cost for cost, _, _ in costs)

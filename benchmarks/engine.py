@@ -125,32 +125,19 @@ def _rival() -> Any:
 def _loratory() -> Any:
     import peft  # noqa: F401  # importing is nobody's set-up
 
-    from loratory.engine.fit import Progress, fit
-    from loratory.run import prepare
+    from loratory.engine.fit import Progress
+    from loratory.run import optimize, prepare
 
     def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
         """Train as `loratory train` does; the clock, and the tokens of the warm-up over those of the timed steps."""
         clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
         setup = prepare(job.spec(), hardware)
-        lr = setup.spec.training.lr
-        assert lr is not None
 
         def on_step(progress: Progress) -> None:
             clock.step(progress.step)
 
+        optimize(setup, meter, validated=False, on_step=on_step)
         train = setup.tokens["train"]
-        fit(
-            setup.classifier,
-            train,
-            setup.spec.training,
-            lr=lr,
-            seed=setup.spec.seed,
-            hardware=hardware,
-            meter=meter,
-            validate=dict,
-            better=lambda new, old: True,
-            on_step=on_step,
-        )
         warm, timed = (train.tokens.lengths[part].sum() for part in job.order(len(train.labels)))
         return clock, float(warm / timed)
 

@@ -11,11 +11,10 @@ import argparse
 import statistics
 import sys
 
-from loratory.engine.fit import fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.methods import spec_from_flags
-from loratory.run import prepare, validation_scores
+from loratory.run import optimize, prepare
 
 
 def main() -> None:
@@ -42,20 +41,7 @@ def scores(flags: dict[str, object]) -> dict[str, float]:
     """Train once; the scores on validation after the last epoch."""
     spec = spec_from_flags(flags)
     hardware = Hardware.of(spec.hardware)
-    setup = prepare(spec, hardware)
-    lr = setup.spec.training.lr
-    assert lr is not None
-    result = fit(
-        setup.classifier,
-        setup.tokens["train"],
-        setup.spec.training,
-        lr=lr,
-        seed=spec.seed,
-        hardware=hardware,
-        meter=Meter(hardware),
-        validate=lambda: validation_scores(setup),
-        better=lambda new, old: True,
-    )
+    result = optimize(prepare(spec, hardware), Meter(hardware))
     return result.history[-1]
 
 

@@ -108,7 +108,7 @@ def train(
         with staging(directory) as stage:
             with _failures_recorded(setup, meter, name, directory):
                 with _memory_errors(setup.spec, hardware):
-                    result = _fit(setup, meter, on_step)
+                    result = optimize(setup, meter, on_step=on_step)
                 meter.stop_memory()
                 with _memory_errors(setup.spec, hardware), meter.phase("eval"):
                     logits = {
@@ -249,11 +249,42 @@ def _check_same(other: str, one: Tensor, two: Tensor) -> None:
         raise TrainingError(f"the saved model gives other logits than {other} (difference {difference:.2g}); not kept")
 
 
-def validation_scores(setup: Setup) -> dict[str, float]:
-    """The scores of the model as it stands on validation, by `validation_` and the metric's name."""
-    logits = predict(setup.classifier, setup.tokens["validation"], hardware=setup.hardware)
-    quality = _score(setup, "validation", logits)
-    return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
+def optimize(
+    setup: Setup,
+    meter: Meter,
+    *,
+    validated: bool = True,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+) -> FitResult:
+    """Train the set-up's model in place, as its spec says.
+
+    Args:
+        validated: whether validation is scored after each epoch; benchmarks of speed leave it out.
+    """
+    metric = METRICS[setup.spec.training.select]
+    lr = setup.spec.training.lr
+    assert lr is not None
+
+    def scores(logits: Tensor) -> dict[str, float]:
+        quality = _score(setup, "validation", logits)
+        return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
+
+    def better(new: dict[str, float], old: dict[str, float]) -> bool:
+        return metric.better(new[f"validation_{metric.name}"], old[f"validation_{metric.name}"])
+
+    return fit(
+        setup.classifier,
+        setup.tokens["train"],
+        setup.tokens["validation"] if validated else None,
+        setup.spec.training,
+        lr=lr,
+        seed=setup.spec.seed,
+        hardware=setup.hardware,
+        meter=meter,
+        score=scores,
+        better=better,
+        on_step=on_step,
+    )
 
 
 def run_id(spec: RunSpec, fingerprint: str) -> str:
@@ -263,28 +294,6 @@ def run_id(spec: RunSpec, fingerprint: str) -> str:
     words += [f"r{rank}"] if rank is not None else []
     readable = re.sub(r"[^a-z0-9_-]+", "-", "-".join([*words, f"s{spec.seed}"]).lower()).strip("-_")
     return f"{readable[:51]}-{fingerprint[:12]}"
-
-
-def _fit(setup: Setup, meter: Meter, on_step: Callable[[Progress], None]) -> FitResult:
-    metric = METRICS[setup.spec.training.select]
-
-    def better(new: dict[str, float], old: dict[str, float]) -> bool:
-        return metric.better(new[f"validation_{metric.name}"], old[f"validation_{metric.name}"])
-
-    lr = setup.spec.training.lr
-    assert lr is not None
-    return fit(
-        setup.classifier,
-        setup.tokens["train"],
-        setup.spec.training,
-        lr=lr,
-        seed=setup.spec.seed,
-        hardware=setup.hardware,
-        meter=meter,
-        validate=lambda: validation_scores(setup),
-        better=better,
-        on_step=on_step,
-    )
 
 
 @contextmanager

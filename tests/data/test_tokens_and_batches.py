@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertJapaneseTokenizer, PreTrainedTokenizerFast
 
-from loratory.data import Split, TokenTable, by_length, collate, epoch_order, padded, tokenize, tokenizer_digest
+from loratory.data import Labelled, Split, TokenTable, collate, epoch_order, padded, tokenize, tokenizer_digest
 from loratory.data.tokens import encode
 from loratory.errors import DataError, StorageError
 
@@ -159,16 +158,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert epoch_order(50, seed=0, epoch=1).tolist() != epoch_order(50, seed=1, epoch=0).tolist()
 
 
-def test_by_length_is_longest_first_and_stable() -> None:
-    assert by_length(make_table([2, 5, 1, 5, 2])).tolist() == [1, 3, 0, 4, 2]
-
-
-def test_collate_takes_microseconds() -> None:
-    table = make_table([27] * 4000)
-    labels = np.zeros(4000, dtype=np.int64)
-    best = float("inf")
-    for start in range(0, 3200, 32):
-        begun = time.perf_counter()
-        collate(table, labels, np.arange(start, start + 32))
-        best = min(best, time.perf_counter() - begun)
-    assert best < 500e-6  # about 50 µs on an idle machine
+def test_batches_by_length_are_longest_first_stable_and_hold_no_more_tokens_than_they_may() -> None:
+    table = make_table([2, 5, 1, 5, 2, 9])
+    batches = list(Labelled(table, np.arange(6, dtype=np.int64)).by_length(tokens=8))
+    assert [chosen.tolist() for chosen, _ in batches] == [[5], [1], [3], [0, 4, 2]]
+    for chosen, batch in batches:
+        assert batch.labels.tolist() == chosen.tolist()
+        assert batch.cu_seqlens.diff().tolist() == table.lengths[chosen].tolist()

@@ -63,12 +63,13 @@ def fitted(
     return fit(
         classifier,
         data,
+        data,
         TrainingSpec(**{"epochs": 1, "batch_size": 4, **settings}),
         lr=lr,
         seed=seed,
         hardware=HARDWARE,
         meter=meter or Meter(HARDWARE),
-        validate=lambda: {"score": next(given, 0.0)},
+        score=lambda logits: {"score": next(given, 0.0)},
         better=lambda new, old: new["score"] > old["score"],
     )
 
@@ -205,19 +206,20 @@ def test_the_best_epochs_weights_are_kept_where_the_spec_says_so(
     classifier, trainable = prepared(tiny_bert)
     at_epoch: list[dict[str, Tensor]] = []
 
-    def validate() -> dict[str, float]:
+    def score(logits: Tensor) -> dict[str, float]:
         at_epoch.append(weights(trainable))
         return {"score": scores[len(at_epoch) - 1]}
 
     result = fit(
         classifier,
         data,
+        data,
         TrainingSpec(epochs=3, batch_size=4, keep="best"),
         lr=LR,
         seed=0,
         hardware=HARDWARE,
         meter=Meter(HARDWARE),
-        validate=validate,
+        score=score,
         better=lambda new, old: new["score"] > old["score"],
     )
     assert result.best_epoch == best

@@ -4,7 +4,7 @@ packaged (the index) ─┐
 files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (train, validation, test) ─▶ tokens ─▶ batches
 """
 
-from loratory.data.batches import Batch, Labelled, Shape, by_length, collate, epoch_order, padded
+from loratory.data.batches import Batch, Labelled, Shape, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
 from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.data.splits import Dataset, Split, make_dataset, normalised
@@ -22,7 +22,6 @@ __all__ = [
     "Source",
     "Split",
     "TokenTable",
-    "by_length",
     "collate",
     "data_directory",
     "epoch_order",

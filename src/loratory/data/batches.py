@@ -84,6 +84,22 @@ class Labelled:
             count = sum(map(len, parts))
             yield [collate(self.tokens, self.labels, self._longest_first(part), weight=1 / count) for part in parts]
 
+    def by_length(self, *, tokens: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """All examples, in batches of like lengths, each with its numbers (B,) in the data.
+
+        The longest come first, so that memory that does not suffice shows at once.
+
+        Args:
+            tokens: the most tokens a batch holds, counted as if padded.
+        """
+        order = np.argsort(-self.tokens.lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            count = max(1, tokens // int(self.tokens.lengths[order[start]]))  # the first is the longest
+            chosen = order[start : start + count]
+            yield chosen, collate(self.tokens, self.labels, chosen)
+            start += len(chosen)
+
     def totals(self, order: NDArray[np.int64], size: int, accumulate: int = 1) -> list[int]:
         """The tokens of every part that :meth:`steps` will give."""
         lengths = self.tokens.lengths
@@ -151,11 +167,6 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """
     stream = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     return np.argsort(stream.random_raw(n), kind="stable").astype(np.int64, copy=False)
-
-
-def by_length(table: TokenTable) -> NDArray[np.int64]:
-    """(N,) the order for evaluation: longest first, so that memory that does not suffice shows at once."""
-    return np.argsort(-table.lengths, kind="stable").astype(np.int64, copy=False)
 
 
 def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *, weight: float = 1.0) -> Batch:

@@ -1,5 +1,6 @@
 """The one training loop.
 
+    run the frozen bottom of the encoder once, where there is one
     for each epoch:
         for each batch of its order: one step (forward, loss, backward, clip, AdamW, schedule)
         validate
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,13 @@ import torch
 from torch import Tensor
 
 from loratory.data.batches import Labelled, epoch_order
+from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import quickened
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
+from loratory.engine.predict import predict
 from loratory.engine.step import Step
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
@@ -50,7 +54,8 @@ class FitResult:
         history: a row an epoch: epoch, step, loss (mean over its examples), lr at its end, train_seconds so far,
             and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
-        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs) and `why_eager` where none were.
+        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs), `why_eager` where none were, and
+            `frozen_bottom` (layers that ran once, and where their output was kept) where there was one.
     """
 
     history: list[dict[str, Any]]
@@ -61,13 +66,14 @@ class FitResult:
 def fit(
     classifier: Classifier,
     data: Labelled,
+    validation: Labelled | None,
     spec: TrainingSpec,
     *,
     lr: float,
     seed: int,
     hardware: Hardware,
     meter: Meter,
-    validate: Callable[[], dict[str, float]],
+    score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
@@ -76,20 +82,25 @@ def fit(
     Args:
         lr: peak learning rate.
         seed: decides data order and dropout, and nothing else does.
-        validate: scores of the model as it stands, after each epoch.
+        score: the scores of `validation`'s logits (N, C), after each epoch; none where there is no validation.
         better: whether its first scores are better than its second; used where the spec keeps the best weights.
         on_step: told after each step.
 
     Raises:
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
-    model = classifier.model
+    model, bottom = classifier.model, Bottom.of(classifier.model, classifier.family)
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
     total = spec.epochs * math.ceil(len(data.labels) / spec.batch_size)
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
     devices = [hardware.device] if hardware.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), quickened(model, hardware) as quick:
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        quick = stack.enter_context(quickened(model, hardware))
+        texts = data.tokens.lengths
+        above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
+        classifier, data, validation, frozen = above
         model.train()
         with meter.phase("setup"):
             embeddings = quicken(model) if hardware.device.type == "cpu" else []
@@ -100,15 +111,21 @@ def fit(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
             )
+        if frozen is not None:
+            engine["frozen_bottom"] = frozen
         torch.manual_seed(seed)
         for epoch, order in enumerate(orders, 1):
             model.train()
+            if bottom is not None:
+                bottom.evaluate()
             one.loss.zero_()
+            begin = 0
             with meter.phase("train"):
                 for parts in data.steps(order, spec.batch_size, accumulate=spec.accumulate):
                     rows = step(parts)
-                    examples, tokens = sum(map(len, parts)), sum(part.tokens for part in parts)
-                    meter.count(examples=examples, tokens=tokens, padded_tokens=rows)
+                    seen = order[begin : begin + spec.batch_size]
+                    begin += len(seen)
+                    meter.count(examples=len(seen), tokens=int(texts[seen].sum()), padded_tokens=rows)
                     if meter.steps % CHECKED_EVERY == 0:
                         _check_finite(one.loss, epoch, meter.steps)
                     on_step(Progress(epoch, meter.steps, total, meter.examples))
@@ -116,7 +133,7 @@ def fit(
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": one.rate}
             with meter.phase("eval"):
                 quick.shadows.refresh()
-                scores = validate()
+                scores = score(predict(classifier, validation, hardware=hardware)) if validation is not None else {}
             history.append({**row, "train_seconds": meter.seconds["train"], **scores})
             if spec.keep == "best" and (best is None or better(scores, best[1])):
                 best = epoch, scores, {name: parameter.detach().clone() for name, parameter in one.free.items()}

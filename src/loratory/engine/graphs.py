@@ -171,8 +171,7 @@ def captured(step: Step, totals: Sequence[int], *, examples: int, longest: int) 
         longest: tokens of the longest sequence.
     """
     why = "not on CUDA" if step.hardware.device.type != "cuda" else None
-    if why is None and not step.classifier.flat:
-        why = "the family runs padded"
+    if why is None and (why := step.classifier.why_eager) is not None:
         log.info("no CUDA graphs: %s; steps run eagerly", why)
     if why is not None:
         return step, {"graphs": 0, "why_eager": why}

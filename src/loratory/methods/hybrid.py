@@ -1,6 +1,7 @@
-"""Hybrid: LoRA below, the top layers trained fully.
+"""Hybrid: LoRA below, the top layers trained fully, and, where asked for, the bottom ones left as they were.
 
-layers 0 … n−k−1:   W' = W + (α/r)·B·A, W frozen
+layers 0 … f−1:     W
+layers f … n−k−1:   W' = W + (α/r)·B·A, W frozen
 layers n−k … n−1:   W ← W − η·∇W
 """
 
@@ -24,6 +25,7 @@ class HybridSettings(LoraSettings):
 
     name: str = "hybrid"
     unfrozen_layers: int = Field(1, ge=1, description="hybrid: top layers trained fully, LoRA below them")
+    frozen_layers: int = Field(0, ge=0, description="hybrid: bottom layers left as they were, without LoRA")
 
 
 class Hybrid:
@@ -38,7 +40,7 @@ class Hybrid:
         return 3e-4 if hidden_size < 512 else 1e-4
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
-        """Set the top layers free and adapt those below.
+        """Set the top layers free and adapt those below, down to the frozen ones.
 
         Raises:
             SettingsError: the family shares one layer's weights, or has too few layers.
@@ -50,7 +52,15 @@ class Hybrid:
                 f"--unfrozen-layers {settings.unfrozen_layers}: the model has {counted(len(layers), 'layer')}, so at "
                 f"most {len(layers) - 1} can be unfrozen with LoRA below; use --method standard to train all"
             )
-        return adapt(base, settings, seed=seed, unfrozen_modules=layers[len(layers) - settings.unfrozen_layers :])
+        top = len(layers) - settings.unfrozen_layers
+        if settings.frozen_layers >= top:
+            raise SettingsError(
+                f"--frozen-layers {settings.frozen_layers}: no layer is left for LoRA between them and the "
+                f"{counted(settings.unfrozen_layers, 'unfrozen layer')} of {len(layers)}; give at most {top - 1}"
+            )
+        return adapt(
+            base, settings, seed=seed, unfrozen_modules=layers[top:], frozen_modules=layers[: settings.frozen_layers]
+        )
 
 
 def layer_names(base: Base) -> list[str]:

@@ -57,8 +57,15 @@ class Lora:
         return adapt(base, settings, seed=seed)
 
 
-def adapt(base: Base, settings: LoraSettings, *, seed: int, unfrozen_modules: Sequence[str] = ()) -> TrainableModel:
-    """Inject LoRA outside `unfrozen_modules`, which are trained fully, as the head is.
+def adapt(
+    base: Base,
+    settings: LoraSettings,
+    *,
+    seed: int,
+    unfrozen_modules: Sequence[str] = (),
+    frozen_modules: Sequence[str] = (),
+) -> TrainableModel:
+    """Inject LoRA outside `unfrozen_modules`, which are trained fully, as the head is, and `frozen_modules`.
 
     Raises:
         SettingsError: the targets match nothing, or the rank is above a target's width.
@@ -68,12 +75,13 @@ def adapt(base: Base, settings: LoraSettings, *, seed: int, unfrozen_modules: Se
 
     from loratory.models.load import quiet
 
-    def inside(name: str) -> bool:
-        return any(name == module or name.startswith(module + ".") for module in unfrozen_modules)
+    def inside(name: str, chosen: Sequence[str] = unfrozen_modules) -> bool:
+        return any(name == module or name.startswith(module + ".") for module in chosen)
 
-    names = [name for name in find_targets(base.model, base.family, settings.targets) if not inside(name)]
+    outside = (*unfrozen_modules, *frozen_modules)
+    names = [name for name in find_targets(base.model, base.family, settings.targets) if not inside(name, outside)]
     if not names:
-        raise SettingsError(f"--targets {settings.targets}: no layer is left to adapt below the unfrozen ones")
+        raise SettingsError(f"--targets {settings.targets}: no layer is left to adapt between unfrozen and frozen ones")
     modules = dict(base.model.named_modules())
     width = min(min(modules[name].weight.shape) for name in names)
     if settings.rank > width:

@@ -266,6 +266,11 @@ class Classifier:
         config: Any = self.model.config
         return bool(config._attn_implementation == ATTENTION)
 
+    @property
+    def why_eager(self) -> str | None:
+        """Why steps on CUDA are not captured as graphs; None where they can be."""
+        return None if self.flat else "the family runs padded"
+
     def unflatten(self) -> None:
         """Let the model run padded batches from now on, through transformers' own attention."""
         for module in self.model.modules():  # attention layers may hold a configuration apart from the model's
@@ -294,20 +299,27 @@ class Classifier:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (B, C) of a batch that stands on the model's device."""
-        model, family = self.model, self.family
-        if self.flat and family.apply_head is not None:
-            count = len(batch)
-            rows = self.rows(batch)
-            if rows != batch.tokens:
-                longest = max(batch.max_seqlen, rows - batch.tokens)
-                batch = filled(batch, Shape(rows, count, fillers=1, longest=longest), self.pad_id)
-            hidden = family.encoder(model)(
-                input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=self._positions(batch).unsqueeze(0),
-                layout=Layout.of(batch),
-            ).last_hidden_state[0]
-            first = hidden.index_select(0, batch.cu_seqlens[:count].long())  # (B, H): each sequence's first token
-            return family.apply_head(model, first)
+        if self.flat and self.family.apply_head is not None:
+            hidden = self.encode(self.rounded(batch))
+            first = hidden.index_select(0, batch.cu_seqlens[: len(batch)].long())  # each sequence's first token
+            return self.family.apply_head(self.model, first)
         ids, mask = padded(batch, self.pad_id)
-        logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
         return logits
+
+    def rounded(self, batch: Batch) -> Batch:
+        """`batch`, filled up with one sequence of padding to a multiple of :data:`ROUNDED` tokens."""
+        rows = self.rows(batch)
+        if rows == batch.tokens:
+            return batch
+        shape = Shape(rows, len(batch), fillers=1, longest=max(batch.max_seqlen, rows - batch.tokens))
+        return filled(batch, shape, self.pad_id)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Last hidden states (T, H) of a flat batch."""
+        hidden: Tensor = self.family.encoder(self.model)(
+            input_ids=batch.input_ids.unsqueeze(0),
+            position_ids=self._positions(batch).unsqueeze(0),
+            layout=Layout.of(batch),
+        ).last_hidden_state[0]
+        return hidden

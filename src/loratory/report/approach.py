@@ -29,8 +29,10 @@ def approach(record: Record) -> str:
     if (targets := lookup(method, "targets")) is not None:
         words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
     name = " ".join(words)
-    layers = lookup(method, "unfrozen_layers")
-    return f"{name}, top {layers} unfrozen" if layers else name
+    for key, where in (("unfrozen_layers", "top {} unfrozen"), ("frozen_layers", "bottom {} frozen")):
+        if layers := lookup(method, key):
+            name += ", " + where.format(layers)
+    return name
 
 
 def approaches(records: Sequence[Record]) -> list[str]:
