@@ -2,7 +2,7 @@
 
 import sys
 
-from loratory.cli import main
+from command import run
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    sys.exit(run("evaluate"))

@@ -64,6 +64,8 @@ def place(
     (place / "short.pth").write_bytes((place / "whole.pth").read_bytes()[:-3000])
     command = ["train", "--method", "head", *flags(place, tiny_bert), "--output", str(place / "run")]
     assert main(command) == 0
+    shutil.copytree(place / "run", place / "damaged")
+    (place / "damaged" / "run.json").write_text("{}")
     return place
 
 
@@ -119,10 +121,23 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("evaluate --model-path {place}/absent", 5, ["does not exist"]),
     ("evaluate --model-path {place}/uncommitted", 5, ["no committed run"]),
     ("evaluate --model-path {place}/file", 5, ["not a directory"]),
-    ("evaluate --model-path {place}/absent.pth", 4, ["does not exist"]),
+    ("predict --model-path {place}/absent", 5, ["does not exist"]),
+    *(
+        (
+            f"{command} --model-path {{place}}/absent.pth",
+            5,
+            ["loratory export --model-path RUN --output {place}/absent.pth"],
+        )
+        for command in ("evaluate", "predict")
+    ),
     ("evaluate --model-path {place}/payload.pth", 8, ["refused"]),
     ("evaluate --model-path {place}/mixed.pth", 8, ["'note'", "refused"]),
-    ("evaluate --model-path {place}/short.pth", 4, ["damaged or truncated"]),
+    (
+        "evaluate --model-path {place}/short.pth",
+        4,
+        ["short.pth: damaged or truncated; copy it again, or export the run again\n"],
+    ),
+    ("evaluate --model-path {place}/damaged", 5, ["run.json", "remove it and train again"]),
     ("evaluate --model-path {place}/run --split tset", 2, ["train, validation or test"]),
     ("predict --model-path {place}/run", 3, ["no text"]),
     ("predict --model-path {place}/run --output {place}/file w1", 5, ["exists already"]),
@@ -173,6 +188,6 @@ def test_bad_input_is_one_line_the_right_code_and_nothing_written(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert [part for part in says if part not in err] == [], err
+    assert [part for part in says if part.format(place=place) not in err] == [], err
     assert snapshot(place) == before
     assert not (place / "it-ran").exists()

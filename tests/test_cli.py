@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -123,6 +124,10 @@ def test_predict_reads_arguments_a_file_and_standard_input(
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert main([*command, "--input", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_each_line_has_its_prediction_blank_ones_too(
@@ -150,6 +155,23 @@ def test_predict_writes_a_file_and_no_second_time(
     assert len(written.splitlines()) == (3 if suffix == ".csv" else 2)
     assert main(command) == 5
     assert output.read_bytes() == written
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_predictions_keep_the_other_columns_of_their_input(suffix: str, run_directory: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.csv"
+    rows = [("7", "w0 w1", "good", "-5"), ("8", "w3", "bad", "=1+1")]
+    given.write_text("".join(",".join(row) + "\n" for row in [("id", "review", "label", "stars"), *rows]))
+    output = tmp_path / f"labels{suffix}"
+    command = ["predict", "--model-path", str(run_directory), "--input", str(given), "--text-column", "review"]
+    assert main([*command, "--output", str(output)]) == 0
+    shares = ["probability_bad", "probability_good"] if suffix == ".csv" else ["probabilities"]
+    with output.open(newline="", encoding="utf8") as file:
+        found = list(csv.DictReader(file)) if suffix == ".csv" else [json.loads(line) for line in file]
+    assert list(found[0]) == ["text", "label", *shares, "id", "input_label", "stars"]
+    assert [row["text"] for row in found] == ["w0 w1", "w3"]
+    assert [(row["id"], row["input_label"]) for row in found] == [("7", "good"), ("8", "bad")]
+    assert [row["stars"] for row in found] == ["-5", "'=1+1" if suffix == ".csv" else "=1+1"]
 
 
 def test_a_defect_is_one_line_and_debug_shows_where(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +230,27 @@ def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: P
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["split"] == "test"
     missing = script("evaluate.py", "--model_path", "models/your_model.pth", folder=tmp_path)
-    assert missing.returncode == 4
+    assert missing.returncode == 5
     assert missing.stderr.startswith("error: ")
     assert missing.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_python_without_the_package_says_what_to_do(name: str) -> None:
+    bare = [
+        sys.executable,
+        "-E",
+        "-S",
+        str(ROOT / "scripts" / f"{name}.py"),
+        "--help",
+    ]  # no PYTHONPATH, no site-packages
+    found = subprocess.run(bare, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout) == (6, "")
+    assert found.stderr.startswith("error: ")
+    assert found.stderr.count("\n") == 1
+    assert "has no loratory" in found.stderr
+    for remedy in (". .venv/bin/activate", "python3 -m venv .venv", "pip install -r requirements.txt"):
+        assert remedy in found.stderr
 
 
 def test_another_file_is_scored_whole_even_with_one_class(
@@ -365,3 +405,16 @@ def test_a_pth_beside_the_card_of_another_is_refused(leaky: tuple[Path, Path], t
         assert main([*command, "--model-path", str(pth)]) == 4
         line = f"error: {pth}: not the file that model.json describes (other SHA-256); export the run again\n"
         assert capsys.readouterr() == ("", line)
+
+
+def test_a_pth_without_its_card_says_what_it_is_taken_for(
+    leaky: tuple[Path, Path], tiny_bert: Path, tiny_csv: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pth = tmp_path / "model.pth"
+    pth.write_bytes(leaky[1].read_bytes())
+    found, err = evaluated(capsys, "--model-path", str(pth), "--model", str(tiny_bert), "--dataset", str(tiny_csv))
+    assert found["examples"] == 24
+    first, second = err.splitlines()
+    assert first.startswith(f"{pth}: no model.json beside it")
+    assert first.endswith(f"taken for {tiny_bert} with the labels of {tiny_csv}")
+    assert second.startswith(f"{tiny_csv}: whether the model was trained on these texts cannot be checked")

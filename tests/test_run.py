@@ -421,6 +421,27 @@ def test_predictions_of_a_run_are_those_it_kept(runs: dict[str, Run], spec: Any)
         assert all(sum(row.probabilities.values()) == pytest.approx(1) for row in rows)
 
 
+def test_predictions_join_the_files_that_were_read(spec: Any, texts: list[tuple[str, str]], tmp_path: Path) -> None:
+    import pandas as pd
+
+    def table(name: str, rows: list[tuple[str, str]]) -> pd.DataFrame:
+        lines = [f'{number},"{text}\n",{label}\n\n' for number, (text, label) in enumerate(rows)]
+        (tmp_path / name).write_text("id,text,label\n" + "".join(lines), encoding="utf8")
+        return pd.read_csv(tmp_path / name)
+
+    files = {"validation": table("own.csv", texts[:100]), "test": table("test.csv", texts[100:])}
+    given = {"dataset": str(tmp_path / "own.csv"), "test": str(tmp_path / "test.csv")}
+    run = train(spec("head", epochs=1, **given), output=tmp_path / "run")
+    kept = pd.read_parquet(run.directory / "predictions.parquet")
+    dataset = make_dataset(spec("head", **given).data)
+    for part, file in files.items():
+        joined = kept[kept["split"] == part].merge(file, left_on="row", right_index=True, suffixes=("", "_read"))
+        assert len(joined) == len(getattr(dataset, part)) > 0
+        assert joined["text"].tolist() == list(getattr(dataset, part).texts)
+        assert joined["label_read"].tolist() == [dataset.labels[label] for label in joined["label"]]
+        assert (joined["id"] == joined["row"]).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_exported_pth_is_the_run(method: str, runs: dict[str, Run], tmp_path: Path) -> None:
     output = tmp_path / "deep" / "model.pth"

@@ -178,10 +178,13 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="texts to label")] = None,
     model_path: ModelPath,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line")
+        Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line; - is standard input")
     ] = None,
     text_column: Annotated[str, typer.Option(help="column of the input that holds the text")] = "text",
-    output: Annotated[Path | None, typer.Option(help="write CSV or JSONL here, not to standard output")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="write CSV or JSONL here, with the input's other columns, not to standard output"),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="for a .pth file alone: the base whose architecture it has")] = None,
     as_json: Json = False,
     flags: dict[str, Any],
@@ -192,11 +195,11 @@ def predict(
 
     if output is not None and output.exists():
         raise StorageError(f"{output} exists already; choose another --output")
-    given = list(texts or []) or _texts(input_file, text_column)
     opened = trained.open_trained(model_path, hardware=_divide(flags)[0], model=model)
+    given, others = (list(texts), None) if texts else _texts(input_file, text_column)
     rows = trained.predict(opened, given)
     if output is not None:
-        write_predictions(output, rows)
+        write_predictions(output, rows, others)
         errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)
     elif as_json:
         _print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
@@ -357,14 +360,15 @@ def _divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
     return validated(HardwareSpec, hardware), data
 
 
-def _texts(path: Path | None, column: str) -> list[str]:
+def _texts(path: Path | None, column: str) -> tuple[list[str], list[dict[str, object]] | None]:
+    """The texts of a file, and the other cells of each one's row; or the lines of standard input."""
     from loratory.data.files import lines, read_texts
 
-    if path is not None:
+    if path is not None and path != Path("-"):
         return read_texts(path, column)
-    if sys.stdin is None or sys.stdin.isatty():
-        return []
-    return lines(sys.stdin)
+    if sys.stdin is None or (path is None and sys.stdin.isatty()):
+        return [], None
+    return lines(sys.stdin), None
 
 
 def _print_json(document: Any) -> None:

@@ -4,7 +4,7 @@
     ├── SettingsError        2   a flag, key or value that cannot be meant
     ├── DataError            3   a file, column, row or label that cannot be learned from
     ├── ModelError           4   a model that is missing, damaged or does not fit
-    ├── StorageError         5   a directory that cannot be written, or holds something else
+    ├── StorageError         5   a path that is missing, cannot be written, or holds something else
     ├── ResourceError        6   memory, a device or a package that is not there
     │   └── OutOfMemoryError 6   recorded as a status of its own
     ├── TrainingError        7   the training itself failed
@@ -45,7 +45,7 @@ class ModelError(LoratoryError):
 
 
 class StorageError(LoratoryError):
-    """A directory that cannot be written, or already holds something else."""
+    """A path that is missing, cannot be written, or already holds something else."""
 
     exit_code = 5
 

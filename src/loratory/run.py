@@ -119,9 +119,11 @@ def train(
                 with _memory_errors(setup.spec, hardware):
                     meter.checkpoint_bytes = save(setup, stage)
                     check_saved(setup, stage)
-                predictions.write(
-                    stage / PREDICTIONS, {part: (setup.tokens[part].labels, logits[part].numpy()) for part in logits}
-                )
+                kept = {
+                    part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows)
+                    for part in logits
+                }
+                predictions.write(stage / PREDICTIONS, kept)
                 _write_history(stage / HISTORY, result)
                 scores = {part: quality[part].record() for part in quality}
                 record = _record(setup, meter, name, "completed", quality=scores, engine=result.engine)

@@ -102,11 +102,14 @@ def open_trained(
     Raises:
         ModelError, SafetyError, StorageError: it cannot be opened, or should not be.
     """
+    if not path.exists():
+        exported = f"; `loratory export --model-path RUN --output {path}` makes it from a run's directory"
+        raise StorageError(
+            f"{path} does not exist{exported if path.suffix == '.pth' else '; give a run directory or a .pth file'}"
+        )
     where = Hardware.of(hardware)
     if path.suffix == ".pth":
         return _open_pth(path, where, model, data)
-    if not path.exists():
-        raise StorageError(f"{path} does not exist; give a run's directory or a .pth file")
     record = read_run(path)
     if record.status != "completed":
         raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
@@ -140,8 +143,14 @@ def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec 
     if card is not None:
         card.check(path)
     spec = validated(DataSpec, card.data) if card is not None else data or DataSpec()
-    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     name = model or (card.model if card is not None else "minilm")
+    if card is None:
+        log.warning(
+            "%s: no %s beside it, which says its base and labels (`loratory export` writes both files); "
+            "taken for %s with the labels of %s",
+            *(path, path.with_suffix(".json").name, name, spec.dataset),
+        )
+    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     base = load_state(state, name=name, labels=labels, where=str(path))
     base.model.to(hardware.device)
     return Trained(base, labels, spec, hardware, card.digests if card is not None else {})

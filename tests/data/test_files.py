@@ -44,17 +44,14 @@ def write(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [("a.csv", (2, 3, 4)), ("a.tsv", (2, 3, 4)), ("a.jsonl", (1, 2, 3)), ("a.parquet", (1, 2, 3))],
-)
-def test_every_format_gives_the_same_examples(tmp_path: Path, name: str, rows: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_every_format_gives_the_same_examples(tmp_path: Path, name: str) -> None:
     source = load_source(spec(write(tmp_path, name)))
     examples = source.parts["all"]
     assert examples.texts == tuple(text for text, _ in ROWS)
     assert examples.labels == (1, 0, 1)
     assert all(type(label) is int for label in examples.labels)
-    assert examples.rows == rows
+    assert examples.rows == (0, 1, 2)
     assert len(source.digest) == 64
 
 
@@ -116,7 +113,12 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "half a surrogate": ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', ["surrogate", "line 1"]),
     "not utf-8": ("a.csv", b"text,label\ncaf\xe9,a\n", ["byte 14", "0xe9", "line 2", "UTF-8"]),
     "utf-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), ["byte 0", "UTF-8"]),
-    "ragged": ("a.csv", b"text,label\nx,a\none, two,a\n", ["line 3", "3 cells", "has 2"]),
+    "ragged": ("a.csv", b"text,label\nx,a\none, two,a\n", ["line 3", "3 cells", "has 2", "quotes"]),
+    "too few cells": (
+        "a.csv",
+        b'text,label\n"x\ny",a\none\n',
+        ["line 4 has 1 cell, the header has 2 ('text', 'label'); add what is missing"],
+    ),
     "bad json": ("a.jsonl", b'{"text": "x", "label": 1}\n\n{"text": \n', ["line 3", "not JSON"]),
     "deep json": ("a.jsonl", b"[" * 100_000 + b"\n", ["line 1", "not JSON"]),
     "json array": ("a.jsonl", b"[1]\n", ["line 1", "object"]),

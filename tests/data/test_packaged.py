@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from loratory.data import PACKAGED, fetch
+from loratory.data import PACKAGED, fetch, load_source
 from loratory.data.hutto import DOMAINS, class_of, read_ratings
 from loratory.data.packaged import Packaged, obtain
 from loratory.errors import DataError, ResourceError, SafetyError, StorageError
+from loratory.spec import DataSpec
 
 BACKEND = """
 import os
@@ -248,6 +249,15 @@ def test_the_real_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORATORY_DATA", str(Path(__file__).parents[2] / "data"))
     sizes = {domain: len(read_ratings(domain).texts) for domain in DOMAINS}
     assert sizes == {"movies": 10_605, "tweets": 4_200, "amazon": 3_708, "nyt": 5_190}
+
+
+def test_rows_without_a_class_are_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / DOMAINS["movies"]).write_text("1\t1.5\tfine\n2\t0.0\tso so\n3\t-2\tdull\n", encoding="utf8")
+    monkeypatch.setattr("loratory.data.hutto.fetch", lambda name: tmp_path)
+    source = load_source(DataSpec(dataset="hutto:movies"))
+    assert source.parts["all"].texts == ("fine", "dull")
+    assert source.parts["all"].rows == (0, 2)
+    assert source.dropped == 1
 
 
 def test_classes_of_a_rating() -> None:

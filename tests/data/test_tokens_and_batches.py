@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def make_tokenizer(words: list[str] = WORDS, *, special: bool = True) -> PreTrai
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
 
 
-SPLIT = Split(("a b c", "d", "e f g h a b c", "zzz A"), np.array([0, 1, 0, 1]), "digest")
+SPLIT = Split(("a b c", "d", "e f g h a b c", "zzz A"), np.array([0, 1, 0, 1]), "digest", np.arange(4))
 
 
 def files(cache: Path) -> dict[str, int]:
@@ -53,7 +54,7 @@ def test_tokens_are_those_of_the_tokenizer_and_cached(tmp_path: Path) -> None:
     )  # its truncation state has changed
     assert files(tmp_path) == before
     tokenize(SPLIT, tokenizer, 5, tmp_path)
-    tokenize(Split(SPLIT.texts, SPLIT.labels, "other"), tokenizer, 6, tmp_path)
+    tokenize(replace(SPLIT, digest="other"), tokenizer, 6, tmp_path)
     tokenize(SPLIT, make_tokenizer([*WORDS, "more"]), 6, tmp_path)
     assert len(files(tmp_path)) == 8
     assert not list(tmp_path.glob(".tokens-*"))
@@ -112,7 +113,9 @@ def test_settings_of_a_slow_tokenizer_count_and_where_its_files_lie_does_not(tmp
 
 def test_texts_without_tokens_and_a_cache_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 text without a token"):
-        tokenize(Split(("a", "\u2028"), np.array([0, 1]), "d"), make_tokenizer(special=False), 6, tmp_path)
+        tokenize(
+            Split(("a", "\u2028"), np.array([0, 1]), "d", np.arange(2)), make_tokenizer(special=False), 6, tmp_path
+        )
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot keep the tokens"):
         tokenize(SPLIT, make_tokenizer(), 6, tmp_path / "file" / "cache")

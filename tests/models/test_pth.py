@@ -34,6 +34,9 @@ class Call:
         return self.call
 
 
+DAMAGED = "damaged or truncated; copy it again, or export the run again$"
+
+
 def refused(path: Path, error: type[LoratoryError], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
         read_pth(path)
@@ -150,14 +153,14 @@ def test_an_archive_that_would_unpack_is_refused_unread(tmp_path: Path, monkeypa
 def test_a_record_shorter_than_its_tensor_says(size: int, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"weight": torch.arange(2000.0)})
     short = repacked(path, lambda name, data: data[:size] if "/data/" in name else data)
-    refused(short, ModelError, "damaged or truncated")
+    refused(short, ModelError, DAMAGED)
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy"])
 def test_a_truncated_file(layout: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", STATE, layout=layout)
     path.write_bytes(path.read_bytes()[:-3000])
-    refused(path, ModelError, "damaged or truncated")
+    refused(path, ModelError, DAMAGED)
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy"])

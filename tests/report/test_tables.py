@@ -11,10 +11,12 @@ from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
 from loratory.methods import spec_from_flags
+from loratory.report.predictions import predictions_table
 from loratory.report.tables import comparison
 from loratory.report.terminal import quality_table
 from loratory.report.units import MISSING
 from loratory.spec import DataSpec, TrainingSpec
+from loratory.trained import Prediction
 
 
 def quality(names: tuple[str, ...] = ("negative", "positive"), labels: tuple[int, ...] = (0, 1, 1, 0, 1)) -> Quality:
@@ -163,6 +165,15 @@ def test_notes_say_what_was_tested_and_which_memory() -> None:
     assert "test split" not in noted(record(quality=None))
     assert "largest resident set" in noted(record())
     assert "Peak memory" not in noted(record(cost=None))
+
+
+def test_notes_say_which_parameters() -> None:
+    assert "Share: trainable ÷ all parameters." in comparison([record()]).notes
+    about_coefficients = [
+        [note for note in comparison([record()], given).notes if "coefficients" in note]
+        for given in (BASELINES, BASELINES[:2])
+    ]
+    assert about_coefficients == [["Parameters of TF-IDF + logistic regression: its coefficients and intercepts."], []]
 
 
 def test_json_and_csv_hold_raw_numbers() -> None:
@@ -320,12 +331,63 @@ def test_quality_table_shows_metrics_classes_and_confusion() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for metric in METRICS.values():
         assert metric.title in text
-    for word in ("negative", "positive", "Precision", "Predicted", "80.0%", "0.762"):
+    for word in ("negative", "positive", "Precision", "80.0%", "0.762"):
         assert word in text
 
 
-def test_a_wide_confusion_matrix_is_left_to_json() -> None:
-    names = tuple(f"class {number}" for number in range(12))
-    text = render(quality_table(quality(names, tuple(range(12))), "test"))
-    assert "12 classes" in text
-    assert "Predicted" not in text
+LONG = tuple(f"a class with a long name, number {number}" for number in range(12))
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "heading", "first"),
+    [
+        (("negative", "neutral", "positive"), 60, ["negative", "neutral", "positive"], ["negative", "2", "0", "0"]),
+        (LONG, 80, [str(number) for number in range(1, 13)], ["1", "2", *["0"] * 11]),
+        (LONG[:4], 60, ["1", "2", "3", "4"], ["1", "2", "0", "0", "0"]),
+    ],
+)
+def test_the_confusion_matrix_fits_by_name_or_by_number(
+    names: tuple[str, ...], width: int, heading: list[str], first: list[str]
+) -> None:
+    logits = np.eye(len(names))[[0, *range(len(names))]]
+    text = render(quality_table(score(np.array([0, *range(len(names))]), logits, None, names), "test"), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    lines = [line.split() for line in text.splitlines()]
+    start = lines.index(["True", *heading])
+    assert lines[start + 2] == first
+    assert len(lines) == start + 2 + len(names)
+    assert ("by No." in text) is (heading[0] == "1")
+    for name in names:
+        assert name.split()[-1] in text
+
+
+def test_a_confusion_matrix_too_wide_even_by_number_is_left_to_json() -> None:
+    text = render(quality_table(quality(tuple(f"c{number}" for number in range(40)), tuple(range(40))), "test"))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "The confusion matrix of 40 classes is in --json." in text
+
+
+def test_at_60_columns_the_comparison_says_everything() -> None:
+    text = render(comparison(records(), BASELINES).to_rich(), 60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "…" not in text
+    assert cells(text, "lora r=8 attention") == [
+        ["222.3k", "0.97%", *LORA_COST[-2:]],
+        LORA_COST[:-2],
+        ["73.7k", "148.6k", "0"],
+    ]
+    assert len(cells(text, "majority class")) == 2
+
+
+def test_predictions_keep_label_and_text_at_80_columns() -> None:
+    names = [f"class number {number}" for number in range(9)]
+    probabilities = dict.fromkeys(names, 0.05) | {names[3]: 0.6}
+    short = Prediction("A quiet,\nfunny \x1b[31m film.", names[3], probabilities)
+    text = render(predictions_table([short, Prediction("long " * 100, names[3], probabilities)]))
+    assert max(map(len, text.splitlines())) <= 80
+    lines = text.splitlines()
+    assert [" ".join(line.split()) for line in lines if line.strip()][2] == (
+        r"class number 3 0.600 A quiet, funny \x1b[31m film."
+    )
+    assert re.search(r"class number 3 +0\.600 +long long .*…", text)

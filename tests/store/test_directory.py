@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 import loratory
 from loratory.errors import StorageError
-from loratory.store.directory import claim, commit, find_run, read_run, staging
+from loratory.store.directory import REMEDY, claim, commit, find_run, read_run, staging
 from loratory.store.record import RunRecord
 
 RECORD = RunRecord(
@@ -86,7 +87,7 @@ def test_damage_to_any_file_is_noticed(run: Path, name: str, damage: str) -> Non
     elif damage == "a link":
         (run.parent / "elsewhere").write_bytes(content)
         path.symlink_to(run.parent / "elsewhere")
-    with pytest.raises(StorageError, match=f"{name}.* the run is damaged"):
+    with pytest.raises(StorageError, match=f"{name} is .*; {REMEDY}$"):
         read_run(run)
 
 
@@ -96,8 +97,22 @@ def test_damage_to_any_file_is_noticed(run: Path, name: str, damage: str) -> Non
 )
 def test_a_manifest_that_vouches_for_nothing_is_no_commit(run: Path, manifest: str) -> None:
     (run / "manifest.json").write_text(manifest)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=f"; {REMEDY}$"):
         read_run(run)
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (2, 0o664, 0o775)])
+def test_a_committed_run_is_as_open_as_the_umask_says(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        with staging(tmp_path / "run") as stage:
+            (stage / "run.json").write_text(RECORD.to_json(), encoding="utf8")
+            (stage / "model.safetensors").touch(0o600)
+            commit(stage, tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run", *(tmp_path / "run").iterdir())}
+    assert modes == {"run": folder, "run.json": file, "model.safetensors": file, "manifest.json": file}
 
 
 def test_a_directory_without_manifest_is_no_run(run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,9 @@ SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 
 Wanted = Mapping[str, str]
 """The columns to read, each under the flag that names it: `--text-column`, and `--label-column` where there is one."""
+
+Cells = dict[str, object]
+"""Some of one row's cells, by column."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Columns:
     """line: where the row begins in the file (CSV, TSV, JSONL). row: its number (Parquet, hub)."""
     untyped: bool
     """True where cells are text whatever they mean (CSV, TSV)."""
+    others: list[Cells] = field(default_factory=list)
+    """Each row's other columns, where they were asked for."""
 
 
 def read_table(path: Path, text_column: str, label_column: str) -> tuple[Columns, str]:
@@ -49,7 +54,7 @@ def read_table(path: Path, text_column: str, label_column: str) -> tuple[Columns
     return _read(path, {"--text-column": text_column, "--label-column": label_column})
 
 
-def _read(path: Path, wanted: Wanted) -> tuple[Columns, str]:
+def _read(path: Path, wanted: Wanted, *, whole: bool = False) -> tuple[Columns, str]:
     suffix = path.suffix.lower()
     data = read_bytes(path)
     if suffix not in SUFFIXES:
@@ -57,31 +62,33 @@ def _read(path: Path, wanted: Wanted) -> tuple[Columns, str]:
     if not data.strip():
         raise _empty(path, wanted)
     if suffix == ".parquet":
-        columns = _parquet(path, data, wanted)
+        columns = _parquet(path, data, wanted, whole)
     elif suffix == ".jsonl":
-        columns = _jsonl(path, decoded(path, data), wanted)
+        columns = _jsonl(path, decoded(path, data), wanted, whole)
     else:
-        columns = _delimited(path, decoded(path, data), SEPARATORS[suffix], wanted)
+        columns = _delimited(path, decoded(path, data), SEPARATORS[suffix], wanted, whole)
     if not columns.rows:
         raise DataError(f"{path}: no rows, only a header; add rows")
     return columns, hashlib.sha256(data).hexdigest()
 
 
-def read_texts(path: Path, text_column: str) -> list[str]:
-    """The texts to label in `path`: one column of a table, or the lines of a `.txt` file, blank ones too.
+def read_texts(path: Path, text_column: str) -> tuple[list[str], list[Cells]]:
+    """The texts to label in `path`, and what else stands in each one's row: a table, or the lines of a `.txt` file,
+    blank ones too.
 
     Raises:
         DataError: as :func:`read_table`, or a cell that is not text.
     """
     if path.suffix.lower() == ".txt":
-        return lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
-    columns, _ = _read(path, {"--text-column": text_column})
+        texts = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
+        return texts, [{} for _ in texts]
+    columns, _ = _read(path, {"--text-column": text_column}, whole=True)
     for text, row in zip(columns.texts, columns.rows, strict=True):
         if not isinstance(text, str):
             raise DataError(
                 f"{path}: {columns.unit} {row}, column {text_column!r} holds no text; give a text or leave it out"
             )
-    return [str(text) for text in columns.texts]
+    return [str(text) for text in columns.texts], columns.others
 
 
 def lines(file: Iterable[str]) -> list[str]:
@@ -135,7 +142,7 @@ def _empty(path: Path, wanted: Wanted) -> DataError:
     return DataError(f"{path}: the file is empty; give one with a column {columns}")
 
 
-def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted) -> Columns:
+def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: bool) -> Columns:
     _refuse_other_separator(path, text, delimiter, wanted)
     records = _records(path, text, delimiter)
     first = next(records, None)
@@ -147,13 +154,17 @@ def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted) -> Columns
     columns = Columns([], [], [], "line", untyped=True)
     for line, cells in records:
         if len(cells) != len(header):
+            few = len(cells) < len(header)
+            remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
             raise DataError(
-                f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)}; "
-                "put quotes around a text that holds the separator"
+                f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
+                f"({_listed(header)}); {remedy}"
             )
         columns.texts.append(cells[places[0]])
         columns.labels.append(cells[places[-1]])
         columns.rows.append(line)
+        if whole:
+            columns.others.append(_others(zip(header, cells, strict=True), wanted))
     return columns
 
 
@@ -204,12 +215,19 @@ def require_columns(where: str, known: Iterable[str], wanted: Wanted) -> None:
     names = list(known)
     missing = {flag: column for flag, column in wanted.items() if column not in names}
     if missing:
-        listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
         lacking = ", ".join(map(repr, missing.values()))
-        raise DataError(f"{where}: no column {lacking}; columns: {listed}; set {', '.join(missing)}")
+        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; set {', '.join(missing)}")
 
 
-def _jsonl(path: Path, text: str, wanted: Wanted) -> Columns:
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+
+
+def _others(cells: Iterable[tuple[str, object]], wanted: Wanted) -> Cells:
+    return {column: value for column, value in cells if column not in wanted.values()}
+
+
+def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
     names = list(wanted.values())
     columns = Columns([], [], [], "line", untyped=False)
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a JSON string
@@ -226,19 +244,22 @@ def _jsonl(path: Path, text: str, wanted: Wanted) -> Columns:
         columns.texts.append(record[names[0]])
         columns.labels.append(record[names[-1]])
         columns.rows.append(line)
+        if whole:
+            columns.others.append(_others(record.items(), wanted))
     return columns
 
 
-def _parquet(path: Path, data: bytes, wanted: Wanted) -> Columns:
+def _parquet(path: Path, data: bytes, wanted: Wanted, whole: bool) -> Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         _check_header(path, list(file.schema_arrow.names), wanted)
-        table = file.read(columns=list(wanted.values()))
+        table = file.read(columns=None if whole else list(wanted.values()))
+        others = [_others(row.items(), wanted) for row in table.to_pylist()] if whole else []
         values = [table.column(column).to_pylist() for column in wanted.values()]
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise DataError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    return Columns(values[0], values[-1], list(range(1, len(values[0]) + 1)), "row", untyped=False)
+    return Columns(values[0], values[-1], list(range(1, len(values[0]) + 1)), "row", untyped=False, others=others)

@@ -26,8 +26,6 @@ class Rated:
     texts: tuple[str, ...]
     ratings: tuple[float, ...]
     """Mean human rating in [-4, 4]."""
-    rows: tuple[int, ...]
-    """1-based line in the published file."""
     digest: str
     """SHA-256 of the published file."""
 
@@ -57,8 +55,7 @@ def read_ratings(domain: str) -> Rated:
             raise DataError(f"{path}: line {number} is damaged; remove {path.parent}, and it is fetched anew")
         texts.append(text)
         ratings.append(value)
-    rows = tuple(range(1, len(texts) + 1))
-    return Rated(tuple(texts), tuple(ratings), rows, hashlib.sha256(data).hexdigest())
+    return Rated(tuple(texts), tuple(ratings), hashlib.sha256(data).hexdigest())
 
 
 def class_of(rating: float, task: Literal["polarity", "ternary"], neutral_band: float) -> str | None:

@@ -28,7 +28,7 @@ class Examples:
     texts: tuple[str, ...]
     labels: tuple[Label, ...]
     rows: tuple[int, ...]
-    """1-based line in the file, as an editor shows it, or row where the source has no lines."""
+    """0-based row of the file or data set as it was read, header and blank lines not counted."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def load_source(spec: DataSpec) -> Source:
 def _hutto(spec: DataSpec) -> Source:
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
     classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
-    kept = [(text, label, row) for text, label, row in zip(rated.texts, classes, rated.rows, strict=True) if label]
+    read = zip(rated.texts, classes, range(len(classes)), strict=True)
+    kept = [(text, label, row) for text, label, row in read if label]
     texts, labels, rows = zip(*kept, strict=True)
     dropped = len(rated.texts) - len(kept)
     revision = PACKAGED["hutto"].requirement
@@ -155,7 +156,7 @@ def _checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
         wrong = [label is None for label in labels]
         remedy = "use text, numbers or true/false"
         _refuse(where, columns, wrong, "with a label that is no class name", remedy)
-    return Examples(tuple(texts), tuple(kept), tuple(columns.rows))
+    return Examples(tuple(texts), tuple(kept), tuple(range(len(texts))))
 
 
 def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy: str) -> None:

@@ -38,6 +38,8 @@ class Split:
     """(N,) class ids, positions in `Dataset.labels`."""
     digest: str
     """SHA-256 over the texts and label names in order."""
+    rows: NDArray[np.int64]
+    """(N,) 0-based rows of the file or data set that the part was read from."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -87,12 +89,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Row:
-    """One example on its way to a part: label as id, normalised text, and its place in the hash order."""
+    """One example on its way to a part: label as id, normalised text, its place in the hash order, its source's row."""
 
     text: str
     label: int
     normal: str
     place: bytes
+    number: int
 
 
 def make_dataset(spec: DataSpec) -> Dataset:
@@ -162,10 +165,10 @@ def _key(label: Label) -> tuple[str, Label]:
 def _rows(examples: Examples, labels: Sequence[Label], seed: int) -> list[_Row]:
     ids = {_key(label): position for position, label in enumerate(labels)}
     rows = []
-    for text, label in zip(examples.texts, examples.labels, strict=True):
+    for text, label, number in zip(examples.texts, examples.labels, examples.rows, strict=True):
         normal = normalised(text)
         place = hashlib.sha256(f"{seed}\0{normal}".encode()).digest()
-        rows.append(_Row(text, ids[_key(label)], normal, place))
+        rows.append(_Row(text, ids[_key(label)], normal, place, number))
     return rows
 
 
@@ -263,4 +266,5 @@ def _split(rows: list[_Row], labels: Sequence[Label]) -> Split:
     for row in rows:
         state.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")
     ids = np.array([row.label for row in rows], dtype=np.int64)
-    return Split(tuple(row.text for row in rows), ids, state.hexdigest())
+    numbers = np.array([row.number for row in rows], dtype=np.int64)
+    return Split(tuple(row.text for row in rows), ids, state.hexdigest(), numbers)

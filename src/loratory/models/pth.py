@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loratory.errors import ModelError, SafetyError, first_line
+from loratory.errors import ModelError, SafetyError
 
 MAX_BYTES = 8 << 30
 """The largest file that is opened."""
@@ -102,7 +102,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
             raise SafetyError(f"{path}: holds something other than tensors, which could run code; refused") from error
         raise ModelError(f"{path}: not a .pth file of tensors") from error
     except Exception as error:  # whatever a damaged pickle makes torch's reader do
-        raise ModelError(f"{path}: damaged or truncated ({first_line(error)})") from error
+        raise _damaged(path) from error
     if not isinstance(state, Mapping) or not state:
         raise SafetyError(f"{path}: holds a {type(state).__name__}, not tensors by name; refused")
     for name, tensor in state.items():
@@ -112,6 +112,10 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
         raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
     return dict(state)
+
+
+def _damaged(path: Path) -> ModelError:
+    return ModelError(f"{path}: damaged or truncated; copy it again, or export the run again")
 
 
 def _sha256(path: Path) -> str:
@@ -133,6 +137,6 @@ def _check_unpacked(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"{path}: damaged or truncated ({first_line(error)})") from error
+        raise _damaged(path) from error
     if unpacked > size:
         raise SafetyError(f"{path}: unpacks to more bytes than the file holds; refused")

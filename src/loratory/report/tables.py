@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Value = str | int | float | None
 Row = Mapping[str, Value]
 
+SHARE = "Share: trainable ÷ all parameters."
+COEFFICIENTS = "Parameters of TF-IDF + logistic regression: its coefficients and intercepts."
 TIMES = (
     "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved "
     "(baselines: fitting and predicting)."
@@ -101,8 +103,9 @@ def comparison(records: Sequence[Record], baselines: Sequence[Baseline] = ()) ->
     names = approaches(records)
     rows = [_run_row(record, name) for record, name in zip(records, names, strict=True)]
     rows += [_baseline_row(baseline) for baseline in baselines if baseline.quality is not None]
+    parameters = [SHARE, *([COEFFICIENTS] if any(one.parameters for one in baselines) else [])]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
-    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), TIMES, *memory))
+    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), *parameters, TIMES, *memory))
 
 
 def _memory_kinds(rows: Sequence[Row]) -> set[Value]:

@@ -12,6 +12,7 @@ from loratory.report import units
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table as RichTable
 
     from loratory.report.tables import Column, Row, Table
 
@@ -21,13 +22,18 @@ PARTS = ("adapter", "head", "unfrozen")
 WIDE = 110
 """From this many characters on, all columns stand side by side."""
 
-CONFUSION_UP_TO = 8
-"""The widest confusion matrix that is printed."""
+COST = ("train_seconds", "total_seconds", "peak_memory_bytes")
+"""The columns that stand in a table of their own where even that leaves too little room for the approach."""
+
+APPROACH = 16
+"""The least characters for the column of approaches."""
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The comparison, one line a row: as one table, or below `WIDE` with the parts of the parameters in a second."""
+    """The comparison, one line a row: one table from `WIDE` on, else the parts of the parameters and, where it is
+    narrower still, the cost in tables of their own.
+    """
 
     table: Table
 
@@ -38,14 +44,24 @@ class ComparisonTable:
         if options.max_width >= WIDE:
             yield _grid(columns, rows, gap=2)
         else:
-            yield _grid([column for column in columns if column.key not in PARTS], rows, gap=1)
-            parted = [row for row in rows if any(row.get(key) is not None for key in PARTS)]
-            if parted:
-                yield Text("\nTrainable parameters by part", style="bold")
-                yield _grid([column for column in columns if column.key in ("approach", *PARTS)], parted, gap=2)
+            main = [column for column in columns if column.key not in PARTS]
+            asides = {"Trainable parameters by part": PARTS}
+            if APPROACH + sum(1 + _width(column, rows) for column in main[1:]) > options.max_width:
+                main = [column for column in main if column.key not in COST]
+                asides = {"Time and memory": COST, **asides}
+            yield _grid(main, rows, gap=1)
+            for title, keys in asides.items():
+                having = [row for row in rows if any(row.get(key) is not None for key in keys)]
+                if having:
+                    yield Text(f"\n{title}", style="bold")
+                    yield _grid([column for column in columns if column.key in ("approach", *keys)], having, gap=2)
         yield Text()
         for note in self.table.notes:
             yield Text(units.printable(note), style="dim")
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    return max(len(text) for text in (*column.title.split(), *(column.show(row) for row in rows)))
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[Row], *, gap: int) -> RenderableType:
@@ -68,7 +84,7 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row], *, gap: int) -> Render
 
 
 def quality_table(quality: Quality, title: str) -> RenderableType:
-    """One split's metrics with their meaning, then each class with its row of the confusion matrix.
+    """One split's metrics with their meaning, then each class's own, then the confusion matrix.
 
     Args:
         quality: what `score` found.
@@ -87,20 +103,47 @@ def quality_table(quality: Quality, title: str) -> RenderableType:
         show = units.accuracy if metric.name == "accuracy" else units.fraction
         metrics.add_row(metric.title, show(quality.value(metric.name)), Text(metric.meaning))
 
-    names = [units.printable(name) for name in quality.labels]
-    matrix = len(names) <= CONFUSION_UP_TO
     classes = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+    classes.add_column("No.", justify="right", no_wrap=True)
     classes.add_column("Class", overflow="fold")
     for heading in ("Precision", "Recall", "F1", "Examples"):
         classes.add_column(heading, justify="right", no_wrap=True)
-    for number, name in enumerate(names if matrix else []):
-        above = Text(f"{'Predicted' if number == 0 else ''}\n{name}")
-        width = max(len("Predicted") if number == 0 else 5, min(len(name), 10))
-        classes.add_column(above, justify="right", overflow="ellipsis", no_wrap=True, min_width=width)
-    for name, shown, row in zip(quality.labels, names, quality.confusion, strict=True):
+    for number, name in enumerate(quality.labels, start=1):
         one = quality.per_class[name]
-        shares = [units.fraction(value) for value in (one.precision, one.recall, one.f1)]
-        counts = [f"{value:,}" for value in (one.support, *(row if matrix else ()))]
-        classes.add_row(Text(shown), *shares, *counts)
-    hidden = [] if matrix else [Text(f"The confusion matrix of {len(names)} classes is in --json.", style="dim")]
-    return Group(metrics, classes, *hidden)
+        shares = (units.fraction(value) for value in (one.precision, one.recall, one.f1))
+        classes.add_row(str(number), Text(units.printable(name)), *shares, f"{one.support:,}")
+    return Group(metrics, classes, ConfusionMatrix(quality))
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """A row for each true class; columns by name, by number where the names are too wide, or left to `--json`."""
+
+    quality: Quality
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        names = [units.printable(name) for name in self.quality.labels]
+        numbers = [str(number) for number in range(1, len(names) + 1)]
+        wider = options.update_width(options.max_width + 1)  # a measure never says more than it may
+        for headings, by in ((names, ""), (numbers, ", by No.")):
+            matrix = self._table(headings)
+            if console.measure(matrix, options=wider).maximum <= options.max_width:
+                yield Text(f"Confusion matrix: true classes in rows, predicted ones in columns{by}\n")
+                yield matrix
+                return
+        yield Text(f"The confusion matrix of {len(names)} classes is in --json.", style="dim")
+
+    def _table(self, headings: Sequence[str]) -> RichTable:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        matrix = RichTable(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+        matrix.add_column("True", no_wrap=True)
+        for heading in headings:
+            matrix.add_column(Text(heading), justify="right", no_wrap=True)
+        for heading, row in zip(headings, self.quality.confusion, strict=True):
+            matrix.add_row(Text(heading), *(f"{value:,}" for value in row))
+        return matrix

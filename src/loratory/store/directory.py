@@ -29,6 +29,9 @@ HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.parquet"
 MANIFEST = "manifest.json"
 
+REMEDY = "restore the directory from a copy, or remove it and train again"
+"""What to do about a damaged run."""
+
 
 def find_run(directory: Path) -> RunRecord | None:
     """The record of the run committed in `directory`; None where there is nothing yet.
@@ -59,17 +62,19 @@ def read_run(directory: Path) -> RunRecord:
         manifest = json.loads((directory / MANIFEST).read_text("utf8"))["files"]
         expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
-        raise StorageError(f"{directory} holds no committed run (no {MANIFEST})") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{directory / MANIFEST}: not a manifest ({type(error).__name__}: {error})") from error
+        raise StorageError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory") from None
+    except OSError as error:
+        raise StorageError(f"{directory / MANIFEST} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{directory / MANIFEST} is damaged; {REMEDY}") from error
     for name, digest in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file() or path.is_symlink():
-            raise StorageError(f"{path} is named by the manifest and not there; the run is damaged")
+            raise StorageError(f"{path} is named by the run's manifest and not there; {REMEDY}")
         if _digest(path) != digest:
-            raise StorageError(f"{path} differs from its manifest; the run is damaged")
+            raise StorageError(f"{path} is damaged: it differs from the run's manifest; {REMEDY}")
     if RECORD not in expected:
-        raise StorageError(f"{directory / MANIFEST} does not vouch for {RECORD}; the run is damaged")
+        raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
     return RunRecord.read(directory / RECORD)
 
 
@@ -167,7 +172,7 @@ def commit(stage: Path, output: Path) -> None:
         (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
         _sync(stage / MANIFEST)
         _sync(stage)
-        stage.chmod(0o755)  # mkdtemp made it private
+        _open_as_umask_says(stage)
         before = find_run(output)
         try:
             if before is not None and before.status != "completed":
@@ -178,6 +183,14 @@ def commit(stage: Path, output: Path) -> None:
             _settle(output)
     except OSError as error:
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
+
+
+def _open_as_umask_says(stage: Path) -> None:
+    """Give the stage and its files the modes of new ones: mkdtemp and safetensors make theirs private."""
+    mode = (stage / MANIFEST).stat().st_mode & 0o666
+    for path in stage.iterdir():
+        path.chmod(mode)
+    stage.chmod(mode | (mode & 0o444) >> 2)  # who may read may enter
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from loratory.errors import StorageError
 
 SCHEMA = 1
+_AGAIN = "if another version wrote it, train again with this one"
 
 Status = Literal["completed", "failed", "out_of_memory", "diverged", "interrupted"]
 
@@ -55,7 +56,7 @@ class RunRecord:
             document = json.loads(path.read_text("utf8"))
             record = cls(**document)
         except (OSError, ValueError, TypeError) as error:
-            raise StorageError(f"{path}: not a run's record ({type(error).__name__}: {error})") from error
+            raise StorageError(f"{path}: not a run's record ({type(error).__name__}: {error}); {_AGAIN}") from error
         if record.schema != SCHEMA or record.status not in get_args(Status):
-            raise StorageError(f"{path}: schema {record.schema}, status {record.status!r}: written by another version")
+            raise StorageError(f"{path}: schema {record.schema}, status {record.status!r}; {_AGAIN}")
         return record
