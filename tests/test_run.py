@@ -218,6 +218,20 @@ def test_a_run_in_bf16_holds_its_frozen_weights_so_and_saves_them_as_they_were(
     assert torch.equal(load_file(head.directory / "model.safetensors")[name], before)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_where_bf16_is_the_machines_own(
+    family: str, spec: Any, tmp_path: Path, model_directory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loratory.engine.hardware._computes_bf16", lambda kind: True)
+    chosen = spec("lora", precision="auto", model=str(model_directory(family)), epochs=1)
+    run = train(chosen, output=tmp_path / "run")
+    precision = "bf16" if FAMILIES[family].autocast else "fp32"
+    assert run.record.spec["hardware"]["precision"] == run.record.environment["precision"] == precision
+    if precision == "fp32":
+        with pytest.raises(SettingsError, match=f"--precision bf16: {family} does not run in it"):
+            train(spec("lora", precision="bf16", model=str(model_directory(family))), output=tmp_path / "other")
+
+
 LONGEST = {"roberta": 65, "xlm-roberta": 65, "camembert": 65, "mpnet": 62}  # 64 elsewhere
 
 

@@ -112,7 +112,7 @@ def train(
                 meter.stop_memory()
                 with _memory_errors(setup.spec, hardware), meter.phase("eval"):
                     logits = {
-                        part: predict(setup.classifier, setup.tokens[part], hardware=hardware)
+                        part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware)
                         for part in ("validation", "test")
                     }
                     quality = {part: _score(setup, part, logits[part]) for part in logits}
@@ -142,6 +142,7 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
         dropout=spec.training.dropout,
         attention_dropout=spec.training.attention_dropout,
     )
+    hardware = hardware.suited(base.family, spec.hardware)
     longest = base.family.longest(base.config)
     if spec.data.max_length > longest:
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")

@@ -109,7 +109,7 @@ def open_trained(
         )
     where = Hardware.of(hardware)
     if path.suffix == ".pth":
-        return _open_pth(path, where, model, data)
+        return _open_pth(path, hardware, model, data)
     record = read_run(path)
     if record.status != "completed":
         raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
@@ -117,7 +117,7 @@ def open_trained(
     base = load_trained(path, model=spec.model, labels=record.labels)
     _check_base(path, base, record)
     base.model.to(where.device)
-    return Trained(base, record.labels, spec.data, where, _digests(record))
+    return Trained(base, record.labels, spec.data, where.suited(base.family, hardware), _digests(record))
 
 
 def _digests(record: RunRecord) -> dict[str, str]:
@@ -137,7 +137,7 @@ def _check_base(path: Path, base: Base, record: RunRecord) -> None:
         )
 
 
-def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec | None) -> Trained:
+def _open_pth(path: Path, hardware: HardwareSpec, model: str | None, data: DataSpec | None) -> Trained:
     state = read_pth(path)
     card = Card.read(path.with_suffix(".json"))
     if card is not None:
@@ -152,8 +152,9 @@ def _open_pth(path: Path, hardware: Hardware, model: str | None, data: DataSpec 
         )
     labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
     base = load_state(state, name=name, labels=labels, where=str(path))
-    base.model.to(hardware.device)
-    return Trained(base, labels, spec, hardware, card.digests if card is not None else {})
+    where = Hardware.of(hardware).suited(base.family, hardware)
+    base.model.to(where.device)
+    return Trained(base, labels, spec, where, card.digests if card is not None else {})
 
 
 def evaluate(

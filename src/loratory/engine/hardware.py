@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from loratory.errors import ResourceError, counted
+from loratory.errors import ResourceError, SettingsError, counted
+from loratory.models.families import Family
 from loratory.spec import HardwareSpec
+
+log = logging.getLogger("loratory")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,21 @@ class Hardware:
         if precision == "auto":
             precision = "bf16" if _computes_bf16(kind) else "fp32"
         return cls(torch.device(kind), precision, spec.graphs == "auto", spec.activation_checkpointing == "on")
+
+    def suited(self, family: Family, asked: HardwareSpec) -> Hardware:
+        """This place with the precision that `family` can be computed in.
+
+        Raises:
+            SettingsError: another precision was asked for.
+        """
+        if self.precision == "fp32" or family.autocast:
+            return self
+        if asked.precision != "auto":
+            raise SettingsError(
+                f"--precision {asked.precision}: {family.name} does not run in it; give fp32, or leave it out"
+            )
+        log.info("%s does not run in bf16: it is computed in fp32", family.name)
+        return replace(self, precision="fp32")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which forward passes run."""

@@ -37,6 +37,8 @@ class Family:
     """Positions count from `pad_token_id + 1` (RoBERTa and its descendants)."""
     shared: bool = False
     """The list's one entry serves as every layer."""
+    autocast: bool = True
+    """Whether transformers' code of the family runs under autocast; where not, it is computed in fp32."""
     fixed_padding_index: int | None = None
     """The padding index that the family's code has in place of `pad_token_id`; its positions count from the next."""
 
@@ -117,7 +119,8 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("modernbert", "layers", ("Wqkv",), ("head", "classifier"), _modernbert_head),
         Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",), fixed_padding_index=1),
-        Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier")),
+        # fills bf16 scores with the lowest fp32 number, which overflows
+        Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier"), autocast=False),
         Family("deberta-v2", "encoder.layer", ("query_proj", "value_proj"), ("pooler", "classifier")),
     )
 }
