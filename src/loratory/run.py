@@ -107,6 +107,7 @@ def train(
             return Run(found, directory)
         with staging(directory) as stage:
             with _failures_recorded(setup, meter, name, directory):
+                meter.start_memory()
                 with _memory_errors(setup.spec, hardware):
                     result = optimize(setup, meter, on_step=on_step)
                 meter.stop_memory()

@@ -127,3 +127,12 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ResourceError, match="no CUDA device is available"):
         Hardware.of(HardwareSpec(device="cuda"))
     assert Hardware.of(HardwareSpec(device="auto")).device.type == "cpu"
+
+
+def test_memory_used_before_training_begins_is_no_part_of_the_peak() -> None:
+    meter = Meter(Hardware.of(HardwareSpec(device="cpu")))
+    before = torch.ones(100 << 18)  # 100 MiB
+    held = meter.record()["peak_memory_bytes"]["resident"]
+    del before
+    meter.start_memory()
+    assert meter.record()["peak_memory_bytes"]["resident"] < held - (50 << 20)

@@ -1,8 +1,8 @@
 """What a run costs: time by phase, work done, peak memory.
 
 Training time is the optimizer steps alone, the device synchronised at both ends; set-up, evaluation and total stand
-beside it. Peak memory is that of this run's set-up and training: not of the process's past, and not of evaluation,
-whose batches are larger.
+beside it. Peak memory is that of training, from when model and data stand in memory: not of the process's past, not of
+making tokens, which a cache may hold already, and not of evaluation, whose batches are larger.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class Meter:
         self.examples += examples
         self.tokens += tokens
         self.padded_tokens += padded_tokens
+
+    def start_memory(self) -> None:
+        """Forget the peak so far: what comes now is training."""
+        self._restart_peak()
 
     def stop_memory(self) -> None:
         """Take the peak now: what comes after (scoring, saving, loading back) is not what the method needs."""
