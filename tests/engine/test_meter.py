@@ -7,6 +7,7 @@ import mmap
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from loratory.engine import meter as meter_module
 from loratory.engine.hardware import Hardware
