@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import os
 import random
@@ -81,6 +82,14 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_are_no_garbage() -> None:
+    """The collections that a run's meter asks for need not look through all of torch and transformers each time."""
+    import loratory.run  # noqa: F401
+
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,6 +35,7 @@ class Meter:
         self.checkpoint_bytes: int | None = None
         self.memory_parts: dict[str, int] | None = None
         """Bytes of what training must hold, by part, on its largest batch; the rest of the peak is added."""
+        gc.collect()
         self._resident = _resident_meter()
         self._peak: dict[str, int | None] | None = None
         self._stopped = False
@@ -71,6 +72,7 @@ class Meter:
 
     def start_memory(self) -> None:
         """Forget the peak so far: what comes now is training."""
+        gc.collect()
         self._restart_peak()
 
     def stop_memory(self) -> None:
@@ -174,7 +176,6 @@ def _resident_meter() -> _KernelPeak | _SampledPeak:
 
 def _release_free_memory() -> None:
     """Give memory freed by earlier work back to the system, so that it does not count as this run's."""
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
