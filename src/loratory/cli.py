@@ -136,6 +136,8 @@ def train(
     spec = spec_from_flags({"method": method, **flags, **dict(map(_assignment, settings or []))})
     with _progress(spec) as on_step:
         run = train_run(spec, output=output, on_step=on_step)
+    if _rank() > 0:
+        return
     document = {**run.record.to_dict(), "directory": str(run.directory)}
     if as_json:
         _print_json(document)
@@ -290,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     log = logging.getLogger("loratory")
     log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)  # downloads say that they are under way
+    log.setLevel(logging.INFO if _rank() == 0 else logging.ERROR)  # downloads say that they are under way
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(words)
@@ -311,6 +313,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _rank() -> int:
+    """This process's number among those that `torchrun` started together, 0 without it."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 def _run(words: list[str]) -> int:
     """The exit code that Typer returns: 0 unless `--help` or the like ends it otherwise."""
     try:
@@ -323,7 +330,8 @@ def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     line = " ".join(message.split())
-    print("error: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    where = f"process {_rank()}: " if _rank() > 0 else ""
+    print(f"error: {where}" + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
     return code
 
 
@@ -380,6 +388,9 @@ def _progress(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
     """A live bar on a terminal; a line every tenth of the way elsewhere. On standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if _rank() > 0:
+        yield lambda progress: None
+        return
     if not errors.is_terminal:
         shown = 0
 

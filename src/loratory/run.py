@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from torch import Tensor
 from loratory import __version__
 from loratory.data import Dataset, Labelled, Split, data_directory, make_dataset, tokenize
 from loratory.engine.fit import FitResult, Progress, fit
-from loratory.engine.hardware import Hardware
+from loratory.engine.hardware import Hardware, device_type
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
+from loratory.engine.processes import joined
 from loratory.errors import (
     DivergedError,
     LoratoryError,
@@ -94,43 +95,62 @@ def train(
         LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
             another library raises while training comes as a TrainingError.
     """
+    with joined(cuda=device_type(spec.hardware) == "cuda"):
+        return _train(spec, output, on_step)
+
+
+def _train(spec: RunSpec, output: Path | None, on_step: Callable[[Progress], None]) -> Run:
+    """In every process that trains; the first one holds the directory, and writes."""
     hardware = Hardware.of(spec.hardware)
-    meter = Meter(hardware)
+    processes, meter = hardware.processes, Meter(hardware)
     with _memory_errors(spec, hardware), meter.phase("setup"):
         setup = prepare(spec, hardware)
     name = run_id(setup.spec, setup.fingerprint)
     directory = output if output is not None else Path("models") / name
-    with claim(directory):
-        found = _existing(directory, setup.fingerprint)
+    with ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(claim(directory))
+        found = processes.told(_existing(directory, setup.fingerprint) if processes.first else None)
         if found is not None:
             log.warning("%s holds this run already; nothing was trained", directory)
             return Run(found, directory)
-        with staging(directory) as stage:
-            with _failures_recorded(setup, meter, name, directory):
-                meter.start_memory()
-                with _memory_errors(setup.spec, hardware):
-                    result = optimize(setup, meter, on_step=on_step)
-                meter.stop_memory()
-                with _memory_errors(setup.spec, hardware), meter.phase("eval"):
-                    logits = {
-                        part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware)
-                        for part in ("validation", "test")
-                    }
-                    quality = {part: _score(setup, part, logits[part]) for part in logits}
-                with _memory_errors(setup.spec, hardware):
-                    meter.checkpoint_bytes = save(setup, stage)
-                    check_saved(setup, stage)
-                kept = {
-                    part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows)
-                    for part in logits
+        stage = stack.enter_context(staging(directory)) if processes.first else None
+        with _failures_recorded(setup, meter, name, directory):
+            meter.start_memory()
+            with _memory_errors(setup.spec, hardware):
+                result = optimize(setup, meter, on_step=on_step)
+            meter.stop_memory()
+            with _memory_errors(setup.spec, hardware), meter.phase("eval"):
+                logits = {
+                    part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
+                    for part in ("validation", "test")
                 }
-                predictions.write(stage / PREDICTIONS, kept)
-                _write_history(stage / HISTORY, result)
-                scores = {part: quality[part].record() for part in quality}
-                record = _record(setup, meter, name, "completed", quality=scores, engine=result.engine)
-                (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+            record = _written(setup, meter, name, stage, result, logits) if stage is not None else None
+        if stage is not None:
             commit(stage, directory)
+        record = processes.told(record)
+    assert record is not None
     return Run(record, directory)
+
+
+def _written(
+    setup: Setup, meter: Meter, name: str, stage: Path, result: FitResult, logits: dict[str, Tensor]
+) -> RunRecord:
+    """Everything that a completed run leaves, in `stage`; its record."""
+    with meter.phase("eval"):
+        quality = {part: _score(setup, part, logits[part]) for part in logits}
+    with _memory_errors(setup.spec, setup.hardware):
+        meter.checkpoint_bytes = save(setup, stage)
+        check_saved(setup, stage)
+    kept = {
+        part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows) for part in logits
+    }
+    predictions.write(stage / PREDICTIONS, kept)
+    _write_history(stage / HISTORY, result)
+    scores = {part: quality[part].record() for part in quality}
+    record = _record(setup, meter, name, "completed", quality=scores, engine=result.engine)
+    (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+    return record
 
 
 def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
@@ -160,7 +180,7 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
         data={part: getattr(dataset, part).digest for part in tokens},
         model=base.digest,
         version=__version__,
-        environment={key: environment[key] for key in ("device", "cpu_capability", "versions")},
+        environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
     )
     return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint)
 
@@ -377,7 +397,9 @@ def _failures_recorded(setup: Setup, meter: Meter, name: str, directory: Path) -
 
 
 def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, error: BaseException) -> None:
-    """Leave a record of a run that did not complete: failures count too."""
+    """Leave a record of a run that did not complete: failures count too. The first process does."""
+    if not setup.hardware.processes.first:
+        return
     status: Status = "failed"
     if isinstance(error, OutOfMemoryError):
         status = "out_of_memory"

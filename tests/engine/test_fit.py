@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from loratory.data import Batch, Labelled, epoch_order
+from loratory.data import Batch, Cut, Labelled, epoch_order
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
@@ -274,7 +274,7 @@ def test_predictions_stand_in_the_order_of_the_data(
     classifier, _ = prepared(model_directory(family))
     logits = predict(classifier, data, hardware=HARDWARE, tokens=tokens)
     with torch.no_grad():
-        alone = torch.cat([classifier(batch) for (batch,) in data.steps(np.arange(len(LENGTHS)), 1)])
+        alone = torch.cat([classifier(batch) for (batch,) in data.steps(np.arange(len(LENGTHS)), Cut(1))])
     assert (logits.dtype, logits.shape) == (torch.float32, (len(LENGTHS), 2))
     torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
     assert torch.equal(predict(classifier, data.first(3), hardware=HARDWARE, tokens=1), alone[:3])

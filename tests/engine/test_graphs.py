@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.data import Labelled, Shape, epoch_order
+from loratory.data import Cut, Labelled, Shape, epoch_order
 from loratory.data.batches import filled
 from loratory.engine.graphs import Graphs, Shapes, captured
 from loratory.engine.hardware import Hardware
@@ -47,7 +47,7 @@ def test_filled_batches_train_as_those_they_were_made_of(
     step = stepper(model_directory(family), data, size, accumulate=accumulate)
     part = math.ceil(size / accumulate)
     graphs = Graphs(step, Shapes(multiple=16, examples=part, longest=64))
-    for parts in data.steps(order, size, accumulate=accumulate):
+    for parts in data.steps(order, Cut(size, accumulate)):
         rows = graphs(parts)
         plain(parts)
         assert rows == sum((p.tokens // 16 + 1) * 16 for p in parts)
@@ -67,7 +67,7 @@ def test_filler_stands_behind_and_weighs_nothing(lengths: list[int], more: int, 
 
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     data = Labelled(TokenTable(np.arange(3, 3 + offsets[-1], dtype=np.int32), offsets), np.ones(len(lengths), np.int64))
-    ((batch,),) = data.steps(np.arange(len(lengths)), len(lengths))
+    ((batch,),) = data.steps(np.arange(len(lengths)), Cut(len(lengths)))
     shape = Shape(batch.tokens + more, len(batch) + empty, fillers, longest=64)
     full = filled(batch, shape, 0)
     assert full.input_ids[: batch.tokens].equal(batch.input_ids)
@@ -90,7 +90,7 @@ def test_filler_stands_behind_and_weighs_nothing(lengths: list[int], more: int, 
 
 
 def test_what_does_not_fit_is_refused(labelled: Any) -> None:
-    ((batch,),) = labelled([4, 6]).steps(np.arange(2), 2)
+    ((batch,),) = labelled([4, 6]).steps(np.arange(2), Cut(2))
     for tokens, examples, longest in ((9, 2, 64), (16, 1, 64), (10, 3, 64), (16, 2, 5), (99, 2, 64)):
         with pytest.raises(ValueError, match="do not fit"):
             filled(batch, Shape(tokens, examples, 1, longest), 0)

@@ -4,7 +4,7 @@ packaged (the index) ─┐
 files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (train, validation, test) ─▶ tokens ─▶ batches
 """
 
-from loratory.data.batches import Batch, Labelled, Shape, collate, epoch_order, padded
+from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
 from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.data.splits import Dataset, Split, make_dataset, normalised
@@ -13,6 +13,7 @@ from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
 __all__ = [
     "PACKAGED",
     "Batch",
+    "Cut",
     "Dataset",
     "Examples",
     "Label",

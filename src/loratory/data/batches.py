@@ -58,6 +58,23 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How an epoch's order is cut into steps.
+
+    Attributes:
+        size: examples a process sees in a step.
+        accumulate: parts in which it computes them.
+        rank, processes: which process of how many; a step takes `size` examples for each. One for whom none is left
+            at the end of an epoch gets an example of weight 0.
+    """
+
+    size: int
+    accumulate: int = 1
+    rank: int = 0
+    processes: int = 1
+
+
+@dataclass(frozen=True)
 class Labelled:
     """Token sequences and their classes.
 
@@ -75,14 +92,13 @@ class Labelled:
         offsets = self.tokens.offsets[: count + 1]
         return Labelled(TokenTable(self.tokens.ids[: offsets[-1]], offsets), self.labels[:count])
 
-    def steps(self, order: NDArray[np.int64], size: int, *, accumulate: int = 1) -> Iterator[list[Batch]]:
-        """What each optimizer step sees: `size` examples in `order`, in `accumulate` parts; the last may be smaller.
+    def steps(self, order: NDArray[np.int64], cut: Cut) -> Iterator[list[Batch]]:
+        """What each optimizer step sees of the examples in `order`, in parts.
 
         Within a part the longest come first: a sum over the batch does not mind, and attention pads less.
         """
-        for parts in divided(order, size, accumulate):
-            count = sum(map(len, parts))
-            yield [collate(self.tokens, self.labels, self._longest_first(part), weight=1 / count) for part in parts]
+        for parts, weight in self._divided(order, cut):
+            yield [collate(self.tokens, self.labels, self._longest_first(part), weight=weight) for part in parts]
 
     def by_length(self, *, tokens: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """All examples, in batches of like lengths, each with its numbers (B,) in the data.
@@ -100,28 +116,31 @@ class Labelled:
             yield chosen, collate(self.tokens, self.labels, chosen)
             start += len(chosen)
 
-    def totals(self, order: NDArray[np.int64], size: int, accumulate: int = 1) -> list[int]:
+    def totals(self, order: NDArray[np.int64], cut: Cut) -> list[int]:
         """The tokens of every part that :meth:`steps` will give."""
         lengths = self.tokens.lengths
-        return [int(lengths[part].sum()) for parts in divided(order, size, accumulate) for part in parts]
+        return [int(lengths[part].sum()) for parts, _ in self._divided(order, cut) for part in parts]
 
-    def largest(self, orders: Sequence[NDArray[np.int64]], size: int, accumulate: int = 1) -> Batch:
+    def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> Batch:
         """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens."""
-        parts = (part for order in orders for parts in divided(order, size, accumulate) for part in parts)
+        parts = (part for order in orders for parts, _ in self._divided(order, cut) for part in parts)
         most = max(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
         return collate(self.tokens, self.labels, self._longest_first(most))
+
+    def _divided(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
+        """The examples of each step's parts, and what each of them weighs."""
+        part = math.ceil(cut.size / cut.accumulate)
+        for start in range(0, len(order), cut.size * cut.processes):
+            chosen = order[start : start + cut.size * cut.processes]
+            weight = 1 / len(chosen)
+            if cut.processes > 1:  # dealt out by length: all have about as many tokens
+                dealt = self._longest_first(chosen)[cut.rank :: cut.processes]
+                chosen, weight = (dealt, weight) if len(dealt) else (chosen[:1], 0.0)
+            yield [chosen[begin : begin + part] for begin in range(0, len(chosen), part)], weight
 
     def _longest_first(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         offsets = self.tokens.offsets
         return chosen[np.argsort(offsets[chosen] - offsets[chosen + 1], kind="stable")]
-
-
-def divided(order: NDArray[np.int64], size: int, accumulate: int = 1) -> Iterator[list[NDArray[np.int64]]]:
-    """`order` (N,) cut into steps of `size`, and each step into parts of size / accumulate."""
-    part = math.ceil(size / accumulate)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield [chosen[begin : begin + part] for begin in range(0, len(chosen), part)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loratory.data.batches import Labelled, epoch_order
+from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
@@ -28,6 +28,7 @@ from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.predict import predict
+from loratory.engine.processes import Processes
 from loratory.engine.step import Step
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
@@ -92,7 +93,10 @@ def fit(
     """
     model, bottom = classifier.model, Bottom.of(classifier.model, classifier.family)
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
-    total = spec.epochs * math.ceil(len(data.labels) / spec.batch_size)
+    processes = hardware.processes
+    cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
+    size = spec.batch_size * processes.count  # of a step, all processes together
+    total = spec.epochs * math.ceil(len(data.labels) / size)
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
     devices = [hardware.device] if hardware.device.type == "cuda" else []
@@ -109,37 +113,37 @@ def fit(
         with meter.phase("setup"):
             embeddings = quicken(model) if hardware.device.type == "cpu" else []
             one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
-            meter.memory_parts = one.memory(
-                data.largest(orders, spec.batch_size, spec.accumulate), quick.shadows.copies
-            )
+            meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
-                [tokens for order in orders for tokens in data.totals(order, spec.batch_size, spec.accumulate)],
+                [tokens for order in orders for tokens in data.totals(order, cut)],
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 why_eager="checkpointed layers draw from torch's generator" if blocks and random else None,
             )
         if frozen is not None:
             engine["frozen_bottom"] = frozen
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + (processes.rank << 32))  # each process draws dropout of its own
         for epoch, order in enumerate(orders, 1):
             _set_training(model, bottom)
             one.loss.zero_()
             begin = 0
             with meter.phase("train"):
-                for parts in data.steps(order, spec.batch_size, accumulate=spec.accumulate):
+                for parts in data.steps(order, cut):
                     rows = step(parts)
-                    seen = order[begin : begin + spec.batch_size]
+                    seen = order[begin : begin + size]
                     begin += len(seen)
                     meter.count(examples=len(seen), tokens=int(texts[seen].sum()), padded_tokens=rows)
                     if meter.steps % CHECKED_EVERY == 0:
-                        _check_finite(one.loss, epoch, meter.steps)
+                        _total(one.loss, processes, epoch, meter.steps)
                     on_step(Progress(epoch, meter.steps, total, meter.examples))
-                loss = _check_finite(one.loss, epoch, meter.steps) / len(data.labels)
+                loss = _total(one.loss, processes, epoch, meter.steps) / len(data.labels)
             row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": one.rate}
             with meter.phase("eval"):
                 quick.shadows.refresh()
-                scores = score(predict(classifier, validation, hardware=hardware)) if validation is not None else {}
+                scores = {}
+                if validation is not None:
+                    scores = score(predict(classifier, validation, hardware=hardware, processes=processes))
             history.append({**row, "train_seconds": meter.seconds["train"], **scores})
             if spec.keep == "best" and (best is None or better(scores, best[1])):
                 best = epoch, scores, {name: parameter.detach().clone() for name, parameter in one.free.items()}
@@ -156,8 +160,11 @@ def _set_training(model: nn.Module, bottom: Bottom | None) -> None:
         bottom.evaluate()
 
 
-def _check_finite(losses: Tensor, epoch: int, step: int) -> float:
-    total = float(losses)
+def _total(losses: Tensor, processes: Processes, epoch: int, step: int) -> float:
+    """The sum of all processes' losses, which must be a finite number."""
+    together = losses.clone()
+    processes.sum_(together)
+    total = float(together)
     if not math.isfinite(total):
         raise DivergedError(f"the loss is {total} in epoch {epoch} (step {step}); use a smaller --lr")
     return total

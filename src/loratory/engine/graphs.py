@@ -105,8 +105,9 @@ class Graphs:
             else:
                 captured.load(batch)
                 captured.graph.replay()
-                updated = not self._step.accumulates
+                updated = not self._step.separate
             rows += shape.tokens
+        self._step.share()
         if self._update is not None:
             self._update.replay()
         elif not updated:
@@ -137,9 +138,9 @@ class Graphs:
                     self._step.warm_up(captured[tokens].batch)
                 with torch.cuda.graph(captured[tokens].graph, pool=pool, stream=stream):
                     self._step.backward(captured[tokens].batch)
-                    if not self._step.accumulates:
+                    if not self._step.separate:
                         self._step.update()
-            update = torch.cuda.CUDAGraph() if self._step.accumulates and often else None
+            update = torch.cuda.CUDAGraph() if self._step.separate and often else None
             if update is not None:
                 with torch.cuda.graph(update, pool=pool, stream=stream):
                     self._step.update()

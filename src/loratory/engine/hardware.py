@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from loratory.engine.processes import ALONE, Processes
 from loratory.errors import ResourceError, SettingsError, counted
 from loratory.models.families import Family
 from loratory.spec import HardwareSpec
@@ -32,6 +33,8 @@ class Hardware:
     """Whether steps may be captured as CUDA graphs."""
     checkpointing: bool = False
     """Whether layers compute their activations again in backward."""
+    processes: Processes = ALONE
+    """Those that train together."""
 
     @classmethod
     def of(cls, spec: HardwareSpec) -> Hardware:
@@ -42,13 +45,22 @@ class Hardware:
         """
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("--device cuda: no CUDA device is available; use --device cpu or auto")
-        kind = spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        kind = device_type(spec)
+        processes = Processes.here()
+        if kind == "cuda" and processes.local_rank >= torch.cuda.device_count():
+            raise ResourceError(
+                f"{counted(processes.count, 'process', 'processes')} on {counted(torch.cuda.device_count(), 'GPU')}: "
+                "each needs one of its own; start fewer"
+            )
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         precision = spec.precision
         if precision == "auto":
             precision = "bf16" if _computes_bf16(kind) else "fp32"
-        return cls(torch.device(kind), precision, spec.graphs == "auto", spec.activation_checkpointing == "on")
+        device = (
+            torch.device(kind, processes.local_rank) if kind == "cuda" and processes.count > 1 else torch.device(kind)
+        )
+        return cls(device, precision, spec.graphs == "auto", spec.activation_checkpointing == "on", processes)
 
     def suited(self, family: Family, asked: HardwareSpec) -> Hardware:
         """This place with the precision that `family` can be computed in.
@@ -85,11 +97,17 @@ class Hardware:
             "device_type": self.device.type,
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "deterministic": not cuda,
             "platform": platform.platform(terse=True),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         }
+
+
+def device_type(spec: HardwareSpec) -> str:
+    """`cpu` or `cuda`."""
+    return spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _computes_bf16(kind: str) -> bool:

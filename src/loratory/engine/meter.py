@@ -76,8 +76,16 @@ class Meter:
         self._restart_peak()
 
     def stop_memory(self) -> None:
-        """Take the peak now: what comes after (scoring, saving, loading back) is not what the method needs."""
-        self._peak = self._highest()
+        """Take the peak now: what comes after (scoring, saving, loading back) is not what the method needs.
+
+        Of processes that train together the largest peak is taken, and the rows that all of them computed.
+        """
+        peak, processes, device = self._highest(), self.hardware.processes, self.hardware.device
+        most = processes.largest([value or 0 for value in peak.values()], device)
+        self._peak = {kind: now if peak[kind] is not None else None for kind, now in zip(peak, most, strict=True)}
+        rows = torch.tensor(self.padded_tokens, device=device)
+        processes.sum_(rows)
+        self.padded_tokens = int(rows)
         self._stopped = True
 
     def _highest(self) -> dict[str, int | None]:

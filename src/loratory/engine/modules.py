@@ -101,9 +101,11 @@ class Embedding(nn.Module):
         self.weight.grad.index_add_(0, ids, gradient.to(self.weight.dtype))
         self._touched.append(ids)
 
-    def clear(self) -> None:
-        """Zero the gradient's touched rows."""
-        if self.weight.grad is not None:
+    def clear(self, *, whole: bool = False) -> None:
+        """Zero the gradient's touched rows, or all of it, where others have added theirs."""
+        if self.weight.grad is not None and whole:
+            self.weight.grad.zero_()
+        elif self.weight.grad is not None:
             for ids in self._touched:
                 self.weight.grad.index_fill_(0, ids, 0.0)
         self._touched.clear()

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from loratory.data.batches import Labelled
 from loratory.engine.hardware import Hardware
+from loratory.engine.processes import ALONE, Processes
 from loratory.models.flat import Classifier
 
 
-def predict(classifier: Classifier, data: Labelled, *, hardware: Hardware, tokens: int = 8192) -> Tensor:
+def predict(
+    classifier: Classifier,
+    data: Labelled,
+    *,
+    hardware: Hardware,
+    tokens: int = 8192,
+    processes: Processes = ALONE,
+) -> Tensor:
     """Logits (N, C) in fp32 on the CPU, in the data's order.
 
     Args:
         tokens: the most tokens a batch holds, counted as if padded.
+        processes: those that share the work; all of them must call, and all get all logits.
     """
     classifier.model.eval()
     order, results = [], []
     with torch.inference_mode():
-        for chosen, batch in data.by_length(tokens=tokens):
+        for number, (chosen, batch) in enumerate(data.by_length(tokens=tokens)):
+            if number % processes.count != processes.rank:
+                continue
             with hardware.autocast():
                 results.append(classifier(batch.to(hardware.device)).float())
-            order.append(chosen)
-    logits = torch.cat(results).cpu()
-    return torch.empty_like(logits).index_copy_(0, torch.from_numpy(np.concatenate(order)), logits)
+            order.append(torch.from_numpy(chosen))
+        logits = torch.zeros(len(data.labels), classifier.classes, device=hardware.device)
+        if order:
+            logits.index_copy_(0, torch.cat(order).to(hardware.device), torch.cat(results))
+        processes.sum_(logits)
+        return logits.cpu()

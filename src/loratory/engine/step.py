@@ -54,12 +54,15 @@ class Step:
         self.classifier, self.hardware = classifier, hardware
         self.free = {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}
         self.loss = torch.zeros((), device=device)
-        self.accumulates = spec.accumulate > 1
+        self.processes = hardware.processes
+        self.separate = spec.accumulate > 1 or self.processes.count > 1
+        """Whether gradients stand in memory of their own, so that passes and update can be captured apart."""
         factor = linear_schedule(total, warmup=spec.warmup)
         self._rates = torch.tensor([lr * factor(step) for step in range(total)], device=device)
         self._done = torch.zeros(1, dtype=torch.int64, device=device)
         self._rate = torch.zeros((), device=device)
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
+        self._joint: Tensor | None = None  # the gradients of a step end to end, for one sum over all processes
         self._max_norm = spec.max_grad_norm
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
@@ -83,6 +86,7 @@ class Step:
         for part in parts:
             self.backward(part.to(self.hardware.device))
             rows += self.classifier.rows(part)
+        self.share()
         self.update()
         return rows
 
@@ -114,6 +118,19 @@ class Step:
             "optimizer": 2 * gradients,  # AdamW's two moments
             "activations": kept.bytes,
         }
+
+    def share(self) -> None:
+        """Add up the gradients of all processes."""
+        if self.processes.count == 1:
+            return
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if self._joint is None:
+            self._joint = torch.empty(sum(gradient.numel() for gradient in gradients), device=gradients[0].device)
+        parts = torch.split(self._joint, [gradient.numel() for gradient in gradients])
+        views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(views, gradients)
+        self.processes.sum_(self._joint)
+        torch._foreach_copy_(gradients, views)
 
     def update(self) -> None:
         """Clip, step, move on along the schedule, and forget the gradients."""
@@ -160,9 +177,9 @@ class Step:
     def _clear(self) -> None:
         """Forget all gradients; those of the embeddings, and of a batch made in parts, keep their memory."""
         for embedding in self._embeddings:
-            embedding.clear()
+            embedding.clear(whole=self.processes.count > 1)
         kept = {id(embedding.weight) for embedding in self._embeddings}
-        if self.accumulates and self.hardware.device.type == "cuda":
+        if self.separate and self.hardware.device.type == "cuda":
             torch._foreach_zero_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
             return
         for parameter in self._parameters:

@@ -267,6 +267,12 @@ class Classifier:
         return bool(config._attn_implementation == ATTENTION)
 
     @property
+    def classes(self) -> int:
+        """C."""
+        config: Any = self.model.config
+        return int(config.num_labels)
+
+    @property
     def why_eager(self) -> str | None:
         """Why steps on CUDA are not captured as graphs; None where they can be."""
         return None if self.flat else "the family runs padded"

@@ -1,0 +1,85 @@
+"""Training by several processes at once, each with its own share of every batch, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together, seen from one of them. Alone, everything here costs nothing.
+
+    Attributes:
+        rank: this one's number, from 0.
+        count: how many there are.
+        local_rank: its number on its machine: the GPU that is its own.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def here(cls) -> Processes:
+        """The processes that were joined, or this one alone."""
+        if not dist.is_initialized():
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Put the sum over all processes into `tensor`."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+
+    def largest(self, values: Sequence[int], device: torch.device) -> list[int]:
+        """Of each value the largest that a process has."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, device=device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return [int(value) for value in tensor.tolist()]
+
+    def told(self, value: T) -> T:
+        """The first process's `value`, in all of them."""
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(*, cuda: bool) -> Iterator[None]:
+    """Join the processes that `torchrun` started together with this one; without it, nothing.
+
+    Args:
+        cuda: whether they compute on GPUs, one each: NCCL joins them, Gloo elsewhere.
+    """
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
+        yield
+        return
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
