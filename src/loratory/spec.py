@@ -55,7 +55,7 @@ class TrainingSpec(Settings):
     """How it is trained: AdamW with linear warm-up and decay."""
 
     epochs: int = Field(3, ge=1, description="passes over the training data")
-    batch_size: int = Field(32, ge=1, description="examples an optimizer step sees")
+    batch_size: int = Field(32, ge=1, description="examples an optimizer step sees, in each process")
     accumulate: int = Field(
         1, ge=1, description="parts a batch is computed in: less memory, the same sum; dropout draws differ"
     )

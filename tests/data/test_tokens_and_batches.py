@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertJapaneseTokenizer, PreTrainedTokenizerFast
 
-from loratory.data import Labelled, Split, TokenTable, collate, epoch_order, padded, tokenize, tokenizer_digest
+from loratory.data import Cut, Labelled, Split, TokenTable, collate, epoch_order, padded, tokenize, tokenizer_digest
 from loratory.data.tokens import encode
 from loratory.errors import DataError, StorageError
 
@@ -165,3 +165,20 @@ def test_batches_by_length_are_longest_first_stable_and_hold_no_more_tokens_than
     for chosen, batch in batches:
         assert batch.labels.tolist() == chosen.tolist()
         assert batch.cu_seqlens.diff().tolist() == table.lengths[chosen].tolist()
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 3), st.integers(1, 4))
+def test_processes_share_each_step_and_weigh_every_example_alike(n: int, size: int, parts: int, count: int) -> None:
+    data = Labelled(make_table([1 + number % 7 for number in range(n)]), np.arange(n, dtype=np.int64))
+    order = epoch_order(n, seed=0, epoch=1)
+    shares = [list(data.steps(order, Cut(size, parts, rank, count))) for rank in range(count)]
+    assert len({len(share) for share in shares}) == 1
+    for number, together in enumerate(zip(*shares, strict=True)):
+        expected = order[number * size * count :][: size * count]
+        batches = [part for share in together for part in share]
+        weighed = [(int(i), float(w)) for b in batches for i, w in zip(b.labels, b.weights, strict=True) if w > 0]
+        assert sorted(i for i, _ in weighed) == sorted(expected)
+        assert all(weight == pytest.approx(1 / len(expected)) for _, weight in weighed)
+        assert all(1 <= len(share) <= parts for share in together)
+        tokens = [sum(part.tokens for part in share) for share in together]
+        assert len(expected) < size * count or max(tokens) - min(tokens) <= 6  # dealt out by length
