@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
@@ -80,62 +79,6 @@ def weights(trainable: TrainableModel) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def plain_loop(directory: Any, method: str, data: Labelled, epochs: int, size: int) -> tuple[list[float], Any]:
-    """Padded batches, transformers' own forward, AdamW and schedule: mean loss of each epoch, and the weights."""
-    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=0.0, flat_tokens=False)
-    trainable = method_named(method).prepare(base, method_settings({"name": method}), seed=0)
-    free = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in free if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=LR,
-        fused=False,
-    )
-    steps = epochs * math.ceil(len(data.labels) / size)
-    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.06 * steps), steps)
-    sequences = [torch.from_numpy(s.astype(np.int64)) for s in np.split(data.tokens.ids, data.tokens.offsets[1:-1])]
-    base.model.train()
-    losses = []
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        order = epoch_order(len(data.labels), 0, epoch)
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            ids = torch.nn.utils.rnn.pad_sequence([sequences[row] for row in rows], batch_first=True)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(sequences[row]) for row in rows], batch_first=True)
-            labels = torch.from_numpy(data.labels[rows])
-            loss = F.cross_entropy(base.model(input_ids=ids, attention_mask=mask).logits, labels)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(free, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.item() * len(rows)
-        losses.append(total / len(order))
-    return losses, weights(trainable)
-
-
-@pytest.mark.parametrize("method", ["standard", "lora", "hybrid", "head"])
-@pytest.mark.parametrize(("epochs", "size"), [(10, 12), (3, 5)], ids=["a step an epoch", "a smaller last batch"])
-def test_losses_are_those_of_a_plain_padded_loop(
-    method: str, epochs: int, size: int, tiny_bert: Any, labelled: Any
-) -> None:
-    data = labelled(LENGTHS)
-    expected, expected_weights = plain_loop(tiny_bert, method, data, epochs, size)
-    classifier, trainable = prepared(tiny_bert, method)
-    history = fitted(classifier, data, epochs=epochs, batch_size=size).history
-    assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4, rel=1e-4)
-    assert min(expected) < expected[0] - 0.05  # it learned, so that the later losses say something
-    head = next(name for name, part in trainable.parts.items() if part == "head" and name.endswith("weight"))
-    torch.testing.assert_close(weights(trainable)[head], expected_weights[head], atol=1e-3, rtol=1e-3)
-    steps = math.ceil(len(LENGTHS) / size)
-    assert [row["step"] for row in history] == [steps * epoch for epoch in range(1, epochs + 1)]
-    assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
-    assert history[-1]["lr"] == 0
 
 
 @pytest.mark.parametrize("parts", [2, 4, 5])
