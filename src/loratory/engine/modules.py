@@ -102,8 +102,9 @@ class Embedding(nn.Module):
         self._touched.append(ids)
 
     def clear(self, *, whole: bool = False) -> None:
-        """Zero the gradient's touched rows, or all of it, where others have added theirs."""
-        if self.weight.grad is not None and whole:
+        """Zero the gradient's touched rows; all of it where others have added theirs, or where no row was looked up:
+        then the table was used as a whole, as DeBERTa uses its relative positions."""
+        if self.weight.grad is not None and (whole or not self._touched):
             self.weight.grad.zero_()
         elif self.weight.grad is not None:
             for ids in self._touched:
