@@ -124,9 +124,9 @@ def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
     return clock, share
 
 
-def build(job: Job, settings: Rival, *, labels: int) -> nn.Module:
+def build(job: Job, settings: Rival, *, labels: int, seed: int = 0) -> nn.Module:
     """The model, adapted by stock PEFT."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
             job.model,
