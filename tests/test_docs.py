@@ -1,4 +1,4 @@
-"""What the README shows runs, in its order, on tiny stand-ins for the packaged model and data."""
+"""What the README shows runs, on tiny stand-ins for the packaged model and data; what pages name is there."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import re
 import shlex
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from loratory.cli import main
+from loratory.cli import app, main
 from loratory.data import PACKAGED
+from loratory.methods import all_flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +81,27 @@ def test_every_command_of_the_readme_runs_and_so_does_its_code(
 def test_the_studys_own_commands_need_no_other_block(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = (block for block in README_BLOCKS if "scripts/evaluate.py --model_path models/your_model.pth" in block)
     assert run(block, capsys) >= 3
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+OTHERS_FLAGS = {"--nproc-per-node", "--strict"}  # torchrun, mypy
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_flags_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text("utf8")
+    for name in re.findall(r"(?<![\w/.-])((?:[\w-]+/)*[\w-]+\.(?:py|md|txt|toml))\b", text):
+        places = (ROOT, ROOT / "src" / "loratory", ROOT / "benchmarks", page.parent)
+        assert any((place / name).is_file() for place in places), name
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    source = "".join(file.read_text("utf8") for file in (ROOT / "benchmarks").glob("*.py"))
+    known = {*re.findall(r'"(--[a-z-]+)"', (ROOT / "src" / "loratory" / "cli.py").read_text("utf8"))}
+    known |= {*re.findall(r'"(--[a-z-]+)"', source), *OTHERS_FLAGS, "--help", "--debug"}
+    known |= {"--" + name.replace("_", "-") for name in (*all_flags(), *parameters_of_commands())}
+    for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text):
+        assert flag.replace("_", "-") in known, flag
+
+
+def parameters_of_commands() -> list[str]:
+    return [parameter for command in app.registered_commands for parameter in signature(command.callback).parameters]
