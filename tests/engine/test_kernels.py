@@ -15,7 +15,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402
+from loratory.engine.kernels import add_norm, add_norm_backward, drop  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
@@ -54,6 +54,19 @@ def test_result_and_gradients_agree_with_fp64(width: int, dropout: float, dtype:
     assert without[2:] == (None, None)
     assert torch.equal(without[0], ours[0])
     assert torch.equal(without[1], ours[1])
+
+
+@pytest.mark.parametrize("width", [48, 768])
+def test_dropout_alone_is_drawn_again_alike_and_adds_to_what_is_there(width: int) -> None:
+    x, there, seed = (*torch.randn(2, 9, width, device=DEVICE), torch.tensor([5], device=DEVICE))
+    once = drop(x, 0.3, seed, 2)
+    mask = once.ne(0)
+    assert float(mask.float().mean()) == pytest.approx(0.7, abs=0.08)
+    torch.testing.assert_close(once, x * mask / 0.7)
+    into = there.clone()
+    assert drop(x, 0.3, seed, 2, into=into) is into
+    torch.testing.assert_close(into, there + once)
+    assert not torch.equal(drop(x, 0.3, seed, 3).ne(0), mask)
 
 
 def test_masks_depend_on_seed_and_site() -> None:

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call, attr-defined"
 # (Triton's kernels are its own language: their arguments have no Python types.)
-"""LayerNorm of a residual and a dropped-out branch, as Triton kernels for CUDA.
+"""LayerNorm of a residual and a dropped-out branch, and dropout alone, as Triton kernels for CUDA.
 
     x = residual + h∘M,   y = (x - mean)·rstd·w + b          M: dropout's mask over its keeping probability
 
@@ -84,6 +84,29 @@ def _backward(
     if WEIGHTS:
         tl.store(PW + program * width + columns, grad_w, mask=inside)
         tl.store(PB + program * width + columns, grad_b, mask=inside)
+
+
+@triton.jit
+def _dropped(X, Y, seeds, site, width, dropout, ADD: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, N)
+    inside = columns < width
+    place = row * width + columns
+    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32) * _kept(seeds, site, row, dropout, ROUNDS, N)
+    if ADD:
+        y += tl.load(Y + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
+
+
+def drop(x: Tensor, dropout: float, seed: Tensor, site: int, *, into: Tensor | None = None) -> Tensor:
+    """x∘M, (T, H), or `into` with that added to it in place."""
+    rows, width = x.shape
+    y = torch.empty_like(x) if into is None else into
+    columns, warps = _tile(width)
+    _dropped[(rows,)](
+        x, y, seed, site, width, dropout, ADD=into is not None, ROUNDS=_ROUNDS, N=columns, num_warps=warps
+    )
+    return y
 
 
 def _tile(width: int) -> tuple[int, int]:

@@ -66,12 +66,29 @@ class Shadows:
         tensor = tensor.detach()
         if tensor.dtype == self._dtype and scale == 1.0:
             return tensor
-        self._originals.append(tensor)
-        self.copies.append(tensor.to(self._dtype, copy=True).mul_(scale))
+        copy = tensor.to(self._dtype, copy=True).mul_(scale)
+        self._keep(tensor, copy)
         if scale != 1.0:
-            self._scaled.append(self.copies[-1])
+            self._scaled.append(copy)
             self._scales.append(scale)
-        return self.copies[-1]
+        return copy
+
+    def diagonal(self, blocks: Sequence[tuple[slice, Tensor]], rows: int) -> Tensor:
+        """One matrix of `rows` rows that stands for several: each in rows and columns of its own, zeros elsewhere.
+
+        Args:
+            blocks: the rows (o,) of each matrix, and the matrix (o, r).
+        """
+        columns = [matrix.shape[1] for _, matrix in blocks]
+        whole = blocks[0][1].new_zeros(rows, sum(columns), dtype=self._dtype)
+        for (place, matrix), part in zip(blocks, torch.split(whole, columns, dim=1), strict=True):
+            part[place].copy_(matrix.detach())
+            self._keep(matrix.detach(), part[place])
+        return whole
+
+    def _keep(self, original: Tensor, copy: Tensor) -> None:
+        self._originals.append(original)
+        self.copies.append(copy)
 
     def refresh(self) -> None:
         """Copy what the optimizer changed."""
@@ -105,7 +122,6 @@ class _Adapter:
     out: slice
     a: nn.Parameter
     b: nn.Parameter
-    b_used: Tensor
 
 
 class Group:
@@ -115,7 +131,7 @@ class Group:
         parameters: those that are trained, in the order in which `backward` gives their gradients.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], shadows: Shadows) -> None:
+    def __init__(self, layers: Sequence[nn.Module], shadows: Shadows, draws: Draws) -> None:
         bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
         self._stacked = [base.weight for base in bases], [base.bias for base in bases]
         weights, biases = self._stacked
@@ -133,13 +149,15 @@ class Group:
                 known: Any = layer
                 (name,) = known.active_adapters
                 a, b = known.lora_A[name].weight, known.lora_B[name].weight
-                self.adapters.append(_Adapter(slice(start, start + size), a, b, shadows.of(b)))
+                self.adapters.append(_Adapter(slice(start, start + size), a, b))
                 self.scale, self.dropout = float(known.scaling[name]), float(getattr(known.lora_dropout[name], "p", 0))
             start += size
         self._stacked_a = [adapter.a for adapter in self.adapters]
         if self.adapters:
             self.a = shadows.of(_one(self._stacked_a), scale=self.scale)  # s·A, (r of all, I)
+            self.b = shadows.diagonal([(adapter.out, adapter.b) for adapter in self.adapters], start)  # (O, r of all)
         self.rank = len(self.adapters[0].a) if self.adapters else 0
+        self._draws, self._sites = draws, [draws.site() for _ in self.adapters]
         trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
         self.parameters: list[Any] = trained
         self.parameters += [p for adapter in self.adapters for p in (adapter.a, adapter.b)]
@@ -161,20 +179,27 @@ class Group:
         y = F.linear(x, self.weight, self.bias)
         if not self.adapters:
             return y, []
-        masks = []
-        if training and self.dropout > 0:
-            masks = [_mask(x, self.dropout) for _ in self.adapters]
-        if masks:
-            parts = [(x * mask) @ self.a[self._part(number)].t() for number, mask in enumerate(masks)]
+        drops = training and self.dropout > 0
+        masks = [Dropout(self.dropout).mask(x) for _ in self.adapters] if drops and not x.is_cuda else []
+        if drops:
+            parts = [
+                self._drop(x, number, masks) @ self.a[self._part(number)].t() for number in range(len(self.adapters))
+            ]
             hidden = torch.cat(parts, dim=1)
         else:
             hidden = x @ self.a.t()  # s·x·Aᵀ of all, (T, r of all)
-        for number, adapter in enumerate(self.adapters):
-            y[:, adapter.out].addmm_(hidden[:, self._part(number)], adapter.b_used.t())
+        y.addmm_(hidden, self.b.t())
         return y, [hidden, *masks]
 
     def backward(
-        self, grad: Tensor, x: Tensor | None, kept: Sequence[Tensor], *, into: Tensor | None = None, wanted: bool = True
+        self,
+        grad: Tensor,
+        x: Tensor | None,
+        kept: Sequence[Tensor],
+        *,
+        training: bool,
+        into: Tensor | None = None,
+        wanted: bool = True,
     ) -> tuple[Tensor | None, list[Tensor]]:
         """The input's gradient (T, I), and those of `parameters`.
 
@@ -195,15 +220,14 @@ class Group:
             return result, gradients
         assert x is not None
         hidden, masks = kept[0], kept[1:]
-        inner = torch.empty_like(hidden)  # dy·B
-        for number, adapter in enumerate(self.adapters):
-            torch.mm(grad[:, adapter.out], adapter.b_used, out=inner[:, self._part(number)])
+        inner = grad @ self.b  # dy·B
         grads_a: list[Tensor] = []
-        for number, part in enumerate(self._parts(masks)):
-            dropped = x * masks[number] if masks else x
+        drops = training and self.dropout > 0
+        for number, part in enumerate(self._parts(drops)):
+            dropped = self._drop(x, number, masks) if drops else x
             grads_a += torch.split(_product32(inner[:, part].t(), dropped).mul_(self.scale), self.rank)
-            if result is not None and masks:
-                result.addcmul_(inner[:, part] @ self.a[part], masks[number])
+            if result is not None and drops:
+                self._drop(inner[:, part] @ self.a[part], number, masks, into=result)
             elif result is not None:
                 result.addmm_(inner, self.a)
         for number, adapter in enumerate(self.adapters):
@@ -213,18 +237,17 @@ class Group:
     def _part(self, number: int) -> slice:
         return slice(number * self.rank, (number + 1) * self.rank)
 
-    def _parts(self, masks: Sequence[Tensor]) -> list[slice]:
+    def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
+        """x∘M of the adapter `number`, added to `into` where that is given. On CUDA M is drawn again, not kept."""
+        if x.is_cuda:
+            return kernels().drop(x, self.dropout, self._draws.seed, self._sites[number], into=into)  # type: ignore[no-any-return]
+        return x * masks[number] if into is None else into.addcmul_(x, masks[number])
+
+    def _parts(self, drops: bool) -> list[slice]:
         """All A's in one product, or, where each drops its input by a mask of its own, one after the other."""
-        if masks:
+        if drops:
             return [self._part(number) for number in range(len(self.adapters))]
         return [slice(0, self.rank * len(self.adapters))]
-
-
-def _mask(x: Tensor, p: float) -> Tensor:
-    """0 or 1/(1-p) for each element of `x`."""
-    if x.is_cuda:
-        return torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
-    return Dropout(p).mask(x)
 
 
 class _Project(torch.autograd.Function):
@@ -235,13 +258,15 @@ class _Project(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             y, kept = group.forward(x, training=training)
         ctx.save_for_backward(x if group.keeps_input else None, *kept)
-        ctx.group, ctx.wanted = group, ctx.needs_input_grad[0]
+        ctx.group, ctx.training, ctx.wanted = group, training, ctx.needs_input_grad[0]
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *kept = ctx.saved_tensors
-        grad, parameters = ctx.group.backward(gradients[0].contiguous(), x, kept, wanted=ctx.wanted)
+        grad, parameters = ctx.group.backward(
+            gradients[0].contiguous(), x, kept, training=ctx.training, wanted=ctx.wanted
+        )
         return grad, None, None, *parameters
 
 
@@ -301,8 +326,10 @@ class _Rest(torch.autograd.Function):
             active = F.gelu(inner)
             outer, kept_down = layer.down.forward(active, training=training)
             z, kept_second = layer.second.forward(outer, y, training=training)
+        # where backward needs GELU's result: a CPU takes longer to compute it again than to keep it, a GPU does not
+        active_kept = active if layer.down.keeps_input and not x.is_cuda else None
         parts: list[Sequence[Tensor | None]] = [
-            [attended if layer.out.keeps_input else None, y if layer.up.keeps_input else None, inner],
+            [attended if layer.out.keeps_input else None, y if layer.up.keeps_input else None, inner, active_kept],
             kept_out, kept_first, kept_up, kept_down, kept_second,
         ]  # fmt: skip
         ctx.save_for_backward(*(tensor for part in parts for tensor in part))
@@ -314,14 +341,15 @@ class _Rest(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, layer = iter(ctx.saved_tensors), ctx.layer
         parts = [[next(saved) for _ in range(size)] for size in ctx.sizes]
-        (attended, y, inner), kept_out, kept_first, kept_up, kept_down, kept_second = parts
+        (attended, y, inner, active), kept_out, kept_first, kept_up, kept_down, kept_second = parts
         grad, grad_y, of_second = layer.second.backward(gradients[0].contiguous(), kept_second, training=ctx.training)
-        active = F.gelu(inner) if layer.down.keeps_input else None  # again, rather than kept
-        grad, of_down = layer.down.backward(grad, active, kept_down)
+        if active is None and layer.down.keeps_input:
+            active = F.gelu(inner)
+        grad, of_down = layer.down.backward(grad, active, kept_down, training=ctx.training)
         grad = torch.ops.aten.gelu_backward(grad, inner)
-        grad_y, of_up = layer.up.backward(grad, y, kept_up, into=grad_y)
+        grad_y, of_up = layer.up.backward(grad, y, kept_up, training=ctx.training, into=grad_y)
         grad, grad_x, of_first = layer.first.backward(grad_y, kept_first, training=ctx.training)
-        grad, of_out = layer.out.backward(grad, attended, kept_out, wanted=ctx.wanted[0])
+        grad, of_out = layer.out.backward(grad, attended, kept_out, training=ctx.training, wanted=ctx.wanted[0])
         return grad, grad_x if ctx.wanted[1] else None, None, None, *of_out, *of_first, *of_up, *of_down, *of_second
 
 
@@ -333,11 +361,11 @@ class Layer:
         self.module, self.dtype = layer, dtype
         self.attention = attention
         self.heads = int(attention.num_attention_heads)
-        self.project = Group([attention.query, attention.key, attention.value], shadows)
-        self.out = Group([layer.attention.output.dense], shadows)
+        self.project = Group([attention.query, attention.key, attention.value], shadows, draws)
+        self.out = Group([layer.attention.output.dense], shadows, draws)
         self.first = AddNorm(layer.attention.output.LayerNorm, layer.attention.output.dropout, draws)
-        self.up = Group([layer.intermediate.dense], shadows)
-        self.down = Group([layer.output.dense], shadows)
+        self.up = Group([layer.intermediate.dense], shadows, draws)
+        self.down = Group([layer.output.dense], shadows, draws)
         self.second = AddNorm(layer.output.LayerNorm, layer.output.dropout, draws)
 
     def __call__(
@@ -358,9 +386,9 @@ class Layer:
     @property
     def random(self) -> bool:
         """Whether it draws from torch's generators: the CUDA kernels draw by a seed of their own."""
-        groups = (self.project, self.out, self.up, self.down)
-        dropped = [self.attention.dropout.p, *(group.dropout for group in groups)]
+        dropped = [self.attention.dropout.p]
         if not self.out.weight.is_cuda:
+            dropped += [group.dropout for group in (self.project, self.out, self.up, self.down)]
             dropped += [getattr(norm.drop, "p", 0.0) for norm in (self.first, self.second)]
         return any(p > 0 for p in dropped)
 
@@ -373,8 +401,8 @@ class Layer:
 class Single:
     """A linear layer with a low-rank update, by itself: for families of another shape than BERT's."""
 
-    def __init__(self, module: nn.Module, shadows: Shadows, dtype: torch.dtype) -> None:
-        self.module, self.dtype, self.group = module, dtype, Group([module], shadows)
+    def __init__(self, module: nn.Module, shadows: Shadows, draws: Draws, dtype: torch.dtype) -> None:
+        self.module, self.dtype, self.group = module, dtype, Group([module], shadows, draws)
 
     def __call__(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """(..., I) -> (..., O)."""
@@ -420,7 +448,7 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
         taken.update(module.modules())
     for module in list(model.modules()):
         if isinstance(module, LoraLayer) and module not in taken and _plain(module):
-            quick.parts.append(Single(module, quick.shadows, dtype))
+            quick.parts.append(Single(module, quick.shadows, quick.draws, dtype))
     with ExitStack() as stack:
         for part in quick.parts:
             stack.callback(part.restore)
