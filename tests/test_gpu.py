@@ -12,7 +12,7 @@ import torch
 from loratory.engine.hardware import Hardware
 from loratory.methods import spec_from_flags
 from loratory.models.families import FAMILIES
-from loratory.models.flat import ATTENTION
+from loratory.models.flat import ATTENTION, Classifier
 from loratory.run import Run, prepare, train
 from loratory.spec import HardwareSpec
 
@@ -103,6 +103,31 @@ def test_captured_steps_give_the_losses_of_steps_run_one_by_one(
 def test_every_flat_family_can_be_captured(family: str, model_directory: Any, tmp_path: Path, tiny_csv: Path) -> None:
     run = _train(tmp_path, model_directory(family), tiny_csv, "lora")
     assert run.record.environment["engine"]["graphs"] > 0, run.record.environment["engine"]
+
+
+def test_a_model_that_cannot_be_captured_trains_eagerly_and_says_so(
+    tmp_path: Path, tiny_bert: Path, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager = _train(tmp_path / "off", tiny_bert, tiny_csv, "lora", graphs="off", dropout=0.1)
+    forward = Classifier.__call__
+
+    def waits(*args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = forward(*args, **kwargs)
+        logits.sum().item()  # what no capture allows, after dropout has been drawn in it
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "__call__", waits)
+        run = _train(tmp_path / "waits", tiny_bert, tiny_csv, "lora", dropout=0.1)
+    said = run.record.environment["engine"]
+    assert said["graphs"] == 0
+    assert "captur" in said["why_eager"]
+    assert f"no CUDA graphs: {said['why_eager']}" in caplog.text
+    history = [(each.directory / "history.jsonl").read_text("utf8").splitlines() for each in (eager, run)]
+    losses = [[json.loads(row)["loss"] for row in rows] for rows in history]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same dropout
+    after = _train(tmp_path / "after", tiny_bert, tiny_csv, "lora", dropout=0.1)
+    assert after.record.environment["engine"]["graphs"] > 0
 
 
 def test_a_family_that_runs_padded_is_not_captured_and_says_so(

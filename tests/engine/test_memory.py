@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -87,6 +89,26 @@ def test_what_is_kept_for_backward_counts_once_and_weights_do_not() -> None:
     assert kept.bytes == 4 * (16 * 8 + 16 * 8)
     z.sum().backward()
     assert x.grad is not None
+
+
+class Mark:
+    """Something that lives as long as the node that holds it."""
+
+
+def test_the_graph_of_a_forward_that_was_counted_goes_with_its_result() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        x = torch.ones(16, requires_grad=True)
+        with kept_for_backward(beside=Storages()) as kept:
+            y = x.exp()  # keeps its own result
+        y.grad_fn.metadata["mark"] = mark = Mark()
+        gone = weakref.ref(mark)
+        del mark, y
+        assert kept.bytes == 64
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_checkpointed_layer_keeps_its_input_alone_and_runs_once_where_nothing_is_trained() -> None:

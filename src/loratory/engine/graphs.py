@@ -182,6 +182,7 @@ def captured(
     graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest))
     if not step.hardware.graphs:
         return graphs, {"graphs": 0, "why_eager": "switched off"}
+    drawn = torch.cuda.get_rng_state(step.hardware.device)
     try:
         count = graphs.capture(totals)
     except torch.OutOfMemoryError:
@@ -190,5 +191,15 @@ def captured(
         why = str(error).strip().splitlines()[0]
         log.warning("no CUDA graphs: %s; steps run eagerly", why)
         step.forget()  # what the capture that failed left
+        _renew_generator(step.hardware.device, drawn)
         return graphs, {"graphs": 0, "why_eager": why}
     return graphs, {"graphs": count, "why_eager": None if count else "no shape comes up often enough"}
+
+
+
+def _renew_generator(device: torch.device, state: torch.Tensor) -> None:
+    """Give `device`'s generator another state, that says `state`: a capture that failed lets its own draw no more."""
+    fresh = torch.Generator(device)
+    fresh.set_state(state)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())

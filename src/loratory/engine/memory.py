@@ -30,7 +30,7 @@ class Storages:
         key = tensor.device, storage.data_ptr()
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
-            self._held.append(tensor)
+            self._held.append(tensor.detach())
 
     def __contains__(self, tensor: Tensor) -> bool:
         return (tensor.device, tensor.untyped_storage().data_ptr()) in self._sizes
@@ -41,7 +41,7 @@ class Storages:
         return sum(self._sizes.values())
 
 
-_counting: list[Callable[[Tensor], None]] = []
+_counting: list[Callable[[Tensor], object]] = []
 """Who counts what is kept for backward, while somebody does: checkpointed layers keep theirs themselves."""
 
 
@@ -53,9 +53,9 @@ def kept_for_backward(*, beside: Storages) -> Iterator[Storages]:
     def count(tensor: Tensor) -> Tensor:
         if tensor not in beside:
             kept.add(tensor)
-        return tensor
+        return tensor.detach()  # what a node gives out, kept by the node itself, would keep the whole graph alive
 
-    _counting.append(count)  # type: ignore[arg-type]
+    _counting.append(count)
     try:
         with saved_tensors_hooks(count, lambda tensor: tensor):
             yield kept
