@@ -196,7 +196,6 @@ def captured(
     return graphs, {"graphs": count, "why_eager": None if count else "no shape comes up often enough"}
 
 
-
 def _renew_generator(device: torch.device, state: torch.Tensor) -> None:
     """Give `device`'s generator another state, that says `state`: a capture that failed lets its own draw no more."""
     fresh = torch.Generator(device)
