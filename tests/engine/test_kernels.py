@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,27 +14,26 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.engine.kernels import add_norm, add_norm_backward, drop  # noqa: E402
+from loratory.engine.kernels import add_norm, add_norm_backward, column_sums, drop, gelu_backward  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
-@pytest.fixture(autouse=True)
-def _processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    if INTERPRETED:
-        few = SimpleNamespace(multi_processor_count=1)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: few)
+def relative_error(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(ours.double() - exact) / torch.linalg.vector_norm(exact))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("width", [32, 48, 768, 1024])
-def test_result_and_gradients_agree_with_fp64(width: int, dropout: float, dtype: torch.dtype) -> None:
-    branch, residual, grad = (torch.randn(11, width).to(DEVICE, dtype) for _ in range(3))
+@pytest.mark.parametrize(("rows", "width"), [(150, 32), (11, 48), (37, 768), (5000, 768), (11, 1024)])
+def test_result_and_gradients_agree_with_fp64(rows: int, width: int, dropout: float, dtype: torch.dtype) -> None:
+    if INTERPRETED and rows > 1000:
+        pytest.skip("takes the interpreter minutes")
+    branch, residual, grad = (torch.randn(rows, width).to(DEVICE, dtype) for _ in range(3))
     weight, bias = (torch.randn(width, device=DEVICE) for _ in range(2))
     seed = torch.tensor([5], device=DEVICE)
     result, kept = add_norm(branch, residual, weight, bias, 1e-5, dropout, seed, 3)
-    ours = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=True)
+    ours = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=True, summed=True)
     exact = [x.double().requires_grad_() for x in (branch, residual, weight, bias)]
     mask = torch.ones_like(exact[0])
     if dropout > 0:  # which were dropped shows where the branch has no gradient
@@ -44,16 +42,37 @@ def test_result_and_gradients_agree_with_fp64(width: int, dropout: float, dtype:
     expected = F.layer_norm(exact[1] + exact[0] * mask, (width,), exact[2], exact[3], 1e-5)
     expected.backward(grad.double())
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
-    for one, other in ((result, expected.detach()), *zip(ours, (x.grad for x in exact), strict=True)):
-        assert one is not None
-        assert other is not None
-        assert float(torch.linalg.vector_norm(one.double() - other)) < tolerance * float(
-            torch.linalg.vector_norm(other)
-        )
+    gradients = [x.grad for x in exact if x.grad is not None]
+    mine = [*ours[:2], *ours[2]]
+    for one, other in ((result, expected.detach()), *zip(mine, [*gradients, gradients[0].sum(0)], strict=True)):
+        assert relative_error(one, other) < tolerance
     without = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=False)
-    assert without[2:] == (None, None)
+    assert without[2] == []
     assert torch.equal(without[0], ours[0])
     assert torch.equal(without[1], ours[1])
+    (alone,) = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=False, summed=True)[2]
+    assert torch.equal(alone, ours[2][2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(37, 96), (300, 130), (5000, 3072)])
+def test_gelu_comes_back_with_its_gradient_and_sum(rows: int, width: int, dtype: torch.dtype) -> None:
+    if INTERPRETED and rows > 1000:
+        pytest.skip("takes the interpreter minutes")
+    grad, inner = (torch.randn(rows, width).to(DEVICE, dtype) for _ in range(2))
+    ours, active, summed = gelu_backward(grad, inner, active=True, summed=True)
+    exact = inner.double().requires_grad_()
+    F.gelu(exact).backward(grad.double())
+    assert exact.grad is not None
+    assert active is not None
+    assert summed is not None
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    for one, other in ((active, F.gelu(exact.detach())), (ours, exact.grad), (summed, exact.grad.sum(0))):
+        assert relative_error(one, other) < tolerance
+    assert relative_error(column_sums(ours), ours.double().sum(0)) < 1e-5
+    alone = gelu_backward(grad, inner, active=False, summed=False)
+    assert torch.equal(alone[0], ours)
+    assert alone[1:] == (None, None)
 
 
 @pytest.mark.parametrize("width", [48, 768])

@@ -103,6 +103,11 @@ def _product32(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b).float()
 
 
+def _column_sums(x: Tensor) -> Tensor:
+    """The sum over the rows in fp32: bias gradients."""
+    return kernels().column_sums(x) if x.is_cuda else x.sum(0, dtype=torch.float32)
+
+
 def _one(parameters: Sequence[Tensor]) -> Tensor:
     """The parameters' values side by side in one tensor; from now on they are views of it."""
     whole = torch.cat([parameter.detach() for parameter in parameters])
@@ -159,6 +164,11 @@ class Group:
         self.parameters += [p for adapter in self.adapters for p in (adapter.a, adapter.b)]
 
     @property
+    def wants_sum(self) -> bool:
+        """Whether backward needs the sum of its result's gradient: a bias is trained."""
+        return self.free and self.bias is not None
+
+    @property
     def keeps_input(self) -> bool:
         """Whether backward needs the input."""
         return self.free or bool(self.adapters)
@@ -187,48 +197,70 @@ class Group:
         y.addmm_(hidden, self.b.t())
         return y, [hidden, *masks]
 
+    def inner(self, grad: Tensor) -> Tensor | None:
+        """dy·B of all adapters, (T, r of all), which both halves of backward need; None without adapters."""
+        return grad @ self.b if self.adapters else None
+
     def backward(
         self,
         grad: Tensor,
-        x: Tensor | None,
+        inner: Tensor | None,
         kept: Sequence[Tensor],
         *,
         training: bool,
         into: Tensor | None = None,
-        wanted: bool = True,
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """The input's gradient (T, I), and those of `parameters`.
+    ) -> Tensor:
+        """The input's gradient (T, I).
 
         Args:
-            into: a gradient to which the input's is added, in place.
-            wanted: whether the input's gradient is.
+            inner: of `grad`.
+            into: a gradient to which it is added, in place.
         """
-        result = None
-        if wanted:
-            result = grad @ self.weight if into is None else into.addmm_(grad, self.weight)
+        result = grad @ self.weight if into is None else into.addmm_(grad, self.weight)
+        if inner is None:
+            return result
+        if not (training and self.dropout > 0):
+            return result.addmm_(inner, self.a)
+        for number in range(len(self.adapters)):
+            part = self._part(number)
+            self._drop(inner[:, part] @ self.a[part], number, kept[1:], into=result)
+        return result
+
+    def gradients(
+        self,
+        grad: Tensor,
+        inner: Tensor | None,
+        x: Tensor | None,
+        kept: Sequence[Tensor],
+        *,
+        training: bool,
+        summed: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Those of `parameters`, in fp32.
+
+        Args:
+            inner: of `grad`.
+            x: the input, where :attr:`keeps_input`.
+            summed: the sum of `grad` over T in fp32 (O,), where whoever made it has it.
+        """
         gradients: list[Tensor] = []
         if self.free:
             assert x is not None
             gradients += torch.split(_product32(grad.t(), x), self._sizes)
-            if self.bias is not None:
-                gradients += torch.split(grad.sum(0, dtype=torch.float32), self._sizes)
-        if not self.adapters:
-            return result, gradients
+            if self.wants_sum:
+                gradients += torch.split(_column_sums(grad) if summed is None else summed, self._sizes)
+        if inner is None:
+            return gradients
         assert x is not None
         hidden, masks = kept[0], kept[1:]
-        inner = grad @ self.b  # dy·B
         grads_a: list[Tensor] = []
         drops = training and self.dropout > 0
         for number, part in enumerate(self._parts(drops)):
             dropped = self._drop(x, number, masks) if drops else x
             grads_a += torch.split(_product32(inner[:, part].t(), dropped).mul_(self.scale), self.rank)
-            if result is not None and drops:
-                self._drop(inner[:, part] @ self.a[part], number, masks, into=result)
-            elif result is not None:
-                result.addmm_(inner, self.a)
         for number, adapter in enumerate(self.adapters):
             gradients += [grads_a[number], _product32(grad[:, adapter.out].t(), hidden[:, self._part(number)])]
-        return result, gradients
+        return gradients
 
     def _part(self, number: int) -> slice:
         return slice(number * self.rank, (number + 1) * self.rank)

@@ -20,92 +20,144 @@ _ROUNDS = 7
 
 
 @triton.jit
-def _kept(seeds, site, row, dropout, ROUNDS: tl.constexpr, N: tl.constexpr):
-    """(N,) mask over its keeping probability: four numbers a Philox call."""
+def _kept(seeds, site, rows, dropout, ROUNDS: tl.constexpr, R: tl.constexpr, N: tl.constexpr):
+    """(R, N) mask of `rows` over its keeping probability: four numbers a Philox call."""
     seed = tl.load(seeds) * 4096 + site
-    a, b, c, d = tl.randint4x(seed, row * (N // 4) + tl.arange(0, N // 4), ROUNDS)
-    draws = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (N,))
+    places = rows.to(tl.int32)[:, None] * (N // 4) + tl.arange(0, N // 4)[None, :]
+    a, b, c, d = tl.randint4x(seed, places, ROUNDS)
+    draws = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (R, N))
     return tl.where(tl.uint_to_uniform_float(draws) >= dropout, 1.0 / (1.0 - dropout), 0.0)
 
 
 @triton.jit
 def _forward(
-    H, R, W, B, Y, X, MEAN, RSTD, seeds, site, width, eps, dropout,
-    DROP: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr,
+    H, R, W, B, Y, X, MEAN, RSTD, seeds, site, count, width, eps, dropout,
+    DROP: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, N)
-    inside = columns < width
-    place = row * width + columns
+    inside = (rows < count)[:, None] & (columns < width)[None, :]
+    place = rows[:, None] * width + columns[None, :]
     h = tl.load(H + place, mask=inside, other=0.0).to(tl.float32)
     if DROP:
-        h *= _kept(seeds, site, row, dropout, ROUNDS, N)
+        h *= _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
     x = h + tl.load(R + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(X + place, x.to(X.dtype.element_ty), mask=inside)
-    mean = tl.sum(x, 0) / width
-    centred = tl.where(inside, x - mean, 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    tl.store(MEAN + row, mean)
-    tl.store(RSTD + row, rstd)
-    w = tl.load(W + columns, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(B + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(Y + place, (centred * rstd * w + b).to(Y.dtype.element_ty), mask=inside)
+    mean = tl.sum(x, 1) / width
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
+    tl.store(MEAN + rows, mean, mask=rows < count)
+    tl.store(RSTD + rows, rstd, mask=rows < count)
+    w = tl.load(W + columns, mask=columns < width, other=0.0).to(tl.float32)
+    b = tl.load(B + columns, mask=columns < width, other=0.0).to(tl.float32)
+    y = centred * rstd[:, None] * w[None, :] + b[None, :]
+    tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _backward(
-    G, X, W, MEAN, RSTD, DR, DH, PW, PB, seeds, site, rows, width, dropout,
-    EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr,
+    G, X, W, MEAN, RSTD, DR, DH, SUMS, seeds, site, count, width, dropout,
+    EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, ROUNDS: tl.constexpr,
+    ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     columns = tl.arange(0, N)
-    inside = columns < width
-    w = tl.load(W + columns, mask=inside, other=0.0).to(tl.float32)
-    grad_w = tl.zeros((N,), tl.float32)
-    grad_b = tl.zeros((N,), tl.float32)
+    w = tl.load(W + columns, mask=columns < width, other=0.0).to(tl.float32)
+    grad_w = tl.zeros((ROWS, N), tl.float32)
+    grad_b = tl.zeros((ROWS, N), tl.float32)
+    grad_h = tl.zeros((ROWS, N), tl.float32)
     for number in range(EACH):
-        row = (program * EACH + number).to(tl.int64)
-        there = inside & (row < rows)
-        place = row * width + columns
+        rows = (program * EACH + number).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        there = (rows < count)[:, None] & (columns < width)[None, :]
+        place = rows[:, None] * width + columns[None, :]
         x = tl.load(X + place, mask=there, other=0.0).to(tl.float32)
         g = tl.load(G + place, mask=there, other=0.0).to(tl.float32)
-        mean = tl.load(MEAN + row, mask=row < rows, other=0.0)
-        rstd = tl.load(RSTD + row, mask=row < rows, other=0.0)
-        normal = tl.where(there, (x - mean) * rstd, 0.0)
+        mean = tl.load(MEAN + rows, mask=rows < count, other=0.0)
+        rstd = tl.load(RSTD + rows, mask=rows < count, other=0.0)
+        normal = tl.where(there, (x - mean[:, None]) * rstd[:, None], 0.0)
         if WEIGHTS:
             grad_w += g * normal
             grad_b += g
-        g *= w
-        dx = rstd * (g - tl.sum(g, 0) / width - normal * (tl.sum(g * normal, 0) / width))
+        g *= w[None, :]
+        down = tl.sum(g, 1) / width
+        along = tl.sum(g * normal, 1) / width
+        dx = tl.where(there, rstd[:, None] * (g - down[:, None] - normal * along[:, None]), 0.0)
         tl.store(DR + place, dx.to(DR.dtype.element_ty), mask=there)
         if DROP:
-            dx *= _kept(seeds, site, row, dropout, ROUNDS, N)
+            dx *= _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
             tl.store(DH + place, dx.to(DH.dtype.element_ty), mask=there)
+        if BRANCH:
+            grad_h += dx
+    sums = SUMS + program * width + columns
+    stride = tl.num_programs(0) * width
     if WEIGHTS:
-        tl.store(PW + program * width + columns, grad_w, mask=inside)
-        tl.store(PB + program * width + columns, grad_b, mask=inside)
+        tl.store(sums, tl.sum(grad_w, 0), mask=columns < width)
+        tl.store(sums + stride, tl.sum(grad_b, 0), mask=columns < width)
+    if BRANCH:
+        tl.store(sums + (2 * stride if WEIGHTS else 0), tl.sum(grad_h, 0), mask=columns < width)
 
 
 @triton.jit
-def _dropped(X, Y, seeds, site, width, dropout, ADD: tl.constexpr, ROUNDS: tl.constexpr, N: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _dropped(
+    X, Y, seeds, site, count, width, dropout,
+    ADD: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, N)
-    inside = columns < width
-    place = row * width + columns
-    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32) * _kept(seeds, site, row, dropout, ROUNDS, N)
+    inside = (rows < count)[:, None] & (columns < width)[None, :]
+    place = rows[:, None] * width + columns[None, :]
+    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32) * _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
     if ADD:
         y += tl.load(Y + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _gelu_backward(
+    G, X, DX, Y, SUMS, count, width,
+    EACH: tl.constexpr, ACTIVE: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * N + tl.arange(0, N)
+    summed = tl.zeros((ROWS, N), tl.float32)
+    for number in range(EACH):
+        rows = (tl.program_id(1) * EACH + number).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        there = (rows < count)[:, None] & (columns < width)[None, :]
+        place = rows[:, None] * width + columns[None, :]
+        x = tl.load(X + place, mask=there, other=0.0).to(tl.float32)
+        g = tl.load(G + place, mask=there, other=0.0).to(tl.float32)
+        below = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)  # Φ(x)
+        if ACTIVE:
+            tl.store(Y + place, (x * below).to(Y.dtype.element_ty), mask=there)
+        g *= below + x * tl.exp(-0.5 * x * x) * 0.3989422804014327  # 1/√(2π)
+        tl.store(DX + place, g.to(DX.dtype.element_ty), mask=there)
+        if SUM:
+            summed += g
+    if SUM:
+        tl.store(SUMS + tl.program_id(1) * width + columns, tl.sum(summed, 0), mask=columns < width)
+
+
+@triton.jit
+def _column_sums(
+    G, SUMS, count, width, EACH: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * N + tl.arange(0, N)
+    summed = tl.zeros((ROWS, N), tl.float32)
+    for number in range(EACH):
+        rows = (tl.program_id(1) * EACH + number).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        there = (rows < count)[:, None] & (columns < width)[None, :]
+        summed += tl.load(G + rows[:, None] * width + columns[None, :], mask=there, other=0.0).to(tl.float32)
+    tl.store(SUMS + tl.program_id(1) * width + columns, tl.sum(summed, 0), mask=columns < width)
+
+
 def drop(x: Tensor, dropout: float, seed: Tensor, site: int, *, into: Tensor | None = None) -> Tensor:
     """x∘M, (T, H), or `into` with that added to it in place."""
-    rows, width = x.shape
+    count, width = x.shape
     y = torch.empty_like(x) if into is None else into
     columns, warps = _tile(width)
-    _dropped[(rows,)](
-        x, y, seed, site, width, dropout, ADD=into is not None, ROUNDS=_ROUNDS, N=columns, num_warps=warps
-    )
+    _dropped[(count,)](
+        x, y, seed, site, count, width, dropout,
+        ADD=into is not None, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
+    )  # fmt: skip
     return y
 
 
@@ -119,38 +171,78 @@ def add_norm(
     branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: float, seed: Tensor, site: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """LayerNorm(residual + dropout(branch)), (T, H) each, and what backward needs."""
-    rows, width = branch.shape
+    count, width = branch.shape
     y, x = torch.empty_like(branch), torch.empty_like(branch)
-    mean, rstd = (torch.empty(rows, dtype=torch.float32, device=branch.device) for _ in range(2))
+    mean, rstd = (torch.empty(count, dtype=torch.float32, device=branch.device) for _ in range(2))
     columns, warps = _tile(width)
-    _forward[(rows,)](
-        branch, residual, weight, bias, y, x, mean, rstd, seed, site, width, eps, dropout,
-        DROP=dropout > 0, ROUNDS=_ROUNDS, N=columns, num_warps=warps,
+    _forward[(count,)](
+        branch, residual, weight, bias, y, x, mean, rstd, seed, site, count, width, eps, dropout,
+        DROP=dropout > 0, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
     )  # fmt: skip
     return y, (x, mean, rstd)
 
 
 def add_norm_backward(
     grad: Tensor, kept: tuple[Tensor, Tensor, Tensor], weight: Tensor, dropout: float, seed: Tensor, site: int, *,
-    weights: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of branch and residual (T, H), and of weight and bias (H,) where `weights` asks for them."""
+    weights: bool, summed: bool = False,
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    """The gradients of branch and residual (T, H), and sums over T in fp32, (H,) each.
+
+    Args:
+        weights: whether the gradients of weight and bias are among the sums.
+        summed: whether the sum of the branch's gradient is, after those.
+    """
     x, mean, rstd = kept
-    rows, width = x.shape
+    count, width = x.shape
     columns, warps = _tile(width)
-    each = 1  # rows a program; more where each sums its rows' gradients of the weights
-    if weights:
-        programs = 4 * torch.cuda.get_device_properties(x.device).multi_processor_count
-        each = int(triton.next_power_of_2(-(-rows // programs)))
-    programs = -(-rows // each)
+    kinds = 2 * weights + summed
+    rows = 4 if kinds else 1
+    each = _each(count, rows, programs=2, device=x.device) if kinds else 1
+    programs = triton.cdiv(count, each * rows)
     grad_residual = torch.empty_like(x)
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
-    partial = torch.empty(2, programs if weights else 1, width, dtype=torch.float32, device=x.device)
+    sums = torch.empty(kinds, programs, width, dtype=torch.float32, device=x.device) if kinds else mean
     _backward[(programs,)](
-        grad, x, weight, mean, rstd, grad_residual, grad_branch, partial[0], partial[1], seed, site, rows, width,
-        dropout, EACH=each, DROP=dropout > 0, WEIGHTS=weights, ROUNDS=_ROUNDS, N=columns, num_warps=warps,
+        grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, seed, site, count, width, dropout,
+        EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, ROUNDS=_ROUNDS, ROWS=rows, N=columns,
+        num_warps=warps,
     )  # fmt: skip
-    if not weights:
-        return grad_branch, grad_residual, None, None
-    grad_weight, grad_bias = partial.sum(1)
-    return grad_branch, grad_residual, grad_weight, grad_bias
+    return grad_branch, grad_residual, list(sums.sum(1)) if kinds else []
+
+
+def gelu_backward(
+    grad: Tensor, inner: Tensor, *, active: bool, summed: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradient of the exact GELU's input (T, I), and where asked for: GELU's result again (T, I), and the sum of
+    that gradient over T in fp32 (I,)."""
+    count, width = inner.shape
+    rows, columns = 16, 128
+    across = triton.cdiv(width, columns)
+    each = _each(count * across, rows, programs=4, device=inner.device) if summed else 1
+    programs = triton.cdiv(count, rows * each)
+    result = torch.empty_like(inner)
+    again = torch.empty_like(inner) if active else None
+    sums = torch.empty(programs, width, dtype=torch.float32, device=inner.device) if summed else None
+    _gelu_backward[(across, programs)](
+        grad, inner, result, again, sums, count, width,
+        EACH=each, ACTIVE=active, SUM=summed, ROWS=rows, N=columns, num_warps=8,
+    )  # fmt: skip
+    return result, again, None if sums is None else sums.sum(0)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """The sum of (T, H) over T in fp32, (H,)."""
+    count, width = x.shape
+    rows, columns = 64, 64
+    across = triton.cdiv(width, columns)
+    each = _each(count * across, rows, programs=2, device=x.device)
+    programs = triton.cdiv(count, rows * each)
+    sums = torch.empty(programs, width, dtype=torch.float32, device=x.device)
+    _column_sums[(across, programs)](x, sums, count, width, EACH=each, ROWS=rows, N=columns, num_warps=8)
+    return sums.sum(0)
+
+
+def _each(count: int, rows: int, *, programs: int, device: torch.device) -> int:
+    """Tiles of `rows` rows for each program, where `programs` of them a processor share `count` rows; a power of 2."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return int(triton.next_power_of_2(max(1, round(count / (rows * programs * processors)))))

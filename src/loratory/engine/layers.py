@@ -44,10 +44,11 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *kept = ctx.saved_tensors
-        grad, parameters = ctx.group.backward(
-            gradients[0].contiguous(), x, kept, training=ctx.training, wanted=ctx.wanted
-        )
-        return grad, None, None, *parameters
+        group, training, grad = ctx.group, ctx.training, gradients[0].contiguous()
+        inner = group.inner(grad)
+        parameters = group.gradients(grad, inner, x, kept, training=training)
+        result = group.backward(grad, inner, kept, training=training) if ctx.wanted else None
+        return result, None, None, *parameters
 
 
 class AddNorm:
@@ -71,20 +72,33 @@ class AddNorm:
         y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
         return y, (x, mean, rstd, *mask)
 
-    def backward(self, grad: Tensor, kept: Sequence[Tensor], *, training: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The gradients of branch, residual (T, H) and `parameters`. The first two may be one tensor."""
+    def backward(
+        self, grad: Tensor, kept: Sequence[Tensor], *, training: bool, summed: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
+        """The gradients of branch, residual (T, H) and `parameters`; the branch's sum over T where `summed` asks for it
+        and it costs nothing. The first two may be one tensor."""
         x, mean, rstd, *mask = kept
         if x.is_cuda:
             p = float(getattr(self.drop, "p", 0.0)) if training else 0.0
-            branch, residual, weight, bias = kernels().add_norm_backward(
-                grad, (x, mean, rstd), self.norm.weight, p, self._draws.seed, self._site, weights=self.free
-            )
-        else:
-            residual, weight, bias = torch.ops.aten.native_layer_norm_backward(
-                grad, x, x.shape[-1:], mean, rstd, self.norm.weight, self.norm.bias, [True, self.free, self.free]
-            )
-            branch = residual * mask[0] if mask else residual
-        return branch, residual, [weight, bias] if self.free else []
+            branch, residual, sums = kernels().add_norm_backward(
+                grad, (x, mean, rstd), self.norm.weight, p, self._draws.seed, self._site,
+                weights=self.free, summed=summed,
+            )  # fmt: skip
+            return branch, residual, sums[:2] if self.free else [], sums[-1] if summed else None
+        residual, weight, bias = torch.ops.aten.native_layer_norm_backward(
+            grad, x, x.shape[-1:], mean, rstd, self.norm.weight, self.norm.bias, [True, self.free, self.free]
+        )
+        branch = residual * mask[0] if mask else residual
+        return branch, residual, [weight, bias] if self.free else [], None
+
+
+def _gelu_backward(
+    grad: Tensor, inner: Tensor, *, active: bool, summed: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As `kernels.gelu_backward`; on a CPU the sum is left to whoever needs it."""
+    if inner.is_cuda:
+        return kernels().gelu_backward(grad, inner, active=active, summed=summed)  # type: ignore[no-any-return]
+    return torch.ops.aten.gelu_backward(grad, inner), F.gelu(inner) if active else None, None
 
 
 class _Rest(torch.autograd.Function):
@@ -115,14 +129,26 @@ class _Rest(torch.autograd.Function):
         saved, layer = iter(ctx.saved_tensors), ctx.layer
         parts = [[next(saved) for _ in range(size)] for size in ctx.sizes]
         (attended, y, inner, active), kept_out, kept_first, kept_up, kept_down, kept_second = parts
-        grad, grad_y, of_second = layer.second.backward(gradients[0].contiguous(), kept_second, training=ctx.training)
-        if active is None and layer.down.keeps_input:
-            active = F.gelu(inner)
-        grad, of_down = layer.down.backward(grad, active, kept_down, training=ctx.training)
-        grad = torch.ops.aten.gelu_backward(grad, inner)
-        grad_y, of_up = layer.up.backward(grad, y, kept_up, training=ctx.training, into=grad_y)
-        grad, grad_x, of_first = layer.first.backward(grad_y, kept_first, training=ctx.training)
-        grad, of_out = layer.out.backward(grad, attended, kept_out, training=ctx.training, wanted=ctx.wanted[0])
+        training = ctx.training
+        grad, grad_y, of_second, summed = layer.second.backward(
+            gradients[0].contiguous(), kept_second, training=training, summed=layer.down.wants_sum
+        )
+        low = layer.down.inner(grad)
+        through = layer.down.backward(grad, low, kept_down, training=training)
+        through, again, summed_up = _gelu_backward(
+            through, inner, active=active is None and layer.down.keeps_input, summed=layer.up.wants_sum
+        )
+        active = again if active is None else active
+        of_down = layer.down.gradients(grad, low, active, kept_down, training=training, summed=summed)
+        low = layer.up.inner(through)
+        of_up = layer.up.gradients(through, low, y, kept_up, training=training, summed=summed_up)
+        grad_y = layer.up.backward(through, low, kept_up, training=training, into=grad_y)
+        grad, grad_x, of_first, summed = layer.first.backward(
+            grad_y, kept_first, training=training, summed=layer.out.wants_sum
+        )
+        low = layer.out.inner(grad)
+        of_out = layer.out.gradients(grad, low, attended, kept_out, training=training, summed=summed)
+        grad = layer.out.backward(grad, low, kept_out, training=training) if ctx.wanted[0] else None
         return grad, grad_x if ctx.wanted[1] else None, None, None, *of_out, *of_first, *of_up, *of_down, *of_second
 
 

@@ -199,13 +199,19 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     window = None if sliding_window is None else sliding_window - 1
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))  # (T, H, D): a view, no copy
+    return _attend(q, k, v, layout, scale=scale, window=window, dropout=dropout).unsqueeze(0), None
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, window: int | None, dropout: float
+) -> Tensor:
+    """(T, H, D) each -> (T, H, D), by the kernels that fit the device and the lengths."""
     if q.is_cuda and short_takes(q, layout.max_seqlen):
         from loratory.models.short import short_attention
 
-        rows = short_attention(
+        return short_attention(
             q, k, v, layout.cu_seqlens, longest=layout.max_seqlen, scale=scale, window=window, dropout=dropout
         )
-        return rows.unsqueeze(0), None
     if q.is_cuda and q.dtype == torch.bfloat16 and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
@@ -213,9 +219,9 @@ def attend(
         sides = (-1, -1) if window is None else (window, window)
         out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=sides)
         assert isinstance(out, Tensor)
-        return out.unsqueeze(0), None
-    out = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
-    return out.unsqueeze(0), None
+        return out
+    rows: Tensor = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
+    return rows
 
 
 def attend_packed(mixed: Tensor, layout: Layout, *, dropout: float) -> Tensor:
@@ -225,8 +231,8 @@ def attend_packed(mixed: Tensor, layout: Layout, *, dropout: float) -> Tensor:
 
         bounds, scale = layout.cu_seqlens, mixed.shape[-1] ** -0.5
         return short_attention(mixed, None, None, bounds, longest=layout.max_seqlen, scale=scale, dropout=dropout)
-    query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in mixed.unbind(1))
-    return attend(nn.Identity(), query, key, value, None, layout=layout, dropout=dropout)[0][0]
+    query, key, value = mixed.unbind(1)
+    return _attend(query, key, value, layout, scale=mixed.shape[-1] ** -0.5, window=None, dropout=dropout)
 
 
 def short_takes(query: Tensor, longest: int) -> bool:
