@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_filled_batches_train_as_those_they_were_made_of(
     plain = stepper(model_directory(family), data, size, accumulate=accumulate)
     step = stepper(model_directory(family), data, size, accumulate=accumulate)
     part = math.ceil(size / accumulate)
-    graphs = Graphs(step, Shapes(multiple=16, examples=part, longest=64))
+    shapes = Shapes(tuple(range(16, 112, 16)), smallest=1, examples=part, longest=64)
+    graphs = Graphs(step, shapes)
     for parts in data.steps(order, Cut(size, accumulate)):
         rows = graphs(parts)
         plain(parts)
@@ -97,17 +99,26 @@ def test_what_does_not_fit_is_refused(labelled: Any) -> None:
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=50))
-def test_shapes_leave_a_filler_token_and_are_few(totals: list[int]) -> None:
+def test_shapes_hold_every_batch_with_a_filler_token_left_and_are_few(totals: list[int]) -> None:
     shapes = Shapes.of(totals, examples=32, longest=128)
-    assert 64 <= shapes.multiple <= 512
+    served = Counter(shapes.shape(total).tokens for total in totals)
     for total in totals:
         shape = shapes.shape(total)
-        assert total < shape.tokens <= total + shapes.multiple
-        assert shape.fillers * 64 >= shapes.multiple
-    spread = float(np.std(totals))
-    if spread < 800:
-        middle = [total for total in totals if abs(total - np.mean(totals)) <= 2 * spread]
-        assert len({shapes.shape(total).tokens for total in middle}) <= 14
+        assert total < shape.tokens
+        assert shape.tokens - total <= shape.fillers * 64
+    assert tuple(sorted(served)) == shapes.sizes
+    assert all(count > 3 for size, count in served.items() if size != max(served))
+    assert max(served) <= max(totals) + 512
+    assert len(served) <= len(totals) // 4 + 1
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(200, 9000), st.integers(1, 800))
+def test_filler_is_a_few_per_cent_of_many_batches(seed: int, mean: int, spread: int) -> None:
+    totals = np.random.default_rng(seed).normal(mean, min(spread, mean / 6), 500).round().astype(int).clip(1).tolist()
+    shapes = Shapes.of(totals, examples=32, longest=128)
+    filler = sum(shapes.shape(total).tokens - total for total in totals)
+    assert filler < max(0.08 * sum(totals), 64 * len(totals))
+    assert len(shapes.sizes) <= 24
 
 
 def test_on_the_cpu_steps_run_eagerly_and_the_record_says_so(tiny_bert: Any, labelled: Any) -> None:

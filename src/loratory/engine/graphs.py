@@ -3,7 +3,7 @@
 A short step's cost is launching its thousands of kernels one by one; a replay launches them at once. Batches are
 filled up to a few shapes, so that a few graphs serve a whole run:
 
-    tokens     rounded up; the tail is filled with sequences of padding that no example reads
+    tokens     up to the next of about a dozen sizes; the tail is filled with sequences of padding that nothing reads
     examples   always a whole batch's number; those added weigh nothing
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,18 +30,23 @@ FILLER = 64
 """The longest filler sequence: attention over it must not outweigh that over the examples."""
 
 SELDOM = 3
-"""A shape that comes up no more often than this is not worth a capture."""
+"""A size that serves no more batches than this is not worth a capture; a larger one serves them too."""
 
 
 @dataclass(frozen=True)
 class Shapes:
     """The shapes that a run's batches are filled up to.
 
-    The step between two shapes is half of a batch's standard deviation in tokens, as a power of two between 64 and
-    512: about a dozen shapes then hold a run, and the filler is a few per cent.
+    Sizes are multiples of half of a batch's standard deviation in tokens, as a power of two between 64 and 512: about
+    a dozen then hold a run, and the filler is a few per cent.
+
+    Attributes:
+        sizes: tokens of each shape, ascending; the last is larger than every batch.
+        smallest: tokens of the smallest batch.
     """
 
-    multiple: int
+    sizes: tuple[int, ...]
+    smallest: int
     examples: int
     longest: int
 
@@ -48,12 +54,22 @@ class Shapes:
     def of(cls, totals: Sequence[int], *, examples: int, longest: int) -> Shapes:
         """Shapes for batches of `totals` tokens, with at most `examples` sequences of at most `longest` tokens."""
         half = max(1.0, float(np.std(totals)) / 2)
-        return cls(min(512, max(64, 2 ** round(math.log2(half)))), examples, max(longest, FILLER))
+        multiple = min(512, max(64, 2 ** round(math.log2(half))))
+        counts = Counter((total // multiple + 1) * multiple for total in totals)
+        sizes, waiting = [], 0
+        for size in sorted(counts):
+            waiting += counts[size]
+            if waiting > SELDOM or size == max(counts):
+                sizes.append(size)
+                waiting = 0
+        return cls(tuple(sizes), min(totals), examples, max(longest, FILLER))
 
     def shape(self, tokens: int) -> Shape:
         """The shape for a batch of so many tokens; at least one filler token is left."""
-        filled_up = (tokens // self.multiple + 1) * self.multiple
-        return Shape(filled_up, self.examples, -(-self.multiple // FILLER), self.longest)
+        place = bisect_right(self.sizes, tokens)
+        size = self.sizes[place]
+        missing = size - (self.sizes[place - 1] if place else self.smallest)  # at most
+        return Shape(size, self.examples, -(-missing // FILLER), self.longest)
 
 
 class _Captured:
@@ -85,7 +101,7 @@ class _Captured:
 
 
 class Graphs:
-    """Makes the steps of a :class:`Step` by replaying them; a shape that was not captured runs eagerly."""
+    """Makes the steps of a :class:`Step` by replaying them; without a capture they run eagerly, filled alike."""
 
     def __init__(self, step: Step, shapes: Shapes) -> None:
         self._step, self._shapes = step, shapes
@@ -114,8 +130,8 @@ class Graphs:
             self._step.update()
         return rows
 
-    def capture(self, totals: Sequence[int]) -> int:
-        """Capture the shapes that `totals`, the tokens of the run's batches, bring up often.
+    def capture(self) -> int:
+        """Capture every shape.
 
         Nothing is trained meanwhile: warming up runs on a batch of weight 0.
 
@@ -125,14 +141,12 @@ class Graphs:
         Raises:
             RuntimeError: the model does something that cannot be captured.
         """
-        counts = Counter(self._shapes.shape(total).tokens for total in totals)
-        often = sorted((tokens for tokens, count in counts.items() if count > SELDOM), reverse=True)
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own
         stream.wait_stream(torch.cuda.current_stream(self._device))
         pool = torch.cuda.graph_pool_handle()
         captured: dict[int, _Captured] = {}
         with torch.cuda.stream(stream):
-            for tokens in often:  # the largest first: the others find their memory in its pool
+            for tokens in reversed(self._shapes.sizes):  # the largest first: the others find their memory in its pool
                 captured[tokens] = self._blank(tokens)
                 if len(captured) == 1:
                     self._step.warm_up(captured[tokens].batch)
@@ -140,7 +154,7 @@ class Graphs:
                     self._step.backward(captured[tokens].batch)
                     if not self._step.separate:
                         self._step.update()
-            update = torch.cuda.CUDAGraph() if self._step.separate and often else None
+            update = torch.cuda.CUDAGraph() if self._step.separate else None
             if update is not None:
                 with torch.cuda.graph(update, pool=pool, stream=stream):
                     self._step.update()
@@ -182,9 +196,11 @@ def captured(
     graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest))
     if not step.hardware.graphs:
         return graphs, {"graphs": 0, "why_eager": "switched off"}
+    if len(totals) <= SELDOM:
+        return graphs, {"graphs": 0, "why_eager": "too few steps"}
     drawn = torch.cuda.get_rng_state(step.hardware.device)
     try:
-        count = graphs.capture(totals)
+        count = graphs.capture()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -193,7 +209,7 @@ def captured(
         step.forget()  # what the capture that failed left
         _renew_generator(step.hardware.device, drawn)
         return graphs, {"graphs": 0, "why_eager": why}
-    return graphs, {"graphs": count, "why_eager": None if count else "no shape comes up often enough"}
+    return graphs, {"graphs": count, "why_eager": None}
 
 
 def _renew_generator(device: torch.device, state: torch.Tensor) -> None:
