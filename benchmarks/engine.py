@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,6 @@ STEPS = {("cpu", "short"): (5, 40), ("cpu", "long"): (2, 12), ("cuda", "short"):
 def main() -> None:
     """Measure everything that was asked for, and print it."""
     options = parse()
-    if options.worker is not None:
-        print(json.dumps(work(json.loads(options.worker))))
-        return
     with tempfile.TemporaryDirectory(prefix="engine-") as work_directory:
         report = measure(options, Path(work_directory))
     print(json.dumps(report, indent=2) if options.json else markdown(report))
@@ -75,7 +73,6 @@ def parse() -> argparse.Namespace:
         help="change a setting of (b) and (b')",
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -97,9 +94,9 @@ def _setting(value: str) -> tuple[str, Any]:
 # ------------------------------------------------------------------------------------------------ in the worker
 
 
-def work(request: dict[str, Any]) -> Row:
+def work(job: Job) -> Row:
     """One measurement, in the process that was started for it."""
-    job = Job(**request)
+    os.dup2(2, 1)  # Trainer prints
     hardware = Hardware.of(HardwareSpec(device=job.device))
     train = _loratory() if job.contender == "loratory" else _rival()
     if job.device == "cuda":
@@ -150,6 +147,7 @@ def _loratory() -> Any:
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Make every measurement in a process of its own; `directory` holds what they share."""
     model = model_directory(options.model, directory, tokenizer=options.tokenizer)
+    workers = Workers(directory)
     rate = matrix_rate(options.device, quick=options.quick)
     report: dict[str, Any] = {
         "model": f"{options.model} ({'random' if options.model in RANDOM else 'pretrained'} weights)",
@@ -175,7 +173,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             settings=dict(options.rival),
         )
         rows, report["workloads"][name] = measure_workload(
-            job, options, directory, rate=rate, repeats=report["repeats"]
+            job, options, workers, directory, rate=rate, repeats=report["repeats"]
         )
         report["rows"] += rows
     compare(report["rows"])
@@ -183,10 +181,10 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
 
 def measure_workload(
-    job: Job, options: argparse.Namespace, directory: Path, *, rate: float, repeats: int
+    job: Job, options: argparse.Namespace, workers: Workers, directory: Path, *, rate: float, repeats: int
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of one workload, and what is to be said about it."""
-    from rivals import rival  # not above: Loratory's workers shall not load Trainer
+    from rivals import rival  # not above: Loratory's processes shall not load Trainer
 
     contenders = options.contenders or [
         name for name in CONTENDERS if name != "compiled" or options.compile or job.device == "cuda"
@@ -197,7 +195,7 @@ def measure_workload(
     timed = lengths[job.order(count)[1]]
     rows = []
     for method in options.methods:
-        samples = alternate(replace(job, method=method), contenders, repeats, directory)
+        samples = alternate(replace(job, method=method), contenders, repeats, workers)
         floor = operations(AutoConfig.from_pretrained(job.model), timed, method) / rate
         for name in contenders:
             made = row(samples[name], steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
@@ -211,32 +209,37 @@ def measure_workload(
     }
 
 
-def alternate(job: Job, contenders: list[str], repeats: int, directory: Path) -> dict[str, list[Row]]:
+def alternate(job: Job, contenders: list[str], repeats: int, workers: Workers) -> dict[str, list[Row]]:
     """The samples of each contender: a, b, c, a, b, c …, so that all meet the machine in the same moods."""
     samples: dict[str, list[Row]] = {name: [] for name in contenders}
     for repeat in range(repeats):
         for name in contenders:
-            sample = _worker(asdict(replace(job, contender=name)), directory)
+            sample = workers.measure(replace(job, contender=name))
             samples[name].append(sample)
             said = sample.get("error") or f"{job.steps * job.batch_size / sample['seconds']:.1f} examples/s"
             print(f"{job.workload} {job.method} {name} {repeat + 1}/{repeats}: {said}", file=sys.stderr, flush=True)
     return samples
 
 
-def _worker(request: dict[str, Any], directory: Path) -> Row:
-    """What a fresh process measured, or why it could not."""
-    environment = {"LORATORY_DATA": str(directory), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--worker", json.dumps(request)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        result: Row = json.loads(done.stdout.splitlines()[-1])  # Trainer prints before it
-        return result
-    return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+class Workers:
+    """Makes each measurement in a fresh process, forked from one that has imported what all contenders import."""
+
+    IMPORTED = ("__main__", "torch", "transformers", "peft", "workloads", "loratory.run")
+
+    def __init__(self, directory: Path) -> None:
+        environment = {"LORATORY_DATA": str(directory), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        os.environ.update(environment)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(self.IMPORTED))
+
+    def measure(self, job: Job) -> Row:
+        """What a fresh process measured, or why it could not."""
+        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
+            future = pool.submit(work, job)
+            error = future.exception()  # whatever a rival fails with stands in the report
+            if error is not None:
+                return {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}
+            return future.result()
 
 
 def _lengths(job: Job, directory: Path) -> NDArray[np.int64]:
