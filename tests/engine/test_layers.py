@@ -24,7 +24,7 @@ DEVICE: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT = Hardware.of(HardwareSpec(device=DEVICE, precision="fp32"))
 ROUNDED = Hardware.of(HardwareSpec(device=DEVICE, precision="bf16"))
 LENGTHS = [5, 9, 2, 7, 12]
-BERTS = ["bert", "camembert", "electra", "roberta", "xlm-roberta"]
+BERTS = ["bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "standard": {"name": "standard"},
     "lora": {"name": "lora", "rank": 3},
@@ -38,6 +38,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def prepared(directory: Any, method: str, **settings: Any) -> Classifier:
     base = load_base(str(directory), labels=("a", "b", "c"), seed=0, dropout=0.0)
     chosen = {**SETTINGS[method], **settings}
+    if base.family.name == "distilbert" and method == "lora-key":
+        chosen["targets"] = "k_lin,out_lin,lin1,lin2"
     method_named(chosen["name"]).prepare(base, method_settings(chosen), seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(5)

@@ -1,6 +1,6 @@
 """Training layers of BERT's shape: what transformers' and PEFT's modules compute, with less launched and less kept.
 
-BERT, RoBERTa, XLM-R, CamemBERT and ELECTRA share one layer:
+BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT share one layer:
 
     a = attention(x·Wqkvᵀ)      y = LN(x + drop(a·Woᵀ))      z = LN(y + drop(gelu(y·W1ᵀ)·W2ᵀ))
 
@@ -54,7 +54,7 @@ class _Project(torch.autograd.Function):
 class AddNorm:
     """LN(residual + drop(branch)); Triton kernels on CUDA, torch's own on the CPU."""
 
-    def __init__(self, norm: nn.LayerNorm, dropout: nn.Module, draws: Draws) -> None:
+    def __init__(self, norm: nn.LayerNorm, dropout: nn.Module | None, draws: Draws) -> None:
         self.norm, self.drop, self._draws, self._site = norm, dropout, draws, draws.site()
         self.free = norm.weight.requires_grad
         self.parameters: list[Tensor] = [norm.weight, norm.bias] if self.free else []
@@ -152,20 +152,62 @@ class _Rest(torch.autograd.Function):
         return grad, grad_x if ctx.wanted[1] else None, None, None, *of_out, *of_first, *of_up, *of_down, *of_second
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Where a family keeps the modules of BERT's layer, and what its configuration calls activation and heads."""
+
+    activation: str
+    heads: str
+    query: str
+    key: str
+    value: str
+    attention_dropout: str
+    out: str
+    first_dropout: str | None
+    first: str
+    up: str
+    down: str
+    second_dropout: str
+    second: str
+
+    def modules(self, layer: nn.Module) -> list[nn.Module] | None:
+        """The linear layers and norms of `layer`; None where it is of another shape."""
+        paths = (self.query, self.key, self.value, self.out, self.first, self.up, self.down, self.second)
+        named = dict(layer.named_modules())
+        return [named[path] for path in paths] if all(path in named for path in paths) else None
+
+
+SHAPES = (
+    Shape(
+        "hidden_act", "num_attention_heads", "attention.self.query", "attention.self.key", "attention.self.value",
+        "attention.self.dropout", "attention.output.dense", "attention.output.dropout", "attention.output.LayerNorm",
+        "intermediate.dense", "output.dense", "output.dropout", "output.LayerNorm",
+    ),
+    Shape(
+        "activation", "n_heads", "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.dropout",
+        "attention.out_lin", None, "sa_layer_norm", "ffn.lin1", "ffn.lin2", "ffn.dropout", "output_layer_norm",
+    ),
+)  # fmt: skip
+"""BERT and all that copy its names; DistilBERT, which drops nothing before its first norm."""
+
+
 class Layer:
     """One of BERT's layers, computed as the module's docstring says."""
 
-    def __init__(self, layer: Any, shadows: Shadows, draws: Draws, dtype: torch.dtype) -> None:
-        attention = layer.attention.self
-        self.module, self.dtype = layer, dtype
-        self.attention = attention
-        self.heads = int(attention.num_attention_heads)
-        self.project = Group([attention.query, attention.key, attention.value], shadows, draws)
-        self.out = Group([layer.attention.output.dense], shadows, draws)
-        self.first = AddNorm(layer.attention.output.LayerNorm, layer.attention.output.dropout, draws)
-        self.up = Group([layer.intermediate.dense], shadows, draws)
-        self.down = Group([layer.output.dense], shadows, draws)
-        self.second = AddNorm(layer.output.LayerNorm, layer.output.dropout, draws)
+    def __init__(
+        self, layer: nn.Module, shape: Shape, heads: int, shadows: Shadows, draws: Draws, dtype: torch.dtype
+    ) -> None:
+        part = layer.get_submodule
+        self.module, self.dtype, self.heads = layer, dtype, heads
+        self.attention_dropout: Any = part(shape.attention_dropout)
+        self.project = Group([part(shape.query), part(shape.key), part(shape.value)], shadows, draws)
+        self.out = Group([part(shape.out)], shadows, draws)
+        first: Any = part(shape.first)
+        self.first = AddNorm(first, part(shape.first_dropout) if shape.first_dropout else None, draws)
+        self.up = Group([part(shape.up)], shadows, draws)
+        self.down = Group([part(shape.down)], shadows, draws)
+        second: Any = part(shape.second)
+        self.second = AddNorm(second, part(shape.second_dropout), draws)
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: None = None, *_: Any, layout: Layout, **__: Any
@@ -174,7 +216,7 @@ class Layer:
         x, training = hidden_states[0].to(self.dtype), self.module.training
         mixed = _Project.apply(x, self.project, training, *self.project.parameters)  # type: ignore[no-untyped-call]
         tokens, width = x.shape
-        drop = float(self.attention.dropout.p) if training else 0.0
+        drop = float(self.attention_dropout.p) if training else 0.0
         attended = attend_packed(mixed.view(tokens, 3, self.heads, -1), layout, dropout=drop)
         parts = (self.out, self.first, self.up, self.down, self.second)
         result = _Rest.apply(  # type: ignore[no-untyped-call]
@@ -185,7 +227,7 @@ class Layer:
     @property
     def random(self) -> bool:
         """Whether it draws from torch's generators: the CUDA kernels draw by a seed of their own."""
-        dropped = [self.attention.dropout.p]
+        dropped = [self.attention_dropout.p]
         if not self.out.weight.is_cuda:
             dropped += [group.dropout for group in (self.project, self.out, self.up, self.down)]
             dropped += [getattr(norm.drop, "p", 0.0) for norm in (self.first, self.second)]
@@ -242,8 +284,8 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     quick = Quickened([], Shadows(dtype), Draws(hardware.device))
     taken: set[nn.Module] = set()
-    for module in list(_alike(model)):
-        quick.parts.append(Layer(module, quick.shadows, quick.draws, dtype))
+    for module, shape, heads in list(_alike(model)):
+        quick.parts.append(Layer(module, shape, heads, quick.shadows, quick.draws, dtype))
         taken.update(module.modules())
     for module in list(model.modules()):
         if isinstance(module, LoraLayer) and module not in taken and _plain(module):
@@ -255,26 +297,16 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
         yield quick
 
 
-def _alike(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are layers of BERT's shape, with GELU and no update but LoRA's plain one."""
+def _alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
+    """The layers of BERT's shape, with GELU and no update but LoRA's plain one; how they name things; their heads."""
     config: Any = model.config
-    if getattr(config, "hidden_act", None) != "gelu" or getattr(config, "is_decoder", False):
-        return
-    parts = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
-             "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")  # fmt: skip
-    for module in model.modules():
-        if not all(_submodule(module, path) for path in parts):
+    for shape in SHAPES:
+        if getattr(config, shape.activation, None) != "gelu" or getattr(config, "is_decoder", False):
             continue
-        if all(_plain(module.get_submodule(path)) for path in parts):
-            yield module
-
-
-def _submodule(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
+        for module in model.modules():
+            parts = shape.modules(module)
+            if parts is not None and all(map(_plain, parts)):
+                yield module, shape, int(getattr(config, shape.heads))
 
 
 def _plain(module: nn.Module) -> bool:
