@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from loratory.engine import compiling
 from loratory.engine.hardware import Hardware
 from loratory.methods import spec_from_flags
 from loratory.models.families import FAMILIES
@@ -134,4 +135,28 @@ def test_a_family_that_runs_padded_is_not_captured_and_says_so(
     model_directory: Any, tmp_path: Path, tiny_csv: Path
 ) -> None:
     run = _train(tmp_path, model_directory("mpnet"), tiny_csv, "lora")
-    assert run.record.environment["engine"] == {"graphs": 0, "why_eager": "the family runs padded"}
+    said = run.record.environment["engine"]
+    assert said["graphs"] == 0
+    assert said["why_eager"] == "the family runs padded"
+    assert said["compiled"] == {"layers": 0, "why": "steps are not captured"}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, tracing
+def test_layers_are_compiled_where_steps_pay_for_it_and_the_record_says_so(
+    model_directory: Any, tmp_path: Path, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_directory("modernbert")
+    plain = _train(tmp_path / "few", model, tiny_csv, "lora", precision="fp32")
+    said = plain.record.environment["engine"]["compiled"]
+    assert said["layers"] == 0
+    assert said["why"].endswith("do not pay for it")
+    monkeypatch.setattr(compiling, "SECONDS", 0.0)
+    run = _train(tmp_path / "paid", model, tiny_csv, "lora", precision="fp32")
+    said = run.record.environment["engine"]["compiled"]
+    faster = said["compiled_step_seconds"] < said["step_seconds"]
+    assert said["layers"] == (2 if faster else 0)
+    assert (said["why"] is None) == faster
+    assert run.record.environment["engine"]["graphs"] > 0
+    history = [(each.directory / "history.jsonl").read_text("utf8").splitlines() for each in (plain, run)]
+    losses = [[json.loads(row)["loss"] for row in rows] for rows in history]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

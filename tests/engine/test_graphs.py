@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from loratory.data import Cut, Labelled, Shape, epoch_order
 from loratory.data.batches import filled
+from loratory.engine.compiling import Compiled
 from loratory.engine.graphs import Graphs, Shapes, captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.step import Step
@@ -124,4 +125,6 @@ def test_filler_is_a_few_per_cent_of_many_batches(seed: int, mean: int, spread: 
 def test_on_the_cpu_steps_run_eagerly_and_the_record_says_so(tiny_bert: Any, labelled: Any) -> None:
     data = labelled(LENGTHS)
     step = stepper(tiny_bert, data, 4)
-    assert captured(step, [20] * 9, examples=4, longest=40) == (step, {"graphs": 0, "why_eager": "not on CUDA"})
+    made = captured(step, [20] * 9, examples=4, longest=40, compiled=Compiled(why_not="never on a CPU"))
+    assert made[0] is step
+    assert made[1] == {"graphs": 0, "why_eager": "not on CUDA", "compiled": {"layers": 0, "why": "never on a CPU"}}

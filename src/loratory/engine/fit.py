@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.engine.compiling import Compiled
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
-from loratory.engine.layers import quickened
+from loratory.engine.layers import Quickened, quickened
 from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
@@ -56,8 +57,9 @@ class FitResult:
         history: a row an epoch: epoch, step, loss (mean over its examples), lr at its end, train_seconds so far,
             and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
-        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs), `why_eager` where none were, and
-            `frozen_bottom` (layers that ran once, and where their output was kept) where there was one.
+        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs), `why_eager` where none were,
+            `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
+            once, and where their output was kept) where there was one.
     """
 
     history: list[dict[str, Any]]
@@ -107,6 +109,8 @@ def fit(
         blocks = classifier.family.blocks(model) if hardware.checkpointing else []
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
+        compiled = _compilable(classifier, quick, hardware)
+        stack.enter_context(compiled.at_hand())
         above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
         classifier, data, validation, frozen = above
         _set_training(model, bottom)
@@ -119,6 +123,7 @@ def fit(
                 [tokens for order in orders for tokens in data.totals(order, cut)],
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
+                compiled=compiled,
                 why_eager="checkpointed layers draw from torch's generator" if blocks and random else None,
             )
         if frozen is not None:
@@ -152,6 +157,16 @@ def fit(
                 for name, parameter in one.free.items():
                     parameter.copy_(best[2][name])
     return FitResult(history, best[0] if best is not None else spec.epochs, engine)
+
+
+def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) -> Compiled:
+    """The layers that torch.compile may take, or why none."""
+    if hardware.device.type != "cuda":
+        return Compiled(why_not="never on a CPU")
+    if hardware.checkpointing:
+        return Compiled(why_not="layers are checkpointed")
+    layers = [layer for layer in classifier.family.blocks(classifier.model) if not quick.computes(layer)]
+    return Compiled(layers, why_not=None if layers else "layers have kernels of their own")
 
 
 def _set_training(model: nn.Module, bottom: Bottom | None) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ import torch
 
 from loratory.data.batches import Batch, Shape, collate, filled
 from loratory.data.tokens import TokenTable
+from loratory.engine.compiling import Compiled
 from loratory.engine.step import Step
 
 log = logging.getLogger("loratory")
@@ -109,6 +111,10 @@ class Graphs:
         self._captured: dict[int, _Captured] = {}
         self._update: torch.cuda.CUDAGraph | None = None
 
+    def __len__(self) -> int:
+        """Shapes captured."""
+        return len(self._captured)
+
     def __call__(self, parts: Iterable[Batch]) -> int:
         """As :meth:`Step.__call__`."""
         rows, updated = 0, False
@@ -130,17 +136,18 @@ class Graphs:
             self._step.update()
         return rows
 
-    def capture(self) -> int:
-        """Capture every shape.
+    def capture(self, *, warm_all: bool = False) -> None:
+        """Capture every shape, in the place of what was captured before.
 
         Nothing is trained meanwhile: warming up runs on a batch of weight 0.
 
-        Returns:
-            The number of shapes captured.
+        Args:
+            warm_all: whether each shape is warmed up and not the largest alone: what is compiled may differ by shape.
 
         Raises:
             RuntimeError: the model does something that cannot be captured.
         """
+        self._captured, self._update = {}, None
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own
         stream.wait_stream(torch.cuda.current_stream(self._device))
         pool = torch.cuda.graph_pool_handle()
@@ -148,7 +155,7 @@ class Graphs:
         with torch.cuda.stream(stream):
             for tokens in reversed(self._shapes.sizes):  # the largest first: the others find their memory in its pool
                 captured[tokens] = self._blank(tokens)
-                if len(captured) == 1:
+                if len(captured) == 1 or warm_all:
                     self._step.warm_up(captured[tokens].batch)
                 with torch.cuda.graph(captured[tokens].graph, pool=pool, stream=stream):
                     self._step.backward(captured[tokens].batch)
@@ -160,7 +167,26 @@ class Graphs:
                     self._step.update()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         self._captured, self._update = captured, update
-        return len(captured)
+
+    def seconds(self, *, replays: int = 5) -> float:
+        """What a step of the middle shape takes, the mean over `replays` and over all processes; nothing is trained."""
+        middle = self._captured[self._shapes.sizes[len(self._shapes.sizes) // 2]]
+        processes = self._step.processes
+        with self._step.idle():
+            took = torch.zeros(1, device=self._device)
+            for timed in (False, True):
+                self._step.hardware.synchronize()
+                begin = time.perf_counter()
+                for _ in range(replays):
+                    self._step.restart()
+                    middle.graph.replay()
+                    if self._update is not None:
+                        self._update.replay()
+                self._step.hardware.synchronize()
+                if timed:
+                    took += time.perf_counter() - begin
+        processes.sum_(took)  # one number for all: they decide alike
+        return float(took) / replays / processes.count
 
     def _blank(self, tokens: int) -> _Captured:
         """A graph whose batch holds padding alone, in examples of like lengths and of weight 0."""
@@ -178,7 +204,13 @@ class Graphs:
 
 
 def captured(
-    step: Step, totals: Sequence[int], *, examples: int, longest: int, why_eager: str | None = None
+    step: Step,
+    totals: Sequence[int],
+    *,
+    examples: int,
+    longest: int,
+    compiled: Compiled,
+    why_eager: str | None = None,
 ) -> tuple[Graphs | Step, dict[str, Any]]:
     """The quickest way to make the steps of `step`, and what the record says of it.
 
@@ -186,30 +218,75 @@ def captured(
         totals: tokens of every batch that will come.
         examples: sequences of a whole batch.
         longest: tokens of the longest sequence.
+        compiled: layers that may be compiled.
         why_eager: what stands against graphs, if anything does.
     """
     why = "not on CUDA" if step.hardware.device.type != "cuda" else None
     if why is None and (why := why_eager or step.classifier.why_eager) is not None:
         log.info("no CUDA graphs: %s; steps run eagerly", why)
     if why is not None:
-        return step, {"graphs": 0, "why_eager": why}
+        return step, _made(why, compiled)
     graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest))
     if not step.hardware.graphs:
-        return graphs, {"graphs": 0, "why_eager": "switched off"}
+        return graphs, _made("switched off", compiled)
     if len(totals) <= SELDOM:
-        return graphs, {"graphs": 0, "why_eager": "too few steps"}
+        return graphs, _made("too few steps", compiled)
+    why = _tried(graphs, step)
+    if why is not None:
+        log.warning("no CUDA graphs: %s; steps run eagerly", why)
+        return graphs, _made(why, compiled)
+    said = _compiled(graphs, step, compiled, steps=len(totals))
+    return graphs, {"graphs": len(graphs), "why_eager": None, "compiled": said}
+
+
+def _made(why_eager: str, compiled: Compiled) -> dict[str, Any]:
+    """What the record says where steps are not captured, so that nothing is compiled."""
+    why = compiled.why_not or "steps are not captured"
+    return {"graphs": 0, "why_eager": why_eager, "compiled": {"layers": 0, "why": why}}
+
+
+def _tried(graphs: Graphs, step: Step, *, warm_all: bool = False) -> str | None:
+    """Capture; where that fails, why, and all is as it was before.
+
+    Raises:
+        OutOfMemoryError: the device's memory does not hold a step.
+    """
     drawn = torch.cuda.get_rng_state(step.hardware.device)
     try:
-        count = graphs.capture()
+        graphs.capture(warm_all=warm_all)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        why = str(error).strip().splitlines()[0]
-        log.warning("no CUDA graphs: %s; steps run eagerly", why)
         step.forget()  # what the capture that failed left
         _renew_generator(step.hardware.device, drawn)
-        return graphs, {"graphs": 0, "why_eager": why}
-    return graphs, {"graphs": count, "why_eager": None}
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _compiled(graphs: Graphs, step: Step, compiled: Compiled, *, steps: int) -> dict[str, Any]:
+    """Compile the layers if the run's `steps` are expected to pay for it and become faster; what the record says."""
+    if compiled.why_not is not None:
+        return {"layers": 0, "why": compiled.why_not}
+    before = graphs.seconds()
+    said = {"layers": 0, "step_seconds": before}
+    if not compiled.pays(before, steps):
+        return {**said, "why": f"{steps} steps of {before * 1e3:.1f} ms do not pay for it"}
+    log.info("compiling %d layers for %d steps of %.1f ms", len(compiled.layers), steps, before * 1e3)
+    begin = time.perf_counter()
+    compiled.on = True
+    why = _tried(graphs, step, warm_all=True)
+    said["compile_seconds"] = time.perf_counter() - begin
+    if why is None:
+        said["compiled_step_seconds"] = after = graphs.seconds()
+        if after < before:
+            return {**said, "layers": len(compiled.layers), "why": None}
+        why = f"steps took {after * 1e3:.1f} ms compiled"
+    compiled.on = False
+    log.warning("layers run uncompiled: %s", why)
+    again = _tried(graphs, step)
+    if again is not None:
+        log.warning("no CUDA graphs: %s; steps run eagerly", again)
+    return {**said, "why": why}
 
 
 def _renew_generator(device: torch.device, state: torch.Tensor) -> None:

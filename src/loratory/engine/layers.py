@@ -271,6 +271,10 @@ class Quickened:
                 return part.random
         return any(isinstance(module, nn.Dropout | Dropout) and module.p > 0 for module in block.modules())
 
+    def computes(self, block: nn.Module) -> bool:
+        """Whether `block` as a whole computes otherwise."""
+        return any(part.module is block for part in self.parts)
+
     def refresh(self) -> None:
         """To be called before each forward pass in training."""
         self.shadows.refresh()

@@ -7,7 +7,8 @@ the device: so that a whole step can be captured as a CUDA graph (see :mod:`lora
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -145,22 +146,37 @@ class Step:
         """Drop every gradient."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Before the first step: steps made meanwhile on batches of weight 0 train nothing and leave no trace.
+
+        Their gradients are zero, and so is the rate.
+        """
+        rates = self._rates.clone()
+        self._rates.zero_()
+        try:
+            yield
+        finally:
+            self._rates.copy_(rates)
+            self.restart()
+            self.loss.zero_()
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+
+    def restart(self) -> None:
+        """Begin the schedule again."""
+        self._done.zero_()
+
     def warm_up(self, batch: Batch) -> None:
         """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
 
         Args:
-            batch: of weight 0, so that its gradients are zero.
+            batch: of weight 0.
         """
-        self.backward(batch)
-        if self._max_norm > 0:
-            self._clip()
-        self._rate.zero_()
-        self.optimizer.step()
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                value.zero_()
-        self._clear()
-        self.loss.zero_()
+        with self.idle():
+            self.backward(batch)
+            self.update()
 
     def _clip(self) -> None:
         """Clip the gradients by their global norm within the coming AdamW step.

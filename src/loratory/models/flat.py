@@ -9,6 +9,7 @@ same rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -247,9 +248,9 @@ def _no_mask(*_: Any, **__: Any) -> None:
     """The mask function: sequence bounds travel in the layout."""
 
 
-def register() -> None:
-    """Make :data:`ATTENTION` known to transformers. Calling it again changes nothing."""
-    AttentionInterface.register(ATTENTION, attend)
+def register(attention: Callable[..., tuple[Tensor, None]] = attend) -> None:
+    """Make :data:`ATTENTION` known to transformers, as `attention` computes it."""
+    AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, _no_mask)
 
 
