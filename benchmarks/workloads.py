@@ -39,12 +39,14 @@ ROBERTA_BASE = {
     "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
 }  # fmt: skip
+MODERNBERT_BASE = {"vocab_size": 50368}
+"""ModernBERT-base is its configuration's default: 22 layers of width 768."""
 TINY = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 512,
 }  # fmt: skip
 
-RANDOM = ("roberta-base", "tiny")
+RANDOM = ("roberta-base", "modernbert-base", "tiny")
 """Models built from their configuration, with random weights."""
 
 
@@ -165,12 +167,17 @@ def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
     """The directory of `minilm`, or of a model with random weights made in `work`, or `name` itself."""
     if name not in RANDOM:
         return locate(name)
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RobertaConfig
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, ModernBertConfig, RobertaConfig
+    from transformers import ModernBertForSequenceClassification as ModernBert
     from transformers import RobertaForSequenceClassification as Roberta
 
     torch.manual_seed(0)
     if name == "tiny":
         model, chosen = BertForSequenceClassification(BertConfig(**TINY)), _tiny_tokenizer()
+    elif name == "modernbert-base":
+        chosen = AutoTokenizer.from_pretrained(locate(tokenizer))
+        ends = {f"{kind}_token_id": getattr(chosen, f"{kind}_token_id") for kind in ("pad", "cls", "sep")}
+        model = ModernBert(ModernBertConfig(**MODERNBERT_BASE, **ends, bos_token_id=None, eos_token_id=None))
     else:
         model, chosen = Roberta(RobertaConfig(**ROBERTA_BASE)), AutoTokenizer.from_pretrained(locate(tokenizer))
         chosen.pad_token = chosen.convert_ids_to_tokens(1)  # RoBERTa counts positions by its padding id
