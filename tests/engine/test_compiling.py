@@ -19,7 +19,10 @@ from loratory.models.flat import ATTENTION, Classifier
 from loratory.models.load import load_base
 from loratory.spec import HardwareSpec
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, tracing
+pytestmark = [  # torch's own, when its compiler is imported and traces
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+]
 EXACT = Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
 
 
@@ -53,22 +56,23 @@ def test_gradients_stay_the_same_and_the_code_of_one_layer_serves_all(
 
     with quickened(base.model, EXACT):
         compiled = Compiled(base.family.blocks(base.model), backend=counter)
-        with compiled.at_hand():
-            for lengths in ([5, 9, 3], [7, 30, 2, 4], [40]):
-                compiled.on = False
-                expected = computed(lengths)
-                frames = counter.frame_count
-                compiled.on = True
-                ours = computed(lengths)
-                assert ours.keys() == expected.keys()
-                for name, gradient in expected.items():
-                    torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4)
-            assert 0 < frames == counter.frame_count  # the last shape compiled nothing more
-            base.model.eval()
-            with torch.no_grad():
-                ((batch,),) = labelled([6]).steps(epoch_order(1, 0, 1), Cut(1))
-                classifier(batch)
-            assert counter.frame_count == frames
+        shapes = ([5, 9, 3], [7, 30, 2, 4], [40])
+        expected = [computed(lengths) for lengths in shapes]
+        assert counter.frame_count == 0
+        compiled.start()
+        for lengths, gradients in zip(shapes, expected, strict=True):
+            frames = counter.frame_count
+            ours = computed(lengths)
+            assert ours.keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4)
+        assert 0 < frames == counter.frame_count  # the last shape compiled nothing more
+        base.model.eval()
+        with torch.no_grad():
+            ((batch,),) = labelled([6]).steps(epoch_order(1, 0, 1), Cut(1))
+            classifier(batch)
+        assert counter.frame_count == frames
+        compiled.stop()
     assert AttentionInterface()[ATTENTION] is flat.attend
     assert not any("forward" in vars(layer) for layer in base.family.blocks(base.model))
 

@@ -7,8 +7,8 @@ on what was measured before (:data:`SECONDS`, :data:`SAVED`), and is taken back 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -31,33 +31,34 @@ class Compiled:
     Attributes:
         layers: all of them; none where compiling is out of the question.
         why_not: why there are none.
-        on: whether passes in training run compiled.
     """
 
     def __init__(self, layers: Iterable[nn.Module] = (), *, why_not: str | None = None, backend: str = "inductor"):
-        self.layers, self.why_not, self.on = list(layers), why_not, False
+        self.layers, self.why_not = list(layers), why_not
         self._backend = backend
+        self._undo = ExitStack()
 
     def pays(self, seconds: float, steps: int) -> bool:
         """Whether `steps` steps of `seconds` each are expected to save more than compiling takes."""
         return bool(self.layers) and SAVED * seconds * steps > SECONDS
 
-    @contextmanager
-    def at_hand(self) -> Iterator[None]:
-        """Let `on` decide how the layers compute; at the end they compute as before."""
+    def start(self) -> None:
+        """Let passes in training run compiled from now on; what computes otherwise, and attention, stay as they are."""
 
         def forward(plain: Callable[..., Any], quick: Callable[..., Any], layer: nn.Module, *a: Any, **k: Any) -> Any:
-            return (quick if self.on and layer.training and torch.is_grad_enabled() else plain)(*a, **k)
+            return (quick if layer.training and torch.is_grad_enabled() else plain)(*a, **k)
 
-        with ExitStack() as stack:
-            for layer in self.layers:
-                for part in layer.modules():  # what computes otherwise, and attention, stay as they are
-                    if "forward" in vars(part):
-                        stack.callback(stand_in(part, torch.compiler.disable(part.forward)))  # type: ignore[no-untyped-call]
-                plain: Any = layer.forward
-                quick = torch.compile(plain, dynamic=True, backend=self._backend)
-                stack.callback(stand_in(layer, partial(forward, plain, quick, layer)))
-            if self.layers:
-                flat.register(torch.compiler.disable(flat.attend))  # type: ignore[no-untyped-call]  # torch's own
-                stack.callback(flat.register)
-            yield
+        for layer in self.layers:
+            for part in layer.modules():
+                if "forward" in vars(part):
+                    apart = torch.compiler.disable(part.forward)  # type: ignore[no-untyped-call]  # torch's own
+                    self._undo.callback(stand_in(part, apart))
+            plain: Any = layer.forward
+            quick = torch.compile(plain, dynamic=True, backend=self._backend)
+            self._undo.callback(stand_in(layer, partial(forward, plain, quick, layer)))
+        flat.register(torch.compiler.disable(flat.attend))  # type: ignore[no-untyped-call]  # torch's own
+        self._undo.callback(flat.register)
+
+    def stop(self) -> None:
+        """Let the layers compute as before."""
+        self._undo.close()

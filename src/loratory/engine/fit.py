@@ -110,7 +110,7 @@ def fit(
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
         compiled = _compilable(classifier, quick, hardware)
-        stack.enter_context(compiled.at_hand())
+        stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
         classifier, data, validation, frozen = above
         _set_training(model, bottom)

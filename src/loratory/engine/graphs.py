@@ -273,7 +273,7 @@ def _compiled(graphs: Graphs, step: Step, compiled: Compiled, *, steps: int) -> 
         return {**said, "why": f"{steps} steps of {before * 1e3:.1f} ms do not pay for it"}
     log.info("compiling %d layers for %d steps of %.1f ms", len(compiled.layers), steps, before * 1e3)
     begin = time.perf_counter()
-    compiled.on = True
+    compiled.start()
     why = _tried(graphs, step, warm_all=True)
     said["compile_seconds"] = time.perf_counter() - begin
     if why is None:
@@ -281,7 +281,7 @@ def _compiled(graphs: Graphs, step: Step, compiled: Compiled, *, steps: int) -> 
         if after < before:
             return {**said, "layers": len(compiled.layers), "why": None}
         why = f"steps took {after * 1e3:.1f} ms compiled"
-    compiled.on = False
+    compiled.stop()
     log.warning("layers run uncompiled: %s", why)
     again = _tried(graphs, step)
     if again is not None:
