@@ -22,7 +22,8 @@ from workloads import LONGEST, METHODS, Job, model_directory, write_texts
 from loratory.engine import compiling
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
-from loratory.run import optimize, prepare
+from loratory.run import optimize
+from loratory.setup import prepare
 from loratory.spec import HardwareSpec
 
 

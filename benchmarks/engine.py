@@ -123,7 +123,8 @@ def _loratory() -> Any:
     import peft  # noqa: F401  # importing is nobody's set-up
 
     from loratory.engine.fit import Progress
-    from loratory.run import optimize, prepare
+    from loratory.run import optimize
+    from loratory.setup import prepare
 
     def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
         """Train as `loratory train` does; the clock, and the tokens of the warm-up over those of the timed steps."""

@@ -27,7 +27,8 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
 from loratory.methods import spec_from_flags
-from loratory.run import Setup, optimize, prepare
+from loratory.run import optimize
+from loratory.setup import Setup, prepare
 
 
 def main() -> None:

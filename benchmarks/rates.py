@@ -14,7 +14,8 @@ import sys
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.methods import spec_from_flags
-from loratory.run import optimize, prepare
+from loratory.run import optimize
+from loratory.setup import prepare
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from loratory.engine.hardware import Hardware
 from loratory.methods import spec_from_flags
 from loratory.models.families import FAMILIES
 from loratory.models.flat import ATTENTION, Classifier
-from loratory.run import Run, prepare, train
+from loratory.run import Run, train
+from loratory.setup import prepare
 from loratory.spec import HardwareSpec
 
 pytestmark = [

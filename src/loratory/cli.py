@@ -1,30 +1,25 @@
-"""The commands: parse, call, print. No logic.
-
-`train`'s flags are the settings' own fields, so that a setting's name, help and default stand in one place.
-"""
+"""The commands: parse, call, print. No logic."""
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from loratory.console import errors, fail, print_json, progress_shown, rank
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, first_line, nearest
+from loratory.flags import assignment, divide, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
-from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, TrainingSpec, validated
+from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, validated
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for a wrong command line; its home has moved between Typer's versions."""
@@ -61,10 +56,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="The packaged data and model.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-errors = Console(stderr=True, highlight=False)
-
-ALSO = {"lr": ["--learning-rate"]}
-"""Other names of a flag, by its setting."""
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
@@ -72,50 +63,6 @@ ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, taken as an interruption."""
-
-
-def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag for each field of `kinds`; the command gets those that were given as `flags`."""
-    nested = {"name", *RunSpec.model_fields} - {"model", "seed"}  # groups, and the method's name, are no flags
-    fields = {name: field for kind in kinds for name, field in kind.model_fields.items() if name not in nested}
-
-    def parameter(name: str) -> inspect.Parameter:
-        field = fields[name]
-        default = "" if field.default is None else f" [{field.default}]"
-        option = typer.Option(
-            f"--{name.replace('_', '-')}",
-            *ALSO.get(name, []),
-            help=f"{field.description}{default}",
-            metavar=_metavar(field.annotation),
-        )
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-        )
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
-
-        def wrapper(**given: Any) -> None:
-            flags = {name: given.pop(name) for name in fields}
-            command(**given, flags={name: value for name, value in flags.items() if value is not None})
-
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters = [*own, *map(parameter, fields)]
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        wrapper.__doc__ = command.__doc__
-        wrapper.__name__ = command.__name__
-        return wrapper
-
-    return decorate
-
-
-def _metavar(annotation: Any) -> str:
-    choices = [a for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for a in get_args(part)]
-    if choices:
-        return "|".join(choices)
-    kinds = {int: "N", float: "X", str: "TEXT"}
-    return next((kinds[part] for part in (annotation, *get_args(annotation)) if part in kinds), "TEXT")
 
 
 @app.command()
@@ -133,14 +80,14 @@ def train(
     """Train once, and commit the run's directory."""
     from loratory.run import train as train_run
 
-    spec = spec_from_flags({"method": method, **flags, **dict(map(_assignment, settings or []))})
-    with _progress(spec) as on_step:
+    spec = spec_from_flags({"method": method, **flags, **dict(map(assignment, settings or []))})
+    with progress_shown(spec) as on_step:
         run = train_run(spec, output=output, on_step=on_step)
-    if _rank() > 0:
+    if rank() > 0:
         return
     document = {**run.record.to_dict(), "directory": str(run.directory)}
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from loratory.report.tables import comparison
 
@@ -161,11 +108,11 @@ def evaluate(
     """Score a trained model on its own test split, on all rows of another file, or on a split of other data."""
     from loratory import trained
 
-    hardware, data = _divide(flags)
+    hardware, data = divide(flags)
     opened = trained.open_trained(model_path, hardware=hardware, model=model, data=validated(DataSpec, data))
     found = trained.evaluate(model_path, opened, given=data, split=split)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
         return
     from loratory.report.terminal import quality_table
 
@@ -197,14 +144,14 @@ def predict(
 
     if output is not None and output.exists():
         raise StorageError(f"{output} exists already; choose another --output")
-    opened = trained.open_trained(model_path, hardware=_divide(flags)[0], model=model)
+    opened = trained.open_trained(model_path, hardware=divide(flags)[0], model=model)
     given, others = (list(texts), None) if texts else _texts(input_file, text_column)
     rows = trained.predict(opened, given)
     if output is not None:
         write_predictions(output, rows, others)
         errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)
     elif as_json:
-        _print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
+        print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
     else:
         Console().print(predictions_table(rows))
 
@@ -221,7 +168,7 @@ def compare(
 
     table = trained.compare(runs, with_baselines=baselines)
     if as_json:
-        _print_json(table.to_dict())
+        print_json(table.to_dict())
     elif markdown:
         typer.echo(table.to_markdown(), nl=False)
     else:
@@ -249,7 +196,7 @@ def list_data(as_json: Json = False) -> None:
     from loratory.report.datasets import packaged_rows, packaged_table
 
     if as_json:
-        _print_json(packaged_rows())
+        print_json(packaged_rows())
     else:
         Console().print(packaged_table())
 
@@ -268,7 +215,7 @@ def show_data(
 
     description = described(make_dataset(validated(DataSpec, {**flags, "dataset": name})))
     if as_json:
-        _print_json(description)
+        print_json(description)
     else:
         Console().print(dataset_table(description))
 
@@ -288,34 +235,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [_hyphens(word) for word in words if word != "--debug"]
+    words = [hyphens(word) for word in words if word != "--debug"]
     handler = logging.StreamHandler(sys.stderr)
     log = logging.getLogger("loratory")
     log.handlers[:] = [handler]
-    log.setLevel(logging.INFO if _rank() == 0 else logging.ERROR)  # downloads say that they are under way
+    log.setLevel(logging.INFO if rank() == 0 else logging.ERROR)  # downloads say that they are under way
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(words)
     except LoratoryError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return fail(str(error), error.exit_code, debug)
     except UsageError as error:
-        return _fail(_usage(error), 2, debug)
+        return fail(usage_message(error), 2, debug)
     except Terminated:
-        return _fail("terminated", 143, debug)
+        return fail("terminated", 143, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130, debug)
+        return fail("interrupted", 130, debug)
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  # the last door: a defect too is one line, its traceback with --debug
-        return _fail(f"{type(error).__name__}: {first_line(error)}; --debug shows where", 1, debug)
+        return fail(f"{type(error).__name__}: {first_line(error)}; --debug shows where", 1, debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _rank() -> int:
-    """This process's number among those that `torchrun` started together, 0 without it."""
-    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def _run(words: list[str]) -> int:
@@ -326,46 +268,8 @@ def _run(words: list[str]) -> int:
         raise kept.error from None
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    line = " ".join(message.split())
-    where = f"process {_rank()}: " if _rank() > 0 else ""
-    print(f"error: {where}" + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
-    return code
-
-
-def _usage(error: Any) -> str:
-    """Typer's own message, and the nearest flag of the command where it has none of that name."""
-    if not hasattr(error, "possibilities"):
-        return str(error.format_message())
-    flags = [flag for one in error.ctx.command.get_params(error.ctx) for flag in one.opts if flag.startswith("--")]
-    return f"{error.message}; {nearest(error.option_name, flags)}"
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
-
-
-def _hyphens(word: str) -> str:
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise SettingsError(f"--set {text!r}: write it as a.b=c")
-    return key, value
-
-
-def _divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
-    """The hardware's settings, and the flags that are the data's."""
-    hardware = {name: value for name, value in flags.items() if name in HardwareSpec.model_fields}
-    data = {name: value for name, value in flags.items() if name in DataSpec.model_fields}
-    return validated(HardwareSpec, hardware), data
 
 
 def _texts(path: Path | None, column: str) -> tuple[list[str], list[dict[str, object]] | None]:
@@ -377,50 +281,3 @@ def _texts(path: Path | None, column: str) -> tuple[list[str], list[dict[str, ob
     if sys.stdin is None or (path is None and sys.stdin.isatty()):
         return [], None
     return lines(sys.stdin), None
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
-
-
-@contextmanager
-def _progress(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
-    """A live bar on a terminal; a line every tenth of the way elsewhere. On standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if _rank() > 0:
-        yield lambda progress: None
-        return
-    if not errors.is_terminal:
-        shown = 0
-
-        def line(progress: Any) -> None:
-            nonlocal shown
-            tenth = 10 * progress.step // progress.total_steps
-            if tenth > shown:
-                shown = tenth
-                errors.print(f"step {progress.step} of {progress.total_steps}, epoch {progress.epoch}", markup=False)
-
-        yield line
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(f"{spec.method.name}: setting up", total=None, rate="")
-
-        def advance(progress: Any) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                total=progress.total_steps,
-                completed=progress.step,
-                description=f"{spec.method.name}: epoch {progress.epoch} of {spec.training.epochs}",
-                rate=f"{speed * spec.training.batch_size:,.0f} examples/s" if speed else "",
-            )
-
-        yield advance

@@ -1,0 +1,114 @@
+"""How a run ends: the record of one that completed, and that of one that did not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loratory import __version__
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
+from loratory.setup import Setup
+from loratory.spec import RunSpec
+from loratory.store.directory import RECORD, commit, staging
+from loratory.store.record import RunRecord, Status
+
+log = logging.getLogger("loratory")
+
+
+@contextmanager
+def memory_errors(spec: RunSpec, hardware: Hardware) -> Iterator[None]:
+    """Turn what torch says when memory runs out into our own error."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(spec, hardware, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch's CPU allocator says
+            raise
+        raise _out_of_memory(spec, hardware, error) from error
+
+
+def _out_of_memory(spec: RunSpec, hardware: Hardware, error: Exception) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}, --max-length "
+        f"{spec.data.max_length}; try --accumulate {spec.training.accumulate * 2} or a smaller --max-length "
+        f"({first_line(error)})"
+    )
+
+
+def record_of(
+    setup: Setup,
+    meter: Meter,
+    name: str,
+    status: Status,
+    *,
+    quality: dict[str, Any],
+    error: str | None = None,
+    engine: dict[str, Any] | None = None,
+) -> RunRecord:
+    """What is known of a run when it ends, well or not.
+
+    Args:
+        quality: of each scored part.
+        error: what ended it.
+        engine: how its steps were made.
+    """
+    return RunRecord(
+        id=name,
+        fingerprint=setup.fingerprint,
+        status=status,
+        spec=setup.spec.model_dump(mode="json"),
+        data=setup.dataset.record(),
+        parameters=setup.trainable.counts(),
+        cost=meter.record(),
+        quality=quality,
+        environment={
+            **setup.hardware.record(),
+            "flat": setup.classifier.flat,
+            "engine": engine,
+            "model_digest": setup.base.digest,
+            "version": __version__,
+        },
+        error=error,
+    )
+
+
+@contextmanager
+def failures_recorded(setup: Setup, meter: Meter, name: str, directory: Path) -> Iterator[None]:
+    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors."""
+    try:
+        yield
+    except (LoratoryError, OSError, KeyboardInterrupt) as error:  # staging knows which OSErrors are the disk's
+        _commit_failure(setup, meter, name, directory, error)
+        raise
+    except Exception as error:
+        ours = TrainingError(f"training stopped with {type(error).__name__}: {first_line(error)}; --debug shows where")
+        _commit_failure(setup, meter, name, directory, ours)
+        raise ours from error
+
+
+def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, error: BaseException) -> None:
+    """Leave a record of a run that did not complete: failures count too. The first process does."""
+    if not setup.hardware.processes.first:
+        return
+    status: Status = "failed"
+    if isinstance(error, OutOfMemoryError):
+        status = "out_of_memory"
+    elif isinstance(error, DivergedError):
+        status = "diverged"
+    elif isinstance(error, KeyboardInterrupt):
+        status = "interrupted"
+    record = record_of(setup, meter, name, status, quality={}, error=str(error) or status)
+    try:
+        with staging(directory) as stage:
+            (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+            commit(stage, directory)
+    except (StorageError, OSError) as full:  # the run's own error is the one to report
+        log.warning("the failed run left no record: %s", full)

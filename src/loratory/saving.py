@@ -1,0 +1,80 @@
+"""What a run saves, and the check that it can be loaded back and is the model that was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from loratory.engine.predict import predict
+from loratory.errors import TrainingError
+from loratory.models.flat import Classifier
+from loratory.models.load import load_base, load_trained, quiet
+from loratory.setup import Setup
+
+CHECKED = 64
+"""Examples on which a saved run is compared with the model in memory before it is committed."""
+
+
+def save(setup: Setup, stage: Path) -> int:
+    """Write the trained weights and the tokenizer; an adapter in PEFT's format, or a whole model in transformers'.
+
+    Returns:
+        The bytes that the weights take on disk.
+    """
+    from safetensors.torch import save_file
+
+    trainable, base = setup.trainable, setup.base
+    base.tokenizer.save_pretrained(stage)
+    if trainable.adapter is not None:
+        trainable.adapter.save_pretrained(stage)
+        save_file(trainable.trained_tensors(), stage / "adapter_model.safetensors", metadata={"format": "pt"})
+        return (stage / "adapter_model.safetensors").stat().st_size
+    # onto a fresh base: frozen weights may be held in bf16, and the file must have them as they were
+    spec = setup.spec
+    whole: Any = load_base(
+        spec.model,
+        labels=setup.labels,
+        seed=spec.seed,
+        dropout=spec.training.dropout,
+        attention_dropout=spec.training.attention_dropout,
+    ).model
+    unknown = whole.load_state_dict(trainable.trained_tensors(), strict=False).unexpected_keys
+    if unknown:
+        raise TrainingError(f"trained weights that the model does not have, first {unknown[0]!r}; not kept")
+    with quiet():
+        whole.save_pretrained(stage)
+    return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
+
+
+def check_saved(setup: Setup, stage: Path) -> None:
+    """Load the saved run back through stock libraries, and compare logits: with those of the model in memory, and,
+    where batches ran flat, with those of transformers' own padded attention in fp32.
+
+    The model in memory leaves the device meanwhile, so that there is never room needed for two.
+
+    Raises:
+        TrainingError: they differ by more than 1e-3.
+    """
+    data = setup.tokens["validation"].first(CHECKED)
+    device = setup.hardware.device
+    there = predict(setup.classifier, data, hardware=setup.hardware)
+    setup.base.model.to("cpu")
+    loaded = load_trained(stage, model=setup.spec.model, labels=setup.labels)
+    loaded.model.to(device)
+    classifier = Classifier(loaded.model, loaded.family, loaded.pad_id)
+    _check_same("the trained one", there, predict(classifier, data, hardware=setup.hardware))
+    if classifier.flat:
+        exact = replace(setup.hardware, precision="fp32")
+        flat = predict(classifier, data, hardware=exact)
+        classifier.unflatten()
+        _check_same("it gives in padded batches", predict(classifier, data, hardware=exact), flat)
+    setup.base.model.to(device)
+
+
+def _check_same(other: str, one: Tensor, two: Tensor) -> None:
+    difference = float((one - two).abs().max())
+    if not difference <= 1e-3:
+        raise TrainingError(f"the saved model gives other logits than {other} (difference {difference:.2g}); not kept")
