@@ -11,25 +11,26 @@ It is the same for every method: what is trained is what the method set free.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.compiling import Compiled
 from loratory.engine.frozen import Bottom, resumed
-from loratory.engine.graphs import captured
+from loratory.engine.graphs import Graphs, captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Quickened, quickened
 from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.predict import predict
-from loratory.engine.processes import Processes
 from loratory.engine.step import Step
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
@@ -93,29 +94,128 @@ def fit(
     Raises:
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
-    model, bottom = classifier.model, Bottom.of(classifier.model, classifier.family)
-    orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
-    processes = hardware.processes
-    cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
-    size = spec.batch_size * processes.count  # of a step, all processes together
-    total = spec.epochs * math.ceil(len(data.labels) / size)
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
-    devices = [hardware.device] if hardware.device.type == "cuda" else []
+    with ready(classifier, data, validation, spec, lr=lr, seed=seed, hardware=hardware, meter=meter) as run:
+        for epoch in range(1, spec.epochs + 1):
+            row = {"epoch": epoch, **run.epoch(epoch, on_step)}
+            with meter.phase("eval"):
+                scores = score(run.validated()) if validation is not None else {}
+            history.append({**row, "train_seconds": meter.seconds["train"], **scores})
+            if spec.keep == "best" and (best is None or better(scores, best[1])):
+                best = epoch, scores, run.weights()
+        if best is not None:
+            run.restore(best[2])
+    return FitResult(history, best[0] if best is not None else spec.epochs, run.engine)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model that is ready to be trained, and how its steps are made.
+
+    Attributes:
+        engine: as :attr:`FitResult.engine`.
+    """
+
+    classifier: Classifier
+    data: Labelled
+    lengths: NDArray[np.int64]
+    """(N,) tokens of each training text."""
+    validation: Labelled | None
+    orders: list[NDArray[np.int64]]
+    cut: Cut
+    bottom: Bottom | None
+    quick: Quickened
+    one: Step
+    step: Graphs | Step
+    hardware: Hardware
+    meter: Meter
+    engine: dict[str, Any]
+
+    def epoch(self, number: int, on_step: Callable[[Progress], None]) -> dict[str, float]:
+        """Make an epoch's steps; the number of steps made so far, the mean loss, and the rate at the end.
+
+        Raises:
+            DivergedError: the loss is not a finite number.
+        """
+        order, meter, begin = self.orders[number - 1], self.meter, 0
+        size = self.cut.size * self.cut.processes  # of a step, all processes together
+        total = len(self.orders) * math.ceil(len(order) / size)
+        _set_training(self.classifier.model, self.bottom)
+        self.one.loss.zero_()
+        with meter.phase("train"):
+            for parts in self.data.steps(order, self.cut):
+                rows = self.step(parts)
+                seen = order[begin : begin + size]
+                begin += len(seen)
+                meter.count(examples=len(seen), tokens=int(self.lengths[seen].sum()), padded_tokens=rows)
+                if meter.steps % CHECKED_EVERY == 0:
+                    self._loss(number)
+                on_step(Progress(number, meter.steps, total, meter.examples))
+            loss = self._loss(number) / len(order)
+        return {"step": meter.steps, "loss": loss, "lr": self.one.rate}
+
+    def _loss(self, epoch: int) -> float:
+        """The sum of the examples' losses in this epoch so far, all processes together; it must be a finite number."""
+        together = self.one.loss.clone()
+        self.hardware.processes.sum_(together)
+        total = float(together)
+        if not math.isfinite(total):
+            raise DivergedError(f"the loss is {total} in epoch {epoch} (step {self.meter.steps}); use a smaller --lr")
+        return total
+
+    def validated(self) -> Tensor:
+        """The logits (N, C) of validation with the weights as they are."""
+        assert self.validation is not None
+        self.quick.shadows.refresh()
+        return predict(self.classifier, self.validation, hardware=self.hardware, processes=self.hardware.processes)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of what is trained, by name."""
+        return {name: parameter.detach().clone() for name, parameter in self.one.free.items()}
+
+    def restore(self, weights: dict[str, Tensor]) -> None:
+        """Bring `weights` back."""
+        with torch.no_grad():
+            for name, parameter in self.one.free.items():
+                parameter.copy_(weights[name])
+
+
+@contextmanager
+def ready(
+    classifier: Classifier,
+    data: Labelled,
+    validation: Labelled | None,
+    spec: TrainingSpec,
+    *,
+    lr: float,
+    seed: int,
+    hardware: Hardware,
+    meter: Meter,
+) -> Iterator[Ready]:
+    """Make the model ready for its first step; afterwards its modules compute by themselves again.
+
+    What the steps draw comes from `seed`, and torch's own generators stand afterwards where they stood.
+    """
+    model, family, processes = classifier.model, classifier.family, hardware.processes
+    bottom = Bottom.of(model, family)
+    orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
+    cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
+    lengths = data.tokens.lengths
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []))
         quick = stack.enter_context(quickened(model, hardware))
-        texts = data.tokens.lengths
-        blocks = classifier.family.blocks(model) if hardware.checkpointing else []
+        blocks = family.blocks(model) if hardware.checkpointing else []
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
-        above = stack.enter_context(resumed(classifier, data, validation, hardware, meter))
+        above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
         classifier, data, validation, frozen = above
         _set_training(model, bottom)
         with meter.phase("setup"):
             embeddings = quicken(model) if hardware.device.type == "cpu" else []
+            total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
             one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
@@ -129,34 +229,9 @@ def fit(
         if frozen is not None:
             engine["frozen_bottom"] = frozen
         torch.manual_seed(seed + (processes.rank << 32))  # each process draws dropout of its own
-        for epoch, order in enumerate(orders, 1):
-            _set_training(model, bottom)
-            one.loss.zero_()
-            begin = 0
-            with meter.phase("train"):
-                for parts in data.steps(order, cut):
-                    rows = step(parts)
-                    seen = order[begin : begin + size]
-                    begin += len(seen)
-                    meter.count(examples=len(seen), tokens=int(texts[seen].sum()), padded_tokens=rows)
-                    if meter.steps % CHECKED_EVERY == 0:
-                        _total(one.loss, processes, epoch, meter.steps)
-                    on_step(Progress(epoch, meter.steps, total, meter.examples))
-                loss = _total(one.loss, processes, epoch, meter.steps) / len(data.labels)
-            row = {"epoch": epoch, "step": meter.steps, "loss": loss, "lr": one.rate}
-            with meter.phase("eval"):
-                quick.shadows.refresh()
-                scores = {}
-                if validation is not None:
-                    scores = score(predict(classifier, validation, hardware=hardware, processes=processes))
-            history.append({**row, "train_seconds": meter.seconds["train"], **scores})
-            if spec.keep == "best" and (best is None or better(scores, best[1])):
-                best = epoch, scores, {name: parameter.detach().clone() for name, parameter in one.free.items()}
-        if best is not None:
-            with torch.no_grad():
-                for name, parameter in one.free.items():
-                    parameter.copy_(best[2][name])
-    return FitResult(history, best[0] if best is not None else spec.epochs, engine)
+        yield Ready(
+            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, engine
+        )
 
 
 def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) -> Compiled:
@@ -173,13 +248,3 @@ def _set_training(model: nn.Module, bottom: Bottom | None) -> None:
     model.train()
     if bottom is not None:
         bottom.evaluate()
-
-
-def _total(losses: Tensor, processes: Processes, epoch: int, step: int) -> float:
-    """The sum of all processes' losses, which must be a finite number."""
-    together = losses.clone()
-    processes.sum_(together)
-    total = float(together)
-    if not math.isfinite(total):
-        raise DivergedError(f"the loss is {total} in epoch {epoch} (step {step}); use a smaller --lr")
-    return total

@@ -29,7 +29,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter, Phase
 from loratory.engine.modules import stand_in
 from loratory.models.families import Family
-from loratory.models.flat import Classifier, Layout
+from loratory.models.flat import Classifier
 
 log = logging.getLogger("loratory")
 
@@ -120,25 +120,25 @@ class Resumed(Classifier):
             return rows
         self.entrance[:] = [rows.unsqueeze(0)]
         try:
-            return self.family.encoder(self.model)(  # type: ignore[no-any-return]
-                input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=batch.position_ids.unsqueeze(0),
-                layout=Layout.of(batch),
-            ).last_hidden_state[0]
+            return super().encode(batch)
         finally:
             self.entrance.clear()
 
 
 @contextmanager
 def resumed(
-    classifier: Classifier, data: Labelled, validation: Labelled | None, hardware: Hardware, meter: Meter
+    classifier: Classifier,
+    bottom: Bottom | None,
+    data: Labelled,
+    validation: Labelled | None,
+    hardware: Hardware,
+    meter: Meter,
 ) -> Iterator[tuple[Classifier, Labelled, Labelled | None, dict[str, Any] | None]]:
-    """The classifier above its frozen bottom, both sets in places of kept rows, and what the record says of it.
+    """The classifier above its frozen `bottom`, both sets in places of kept rows, and what the record says of it.
 
     The bottom runs once, on every text. Where there is no frozen bottom, or the family runs padded, everything comes
     back as it was.
     """
-    bottom = Bottom.of(classifier.model, classifier.family)
     if bottom is None:
         yield classifier, data, validation, None
         return
