@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rivals import arguments, build, rival
-from transformers import DataCollatorWithPadding, Trainer
+from rivals import arguments, build, examples, rival
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer
 from workloads import METHODS, Job, model_directory
 
-from loratory.data import Labelled
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
@@ -107,18 +106,10 @@ def rival_accuracy(setup: Setup, options: argparse.Namespace, method: str, seed:
         train_dataset=examples(setup.tokens["train"]),
         data_collator=DataCollatorWithPadding(setup.base.tokenizer),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     found = trainer.predict(examples(setup.tokens["test"]))
     return float((found.predictions.argmax(1) == setup.tokens["test"].labels).mean())
-
-
-def examples(data: Labelled) -> list[dict[str, Any]]:
-    """What Trainer's collator takes."""
-    table = data.tokens
-    return [
-        {"input_ids": table.ids[begin:end].tolist(), "labels": int(label)}
-        for begin, end, label in zip(table.offsets[:-1], table.offsets[1:], data.labels, strict=True)
-    ]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from workloads import LONGEST, METHODS, Clock, Job
 
-from loratory.data import data_directory, make_dataset, tokenize
+from loratory.data import Labelled, data_directory, make_dataset, tokenize
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.methods import method_named
@@ -100,17 +100,13 @@ def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     train = make_dataset(spec.data).train
     table = tokenize(train, tokenizer, LONGEST[job.workload], data_directory() / "tokens")
-    examples = [
-        {"input_ids": table.ids[begin:end].tolist(), "labels": int(label)}
-        for begin, end, label in zip(table.offsets[:-1], table.offsets[1:], train.labels, strict=True)
-    ]
     model = build(job, settings, labels=len(set(train.labels.tolist())))
     batches, warmup, share = plan(job, settings, table.lengths)
     clock = Clock(hardware, begin=begin, warmup=warmup, steps=job.steps)
     trainer = _Planned(
         model=model,
         args=arguments(job, settings, model),
-        train_dataset=examples,
+        train_dataset=examples(Labelled(table, train.labels)),
         data_collator=DataCollatorWithPadding(
             tokenizer,
             padding=settings.padding,
@@ -122,6 +118,15 @@ def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
     trainer.planned = batches.tolist()
     trainer.train()
     return clock, share
+
+
+def examples(data: Labelled) -> list[dict[str, Any]]:
+    """What Trainer's collator takes."""
+    table = data.tokens
+    return [
+        {"input_ids": table.ids[begin:end].tolist(), "labels": int(label)}
+        for begin, end, label in zip(table.offsets[:-1], table.offsets[1:], data.labels, strict=True)
+    ]
 
 
 def build(job: Job, settings: Rival, *, labels: int, seed: int = 0) -> nn.Module:
