@@ -17,6 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from loratory.methods import METHODS, spec_from_flags
+from loratory.run import Run, train
+from loratory.spec import RunSpec
+
 torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
 
 ModelDirectory = Callable[..., Path]
@@ -184,3 +188,30 @@ def snapshot() -> Callable[[Path], dict[str, str]]:
         }
 
     return take
+
+
+@pytest.fixture(scope="session")
+def spec(tiny_bert: Path, tiny_csv: Path) -> Callable[..., RunSpec]:
+    """(method, **flags) -> a small run."""
+
+    def make(method: str = "standard", **flags: Any) -> RunSpec:
+        given = {
+            "model": str(tiny_bert),
+            "dataset": str(tiny_csv),
+            "epochs": 2,
+            "batch_size": 16,
+            "max_length": 32,
+            "lr": 0.005,
+            "device": "cpu",
+            "precision": "fp32",
+        }
+        return spec_from_flags({"method": method, **given, **flags})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One run of each method."""
+    place = tmp_path_factory.mktemp("runs")
+    return {method: train(spec(method), output=place / method) for method in METHODS}
