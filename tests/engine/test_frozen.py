@@ -43,7 +43,7 @@ def trained(
     one: Classifier, data: Any, *, precision: str = "fp32", **settings: Any
 ) -> tuple[FitResult, list[Tensor], Meter]:
     """Two epochs; what fit says, validation's logits after each epoch, and the meter."""
-    hardware = Hardware.of(HardwareSpec(device="cpu", precision=precision))  # type: ignore[arg-type]
+    hardware = Hardware.of(HardwareSpec.model_validate({"device": "cpu", "precision": precision}))
     meter = Meter(hardware)
     logits: list[Tensor] = []
 

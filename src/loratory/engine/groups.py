@@ -268,7 +268,8 @@ class Group:
     def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
         """x∘M of the adapter `number`, added to `into` where that is given. On CUDA M is drawn again, not kept."""
         if x.is_cuda:
-            return kernels().drop(x, self.dropout, self._draws.seed, self._sites[number], into=into)  # type: ignore[no-any-return]
+            dropped: Tensor = kernels().drop(x, self.dropout, self._draws.seed, self._sites[number], into=into)
+            return dropped
         return x * masks[number] if into is None else into.addcmul_(x, masks[number])
 
     def _parts(self, drops: bool) -> list[slice]:

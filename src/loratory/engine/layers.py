@@ -97,7 +97,9 @@ def _gelu_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `kernels.gelu_backward`; on a CPU the sum is left to whoever needs it."""
     if inner.is_cuda:
-        return kernels().gelu_backward(grad, inner, active=active, summed=summed)  # type: ignore[no-any-return]
+        made: tuple[Tensor, Tensor | None, Tensor | None]
+        made = kernels().gelu_backward(grad, inner, active=active, summed=summed)
+        return made
     return torch.ops.aten.gelu_backward(grad, inner), F.gelu(inner) if active else None, None
 
 
@@ -106,6 +108,7 @@ class _Rest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, attended: Tensor, x: Tensor, layer: Layer, training: bool, *parameters: Tensor) -> Tensor:
+        """(T, H) each -> (T, H); `parameters`, those of all the layer's parts in their order, are named for autograd."""
         with torch.autocast(x.device.type, enabled=False):
             mixed, kept_out = layer.out.forward(attended, training=training)
             y, kept_first = layer.first.forward(mixed, x, training=training)
@@ -126,6 +129,7 @@ class _Rest(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of `attended`, `x` (T, H) and the parameters."""
         saved, layer = iter(ctx.saved_tensors), ctx.layer
         parts = [[next(saved) for _ in range(size)] for size in ctx.sizes]
         (attended, y, inner, active), kept_out, kept_first, kept_up, kept_down, kept_second = parts
@@ -219,10 +223,10 @@ class Layer:
         drop = float(self.attention_dropout.p) if training else 0.0
         attended = attend_packed(mixed.view(tokens, 3, self.heads, -1), layout, dropout=drop)
         parts = (self.out, self.first, self.up, self.down, self.second)
-        result = _Rest.apply(  # type: ignore[no-untyped-call]
+        result: Tensor = _Rest.apply(  # type: ignore[no-untyped-call]
             attended.reshape(tokens, width), x, self, training, *(p for part in parts for p in part.parameters)
         )
-        return result.unsqueeze(0)  # type: ignore[no-any-return]
+        return result.unsqueeze(0)
 
     @property
     def random(self) -> bool:
@@ -248,8 +252,8 @@ class Single:
     def __call__(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """(..., I) -> (..., O)."""
         rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
-        y = _Project.apply(rows, self.group, self.module.training, *self.group.parameters)  # type: ignore[no-untyped-call]
-        return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
+        y: Tensor = _Project.apply(rows, self.group, self.module.training, *self.group.parameters)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], -1)
 
     def restore(self) -> None:
         """Let the module compute by itself again."""

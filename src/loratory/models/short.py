@@ -218,6 +218,7 @@ class _ShortAttention(torch.autograd.Function):
         seeds: Tensor,
         settings: _Settings,
     ) -> Tensor:
+        """(T, H, D) each, or (T, 3, H, D), -> (T, H, D)."""
         ctx.packed = key is None or value is None
         q, k, v = query.unbind(1) if key is None or value is None else (_rows(query), _rows(key), _rows(value))
         ctx.save_for_backward(q, k, v, bounds, seeds)
