@@ -108,7 +108,7 @@ class _Rest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, attended: Tensor, x: Tensor, layer: Layer, training: bool, *parameters: Tensor) -> Tensor:
-        """(T, H) each -> (T, H); `parameters`, those of all the layer's parts in their order, are named for autograd."""
+        """(T, H) each -> (T, H); `parameters` are those of the layer's parts in their order, given for autograd."""
         with torch.autocast(x.device.type, enabled=False):
             mixed, kept_out = layer.out.forward(attended, training=training)
             y, kept_first = layer.first.forward(mixed, x, training=training)
