@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from loratory.cli import main
 from loratory.methods import METHODS, spec_from_flags
 from loratory.run import Run, train
 from loratory.spec import RunSpec
@@ -215,3 +216,18 @@ def runs(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """One run of each method."""
     place = tmp_path_factory.mktemp("runs")
     return {method: train(spec(method), output=place / method) for method in METHODS}
+
+
+@pytest.fixture(scope="session")
+def flags(tiny_bert: Path, tiny_csv: Path) -> list[str]:
+    """A small run's, on the command line."""
+    given = f"--model {tiny_bert} --dataset {tiny_csv} --epochs 1 --max-length 32 --lr 0.005 --device cpu"
+    return [*given.split(), "--precision", "fp32"]
+
+
+@pytest.fixture(scope="session")
+def run_directory(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that `train` committed."""
+    place = tmp_path_factory.mktemp("cli") / "lora"
+    assert main(["train", "--method", "lora", *flags, "--output", str(place)]) == 0
+    return place
