@@ -94,6 +94,10 @@ def _setting(value: str) -> tuple[str, Any]:
 # ------------------------------------------------------------------------------------------------ in the worker
 
 
+def _begin(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+
+
 def work(job: Job) -> Row:
     """One measurement, in the process that was started for it."""
     os.dup2(2, 1)  # Trainer prints
@@ -228,14 +232,14 @@ class Workers:
     IMPORTED = ("__main__", "torch", "transformers", "peft", "workloads", "loratory.run")
 
     def __init__(self, directory: Path) -> None:
-        environment = {"LORATORY_DATA": str(directory), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        os.environ.update(environment)
+        os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+        self._own = {"LORATORY_DATA": str(directory)}  # theirs alone: the texts come from the user's
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(self.IMPORTED))
 
     def measure(self, job: Job) -> Row:
         """What a fresh process measured, or why it could not."""
-        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
+        with ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(self._own,)) as pool:
             future = pool.submit(work, job)
             error = future.exception()  # whatever a rival fails with stands in the report
             if error is not None:

@@ -155,6 +155,7 @@ def test_layers_are_compiled_where_steps_pay_for_it_and_the_record_says_so(
     monkeypatch.setattr(compiling, "SECONDS", 0.0)
     run = _train(tmp_path / "paid", model, tiny_csv, "lora", precision="fp32")
     said = run.record.environment["engine"]["compiled"]
+    assert "compiled_step_seconds" in said, said["why"]
     faster = said["compiled_step_seconds"] < said["step_seconds"]
     assert said["layers"] == (2 if faster else 0)
     assert (said["why"] is None) == faster
