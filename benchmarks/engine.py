@@ -40,9 +40,15 @@ STEPS = {("cpu", "short"): (5, 40), ("cpu", "long"): (2, 12), ("cuda", "short"):
 def main() -> None:
     """Measure everything that was asked for, and print it."""
     options = parse()
+    report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="engine-") as work_directory:
-        report = measure(options, Path(work_directory))
-    print(json.dumps(report, indent=2) if options.json else markdown(report))
+        try:
+            measure(options, Path(work_directory), report)
+        except KeyboardInterrupt:
+            print("interrupted: what follows is what was measured until then", file=sys.stderr)
+    if report:
+        compare(report["rows"])
+        print(json.dumps(report, indent=2) if options.json else markdown(report))
 
 
 def parse() -> argparse.Namespace:
@@ -62,6 +68,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, help="steps timed (default: by device and workload)")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--once",
+        type=_names(CONTENDERS),
+        default=[],
+        help="contenders to be measured in the first repeat alone: compiling takes a minute a measurement",
+    )
     parser.add_argument("--quick", action="store_true", help="3 steps, once, to see that it runs")
     parser.add_argument("--dataset", default="hutto:movies", help="where the texts come from")
     parser.add_argument(
@@ -112,6 +124,7 @@ def work(job: Job) -> Row:
         "seconds": clock.seconds,
         "waiting": clock.waiting,
         "setup_seconds": clock.setup(share),
+        "loading_seconds": clock.loading,
         "peak_bytes": peak["allocated"] if job.device == "cuda" else peak["resident"],
         "peak_memory_bytes": peak,
     }
@@ -134,6 +147,7 @@ def _loratory() -> Any:
         """Train as `loratory train` does; the clock, and the tokens of the warm-up over those of the timed steps."""
         clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
         setup = prepare(job.spec(), hardware)
+        clock.loading = setup.load_seconds
 
         def on_step(progress: Progress) -> None:
             clock.step(progress.step)
@@ -149,16 +163,15 @@ def _loratory() -> Any:
 # ------------------------------------------------------------------------------------------------ in the parent
 
 
-def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Make every measurement in a process of its own; `directory` holds what they share."""
+def measure(options: argparse.Namespace, directory: Path, report: dict[str, Any]) -> None:
+    """Make every measurement in a process of its own, and put it into `report`; `directory` holds what they share."""
     model = model_directory(options.model, directory, tokenizer=options.tokenizer)
     workers = Workers(directory)
-    rate = matrix_rate(options.device, quick=options.quick)
-    report: dict[str, Any] = {
+    rate, precision = matrix_rate(options.device, quick=options.quick)
+    report |= {
         "model": f"{options.model} ({'random' if options.model in RANDOM else 'pretrained'} weights)",
         "batch_size": options.batch_size,
-        "repeats": 1 if options.quick else options.repeats,
-        "bf16_matrix_rate": rate,
+        "matrix_rate": {"operations_per_second": rate, "precision": precision},
         "environment": Hardware.of(HardwareSpec(device=options.device)).record(),
         "workloads": {},
         "rows": [],
@@ -177,18 +190,13 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             steps=options.steps or steps,
             settings=dict(options.rival),
         )
-        rows, report["workloads"][name] = measure_workload(
-            job, options, workers, directory, rate=rate, repeats=report["repeats"]
-        )
-        report["rows"] += rows
-    compare(report["rows"])
-    return report
+        measure_workload(job, options, workers, directory, report)
 
 
 def measure_workload(
-    job: Job, options: argparse.Namespace, workers: Workers, directory: Path, *, rate: float, repeats: int
-) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of one workload, and what is to be said about it."""
+    job: Job, options: argparse.Namespace, workers: Workers, directory: Path, report: dict[str, Any]
+) -> None:
+    """Add the rows of one workload to `report`, and what is to be said about it."""
     from rivals import rival  # not above: Loratory's processes shall not load Trainer
 
     contenders = options.contenders or [
@@ -198,27 +206,30 @@ def measure_workload(
     write_texts(Path(job.data), job.workload, dataset=options.dataset, count=count)
     lengths = _lengths(job, directory)
     timed = lengths[job.order(count)[1]]
-    rows = []
-    for method in options.methods:
-        samples = alternate(replace(job, method=method), contenders, repeats, workers)
-        floor = operations(AutoConfig.from_pretrained(job.model), timed, method) / rate
-        for name in contenders:
-            made = row(samples[name], steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
-            rows.append({"workload": job.workload, "method": method, "contender": name, **made})
-    return rows, {
+    report["workloads"][job.workload] = {
         "mean_tokens": float(lengths.mean()),
         "longest": LONGEST[job.workload],
         "warmup": job.warmup,
         "steps": job.steps,
         "rival": asdict(rival(job)),
     }
+    for method in options.methods:
+        samples = alternate(replace(job, method=method), contenders, options, workers)
+        floor = operations(AutoConfig.from_pretrained(job.model), timed, method)
+        floor /= report["matrix_rate"]["operations_per_second"]
+        for name in contenders:
+            made = row(samples[name], steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
+            report["rows"].append({"workload": job.workload, "method": method, "contender": name, **made})
 
 
-def alternate(job: Job, contenders: list[str], repeats: int, workers: Workers) -> dict[str, list[Row]]:
+def alternate(job: Job, contenders: list[str], options: argparse.Namespace, workers: Workers) -> dict[str, list[Row]]:
     """The samples of each contender: a, b, c, a, b, c …, so that all meet the machine in the same moods."""
     samples: dict[str, list[Row]] = {name: [] for name in contenders}
+    repeats = 1 if options.quick else options.repeats
     for repeat in range(repeats):
         for name in contenders:
+            if repeat > 0 and name in options.once:
+                continue
             sample = workers.measure(replace(job, contender=name))
             samples[name].append(sample)
             said = sample.get("error") or f"{job.steps * job.batch_size / sample['seconds']:.1f} examples/s"
@@ -229,7 +240,7 @@ def alternate(job: Job, contenders: list[str], repeats: int, workers: Workers) -
 class Workers:
     """Makes each measurement in a fresh process, forked from one that has imported what all contenders import."""
 
-    IMPORTED = ("__main__", "torch", "transformers", "peft", "workloads", "loratory.run")
+    IMPORTED = ("__main__", "torch", "transformers", "peft", "workloads", "loratory.run", "triton")
 
     def __init__(self, directory: Path) -> None:
         os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})

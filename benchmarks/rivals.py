@@ -35,6 +35,7 @@ from loratory.methods import method_named
 from loratory.methods.lora import find_targets
 from loratory.models.families import family_of
 from loratory.models.load import quiet
+from loratory.spec import HardwareSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Rival:
     compile_mode: str | None = None
 
 
-_BEST = Rival(bf16=True, padding="longest", by_length=True, frozen="linear", cast_input=False, nan_filter=False)
+_BEST = Rival(padding="longest", by_length=True, cast_input=False, nan_filter=False)
 
 # On two cores with AVX-512 bf16, minilm, batch 32, examples/s (standard, LoRA on query and value). short, each step's
 # best of one to three runs that differ by ±10%: eager 200, 290; sdpa 119, 174; eager with lengths rounded up to 8:
@@ -84,7 +85,9 @@ def rival(job: Job) -> Rival:
     """The settings of the job's contender."""
     if job.contender == "defaults":
         return Rival()
-    best = replace(TUNED[job.device, job.workload], **job.settings)
+    bf16 = Hardware.of(HardwareSpec(device=job.device)).precision == "bf16"  # where it is faster, as Loratory decides
+    best = replace(TUNED[job.device, job.workload], bf16=bf16, frozen="linear" if bf16 else "fp32")
+    best = replace(best, **job.settings)
     return best if job.contender == "tuned" else replace(best, compile=True, multiple=best.multiple or 16)
 
 
@@ -100,9 +103,13 @@ def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     train = make_dataset(spec.data).train
     table = tokenize(train, tokenizer, LONGEST[job.workload], data_directory() / "tokens")
-    model = build(job, settings, labels=len(set(train.labels.tolist())))
+    loading = time.perf_counter()
+    model = build(job, settings, labels=len(set(train.labels.tolist()))).to(hardware.device)
+    hardware.synchronize()
+    loading = time.perf_counter() - loading
     batches, warmup, share = plan(job, settings, table.lengths)
     clock = Clock(hardware, begin=begin, warmup=warmup, steps=job.steps)
+    clock.loading = loading
     trainer = _Planned(
         model=model,
         args=arguments(job, settings, model),

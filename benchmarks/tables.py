@@ -14,7 +14,7 @@ CONTENDERS = {
 
 Row = dict[str, Any]
 
-_MEDIANS = ("seconds", "setup_seconds", "peak_bytes", "waiting")
+_MEDIANS = ("seconds", "setup_seconds", "loading_seconds", "peak_bytes", "waiting")
 
 
 def row(samples: list[Row], *, steps: int, examples: int, tokens: int, floor: float) -> Row:
@@ -35,6 +35,7 @@ def row(samples: list[Row], *, steps: int, examples: int, tokens: int, floor: fl
         "step_seconds": values["seconds"] / steps,
         "rate_share": floor / values["seconds"],
         **values,
+        "measured": len(good),
         "failed": len(samples) - len(good),
         "samples": samples,
     }
@@ -60,12 +61,12 @@ def _ratio(entry: Row, other: Row | None, key: str) -> float | None:
 
 def markdown(report: dict[str, Any]) -> str:
     """The whole report: what was measured on what, and a table a workload."""
-    machine = report["environment"]
+    machine, rate = report["environment"], report["matrix_rate"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
         f"{machine['device']}; {machine['threads']} threads; {versions}.",
-        f"{report['model']}, batch {report['batch_size']}; medians of {report['repeats']} alternating repeats; "
-        f"bf16 matrix rate {report['bf16_matrix_rate'] / 1e12:.2f} TFLOP/s.",
+        f"{report['model']}, batch {report['batch_size']}; medians of n alternating repeats; "
+        f"{rate['precision']} matrix rate {rate['operations_per_second'] / 1e12:.2f} TFLOP/s.",
     ]
     for workload, texts in report["workloads"].items():
         entries = [entry for entry in report["rows"] if entry["workload"] == workload]
@@ -94,6 +95,8 @@ _COLUMNS = (
     ("peak ÷ standard", "peak_over_standard", ".2f"),
     ("of matrix rate", "rate_share", ".1%"),
     ("set-up s", "setup_seconds", ".1f"),
+    ("of it loading", "loading_seconds", ".1f"),
+    ("n", "measured", "d"),
 )
 
 

@@ -103,6 +103,8 @@ class Clock:
         self._times: list[float] = []
         self._waits: list[float] = []
         self._begin = begin
+        self.loading = 0.0
+        """Seconds of the set-up in which the model was loaded and adapted; to be set by whoever does it."""
 
     def step(self, done: int) -> None:
         """To be called after each step with the number of steps done so far."""
@@ -222,10 +224,19 @@ def operations(config: Any, lengths: NDArray[np.int64], method: str) -> float:
     return 2 * linear - first + adapters + attention + head
 
 
-def matrix_rate(device: str, *, quick: bool) -> float:
-    """Operations a second of a large bf16 product: the best of several."""
-    size = 512 if quick else 8192 if device == "cuda" else 3072
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+def matrix_rate(device: str, *, quick: bool) -> tuple[float, str]:
+    """Operations a second of a large product, the best of several, and the precision in which it is faster."""
+    rates = {precision: _rate(device, kind, quick=quick) for precision, kind in PRECISIONS.items()}
+    precision = max(rates, key=lambda name: rates[name])
+    return rates[precision], precision
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def _rate(device: str, kind: torch.dtype, *, quick: bool) -> float:
+    size = 512 if quick else 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     best = math.inf
     for _ in range(3 if quick else 20):

@@ -144,6 +144,7 @@ def test_a_family_that_runs_padded_is_not_captured_and_says_so(
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, tracing
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, importing its compiler
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # fp32 is what is compared here
 def test_layers_are_compiled_where_steps_pay_for_it_and_the_record_says_so(
     model_directory: Any, tmp_path: Path, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

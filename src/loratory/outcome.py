@@ -67,7 +67,7 @@ def record_of(
         spec=setup.spec.model_dump(mode="json"),
         data=setup.dataset.record(),
         parameters=setup.trainable.counts(),
-        cost=meter.record(),
+        cost={**meter.record(), "load_seconds": setup.load_seconds},
         quality=quality,
         environment={
             **setup.hardware.record(),

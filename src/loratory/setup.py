@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,8 @@ class Setup:
     tokens: dict[str, Labelled]
     hardware: Hardware
     fingerprint: str
+    load_seconds: float
+    """Of reading the model's files, adapting the model, and bringing it to the device."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -43,6 +46,7 @@ class Setup:
 def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     """Read the data, load the model, let the method make it ready, tokenise, and move it to the device."""
     dataset = make_dataset(spec.data)
+    begin = time.perf_counter()
     base = load_base(
         spec.model,
         labels=tuple(str(label) for label in dataset.labels),
@@ -59,6 +63,8 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
     base.model.to(hardware.device)
+    hardware.synchronize()
+    load_seconds = time.perf_counter() - begin
     tokens = {
         part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")
     }
@@ -69,7 +75,7 @@ def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
         version=__version__,
         environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
     )
-    return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint)
+    return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint, load_seconds)
 
 
 def resolve(spec: RunSpec, base: Base, hardware: Hardware) -> RunSpec:

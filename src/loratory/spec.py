@@ -78,7 +78,7 @@ class HardwareSpec(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda, or whichever is there")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast where the hardware has it, or fp32"
+        "auto", description="bf16 autocast where the hardware computes it faster, or fp32"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads (default: torch's choice)")
     activation_checkpointing: Literal["off", "on"] = Field(

@@ -58,7 +58,8 @@ class FitResult:
         history: a row an epoch: epoch, step, loss (mean over its examples), lr at its end, train_seconds so far,
             and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
-        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs), `why_eager` where none were,
+        engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
+            where none were,
             `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
             once, and where their output was kept) where there was one.
     """

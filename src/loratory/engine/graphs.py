@@ -231,12 +231,13 @@ def captured(
         return graphs, _made("switched off", compiled)
     if len(totals) <= SELDOM:
         return graphs, _made("too few steps", compiled)
+    begin = time.perf_counter()
     why = _tried(graphs, step)
     if why is not None:
         log.warning("no CUDA graphs: %s; steps run eagerly", why)
         return graphs, _made(why, compiled)
-    said = _compiled(graphs, step, compiled, steps=len(totals))
-    return graphs, {"graphs": len(graphs), "why_eager": None, "compiled": said}
+    made = {"graphs": len(graphs), "capture_seconds": time.perf_counter() - begin, "why_eager": None}
+    return graphs, {**made, "compiled": _compiled(graphs, step, compiled, steps=len(totals))}
 
 
 def _made(why_eager: str, compiled: Compiled) -> dict[str, Any]:
