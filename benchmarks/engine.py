@@ -214,27 +214,29 @@ def measure_workload(
         "rival": asdict(rival(job)),
     }
     for method in options.methods:
-        samples = alternate(replace(job, method=method), contenders, options, workers)
         floor = operations(AutoConfig.from_pretrained(job.model), timed, method)
         floor /= report["matrix_rate"]["operations_per_second"]
-        for name in contenders:
-            made = row(samples[name], steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
-            report["rows"].append({"workload": job.workload, "method": method, "contender": name, **made})
+        samples: dict[str, list[Row]] = {name: [] for name in contenders}
+        try:
+            alternate(replace(job, method=method), samples, options, workers)
+        finally:  # an interruption leaves what was measured before it
+            for name, made in samples.items():
+                if made:
+                    said = row(made, steps=job.steps, examples=len(timed), tokens=int(timed.sum()), floor=floor)
+                    report["rows"].append({"workload": job.workload, "method": method, "contender": name, **said})
 
 
-def alternate(job: Job, contenders: list[str], options: argparse.Namespace, workers: Workers) -> dict[str, list[Row]]:
-    """The samples of each contender: a, b, c, a, b, c …, so that all meet the machine in the same moods."""
-    samples: dict[str, list[Row]] = {name: [] for name in contenders}
+def alternate(job: Job, samples: dict[str, list[Row]], options: argparse.Namespace, workers: Workers) -> None:
+    """Add samples of each contender: a, b, c, a, b, c …, so that all meet the machine in the same moods."""
     repeats = 1 if options.quick else options.repeats
     for repeat in range(repeats):
-        for name in contenders:
+        for name, made in samples.items():
             if repeat > 0 and name in options.once:
                 continue
             sample = workers.measure(replace(job, contender=name))
-            samples[name].append(sample)
+            made.append(sample)
             said = sample.get("error") or f"{job.steps * job.batch_size / sample['seconds']:.1f} examples/s"
             print(f"{job.workload} {job.method} {name} {repeat + 1}/{repeats}: {said}", file=sys.stderr, flush=True)
-    return samples
 
 
 class Workers:

@@ -75,8 +75,8 @@ _BEST = Rival(padding="longest", by_length=True, cast_input=False, nan_filter=Fa
 TUNED = {
     ("cpu", "short"): replace(_BEST, attention="eager", pinned=False),
     ("cpu", "long"): replace(_BEST, attention="sdpa", pinned=False),
-    ("cuda", "short"): replace(_BEST, attention="sdpa", workers=2),
-    ("cuda", "long"): replace(_BEST, attention="sdpa", workers=2),
+    ("cuda", "short"): replace(_BEST, attention="sdpa", workers=2, multiple=8),
+    ("cuda", "long"): replace(_BEST, attention="sdpa", workers=2, multiple=8),
 }
 """The fastest found for each workload on the CPU; what is usually recommended on CUDA."""
 
@@ -88,7 +88,7 @@ def rival(job: Job) -> Rival:
     bf16 = Hardware.of(HardwareSpec(device=job.device)).precision == "bf16"  # where it is faster, as Loratory decides
     best = replace(TUNED[job.device, job.workload], bf16=bf16, frozen="linear" if bf16 else "fp32")
     best = replace(best, **job.settings)
-    return best if job.contender == "tuned" else replace(best, compile=True, multiple=best.multiple or 16)
+    return best if job.contender == "tuned" else replace(best, compile=True, multiple=max(16, best.multiple or 0))
 
 
 def run(job: Job, hardware: Hardware, meter: Meter) -> tuple[Clock, float]:
