@@ -254,7 +254,12 @@ class Workers:
         """What a fresh process measured, or why it could not."""
         with ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(self._own,)) as pool:
             future = pool.submit(work, job)
-            error = future.exception()  # whatever a rival fails with stands in the report
+            try:
+                error = future.exception()  # whatever a rival fails with stands in the report
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():
+                    child.kill()  # else the pool would wait for it
+                raise
             if error is not None:
                 return {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}
             return future.result()

@@ -45,6 +45,11 @@ class Setup:
 
 def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     """Read the data, load the model, let the method make it ready, tokenise, and move it to the device."""
+    with hardware.woken():
+        return _prepare(spec, hardware)
+
+
+def _prepare(spec: RunSpec, hardware: Hardware) -> Setup:
     dataset = make_dataset(spec.data)
     begin = time.perf_counter()
     base = load_base(

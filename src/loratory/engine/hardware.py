@@ -7,7 +7,9 @@ import os
 import platform
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -89,6 +91,18 @@ class Hardware:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    @contextmanager
+    def woken(self) -> Iterator[None]:
+        """Meanwhile bring up, in a thread of its own, what every first step waits for: Triton, which reads all of its
+        own files once to know its cache, and the device's library of products."""
+        if self.device.type != "cuda":
+            yield
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waking = pool.submit(_wake, self.device)
+            yield
+            waking.result()
+
     def record(self) -> dict[str, Any]:
         """The `environment` part of run.json."""
         cuda = self.device.type == "cuda"
@@ -104,6 +118,15 @@ class Hardware:
             "platform": platform.platform(terse=True),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         }
+
+
+def _wake(device: torch.device) -> None:
+    from loratory.engine import kernels
+
+    with torch.cuda.device(device):  # a thread's own
+        x = torch.zeros(32, 128, dtype=torch.bfloat16, device=device)
+        kernels.drop(x @ x.t() @ x, 0.5, torch.zeros(1, dtype=torch.int64, device=device), 0)
+        torch.cuda.synchronize()
 
 
 def device_type(spec: HardwareSpec) -> str:
