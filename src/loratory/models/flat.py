@@ -2,7 +2,7 @@
 
 transformers lets a program register an attention function by name. With :data:`ATTENTION` registered, an encoder whose
 configuration names it runs a batch of shape (1, T), PEFT layers included: the linear layers see T rows, and attention
-finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA sequences of up to 128 tokens go to
+finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA sequences of up to 512 tokens go to
 kernels of our own, longer ones in bf16 to `torch.nn.attention.varlen`; elsewhere attention runs on a padded view of the
 same rows.
 """
@@ -26,9 +26,6 @@ ATTENTION = "loratory_flat"
 
 ROUNDED = 32
 """The tokens of a flat batch are filled up to a multiple of this. oneDNN makes and keeps a kernel for every shape."""
-
-SHORT, SHORT_WIDTHS = 128, (16, 32, 64, 128)
-"""Longest sequences and widths of heads that go to :mod:`loratory.models.short` on CUDA."""
 
 _MASKED = -1e30
 """Added to a score that must not count: finite, because a padding row may have no key left in its window."""
@@ -207,16 +204,14 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, window: int | None, dropout: float
 ) -> Tensor:
     """(T, H, D) each -> (T, H, D), by the kernels that fit the device and the lengths."""
-    if q.is_cuda and short_takes(q, layout.max_seqlen):
-        from loratory.models.short import short_attention
+    bounds, longest = layout.cu_seqlens, layout.max_seqlen
+    if own_kernels(q, longest):
+        from loratory.models.attention import attention
 
-        return short_attention(
-            q, k, v, layout.cu_seqlens, longest=layout.max_seqlen, scale=scale, window=window, dropout=dropout
-        )
+        return attention(q, k, v, bounds, longest=longest, scale=scale, window=window, dropout=dropout)
     if q.is_cuda and q.dtype == torch.bfloat16 and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
-        bounds, longest = layout.cu_seqlens, layout.max_seqlen
         sides = (-1, -1) if window is None else (window, window)
         out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=sides)
         assert isinstance(out, Tensor)
@@ -227,21 +222,22 @@ def _attend(
 
 def attend_packed(mixed: Tensor, layout: Layout, *, dropout: float) -> Tensor:
     """Flat attention over query, key and value side by side, (T, 3, H, D) -> (T, H, D), scaled by 1/√D."""
-    if mixed.is_cuda and short_takes(mixed, layout.max_seqlen):
-        from loratory.models.short import short_attention
+    bounds, longest, scale = layout.cu_seqlens, layout.max_seqlen, mixed.shape[-1] ** -0.5
+    if own_kernels(mixed, longest):
+        from loratory.models.attention import attention
 
-        bounds, scale = layout.cu_seqlens, mixed.shape[-1] ** -0.5
-        return short_attention(mixed, None, None, bounds, longest=layout.max_seqlen, scale=scale, dropout=dropout)
+        return attention(mixed, None, None, bounds, longest=longest, scale=scale, dropout=dropout)
     query, key, value = mixed.unbind(1)
-    return _attend(query, key, value, layout, scale=mixed.shape[-1] ** -0.5, window=None, dropout=dropout)
+    return _attend(query, key, value, layout, scale=scale, window=None, dropout=dropout)
 
 
-def short_takes(query: Tensor, longest: int) -> bool:
-    """Whether the kernels for short sequences are made for heads like those of `query` (…, D).
+def own_kernels(query: Tensor, longest: int) -> bool:
+    """Whether attention over `query` (…, D) goes to :mod:`loratory.models.attention`; Triton is there where CUDA is."""
+    if not query.is_cuda:
+        return False
+    from loratory.models.attention import takes
 
-    In fp32 they would use no matrix units, and take minutes to compile.
-    """
-    return query.dtype == torch.bfloat16 and longest <= SHORT and query.shape[-1] in SHORT_WIDTHS
+    return takes(query, longest)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -16,8 +16,8 @@ Q, K, V and the seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -160,14 +160,10 @@ def _backward(
             )  # fmt: skip
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """`tensor` (T, H, D) itself where the kernels can read it: each row's heads side by side."""
-    good = tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2]
-    return tensor if good else tensor.contiguous()
-
-
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
+    """What kernels of attention are told beside their tensors; a window of -1 is none."""
+
     longest: int
     window: int
     scale: float
@@ -179,20 +175,24 @@ class _Settings:
         return 32 if self.longest <= 32 else 64 if self.longest <= 64 else 128
 
 
-def _launch(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, seeds: Tensor, settings: _Settings) -> Tensor:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, seeds: Tensor, settings: Settings
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(T, H, D) each -> (T, H, D), and what backward needs beside the arguments: nothing."""
     tokens, heads, width = q.shape
     out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
     _forward[(bounds.shape[0] - 1, heads)](
         q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), settings.scale,
         settings.dropout, WINDOW=settings.window, DROP=settings.dropout > 0, N=settings.tile, D=width, num_warps=4,
     )  # fmt: skip
-    return out
+    return out, ()
 
 
-def _launch_backward(
-    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, bounds: Tensor, seeds: Tensor, settings: _Settings
-) -> Tensor:
-    """The gradients of query, key and value side by side, (T, 3, H, D), as a projection of all three takes them."""
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor], bounds: Tensor, seeds: Tensor,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """The gradients of query, key and value side by side, (T, 3, H, D)."""
     tokens, heads, width = q.shape
     grads = torch.empty(tokens, 3, heads, width, dtype=q.dtype, device=q.device)
     grad_q, grad_k, grad_v = grads.unbind(1)
@@ -203,58 +203,3 @@ def _launch_backward(
         num_warps=8 if settings.tile == 128 else 4,
     )  # fmt: skip
     return grads
-
-
-class _ShortAttention(torch.autograd.Function):
-    """Query, key and value apart, or, where key is None, side by side in one (T, 3, H, D)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor | None,
-        value: Tensor | None,
-        bounds: Tensor,
-        seeds: Tensor,
-        settings: _Settings,
-    ) -> Tensor:
-        """(T, H, D) each, or (T, 3, H, D), -> (T, H, D)."""
-        ctx.packed = key is None or value is None
-        q, k, v = query.unbind(1) if key is None or value is None else (_rows(query), _rows(key), _rows(value))
-        ctx.save_for_backward(q, k, v, bounds, seeds)
-        ctx.settings = settings
-        return _launch(q, k, v, bounds, seeds, settings)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bounds, seeds = ctx.saved_tensors
-        grads = _launch_backward(q, k, v, _rows(gradients[0]), bounds, seeds, ctx.settings)
-        apart = (grads, None, None) if ctx.packed else grads.unbind(1)
-        return (*apart, None, None, None)
-
-
-def short_attention(
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor | None,
-    bounds: Tensor,
-    *,
-    longest: int,
-    scale: float,
-    window: int | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """softmax(scale·QKᵀ)·V within each sequence: (T, H, D) each -> (T, H, D).
-
-    Args:
-        query: or, with key and value None, all three side by side: (T, 3, H, D), and so its gradient.
-        bounds: int32 (B + 1,), where each sequence begins; the last is T. None is longer than `longest`.
-        window: a key counts only this far from its query; None: everywhere.
-        dropout: on attention weights; its seed is drawn from torch's generator of the device.
-    """
-    seeds = bounds
-    if dropout > 0.0:
-        seeds = torch.randint(2**31 - 1, (1,), device=query.device)
-    settings = _Settings(longest, -1 if window is None else window, scale, dropout)
-    out: Tensor = _ShortAttention.apply(query, key, value, bounds, seeds, settings)
-    return out

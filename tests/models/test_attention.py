@@ -1,4 +1,4 @@
-"""Attention for short sequences against its definition in fp64. Runs on CUDA, or in Triton's interpreter."""
+"""The CUDA kernels of attention against its definition in fp64. Runs on CUDA, or in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.models.flat import SHORT  # noqa: E402
-from loratory.models.short import short_attention  # noqa: E402
+from loratory.models.attention import LONG, SHORT, attention  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16]
@@ -42,16 +43,23 @@ def error(result: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("width", [16, 32, 64] if INTERPRETED else [32, 64])
-def test_every_length_agrees_with_fp64(width: int, window: int | None, dtype: torch.dtype) -> None:
-    lengths = [1, 27, 32, 33, 64, 65, 128] if INTERPRETED else [*range(1, SHORT + 1)]
+@pytest.mark.parametrize("longest", [SHORT, LONG])
+def test_every_length_agrees_with_fp64(longest: int, width: int, window: int | None, dtype: torch.dtype) -> None:
+    lengths = [*range(1, SHORT + 1)] if longest == SHORT else [1, 31, *range(SHORT - 2, LONG + 1, 3)]
+    if INTERPRETED:
+        lengths = [1, 27, 32, 33, 64, 65, 128] if longest == SHORT else [1, 64, 130, 257]
     lengths = [*lengths, 0, 7, 0]  # empty sequences, too
     generator = torch.Generator().manual_seed(width)
     bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     whole = torch.randn(bounds[-1], 3, 2, width, generator=generator).to(DEVICE, dtype)
     grad = torch.randn(bounds[-1], 2, width, generator=generator).to(DEVICE, dtype)
     leaf = whole.clone().requires_grad_()
-    out = short_attention(
-        *leaf.unbind(1), torch.tensor(bounds, dtype=torch.int32, device=DEVICE), longest=128, scale=0.3, window=window
+    out = attention(
+        *leaf.unbind(1),
+        torch.tensor(bounds, dtype=torch.int32, device=DEVICE),
+        longest=longest,
+        scale=0.3,
+        window=window,
     )
     out.backward(grad)
     exact = whole.double().requires_grad_()
@@ -73,17 +81,18 @@ def test_a_smaller_tile_gives_the_same(longest: int) -> None:
     lengths = [longest, 1, longest // 2]
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
     q, k, v = (torch.randn(sum(lengths), 2, 32).to(DEVICE, DTYPES[0]) for _ in range(3))
-    one = short_attention(q, k, v, bounds, longest=longest, scale=0.2)
-    assert torch.equal(one, short_attention(q, k, v, bounds, longest=128, scale=0.2))
+    one = attention(q, k, v, bounds, longest=longest, scale=0.2)
+    assert torch.equal(one, attention(q, k, v, bounds, longest=128, scale=0.2))
 
 
-def test_dropout_keeps_its_share_and_backward_draws_the_same_mask() -> None:
+@pytest.mark.parametrize("longest", [64, LONG])
+def test_dropout_keeps_its_share_and_backward_draws_the_same_mask(longest: int) -> None:
     count, width, p = 48, 64, 0.3
     bounds = torch.tensor([0, count, 2 * count], dtype=torch.int32, device=DEVICE)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return short_attention(q, k, v, bounds, longest=64, scale=0.3, dropout=p)
+        return attention(q, k, v, bounds, longest=longest, scale=0.3, dropout=p)
 
     # with equal scores and the identity for V, the result is the mask over the number of keys
     none = torch.zeros(2 * count, 2, width, device=DEVICE, dtype=DTYPES[0])
@@ -113,13 +122,14 @@ def test_dropout_keeps_its_share_and_backward_draws_the_same_mask() -> None:
         assert error(one.grad, other.grad) < tolerance
 
 
-def test_side_by_side_gives_the_same_as_apart() -> None:
+@pytest.mark.parametrize("longest", [64, LONG])
+def test_side_by_side_gives_the_same_as_apart(longest: int) -> None:
     bounds = torch.tensor([0, 9, 50], dtype=torch.int32, device=DEVICE)
     packed = torch.randn(50, 3, 2, 32).to(DEVICE, DTYPES[0]).requires_grad_()
     apart = [part.detach().clone().requires_grad_() for part in packed.unbind(1)]
     grad = torch.randn(50, 2, 32).to(packed)
-    one = short_attention(packed, None, None, bounds, longest=64, scale=0.2)
-    two = short_attention(apart[0], apart[1], apart[2], bounds, longest=64, scale=0.2)
+    one = attention(packed, None, None, bounds, longest=longest, scale=0.2)
+    two = attention(apart[0], apart[1], apart[2], bounds, longest=longest, scale=0.2)
     assert torch.equal(one, two)
     one.backward(grad)
     two.backward(grad)
@@ -127,3 +137,17 @@ def test_side_by_side_gives_the_same_as_apart() -> None:
     for part, leaf in zip(packed.grad.unbind(1), apart, strict=True):
         assert leaf.grad is not None
         assert torch.equal(part, leaf.grad)
+
+
+def test_scores_far_from_zero_stay_finite() -> None:
+    """A key that is not there must not come in as 2^-L, which overflows where all scores are very negative."""
+    bounds = torch.tensor([0, 140], dtype=torch.int32, device=DEVICE)
+    q = torch.full((140, 1, 32), 4.0).to(DEVICE, DTYPES[0]).requires_grad_()
+    k = torch.full((140, 1, 32), -4.0).to(DEVICE, DTYPES[0]).requires_grad_()
+    v = torch.randn(140, 1, 32).to(DEVICE, DTYPES[0]).requires_grad_()
+    out = attention(q, k, v, bounds, longest=LONG, scale=1.0)
+    out.sum().backward()
+    assert error(out, v.detach().double().mean(0).expand_as(out)) < 1e-2
+    for leaf in (q, k, v):
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()
