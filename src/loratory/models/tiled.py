@@ -175,9 +175,10 @@ def _keys(
             logs = tl.load(L + head * total + start + rows, mask=rows < n, other=0.0)
             delta = tl.load(DELTA + head * total + start + rows, mask=rows < n, other=0.0)
             scores = tl.dot(k, tl.trans(q), input_precision="ieee") * (scale * 1.4426950408889634)
-            weights = tl.exp2(scores - logs[None, :])  # a query that is not there adds nothing below: q and g are zero
+            seen = inside  # a query that is not there adds nothing below: q and g are zero
             if WINDOW >= 0:
-                weights = tl.where(tl.abs(rows[None, :] - columns[:, None]) <= WINDOW, weights, 0.0)
+                seen = seen & (tl.abs(rows[None, :] - columns[:, None]) <= WINDOW)
+            weights = tl.exp2(tl.where(seen, scores - logs[None, :], -1.0e30))
             through = tl.dot(v, tl.trans(g), input_precision="ieee")
             if DROP:
                 kept = _mask(seed, pair, rows[None, :], columns[:, None], dropout)
