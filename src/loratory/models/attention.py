@@ -20,8 +20,8 @@ from loratory.models.short import Settings
 SHORT = 128
 """Tokens that one tile holds."""
 
-LONG = 512
-"""Tokens up to which these kernels were measured to be the faster ones (benchmarks/attention.py)."""
+LONG = 2048
+"""Tokens up to which these kernels were measured to be faster than varlen (`python benchmarks/attention.py`)."""
 
 WIDTHS = (16, 32, 64, 128)
 """Widths of heads that the kernels are made for."""
