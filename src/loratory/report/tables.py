@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from loratory import units
 from loratory.evaluation.baselines import Baseline
-from loratory.report import units
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
 
