@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, Labelled, load_source, make_dataset, normalised
+from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, normalised
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
@@ -263,17 +263,10 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
     shared = {record.data["digests"]["test"] for record in records}
     found: list[Baseline] = []
     if with_baselines and len(shared) == 1:
-        found = baselines(_dataset_of(documents[0]))
+        found = baselines(dataset_of(documents[0]))
     elif with_baselines:
         found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
     return comparison(documents, found)
-
-
-def _dataset_of(document: dict[str, Any]) -> Dataset:
-    dataset = make_dataset(parse_spec(document["spec"]).data)
-    if dataset.test.digest != document["data"]["digests"]["test"]:
-        raise DataError(f"{dataset.name} has changed since the run {document['id']}; use --no-baselines")
-    return dataset
 
 
 def export_pth(path: Path, output: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratory.data import Dataset, Label, make_dataset, normalised
+from loratory.data import Dataset, Label, dataset_of, make_dataset, normalised
 from loratory.data.splits import ordered_labels
 from loratory.errors import DataError, SettingsError
 from loratory.spec import DataSpec
@@ -145,3 +145,16 @@ def test_a_label_that_training_never_sees(tmp_path: Path) -> None:
     test = write(tmp_path / "test.jsonl", [("new", "never")])
     with pytest.raises(DataError, match=r"test\.jsonl: labels in test that training never sees: 'never'"):
         make_dataset(DataSpec(dataset=train, test=test))
+
+
+def test_a_records_data_is_divided_as_it_was_then(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    rows = [f"text number {n},{'ab'[n % 2]}" for n in range(40)]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf8")
+    spec = DataSpec(dataset=str(path), split_seed=3)
+    then = make_dataset(spec)
+    record = {"id": "run", "spec": {"data": spec.model_dump(mode="json")}, "data": then.record()}
+    assert dataset_of(record).record() == then.record()
+    path.write_text("\n".join(["text,label", *(f"other {row}" for row in rows)]), encoding="utf8")
+    with pytest.raises(DataError, match="has changed since the run run"):
+        dataset_of(record)

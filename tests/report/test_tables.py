@@ -14,9 +14,9 @@ from loratory.methods import spec_from_flags
 from loratory.report.predictions import predictions_table
 from loratory.report.tables import comparison
 from loratory.report.terminal import quality_table
-from loratory.report.units import MISSING
 from loratory.spec import DataSpec, TrainingSpec
 from loratory.trained import Prediction
+from loratory.units import MISSING
 
 
 def quality(names: tuple[str, ...] = ("negative", "positive"), labels: tuple[int, ...] = (0, 1, 1, 0, 1)) -> Quality:

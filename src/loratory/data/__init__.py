@@ -7,7 +7,7 @@ files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (t
 from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
 from loratory.data.sources import Examples, Label, Source, load_source
-from loratory.data.splits import Dataset, Split, make_dataset, normalised
+from loratory.data.splits import Dataset, Split, dataset_of, make_dataset, normalised
 from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TokenTable",
     "collate",
     "data_directory",
+    "dataset_of",
     "epoch_order",
     "fetch",
     "load_source",

@@ -12,7 +12,7 @@ import json
 import logging
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from loratory.data.sources import Examples, Label, load_source
 from loratory.errors import DataError, SettingsError, counted
-from loratory.spec import DataSpec
+from loratory.spec import DataSpec, validated
 
 log = logging.getLogger("loratory")
 
@@ -144,6 +144,18 @@ def make_dataset(spec: DataSpec) -> Dataset:
         conflicts=sum(len(set(classes)) > 1 for classes in _groups(read["train"]).values()),
         dropped=source.dropped,
     )
+
+
+def dataset_of(record: Mapping[str, Any]) -> Dataset:
+    """The data of a run's record (`run.json`, read), divided as it was then.
+
+    Raises:
+        DataError: it is not what it was; else as :func:`make_dataset`.
+    """
+    dataset = make_dataset(validated(DataSpec, record["spec"]["data"]))
+    if dataset.test.digest != record["data"]["digests"]["test"]:
+        raise DataError(f"{dataset.name} has changed since the run {record['id']}; use --no-baselines")
+    return dataset
 
 
 def normalised(text: str) -> str:

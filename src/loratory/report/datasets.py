@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loratory.errors import counted
-from loratory.report.units import printable
+from loratory.units import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

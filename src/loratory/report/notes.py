@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
-from loratory.report.approach import Record, flat, lookup, setting, short
+from loratory.store.naming import Record, flat, lookup, setting, short
 
 
 def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
-from loratory.report.units import printable
+from loratory.units import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

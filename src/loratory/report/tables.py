@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from loratory import units
 from loratory.evaluation.baselines import Baseline
-from loratory.report import units
-from loratory.report.approach import Record, approaches, lookup
 from loratory.report.notes import notes
+from loratory.store.naming import Record, approaches, lookup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loratory import units
 from loratory.evaluation.metrics import METRICS
 from loratory.evaluation.quality import Quality
-from loratory.report import units
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

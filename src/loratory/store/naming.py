@@ -1,4 +1,4 @@
-"""What a run is called in a table: its method, and whatever else tells it from the runs beside it."""
+"""What a run is called: its method, and whatever else tells it from the runs beside it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 import pytest
 
-from loratory.report import units
+from loratory import units
 
 
 @pytest.mark.parametrize(

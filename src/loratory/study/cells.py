@@ -1,0 +1,134 @@
+"""One cell's numbers, from the records of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from loratory.evaluation.metrics import METRICS
+from loratory.store.naming import approaches, lookup
+from loratory.study.document import (
+    COSTS,
+    CellSummary,
+    Cost,
+    ExpectedBest,
+    Reached,
+    Spread,
+    TimeTo,
+    TrialSummary,
+    Tuning,
+)
+from loratory.study.results import CellRuns, Final, StudyRuns
+from loratory.study.statistics import expected_best, over_seeds, seconds_to
+
+
+def cells(study: StudyRuns) -> tuple[CellSummary, ...]:
+    """Every cell, in the plan's order."""
+    found: dict[str, CellSummary] = {}
+    for members in study.groups.values():
+        names = approaches([{"id": cell.id, "spec": {"method": cell.method}} for cell in members])
+        target = _target(members, study.select)
+        for cell, name in zip(members, names, strict=True):
+            found[cell.id] = _cell(cell, name, study.select, target)
+    return tuple(found[cell.id] for cell in study.cells)
+
+
+def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellSummary:
+    records = [final.record for final in cell.completed]
+    return CellSummary(
+        id=cell.id,
+        data=cell.data,
+        model=cell.model,
+        method=cell.method,
+        approach=name,
+        lr=cell.lr,
+        seeds=tuple(final.seed for final in cell.completed),
+        runs=tuple(str(record["id"]) for record in records),
+        parameters=records[0]["parameters"] if records else None,
+        quality={part: _quality(records, part) for part in ("test", "validation")} if records else {},
+        cost=_costs(records),
+        memory_parts_bytes=_memory_parts(records),
+        padding_share=_padding(records),
+        tuning=_tuning(cell, select),
+        time_to=None if target is None or not records else _time_to(cell.completed, select, target),
+        failed=tuple(str(final.record["id"]) for final in cell.finals if not final.completed),
+        missing=cell.missing,
+    )
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], *path: str) -> list[float] | None:
+    """The number under `path` in each record; None where one lacks it."""
+    values = [lookup(record, *path) for record in records]
+    numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+    return numbers if numbers and len(numbers) == len(values) else None
+
+
+def _quality(records: Sequence[Mapping[str, Any]], part: str) -> dict[str, Spread]:
+    found = {metric: _numbers(records, "quality", part, metric) for metric in METRICS}
+    return {metric: over_seeds(values) for metric, values in found.items() if values is not None}
+
+
+def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Cost]:
+    found = {}
+    for key in COSTS:
+        values, kind = _memory(records) if key == "peak_memory_bytes" else (_numbers(records, "cost", key), None)
+        if values is not None:
+            found[key] = Cost(float(np.median(values)), min(values), max(values), tuple(values), kind)
+    return found
+
+
+def _memory(
+    records: Sequence[Mapping[str, Any]],
+) -> tuple[list[float] | None, Literal["allocated", "resident"] | None]:
+    """What was allocated on the GPU; where there was none, the resident set."""
+    allocated = _numbers(records, "cost", "peak_memory_bytes", "allocated")
+    if allocated is not None:
+        return allocated, "allocated"
+    resident = _numbers(records, "cost", "peak_memory_bytes", "resident")
+    return resident, None if resident is None else "resident"
+
+
+def _memory_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    keys = lookup(records[0], "cost", "memory_parts_bytes") if records else None
+    found = {key: _numbers(records, "cost", "memory_parts_bytes", key) for key in keys or ()}
+    return {key: float(np.median(values)) for key, values in found.items() if values is not None} or None
+
+
+def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:
+    tokens, computed = (_numbers(records, "cost", key) for key in ("tokens", "padded_tokens"))
+    if tokens is None or computed is None or not sum(computed):
+        return None
+    return 1 - sum(tokens) / sum(computed)
+
+
+def _tuning(cell: CellRuns, select: str) -> Tuning:
+    scores = [trial.score for trial in cell.trials if trial.score is not None]
+    best = expected_best(scores, higher_is_better=METRICS[select].higher_is_better)
+    return Tuning(
+        trials=tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in cell.trials),
+        expected_best=tuple(ExpectedBest(number, score) for number, score in enumerate(best, start=1)),
+    )
+
+
+def _target(members: Sequence[CellRuns], select: str) -> float | None:
+    """The least of the cells' mean final validation scores: the best level that every cell reaches on average."""
+    means = [
+        float(np.mean(values))
+        for cell in members
+        if (values := _numbers([final.record for final in cell.completed], "quality", "validation", select))
+    ]
+    if not means:
+        return None
+    return min(means) if METRICS[select].higher_is_better else max(means)
+
+
+def _time_to(finals: Sequence[Final], select: str, target: float) -> TimeTo:
+    rising = METRICS[select].higher_is_better
+    times = [seconds_to(final.history, select, target, higher_is_better=rising) for final in finals]
+    reached = [seconds for seconds in times if seconds is not None]
+    if not reached:
+        return TimeTo(target, Reached(None, None, None, 0))
+    return TimeTo(target, Reached(float(np.median(reached)), min(reached), max(reached), len(reached)))

@@ -1,0 +1,60 @@
+"""Quality against cost: which cells are on the front, where a tie is called a tie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loratory.study.document import CellSummary, Front, FrontPoint, Pair, Verdict
+
+AXES = ("trainable", "train_seconds", "total_seconds", "peak_memory_bytes", "checkpoint_bytes")
+"""Costs that quality is set against."""
+
+_OTHER_WAY: Mapping[Verdict | None, Verdict | None] = {"better": "worse", "worse": "better"}
+
+
+def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) -> tuple[Front, ...]:
+    """A front for each data set x model and axis, over the cells that have both the cost and `metric` on test.
+
+    A cell is on the front unless another one that costs no more (medians) is better by its pair's verdict. Cells of
+    which neither is better are tied: so are all that have no verdict.
+    """
+    verdicts = verdicts_of(pairs)
+    groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
+    found = []
+    for data, model in groups:
+        members = [cell for cell in cells if (cell.data, cell.model) == (data, model)]
+        for axis in AXES:
+            points = _points(members, axis, metric, verdicts)
+            if points:
+                found.append(Front(data, model, axis, points))
+    return tuple(found)
+
+
+def verdicts_of(pairs: Sequence[Pair]) -> dict[tuple[str, str], Verdict | None]:
+    """The verdict on the first cell against the second, for both orders."""
+    given = {(pair.a, pair.b): pair.verdict for pair in pairs}
+    return given | {(b, a): _OTHER_WAY.get(verdict, verdict) for (a, b), verdict in given.items()}
+
+
+def _points(
+    cells: Sequence[CellSummary], axis: str, metric: str, verdicts: Mapping[tuple[str, str], Verdict | None]
+) -> tuple[FrontPoint, ...]:
+    costs = {cell.id: cost for cell in cells if (cost := _cost(cell, axis)) is not None and _tested(cell, metric)}
+    points = []
+    for cell in sorted((cell for cell in cells if cell.id in costs), key=lambda cell: costs[cell.id]):
+        others = [other for other in costs if other != cell.id]
+        beaten = any(costs[other] <= costs[cell.id] and verdicts.get((other, cell.id)) == "better" for other in others)
+        tied = tuple(other for other in others if verdicts.get((other, cell.id)) not in ("better", "worse"))
+        spread = cell.quality["test"][metric]
+        points.append(FrontPoint(cell.id, costs[cell.id], spread.mean, spread.low, spread.high, not beaten, tied))
+    return tuple(points)
+
+
+def _cost(cell: CellSummary, axis: str) -> float | None:
+    if axis == "trainable":
+        return None if cell.parameters is None else cell.parameters["trainable"]
+    return cell.cost[axis].median if axis in cell.cost else None
+
+
+def _tested(cell: CellSummary, metric: str) -> bool:
+    return metric in cell.quality.get("test", {})

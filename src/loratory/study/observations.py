@@ -1,0 +1,40 @@
+"""What may be said of a study, in sentences: each from the figures beside it, none beyond its verdict.
+
+parameters ─▶ quality of each pair ─▶ the best and its ties ─▶ ranks ─▶ time ─▶ memory ─▶ fronts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loratory.study.document import CellSummary, Front, Observation, Pair
+from loratory.study.observed import Scene
+from loratory.study.observed_costs import fronts_seen, memory, parameters, time
+from loratory.study.observed_quality import best, comparisons, incomplete, ranks
+
+
+def observe(
+    cells: Sequence[CellSummary], pairs: Sequence[Pair], fronts: Sequence[Front], *, metric: str, margin: float
+) -> tuple[Observation, ...]:
+    """The sentences, one data set x model after the other.
+
+    Args:
+        metric: by which cells are compared, a key of METRICS.
+        margin: the difference in it that counts as none.
+    """
+    groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
+    found: list[Observation] = []
+    for data, model in groups:
+        members = tuple(cell for cell in cells if (cell.data, cell.model) == (data, model))
+        names = {cell.id for cell in members}
+        scene = Scene(
+            cells=members,
+            pairs=tuple(pair for pair in pairs if pair.a in names),
+            fronts=tuple(front for front in fronts if (front.data, front.model) == (data, model)),
+            metric=metric,
+            margin=margin,
+            where=f"{data}, {model}: " if len(groups) > 1 else "",
+        )
+        for say in (parameters, incomplete, comparisons, best, ranks, time, memory, fronts_seen):
+            found += say(scene)
+    return tuple(found)

@@ -1,0 +1,81 @@
+"""What sentences about one data set x model are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from loratory import units
+from loratory.evaluation.metrics import METRICS, Metric
+from loratory.study.document import CellSummary, Front, Observation, Pair, Spread, Verdict
+from loratory.study.fronts import verdicts_of
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The cells of one data set x model, and how they compare."""
+
+    cells: tuple[CellSummary, ...]
+    pairs: tuple[Pair, ...]
+    fronts: tuple[Front, ...]
+    metric: str
+    margin: float
+    where: str
+    """How its sentences begin, where a study has several data sets or models."""
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[str, str], Verdict | None]:
+        """The verdict on the first cell against the second, for both orders."""
+        return verdicts_of(self.pairs)
+
+    @cached_property
+    def name(self) -> dict[str, str]:
+        """What each cell is called, by id."""
+        return {cell.id: cell.approach for cell in self.cells}
+
+    @property
+    def measure(self) -> Metric:
+        """The metric's declaration."""
+        return METRICS[self.metric]
+
+    @property
+    def title(self) -> str:
+        """The metric inside a sentence: test accuracy, test macro-F1."""
+        return f"test {self.measure.title[0].lower()}{self.measure.title[1:]}"
+
+    @property
+    def tested(self) -> tuple[CellSummary, ...]:
+        """The cells that have been scored on test."""
+        return tuple(cell for cell in self.cells if self.metric in cell.quality.get("test", {}))
+
+    def score(self, cell: CellSummary) -> Spread:
+        """A tested cell's metric on test."""
+        return cell.quality["test"][self.metric]
+
+    def say(
+        self, text: str, cells: Sequence[CellSummary], figures: Mapping[str, Any], verdict: Verdict | None = None
+    ) -> Observation:
+        """One sentence about `cells`; a verdict is seen from the first of them."""
+        return Observation(f"{self.where}{text}", tuple(cell.id for cell in cells), dict(figures), verdict)
+
+    def value(self, number: float) -> str:
+        """The metric's value as a reader sees it."""
+        return units.accuracy(number) if self.metric == "accuracy" else units.fraction(number)
+
+    def gap(self, number: float, *, sign: bool = True) -> str:
+        """A difference of the metric without its unit; accuracy in points of 1%."""
+        number, digits = (100 * number, 2) if self.metric == "accuracy" else (number, 4)
+        text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+        return text if float(f"{number:.{digits}f}") else text.lstrip("+−")
+
+    @property
+    def unit(self) -> str:
+        """What follows a difference."""
+        return {"accuracy": " points", "log_loss": " nats"}.get(self.metric, "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

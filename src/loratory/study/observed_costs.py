@@ -1,0 +1,172 @@
+"""Sentences about cost: parameters, time, memory, and quality against each; where a method saves nothing, why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from loratory import units
+from loratory.errors import counted
+from loratory.study.document import CellSummary, Cost, Front, Observation
+from loratory.study.observed import Scene, listed
+from loratory.study.statistics import MIN_SEEDS
+
+AXIS_TITLES = {
+    "trainable": "trainable parameters",
+    "train_seconds": "training time",
+    "total_seconds": "total time",
+    "peak_memory_bytes": "peak memory",
+    "checkpoint_bytes": "bytes on disk",
+}
+
+
+def parameters(scene: Scene) -> list[Observation]:
+    """What each cell trains, and how much of it is the head."""
+    found = []
+    for cell in scene.cells:
+        if cell.parameters is None:
+            continue
+        total, trainable, head = (cell.parameters[key] for key in ("total", "trainable", "head"))
+        of_these = f"{units.count(head)} of these ({units.percent(head / trainable)}) are the classifier head's"
+        if 0 < cell.parameters["adapter"] < head:
+            of_these += f", more than the {units.count(cell.parameters['adapter'])} of the adapter"
+        if trainable == total:
+            text = f"{cell.approach} trains all {units.count(total)} parameters; {of_these}."
+        else:
+            share = units.percent(trainable / total)
+            text = f"{cell.approach} trains {units.count(trainable)} of {units.count(total)} parameters, {share}; "
+            text += "all of them are the classifier head's." if head == trainable else f"{of_these}."
+        figures = {"trainable": trainable, "total": total, "head": head, "adapter": cell.parameters["adapter"]}
+        found.append(scene.say(text, (cell,), figures))
+    return found
+
+
+def time(scene: Scene) -> list[Observation]:
+    """Training time beside that of standard fine-tuning, and what total time is made of."""
+    compared = _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster)
+    return [*compared, *(found for cell in scene.cells if (found := _total_time(scene, cell)) is not None)]
+
+
+def memory(scene: Scene) -> list[Observation]:
+    """Peak memory beside that of standard fine-tuning; where it is not smaller, what it is made of."""
+    return _against_standard(scene, "peak_memory_bytes", "needs at most", units.memory, _why_not_smaller)
+
+
+def _against_standard(
+    scene: Scene,
+    key: str,
+    verb: str,
+    show: Callable[[float], str],
+    why_not: Callable[[CellSummary, CellSummary], tuple[str, dict[str, Any]]],
+) -> list[Observation]:
+    """A sentence for each cell about its cost `key`, compared with the standard cell's where there is one.
+
+    Less or more is only said where the ranges over seeds do not touch.
+    """
+    costed = [cell for cell in scene.cells if key in cell.cost]
+    standard = next((cell for cell in costed if cell.method["name"] == "standard"), None)
+    found = []
+    for cell in costed:
+        cost = cell.cost[key]
+        text = f"{cell.approach} {verb} {show(cost.median)}{_range(cost, show)}"
+        figures: dict[str, Any] = {"median": cost.median, "low": cost.low, "high": cost.high, "kind": cost.kind}
+        cells = (cell,) if standard is None or cell is standard else (cell, standard)
+        if len(cells) == 2 and standard is not None:
+            other = standard.cost[key]
+            figures |= {"standard": other.median, "ratio": cost.median / other.median if other.median else None}
+            reason, more = ("", {}) if cost.high < other.low else why_not(cell, standard)
+            text, figures = f"{text}, {_relation(cost, other, show)}{reason}", figures | more
+        found.append(scene.say(f"{text}.", cells, figures))
+    return found
+
+
+def _range(cost: Cost, show: Callable[[float], str]) -> str:
+    kind = {"allocated": "allocated on the GPU, ", "resident": "resident set, "}.get(cost.kind or "", "")
+    seeds = f"{counted(len(cost.values), 'seed')}"
+    if show(cost.low) == show(cost.high):
+        return f" ({kind}{seeds})"
+    return f" ({kind}median of {seeds}, {show(cost.low)} to {show(cost.high)})"
+
+
+def _relation(cost: Cost, other: Cost, show: Callable[[float], str]) -> str:
+    if cost.kind != other.kind or not other.median:
+        return f"which does not compare with the {show(other.median)} of standard"
+    if not cost.high < other.low and not cost.low > other.high:
+        return f"not shown to differ from the {show(other.median)} of standard, as their ranges touch"
+    side, share = "less" if cost.high < other.low else "more", units.percent(abs(1 - cost.median / other.median))
+    fewest = min(len(cost.values), len(other.values))
+    caution = f" ({counted(fewest, 'seed')}: too few to rely on)" if fewest < MIN_SEEDS else ""
+    return f"{share} {side} than the {show(other.median)} of standard{caution}"
+
+
+def _why_not_faster(cell: CellSummary, standard: CellSummary) -> tuple[str, dict[str, Any]]:
+    """The work that fewer trained parameters leave as it is, and padding, from the records."""
+    parts, figures = [], {}
+    for name, one in ((cell.approach, cell), ("standard", standard)):
+        if one.padding_share is not None:
+            figures[f"padding_share {one.id}"] = one.padding_share
+            parts.append(f"{units.percent(one.padding_share)} of the rows computed for {name} were padding or filler")
+    reason = "the layers above the lowest trained one are computed forward and backward all the same"
+    return f": {'; '.join([reason, *parts])}", figures
+
+
+def _why_not_smaller(cell: CellSummary, standard: CellSummary) -> tuple[str, dict[str, Any]]:
+    """What the peak is made of, and how little of it the state of trained parameters is."""
+    shares, others = _shares(cell), _shares(standard)
+    if shares is None or others is None:
+        return "", {}
+    text = ", ".join(f"{name} {units.percent(share)}" for name, share in shares.items())
+    state = others.get("gradients", 0.0) + others.get("optimizer", 0.0)
+    figures = {f"share {name}": share for name, share in shares.items()}
+    return (
+        f": its peak is {text}, and gradients and optimizer state, which fewer trained parameters save, are "
+        f"{units.percent(state)} of standard's, no more"
+    ), {**figures, "standard gradients and optimizer": state}
+
+
+def _shares(cell: CellSummary) -> dict[str, float] | None:
+    parts = cell.memory_parts_bytes
+    if not parts or sum(parts.values()) <= 0:
+        return None
+    whole = sum(parts.values())
+    return {name: number / whole for name, number in sorted(parts.items(), key=lambda item: -item[1])}
+
+
+def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
+    keys = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
+    if any(key not in cell.cost for key in keys) or not cell.cost["total_seconds"].median:
+        return None
+    setup, train, evaluated, total = (cell.cost[key].median for key in keys)
+    text = (
+        f"In all, {cell.approach} takes {units.duration(total)} a run: {units.percent(train / total)} of it training, "
+        f"{units.percent(setup / total)} set-up, {units.percent(evaluated / total)} evaluation."
+    )
+    figures = {"total_seconds": total, "train_share": train / total, "setup_share": setup / total}
+    return scene.say(text, (cell,), {**figures, "eval_share": evaluated / total})
+
+
+def fronts_seen(scene: Scene) -> list[Observation]:
+    """For each cost, the cells that none is better than at no more cost, and who is tied there."""
+    return [_front(scene, front) for front in scene.fronts if len(front.points) > 1]
+
+
+def _front(scene: Scene, front: Front) -> Observation:
+    by_id = {cell.id: cell for cell in scene.cells}
+    text = f"{scene.title[0].upper()}{scene.title[1:]} against {AXIS_TITLES[front.axis]}: {_standing(scene, front)}."
+    figures = {point.cell: {"cost": point.cost, "quality": point.quality} for point in front.points}
+    return scene.say(text, [by_id[point.cell] for point in front.points], figures)
+
+
+def _standing(scene: Scene, front: Front) -> str:
+    on = [point for point in front.points if point.on_front]
+    ids = [point.cell for point in front.points]
+    if not on or all(scene.verdicts.get((a, b)) is None for a in ids for b in ids):
+        return "no pair has a verdict, so there is no front to speak of"
+    text = f"on the front {'is' if len(on) == 1 else 'are'} {listed([scene.name[point.cell] for point in on])}"
+    tied = [scene.name[point.cell] for point in on[1:] if point.cell in on[0].tied_with]
+    if tied:
+        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is tied with {listed(tied)}"
+    beaten = [scene.name[point.cell] for point in front.points if not point.on_front]
+    if beaten:
+        text += f"; {listed(beaten)} {'is' if len(beaten) == 1 else 'are'} worse than one that costs no more"
+    return text

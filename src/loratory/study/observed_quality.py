@@ -1,0 +1,156 @@
+"""Sentences about quality: every pair with its verdict, the best cell and its ties, ranks."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from loratory.errors import counted
+from loratory.study.document import CellSummary, Observation, Pair, Verdict
+from loratory.study.observed import Scene, listed
+
+
+def comparisons(scene: Scene) -> list[Observation]:
+    """One sentence a pair, with difference, interval and verdict."""
+    cells = {cell.id: cell for cell in scene.cells}
+    return [_comparison(scene, pair, cells[pair.a], cells[pair.b]) for pair in scene.pairs]
+
+
+def _comparison(scene: Scene, pair: Pair, a: CellSummary, b: CellSummary) -> Observation:
+    figures = {
+        key: getattr(pair, key) for key in ("difference", "low", "high", "p", "p_holm", "family", "seeds", "examples")
+    }
+    if pair.verdict is None or pair.difference is None or pair.low is None or pair.high is None:
+        return scene.say(_without_verdict(scene, pair, a, b), (a, b), figures)
+    if pair.verdict == "worse":  # the same, seen from the better one
+        figures |= {"difference": -pair.difference, "low": -pair.high, "high": -pair.low}
+        return scene.say(_better(scene, pair, b, a, figures), (b, a), figures, "better")
+    if pair.verdict == "better":
+        return scene.say(_better(scene, pair, a, b, figures), (a, b), figures, "better")
+    interval = f"{scene.gap(pair.difference)}{scene.unit}, 95% interval {scene.gap(pair.low)} to {scene.gap(pair.high)}"
+    if pair.verdict == "equivalent":
+        together = f"; {pair.family} pairs taken together" if pair.family > 1 else ""
+        text = (
+            f"{a.approach} and {b.approach} are equivalent in {scene.title}: their difference ({interval}) lies within "
+            f"±{scene.gap(scene.margin, sign=False)}{scene.unit} ({_basis(pair)}{together})."
+        )
+    else:
+        text = (
+            f"Whether {a.approach} or {b.approach} has the better {scene.title} remains open: difference {interval} "
+            f"({_chance(pair)}; {_basis(pair)})."
+        )
+    return scene.say(text, (a, b), figures, pair.verdict)
+
+
+def _better(scene: Scene, pair: Pair, a: CellSummary, b: CellSummary, figures: dict[str, Any]) -> str:
+    interval = f"95% interval {scene.gap(figures['low'])} to {scene.gap(figures['high'])}"
+    return (
+        f"{a.approach} is better than {b.approach} in {scene.title}: {scene.gap(figures['difference'])}{scene.unit}, "
+        f"{interval} ({_chance(pair)}; {_basis(pair)})."
+    )
+
+
+def _without_verdict(scene: Scene, pair: Pair, a: CellSummary, b: CellSummary) -> str:
+    text = f"No verdict on {a.approach} against {b.approach}: {pair.why_none}."
+    if pair.difference is None:
+        return text
+    return f"{text} Their {scene.title} differs by {scene.gap(pair.difference)}{scene.unit} in the mean."
+
+
+def _chance(pair: Pair) -> str:
+    p = pair.p_holm if pair.p_holm is not None else 1.0
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{shown} after Holm's correction over {counted(pair.family, 'pair')}" if pair.family > 1 else shown
+
+
+def _basis(pair: Pair) -> str:
+    return f"{counted(pair.seeds, 'seed')}, {counted(pair.examples, 'example')}"
+
+
+def incomplete(scene: Scene) -> list[Observation]:
+    """Cells of which some final runs did not complete: what is said of them rests on the others."""
+    found = []
+    for cell in scene.cells:
+        if cell.failed:
+            text = (
+                f"{len(cell.failed)} of {counted(len(cell.failed) + len(cell.seeds), 'final run')} of {cell.approach} "
+            )
+            text += "did not complete; its numbers are those of the others, which may flatter it."
+            found.append(scene.say(text, (cell,), {"failed": len(cell.failed), "completed": len(cell.seeds)}))
+    return found
+
+
+def best(scene: Scene) -> list[Observation]:
+    """The best mean on test, and how every other cell stands to it."""
+    if len(scene.tested) < 2:
+        return []
+    sign = 1 if scene.measure.higher_is_better else -1
+    top = max(scene.tested, key=lambda cell: sign * scene.score(cell).mean)
+    others = [cell for cell in scene.tested if cell.id != top.id]
+    by_verdict: dict[Verdict | None, list[str]] = defaultdict(list)
+    for cell in others:
+        by_verdict[scene.verdicts.get((top.id, cell.id))].append(cell.approach)
+    phrases: list[tuple[Verdict | None, str]] = [
+        ("better", "it is better than {}"),
+        ("equivalent", "equivalent to {}"),
+        ("inconclusive", "tied with {}, of which it is not shown to be better"),
+        (None, "without a verdict against {}"),
+    ]
+    parts = [phrase.format(listed(by_verdict[verdict])) for verdict, phrase in phrases if by_verdict[verdict]]
+    text = (
+        f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}: {'; '.join(parts)}."
+    )
+    figures = {cell.id: scene.score(cell).mean for cell in (top, *others)}
+    return [scene.say(f"{text}: {'; '.join(parts)}.", (top, *others), figures)]
+
+
+def ranks(scene: Scene) -> list[Observation]:
+    """What more rank gives, for every series of three ranks or more that differ in nothing else."""
+    series: dict[str, list[CellSummary]] = defaultdict(list)
+    for cell in scene.tested:
+        if (rank := cell.method.get("rank")) is not None:
+            alpha = cell.method.get("alpha")
+            rest = {key: value for key, value in cell.method.items() if key not in ("rank", "alpha")}
+            for scaling in ({"alpha": alpha}, {"alpha per rank": alpha / rank if alpha is not None else None}):
+                series[json.dumps([rest, scaling], sort_keys=True, default=str)].append(cell)
+    found: dict[tuple[str, ...], list[CellSummary]] = {}
+    for cells in series.values():
+        ordered = sorted(cells, key=lambda cell: int(cell.method["rank"]))
+        if len({cell.method["rank"] for cell in ordered}) >= 3:
+            found[tuple(cell.id for cell in ordered)] = ordered
+    return [_trend(scene, cells) for cells in found.values()]
+
+
+def _trend(scene: Scene, cells: Sequence[CellSummary]) -> Observation:
+    named = [f"{scene.value(scene.score(cell).mean)} (r={cell.method['rank']})" for cell in cells]
+    verdicts = {
+        (low.method["rank"], high.method["rank"]): scene.verdicts.get((high.id, low.id))
+        for low, high in combinations(cells, 2)
+    }
+    text = f"From r={cells[0].method['rank']} to r={cells[-1].method['rank']} ({_series(cells)}), {scene.title} is "
+    text += f"{listed(named)}. {_conclusion(verdicts)}"
+    figures = {f"r={cell.method['rank']}": scene.score(cell).mean for cell in cells}
+    ends = verdicts[cells[0].method["rank"], cells[-1].method["rank"]]
+    return scene.say(text, (cells[-1], *cells[:-1]), figures, ends)
+
+
+def _series(cells: Sequence[CellSummary]) -> str:
+    return cells[0].approach.replace(f" r={cells[0].method['rank']}", "", 1)
+
+
+def _conclusion(verdicts: dict[tuple[int, int], Verdict | None]) -> str:
+    """What the pairs of ranks allow: (lower, higher) to the verdict on the higher."""
+    kinds = set(verdicts.values())
+    if None in kinds:
+        return "Some of these pairs have no verdict, so nothing is said of a trend."
+    if kinds == {"equivalent"}:
+        return "All these ranks are equivalent."
+    rising = [f"r={high} is better than r={low}" for (low, high), verdict in verdicts.items() if verdict == "better"]
+    falling = [f"r={low} is better than r={high}" for (low, high), verdict in verdicts.items() if verdict == "worse"]
+    if not rising and not falling:
+        return "No rank is shown to be better than another."
+    text = f"{listed([*rising, *falling])}; of the other pairs none is shown to differ."
+    return text if len(rising) + len(falling) < len(verdicts) else f"{listed([*rising, *falling])}."

@@ -1,0 +1,156 @@
+"""Every two cells of a data set x model, compared on the test split by the study's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from loratory.errors import StorageError, counted
+from loratory.evaluation import predictions
+from loratory.evaluation.metrics import METRICS, Labels, Logits
+from loratory.store.directory import PREDICTIONS
+from loratory.study.document import Pair
+from loratory.study.resampling import DRAWS, Replicates, replicate
+from loratory.study.results import CellRuns, StudyRuns
+from loratory.study.statistics import MIN_SEEDS, Difference, difference, family_interval, holm, verdict
+
+
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """What a cell's S seeds said of the N test examples."""
+
+    seeds: tuple[int, ...]
+    labels: Labels  # (N,)
+    rows: Labels  # (N,)
+    logits: Logits  # (S, N, C)
+
+    def on_the_same_as(self, other: _Tested) -> bool:
+        same = np.array_equal(self.labels, other.labels) and np.array_equal(self.rows, other.rows)
+        return same and self.logits.shape[-1] == other.logits.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """Two cells with at least one common seed."""
+
+    a: CellRuns
+    b: CellRuns
+    seeds: int
+    examples: int
+    estimate: float | None
+    """None where they were not tested on the same examples."""
+    difference: Difference | None
+    """None where there is no estimate or one seed only."""
+
+
+def compare_cells(study: StudyRuns, *, draws: int = DRAWS, seed: int = 0) -> tuple[Pair, ...]:
+    """Compare all cells within each data set x model; these pairs are one family.
+
+    Args:
+        draws, seed: of the bootstrap.
+
+    Raises:
+        StorageError: predictions that are missing or damaged, or seeds of one cell tested on different examples.
+    """
+    return tuple(pair for cells in study.groups.values() for pair in _family(study, cells, draws, seed))
+
+
+def _family(study: StudyRuns, cells: Sequence[CellRuns], draws: int, seed: int) -> list[Pair]:
+    tested = {cell.id: _tested(cell) for cell in cells if cell.completed}
+    measured = _replicates(study.select, tested, draws, seed)
+    compared = [
+        found
+        for a, b in combinations([cell for cell in cells if cell.id in tested], 2)
+        if (found := _compared(a, b, tested, measured)) is not None
+    ]
+    family = len(cells) * (len(cells) - 1) // 2  # planned ones count too, so that nothing changes when they come
+    raw = np.array([float(one.difference.p) for one in compared if one.difference is not None])
+    adjusted = iter(holm(raw, family).tolist())
+    return [_pair(study, one, family, next(adjusted) if one.difference is not None else None) for one in compared]
+
+
+def _tested(cell: CellRuns) -> _Tested:
+    found = [predictions.read(final.directory / PREDICTIONS) for final in cell.completed]
+    for final, splits in zip(cell.completed, found, strict=True):
+        if "test" not in splits:
+            raise StorageError(f"{final.directory / PREDICTIONS} holds no test split; run the study again")
+    one_each = [
+        _Tested((final.seed,), splits["test"].labels, splits["test"].rows, splits["test"].logits[None])
+        for final, splits in zip(cell.completed, found, strict=True)
+    ]
+    for final, one in zip(cell.completed, one_each, strict=True):
+        if not one.on_the_same_as(one_each[0]):
+            first = cell.completed[0].directory
+            raise StorageError(f"{final.directory} and {first} were tested on different examples; run the study anew")
+    logits = np.concatenate([one.logits for one in one_each])
+    return _Tested(tuple(final.seed for final in cell.completed), one_each[0].labels, one_each[0].rows, logits)
+
+
+def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) -> dict[str, Replicates]:
+    """Each cell's bootstrap; cells tested on the same examples share their draws."""
+    measured: dict[str, Replicates] = {}
+    for first in tested.values():
+        same = {cell: one for cell, one in tested.items() if cell not in measured and one.on_the_same_as(first)}
+        if same:
+            found = replicate(metric, first.labels, [one.logits for one in same.values()], draws=draws, seed=seed)
+            measured.update(zip(same, found, strict=True))
+    return measured
+
+
+def _compared(
+    a: CellRuns, b: CellRuns, tested: dict[str, _Tested], measured: dict[str, Replicates]
+) -> _Compared | None:
+    first, second = tested[a.id], tested[b.id]
+    common = [seed for seed in first.seeds if seed in second.seeds]
+    if not common:
+        return None
+    N = len(first.labels)
+    if not first.on_the_same_as(second):
+        return _Compared(a, b, len(common), N, None, None)
+    left, right = (
+        _of_seeds(measured[cell.id], [tested[cell.id].seeds.index(seed) for seed in common]) for cell in (a, b)
+    )
+    estimate = float((left.values - right.values).mean())
+    return _Compared(a, b, len(common), N, estimate, difference(left, right) if len(common) > 1 else None)
+
+
+def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
+    return Replicates(measured.values[..., places], measured.draws[..., places], measured.examples)
+
+
+def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:
+    found, why = compared.difference, _why_none(compared)
+    given = None
+    if found is not None and p_holm is not None and why is None:
+        rising = METRICS[study.select].higher_is_better
+        given = verdict(found, p_holm, family=family, margin=study.margin, higher_is_better=rising)
+    low, high = found.interval() if found is not None else (None, None)
+    family_low, family_high = family_interval(found, family) if found is not None else (None, None)
+    return Pair(
+        a=compared.a.id,
+        b=compared.b.id,
+        metric=study.select,
+        difference=compared.estimate,
+        low=None if low is None else float(low),
+        high=None if high is None else float(high),
+        family_low=family_low,
+        family_high=family_high,
+        p=None if found is None else float(found.p),
+        p_holm=p_holm,
+        family=family,
+        verdict=given,
+        why_none=why,
+        seeds=compared.seeds,
+        examples=compared.examples,
+    )
+
+
+def _why_none(compared: _Compared) -> str | None:
+    if compared.estimate is None:
+        return "they were tested on different examples"
+    if compared.seeds < MIN_SEEDS:
+        return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
+    return None

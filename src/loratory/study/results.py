@@ -1,0 +1,201 @@
+"""A study's runs as they lie on disk, half done or done: what statistics start from.
+
+plan.json (cells, trials, finals) ─┐
+selections/<digest>.json (chosen) ─┼─▶ StudyRuns
+runs/<run id>/ (records, history) ─┘
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loratory.errors import StorageError
+from loratory.store.directory import HISTORY, read_run
+from loratory.store.naming import lookup
+from loratory.store.record import RunRecord
+
+PLAN = "plan.json"
+RUNS = "runs"
+SELECTIONS = "selections"
+SCHEMA = 1
+
+History = tuple[Mapping[str, Any], ...]
+"""A row an epoch, as `history.jsonl` has it: epoch, train_seconds, validation_accuracy …"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate that a cell tried, scored on validation alone."""
+
+    lr: float
+    run: str
+    status: str
+    score: float | None
+    """The study's `select` metric on validation; None where the run did not complete."""
+    train_seconds: float | None
+    history: History
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Final:
+    """The chosen setting with one seed, completed or not."""
+
+    seed: int
+    record: Mapping[str, Any]
+    """Its `run.json`."""
+    directory: Path
+    history: History
+
+    @property
+    def completed(self) -> bool:
+        """Whether it was scored on the test split."""
+        return bool(self.record["status"] == "completed")
+
+
+@dataclass(frozen=True)
+class CellRuns:
+    """All runs of one setting that are there: data set, model, and the method's settings."""
+
+    id: str
+    data: str
+    model: str
+    method: Mapping[str, Any]
+    """The method's settings, `name` among them."""
+    lr: float | None
+    """The chosen rate; None until it is chosen."""
+    trials: tuple[Trial, ...]
+    finals: tuple[Final, ...]
+    missing: int
+    """Runs that the plan names and that are not there yet."""
+
+    @property
+    def completed(self) -> tuple[Final, ...]:
+        """The final runs that were scored on the test split, in the order of the study's seeds."""
+        return tuple(final for final in self.finals if final.completed)
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """What a study's directory holds."""
+
+    name: str
+    directory: Path
+    select: str
+    """The metric, a key of METRICS, by which rates were chosen and cells are compared."""
+    margin: float
+    """The difference in that metric, in its own unit, that counts as none."""
+    seeds: tuple[int, ...]
+    cells: tuple[CellRuns, ...]
+
+    @property
+    def groups(self) -> dict[tuple[str, str], tuple[CellRuns, ...]]:
+        """The cells of each data set x model, in the plan's order: those that compare."""
+        keys = dict.fromkeys((cell.data, cell.model) for cell in self.cells)
+        return {key: tuple(cell for cell in self.cells if (cell.data, cell.model) == key) for key in keys}
+
+
+def load_study(directory: Path) -> StudyRuns:
+    """Read a study's plan, selections and runs; runs that are not there yet are absent.
+
+    Raises:
+        StorageError: no study, a damaged plan or selection, or a damaged run.
+    """
+    plan = _document(directory / PLAN, "give the directory of a study that `loratory study run` made")
+    try:
+        return StudyRuns(
+            name=str(plan["name"]),
+            directory=directory,
+            select=str(plan["select"]),
+            margin=float(plan["margin"]),
+            seeds=tuple(int(seed) for seed in plan["seeds"]),
+            cells=tuple(_cell(directory, cell, str(plan["select"])) for cell in plan["cells"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{directory / PLAN} is damaged ({type(error).__name__}: {error}); run the study again: its runs are kept"
+        ) from None
+
+
+def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
+    trials = [(float(one["lr"]), _run(directory, one["run"])) for one in cell["trials"]]
+    finals = [(int(one["seed"]), _run(directory, one["run"])) for one in cell["finals"]]
+    return CellRuns(
+        id=str(cell["id"]),
+        data=str(cell["data"]),
+        model=str(cell["model"]),
+        method=dict(cell["method"]),
+        lr=_chosen(directory, cell["selection"]),
+        trials=tuple(_trial(lr, *found, select) for lr, found in trials if found is not None),
+        finals=tuple(
+            Final(seed, found[1].to_dict(), found[0], _history(found[0])) for seed, found in finals if found is not None
+        ),
+        missing=sum(found is None for _, found in [*trials, *finals]),
+    )
+
+
+def _trial(lr: float, directory: Path, record: RunRecord, select: str) -> Trial:
+    return Trial(
+        lr=lr,
+        run=record.id,
+        status=record.status,
+        score=lookup(record.quality, "validation", select),
+        train_seconds=lookup(record.cost, "train_seconds"),
+        history=_history(directory),
+        error=record.error,
+    )
+
+
+def _chosen(directory: Path, digest: str | None) -> float | None:
+    if digest is None:
+        return None
+    path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
+    lr = lookup(_document(path, "restore it from a copy"), "chosen", "lr")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+        raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
+    return float(lr)
+
+
+def _run(directory: Path, name: str | None) -> tuple[Path, RunRecord] | None:
+    """Where a run lies and its record; None where it is not there yet."""
+    if name is None:
+        return None
+    path = directory / RUNS / _plain_name(name)
+    return (path, read_run(path)) if os.path.lexists(path) else None
+
+
+def _plain_name(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not a plain name")
+    return name
+
+
+def _history(run: Path) -> History:
+    """The run's rows; none of a run that did not complete."""
+    path = run / HISTORY
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(json.loads(line) for line in path.read_text("utf8").splitlines())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _document(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object of this schema."""
+    try:
+        document = json.loads(path.read_text("utf8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path} is not there; {remedy}") from None
+    except NotADirectoryError:
+        raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
+    return document

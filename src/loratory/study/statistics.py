@@ -1,0 +1,138 @@
+"""What may be concluded: intervals, differences, Holm's correction, verdicts, expected best scores.
+
+A difference between two cells has two sources of chance: which seeds were run, and which examples the test split
+holds. Both are resampled, crossed (Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1:386-411): in
+a draw every seed sees the same examples, and both cells see the same seeds and examples. With few seeds that alone is
+too narrow in two ways, and both are mended:
+
+- n resampled seeds vary by (n-1)/n of what they should; their deviations are stretched by √(n/(n-1)) (Rao & Wu 1988,
+  "Resampling inference with complex survey data", JASA 83:231-241). The mean over seeds is linear, so its variance
+  over all draws of seeds is known exactly, s²/n, and only examples need to be drawn.
+- Five seeds say little about their own variance, so the interval is Student's t with Satterthwaite's degrees of
+  freedom, between the seeds' n-1 and the examples' N-1, by the share that each has in the variance.
+
+`benchmarks/power.py` measures how often this claims a difference that is not there, and finds one that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from loratory.study.document import Spread, Verdict
+from loratory.study.resampling import Array, Replicates
+
+CONFIDENCE = 0.95
+MIN_SEEDS = 5
+"""Common seeds below which two cells get no verdict."""
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """A difference of two cells, with its error: arrays of one shape, () for one pair."""
+
+    estimate: Array
+    error: Array
+    """Standard error, over seeds and examples."""
+    freedom: Array
+    """Degrees of freedom of Student's t."""
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
+        """Low and high end of the interval that holds the true difference with this confidence."""
+        reach = stats.t.isf((1 - confidence) / 2, self.freedom) * self.error
+        return self.estimate - reach, self.estimate + reach
+
+    @property
+    def p(self) -> Array:
+        """Two-sided p-value of no difference: at most 1 - confidence just where the interval leaves out 0."""
+        p: Array = 2 * stats.t.sf(np.abs(self.estimate) / self.error, self.freedom)
+        return p
+
+
+def difference(a: Replicates, b: Replicates) -> Difference:
+    """Mean over S >= 2 common seeds of `a` minus `b`; seeds on the last axis, further axes as they are.
+
+    (1/N)² is added to the variance, as if one example more had been answered differently: agreement on a few examples
+    is not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
+    """
+    S, N = a.values.shape[-1], a.examples
+    each = a.draws - b.draws  # (draws, ..., S)
+    from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S
+    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) + 1 / N**2
+    variance = from_seeds + from_examples
+    freedom = variance**2 / (from_seeds**2 / (S - 1) + from_examples**2 / max(N - 1, 1))
+    return Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)
+
+
+def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
+    """Mean, standard deviation and Student's interval of the mean of S seeds; below two there is the mean alone."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Spread(mean, None, None, None, tuple(values))
+    sd = float(np.std(values, ddof=1))
+    reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * sd / len(values) ** 0.5
+    return Spread(mean, sd, mean - reach, mean + reach, tuple(values))
+
+
+def holm(p: Array, family: int) -> Array:
+    """Adjusted p-values (m,) of a family of at least m hypotheses (Holm 1979, Scandinavian J. of Statistics 6:65-70).
+
+    Those of the family that have no p-value yet count as 1.
+    """
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * (family - np.arange(len(p))))
+    adjusted = np.empty_like(steps)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def verdict(found: Difference, p_holm: float, *, family: int, margin: float, higher_is_better: bool) -> Verdict:
+    """What one pair's difference allows to say of its first cell; at least MIN_SEEDS seeds are the caller's care.
+
+    Equivalent: the interval that holds for all pairs of the family at once (confidence 1 - 5% / family) lies inside
+    ±margin; a difference that is real but surely smaller than the margin counts as none. Better or worse: Holm's
+    p-value is at most 5%. Else inconclusive.
+    """
+    low, high = family_interval(found, family)
+    if -margin < low and high < margin:
+        return "equivalent"
+    if p_holm > 1 - CONFIDENCE:
+        return "inconclusive"
+    return "better" if (found.estimate > 0) == higher_is_better else "worse"
+
+
+def family_interval(found: Difference, family: int) -> tuple[float, float]:
+    """One pair's share of intervals that hold for the whole family at once (Bonferroni)."""
+    low, high = found.interval(1 - (1 - CONFIDENCE) / family)
+    return float(low), float(high)
+
+
+def expected_best(scores: Sequence[float], *, higher_is_better: bool) -> list[float]:
+    """The best score to expect from k = 1 … n of these n trials, k drawn without replacement.
+
+    Dodge et al. (2019, "Show your work", EMNLP) report this curve; their estimator draws with replacement and is
+    biased. This is the unbiased one of Tang et al. (2020, "Showing your work doesn't always work", ACL): with scores v
+    sorted from worst to best, Σ_i v_i · C(i-1, k-1) / C(n, k), since v_i is the best where the other k-1 come from the
+    i-1 below it.
+    """
+    ranked = sorted(scores, reverse=not higher_is_better)
+    n = len(ranked)
+    return [sum(score * comb(below, k - 1) for below, score in enumerate(ranked)) / comb(n, k) for k in range(1, n + 1)]
+
+
+def seconds_to(history: Sequence[Any], metric: str, score: float, *, higher_is_better: bool) -> float | None:
+    """Training seconds after which validation first gave `score` or better; None where it never did.
+
+    Args:
+        history: a row an epoch, with `train_seconds` and `validation_<metric>`.
+    """
+    for row in history:
+        value = row.get(f"validation_{metric}")
+        if value is not None and (value >= score if higher_is_better else value <= score):
+            return float(row["train_seconds"])
+    return None

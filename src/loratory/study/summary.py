@@ -1,0 +1,110 @@
+"""A study's runs, summarised: cells, pairs, baselines, fronts, and what may be said of them."""
+
+from __future__ import annotations
+
+import logging
+
+from loratory.data import PACKAGED, data_directory, dataset_of
+from loratory.errors import LoratoryError
+from loratory.evaluation.baselines import Baseline, baselines
+from loratory.study.cells import cells
+from loratory.study.document import BaselineSummary, FailedRun, Summary
+from loratory.study.fronts import fronts
+from loratory.study.observations import observe
+from loratory.study.pairs import compare_cells
+from loratory.study.resampling import DRAWS
+from loratory.study.results import Final, StudyRuns
+from loratory.study.statistics import CONFIDENCE
+
+log = logging.getLogger("loratory")
+
+
+def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRAWS, seed: int = 0) -> Summary:
+    """Everything that `summary.json` holds, of a study that is done or half done.
+
+    Args:
+        with_baselines: whether baselines are fitted, where the data is on this machine; nothing is downloaded.
+        draws, seed: of the bootstrap; the same ones give the same summary.
+
+    Raises:
+        StorageError: a run's predictions are damaged, or do not belong together.
+    """
+    summaries, pairs = cells(study), compare_cells(study, draws=draws, seed=seed)
+    firsts = _first_finals(study)
+    found = [one for data, final in firsts.items() for one in _baselines(data, final)] if with_baselines else []
+    missing = sum(cell.missing for cell in study.cells)
+    first = next(iter(firsts.values()), None)
+    return Summary(
+        name=study.name,
+        select=study.select,
+        margin=study.margin,
+        seeds=study.seeds,
+        confidence=CONFIDENCE,
+        complete=missing == 0,
+        missing=missing,
+        failed=_failed(study),
+        cells=summaries,
+        pairs=pairs,
+        baselines=tuple(found),
+        fronts=(planes := fronts(summaries, pairs, metric=study.select)),
+        observations=observe(summaries, pairs, planes, metric=study.select, margin=study.margin),
+        environment=None if first is None else first.record["environment"],
+        data=tuple({"dataset": data, **final.record["data"]} for data, final in firsts.items()),
+    )
+
+
+def _first_finals(study: StudyRuns) -> dict[str, Final]:
+    """The first completed final run of each data set."""
+    found: dict[str, Final] = {}
+    for cell in study.cells:
+        for final in cell.completed:
+            found.setdefault(cell.data, final)
+    return found
+
+
+def _failed(study: StudyRuns) -> tuple[FailedRun, ...]:
+    tuning = [
+        FailedRun(trial.run, cell.id, "tuning", trial.status, trial.error)
+        for cell in study.cells
+        for trial in cell.trials
+        if trial.status != "completed"
+    ]
+    final = [
+        FailedRun(str(one.record["id"]), cell.id, "final", str(one.record["status"]), one.record["error"])
+        for cell in study.cells
+        for one in cell.finals
+        if not one.completed
+    ]
+    return (*tuning, *final)
+
+
+def _baselines(data: str, final: Final) -> list[BaselineSummary]:
+    if (reason := _not_here(data)) is not None:
+        return [BaselineSummary(data, "baselines", None, None, None, reason)]
+    try:
+        found = baselines(dataset_of(final.record))
+    except LoratoryError as error:
+        return [BaselineSummary(data, "baselines", None, None, None, str(error))]
+    return [_baseline(data, one) for one in found]
+
+
+def _not_here(data: str) -> str | None:
+    """Why reading the data set would need the network; None where it would not."""
+    if data.startswith("hub:"):
+        return "reading a hub data set may ask the network"
+    packaged = data.partition(":")[0]
+    if packaged in PACKAGED and not (data_directory() / packaged).is_dir():
+        return f"{packaged} is not on this machine; `loratory data fetch {packaged}` fetches it"
+    return None
+
+
+def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
+    quality = baseline.quality
+    return BaselineSummary(
+        data=data,
+        name=baseline.name,
+        accuracy=None if quality is None else quality.accuracy,
+        f1_macro=None if quality is None else quality.f1_macro,
+        seconds=None if quality is None else baseline.seconds,
+        reason=baseline.reason,
+    )

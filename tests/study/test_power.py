@@ -1,0 +1,43 @@
+"""Simulated studies: what is not there is claimed in at most 5%, and 3 points are found in at least 90%."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+POWER = Path(__file__).parents[2] / "benchmarks" / "power.py"
+
+
+@pytest.fixture(scope="module")
+def power() -> ModuleType:
+    """benchmarks/power.py."""
+    spec = importlib.util.spec_from_file_location("power", POWER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["power"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("seed_sd", [0.0, 0.01, 0.02])
+def test_no_difference_is_claimed_in_at_most_5_of_100(power: ModuleType, seeds: int, seed_sd: float) -> None:
+    found = power.verdicts(power.Setting(500, seeds, seed_sd), 0.0, studies=1000, draws=300)
+    assert found.total() == 1000
+    assert found["better"] + found["worse"] <= 50
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_three_points_are_found_at_ten_seeds(power: ModuleType, own: bool) -> None:
+    found = power.verdicts(power.Setting(2114, 10, 0.005, own), 0.03, studies=200, draws=300)
+    assert found["better"] >= 180
+
+
+def test_a_difference_as_large_as_the_margin_is_seldom_called_equivalent(power: ModuleType) -> None:
+    found = power.verdicts(power.Setting(2114, 10, 0.0), power.MARGIN, studies=200, draws=300)
+    assert found["equivalent"] <= 10

@@ -1,0 +1,103 @@
+"""A study's directory is read as it is: done, half done, or damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.errors import StorageError
+from loratory.store.directory import read_run
+from loratory.study.results import load_study
+
+STANDARD, LORA = {"name": "standard"}, {"name": "lora", "rank": 8, "targets": "attention"}
+
+
+@pytest.fixture
+def place(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Path:
+    """Two cells; seed 1 of the second diverged, its seed 2 is not there yet."""
+    cells = [cell(STANDARD), cell(LORA, failed={1: "diverged"}, absent=[2])]
+    found: Path = fabricated(cells, seeds=range(3), sizes=(30, 40)).write(margin=0.02)
+    return found
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(path.read_text("utf8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf8")
+
+
+def test_what_is_there_is_read(place: Path) -> None:
+    study = load_study(place)
+    assert (study.name, study.select, study.margin, study.seeds) == ("fabricated", "accuracy", 0.02, (0, 1, 2))
+    first, second = study.cells
+    assert (first.id, first.data, first.model, first.method, first.lr) == (
+        *("c1", "hutto:movies", "minilm"),
+        *(STANDARD, 2e-3),
+    )
+    assert [(trial.lr, trial.status) for trial in first.trials] == [(1e-3, "completed"), (2e-3, "completed")]
+    trial = read_run(place / "runs" / first.trials[0].run)
+    assert first.trials[0].score == trial.quality["validation"]["accuracy"]
+    assert [row["epoch"] for row in first.trials[0].history] == [1, 2]
+    assert [final.seed for final in first.completed] == [0, 1, 2]
+    assert first.finals[0].record == read_run(first.finals[0].directory).to_dict()
+    assert (first.missing, second.missing) == (0, 1)
+    assert [(final.seed, final.completed) for final in second.finals] == [(0, True), (1, False)]
+    assert second.finals[1].history == ()
+    assert study.groups == {("hutto:movies", "minilm"): (first, second)}
+
+
+def test_runs_that_are_planned_and_not_there_are_missing(place: Path) -> None:
+    changed(place / "plan.json", lambda plan: plan["cells"][0]["finals"][0].update(run="not-yet"))
+    changed(place / "plan.json", lambda plan: plan["cells"][0].update(selection=None))
+    cell = load_study(place).cells[0]
+    assert (cell.missing, cell.lr, [final.seed for final in cell.finals]) == (1, None, [1, 2])
+
+
+@pytest.mark.parametrize("name", ["run.json", "predictions.parquet", "history.jsonl", "manifest.json"])
+def test_a_damaged_run_is_one_line(place: Path, name: str) -> None:
+    path = load_study(place).cells[0].finals[0].directory / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StorageError, match=f"{path.parent.name}/{name} is damaged") as caught:
+        load_study(place)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan.pop("margin"), "damaged .KeyError: 'margin'"),
+        (lambda plan: plan.update(seeds=["x"]), "damaged .ValueError"),
+        (lambda plan: plan.update(cells=None), "damaged .TypeError"),
+        (lambda plan: plan["cells"][0].pop("method"), "damaged .KeyError: 'method'"),
+        (lambda plan: plan["cells"][0]["finals"][0].update(run="../../etc"), "not a plain name"),
+        (lambda plan: plan["cells"][0].update(selection="../x"), "not a plain name"),
+        (lambda plan: plan["cells"][0].update(selection="feed"), r"feed\.json is not there"),
+        (lambda plan: plan.update(schema=2), "another schema"),
+    ],
+)
+def test_a_damaged_plan_is_one_line(place: Path, change: Callable[..., Any], message: str) -> None:
+    changed(place / "plan.json", change)
+    with pytest.raises(StorageError, match=message) as caught:
+        load_study(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_places_are_no_study(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"plan\.json is not there; give the directory of a study"):
+        load_study(tmp_path)
+    (tmp_path / "plan.json").write_text("{", encoding="utf8")
+    with pytest.raises(StorageError, match="cannot be read"):
+        load_study(tmp_path)
+    with pytest.raises(StorageError, match="is not a directory"):
+        load_study(tmp_path / "plan.json")
+
+
+def test_a_selection_names_its_choice(place: Path) -> None:
+    path = next((place / "selections").iterdir())
+    changed(path, lambda selection: selection.update(chosen={"lr": "much"}))
+    with pytest.raises(StorageError, match="names no chosen lr"):
+        load_study(place)

@@ -1,0 +1,267 @@
+"""A study's summary: what its runs hold, compared within a data set x model, ready for JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loratory.errors import StorageError
+from loratory.evaluation import predictions
+from loratory.store.directory import PREDICTIONS, RECORD, commit, read_run, staging
+from loratory.study.document import CellSummary, Pair, Summary
+from loratory.study.fronts import fronts
+from loratory.study.results import load_study
+from loratory.study.summary import summarise
+
+STANDARD = {"name": "standard"}
+DRAWS = 500
+
+
+def lora(rank: int, **changes: Any) -> dict[str, Any]:
+    return {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": "attention", **changes}
+
+
+@pytest.fixture
+def summary(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Summary:
+    """Standard, LoRA like it, one that is worse, one that is LoRA again, and one with three seeds."""
+    cells = [
+        cell(STANDARD, 0.86, seconds=60),
+        cell(lora(8), 0.86, seconds=40, memory=2**29),
+        cell(lora(1), 0.78, seconds=39, failed={4: "diverged"}),
+        cell(lora(8, targets="all-linear"), 0.86, seconds=50, like=2),
+        cell(lora(1), 0.80, data="hutto:tweets", absent=[3, 4]),
+        cell(lora(2), 0.82, data="hutto:tweets"),
+    ]
+    study = load_study(fabricated(cells, sizes=(200, 1500)).write())
+    return summarise(study, with_baselines=False, draws=DRAWS)
+
+
+def pair(summary: Summary, a: str, b: str) -> Pair:
+    return next(one for one in summary.pairs if (one.a, one.b) == (a, b))
+
+
+def test_it_goes_through_json_unchanged(summary: Summary) -> None:
+    document = summary.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert json.loads(summary.to_json()) == document
+    assert document["schema"] == 1
+
+
+def test_it_is_the_same_each_time(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    study = load_study(fabricated([cell(STANDARD), cell(lora(8))], sizes=(30, 100)).write())
+    one, again, other = (summarise(study, with_baselines=False, draws=DRAWS, seed=seed).to_dict() for seed in (0, 0, 1))
+    assert one == again
+    assert one["pairs"][0]["difference"] == other["pairs"][0]["difference"]
+    assert one["pairs"][0]["low"] != other["pairs"][0]["low"]
+
+
+def test_a_cell_is_what_its_runs_hold(summary: Summary) -> None:
+    cell = summary.cells[0]
+    assert (cell.approach, cell.lr, cell.seeds) == ("standard", 2e-3, (0, 1, 2, 3, 4))
+    accuracy = cell.quality["test"]["accuracy"]
+    assert accuracy.mean == pytest.approx(np.mean(accuracy.values))
+    assert set(cell.quality["validation"]) == {"accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss", "ece"}
+    seconds = cell.cost["train_seconds"]
+    assert (seconds.median, seconds.low, seconds.high) == (60.2, 60.0, 60.4)
+    assert cell.cost["peak_memory_bytes"].kind == "resident"
+    assert cell.padding_share == pytest.approx(0.2)
+    assert sum((cell.memory_parts_bytes or {}).values()) == 2**30
+    assert [trial.lr for trial in cell.tuning.trials] == [1e-3, 2e-3]
+    scores = [trial.score or 0 for trial in cell.tuning.trials]
+    assert [one.score for one in cell.tuning.expected_best] == pytest.approx([np.mean(scores), max(scores)])
+
+
+def test_time_to_a_score_that_every_cell_reaches(summary: Summary) -> None:
+    movies = [cell for cell in summary.cells if cell.data == "hutto:movies"]
+    target = min(cell.quality["validation"]["accuracy"].mean for cell in movies)
+    assert [cell.time_to and cell.time_to.score for cell in movies] == [target] * 4
+    first = movies[0].time_to
+    assert first is not None
+    assert (first.seconds.median, first.seconds.reached) == (30.0, 5)  # after the first of two epochs
+
+
+def test_cells_are_named_apart(summary: Summary) -> None:
+    names = [cell.approach for cell in summary.cells]
+    assert names[:4] == ["standard", "lora r=8 attention", "lora r=1 attention", "lora r=8 all-linear"]
+    assert names[4] == "lora r=1 attention"  # in another data set
+
+
+def test_pairs_stay_within_data_and_model(summary: Summary) -> None:
+    assert {(one.a, one.b) for one in summary.pairs} == {
+        *(("c1", "c2"), ("c1", "c3"), ("c1", "c4"), ("c2", "c3"), ("c2", "c4"), ("c3", "c4"), ("c5", "c6")),
+    }
+    assert {one.family for one in summary.pairs} == {6, 1}
+
+
+def test_verdicts(summary: Summary) -> None:
+    assert (pair(summary, "c2", "c4").difference, pair(summary, "c2", "c4").verdict) == (0, "equivalent")
+    few = pair(summary, "c5", "c6")
+    assert (few.verdict, few.why_none, few.seeds) == (None, "3 common seeds; a verdict needs 5", 3)
+    assert few.low is not None
+    worse = pair(summary, "c1", "c3")
+    assert (worse.verdict, worse.why_none, worse.seeds) == (None, "4 common seeds; a verdict needs 5", 4)
+    assert worse.p is not None
+    assert worse.p_holm is not None
+    assert worse.p <= worse.p_holm <= 6 * worse.p
+
+
+def test_the_difference_is_that_of_common_seeds(summary: Summary) -> None:
+    a, b = (cell.quality["test"]["accuracy"].values for cell in (summary.cells[0], summary.cells[2]))
+    assert pair(summary, "c1", "c3").difference == pytest.approx(np.mean(a[:4]) - np.mean(b))
+
+
+def test_failed_and_missing_runs_are_told(summary: Summary) -> None:
+    assert (summary.complete, summary.missing) == (False, 2)
+    assert [(one.cell, one.stage, one.status, one.error) for one in summary.failed] == [
+        ("c3", "final", "diverged", "on purpose")
+    ]
+    assert summary.cells[2].failed == (summary.failed[0].run,)
+    assert [one["dataset"] for one in summary.data] == ["hutto:movies", "hutto:tweets"]
+    assert summary.environment is not None
+    assert summary.environment["device"] == "cpu"
+
+
+def test_a_study_without_runs_has_a_summary(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    place = fabricated([cell(STANDARD, absent=range(5)), cell(lora(8), absent=range(5))]).write()
+    found = summarise(load_study(place), draws=DRAWS)
+    assert (found.missing, found.pairs, found.fronts, found.environment) == (10, (), (), None)
+    assert found.to_dict()["cells"][0]["time_to"] is None
+
+
+def test_log_loss_is_better_where_it_is_lower(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    cells = [cell(STANDARD, 0.70), cell(lora(8), 0.90)]
+    study = load_study(fabricated(cells, sizes=(200, 1500)).write(select="log_loss"))
+    found = summarise(study, with_baselines=False, draws=DRAWS)
+    assert found.pairs[0].difference is not None
+    assert found.pairs[0].difference > 0
+    assert found.pairs[0].verdict == "worse"
+    assert found.cells[0].time_to is not None
+    assert found.cells[0].time_to.seconds.reached == 0  # these histories hold accuracy alone
+
+
+def rewritten(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Commit the run again with other predictions."""
+    record, splits = read_run(run), predictions.read(run / PREDICTIONS)
+    kept = {part: (one.labels, one.logits, one.rows) for part, one in splits.items()}
+    history = (run / "history.jsonl").read_bytes()
+    for path in run.iterdir():
+        path.unlink()
+    run.rmdir()
+    with staging(run) as stage:
+        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+        (stage / "history.jsonl").write_bytes(history)
+        predictions.write(stage / PREDICTIONS, change(kept))
+        commit(stage, run)
+
+
+def test_other_test_examples_do_not_compare(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    place = fabricated([cell(STANDARD), cell(lora(8))], sizes=(30, 100)).write()
+
+    def fewer(kept: dict[str, Any]) -> dict[str, Any]:
+        return {part: tuple(array[:-1] for array in arrays) for part, arrays in kept.items()}
+
+    second = load_study(place).cells[1]
+    rewritten(second.finals[0].directory, fewer)
+    with pytest.raises(StorageError, match="tested on different examples"):
+        summarise(load_study(place), with_baselines=False)
+    for final in second.finals[1:]:
+        rewritten(final.directory, fewer)
+    found = summarise(load_study(place), with_baselines=False, draws=DRAWS).pairs[0]
+    assert (found.difference, found.verdict, found.why_none) == (None, None, "they were tested on different examples")
+
+
+def test_a_run_without_test_predictions_is_refused(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    place = fabricated([cell(STANDARD)], sizes=(30, 100)).write()
+    rewritten(load_study(place).cells[0].finals[0].directory, lambda kept: {"validation": kept["validation"]})
+    with pytest.raises(StorageError, match="holds no test split"):
+        summarise(load_study(place), with_baselines=False)
+
+
+def test_baselines_need_the_data_on_this_machine(
+    fabricated: Callable[..., Any], cell: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORATORY_DATA", str(tmp_path / "nothing"))
+    gone = str(tmp_path / "gone.csv")
+    cells = [cell(STANDARD, data=data) for data in ("hutto:movies", "hub:some/where", gone)]
+    found = summarise(load_study(fabricated(cells, sizes=(30, 50)).write()), draws=DRAWS).baselines
+    assert [(one.data, one.accuracy) for one in found] == [
+        ("hutto:movies", None),
+        ("hub:some/where", None),
+        (gone, None),
+    ]
+    assert [word in (one.reason or "") for one, word in zip(found, ("data fetch", "network", "gone.csv"), strict=True)]
+
+
+def test_baselines_of_data_that_is_there(
+    fabricated: Callable[..., Any], cell: Callable[..., Any], tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loratory.data import make_dataset
+    from loratory.spec import DataSpec
+
+    place = fabricated([cell(STANDARD, data=str(tiny_csv))], sizes=(30, 50)).write()
+    assert "has changed" in (summarise(load_study(place), draws=DRAWS).baselines[0].reason or "")
+    dataset = make_dataset(DataSpec(dataset=str(tiny_csv)))
+    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record: dataset)
+    found = summarise(load_study(place), draws=DRAWS).baselines
+    assert [one.name for one in found] == ["majority class", "VADER", "TF-IDF + logistic regression"]
+    assert found[0].accuracy == pytest.approx(0.5, abs=0.1)
+    assert found[1].reason is not None
+    assert found[2].f1_macro is not None
+
+
+def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSummary]:
+    from loratory.study.document import Cost, Tuning
+    from loratory.study.statistics import over_seeds
+
+    empty = {"lr": None, "seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}
+    return [
+        CellSummary(
+            id=name,
+            data="d",
+            model="m",
+            method={"name": name},
+            approach=name,
+            quality={"test": {"accuracy": over_seeds([scores[name]])}},
+            cost={"train_seconds": Cost(cost, cost, cost, (cost,))},
+            padding_share=None,
+            tuning=Tuning((), ()),
+            time_to=None,
+            failed=(),
+            missing=0,
+            **empty,
+        )
+        for name, cost in costs.items()
+    ]
+
+
+def judged(a: str, b: str, verdict: Any) -> Pair:
+    return Pair(a, b, "accuracy", 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 3, verdict, None, 5, 100)
+
+
+def test_the_front_keeps_ties() -> None:
+    cells = cells_at({"dear": 3.0, "cheap": 1.0, "poor": 2.0}, {"dear": 0.9, "cheap": 0.89, "poor": 0.7})
+    pairs = [
+        judged("dear", "cheap", "inconclusive"),
+        judged("dear", "poor", "better"),
+        judged("cheap", "poor", "better"),
+    ]
+    (front,) = fronts(cells, pairs, metric="accuracy")
+    assert front.axis == "train_seconds"
+    assert [(one.cell, one.on_front, one.tied_with) for one in front.points] == [
+        ("cheap", True, ("dear",)),
+        ("poor", False, ()),
+        ("dear", True, ("cheap",)),
+    ]
+
+
+def test_at_the_same_cost_the_better_is_on_the_front() -> None:
+    cells = cells_at({"a": 1.0, "b": 1.0}, {"a": 0.9, "b": 0.8})
+    (front,) = fronts(cells, [judged("b", "a", "worse")], metric="accuracy")
+    assert [(one.cell, one.on_front) for one in front.points] == [("a", True), ("b", False)]
+    (front,) = fronts(cells, [judged("b", "a", None)], metric="accuracy")
+    assert all(one.on_front for one in front.points)
