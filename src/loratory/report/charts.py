@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 from loratory.report import axes, theme, units
 from loratory.report.document import Front, FrontPoint
 from loratory.report.families import Member
-from loratory.report.labels import Box, Place, apart, placed
+from loratory.report.labels import LETTER, LINE, Box, Place, apart, placed
 
 if TYPE_CHECKING:
     import altair as alt
 
 WIDTH, HEIGHT = 720, 340
 """Pixels of a chart in a file; in the page its width is that of the column."""
+WIDEST = 976
+"""Pixels of a chart in the page, at most: those of the column."""
 NARROW = 480
 """Below this width a chart is laid out for a phone."""
 PLOTS = {"wide": (WIDTH - 50.0, HEIGHT - 70.0), "narrow": (270.0, HEIGHT - 90.0)}
 """Width and height left for the points, about, for which names are placed."""
+
+PLAIN = ".3~r"
+"""Vega's format of a number as it is written: 0.5, 20, 1250."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -50,12 +55,12 @@ def chart(rows: Rows) -> alt.Chart:
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))  # type: ignore[arg-type]  # altair takes it
 
 
-def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT) -> Chart:
-    """The layers on one plane, as wide as there is room."""
+def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST) -> Chart:
+    """The layers on one plane, as wide as there is room, and at most `widest` pixels."""
     import altair as alt
 
     whole = alt.layer(*layers).properties(
-        width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding")
+        width=min(WIDTH, widest), height=height, usermeta={"widest": widest}, autosize=alt.AutoSizeParams(type="fit", contains="padding")
     )
     spec = whole.to_dict()
     for key in ("$schema", "config"):
@@ -63,15 +68,19 @@ def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HE
     return Chart(name, spec, summary)
 
 
-def series(members: Sequence[Member]) -> tuple[Any, Any]:
-    """Colour and shape by family; a legend where a family has more than one cell, else points have their own names."""
+def series(members: Sequence[Member], *, named: bool = True) -> tuple[Any, Any]:
+    """Colour and shape by family; a legend of the families with more than one cell, whose points do not name them.
+
+    Args:
+        named: False leaves the legend out, where every line has its family's name.
+    """
     import altair as alt
 
     families = list(dict.fromkeys((member.family, member.order) for member in members))
     names = [family for family, _ in families]
-    legend = None
-    if len(names) < len(members):
-        legend = alt.Legend(title=None, columns=alt.ExprRef(f"width < {NARROW} ? 1 : 4"))
+    several = [name for name in names if sum(member.family == name for member in members) > 1]
+    columns = alt.ExprRef(f"width < {NARROW} ? 1 : 4")
+    legend = alt.Legend(title=None, columns=columns, values=several, offset=26) if several and named else None
     colors = alt.Scale(domain=names, range=[theme.category(order) for _, order in families])
     shapes = alt.Scale(domain=names, range=[theme.shape(order) for _, order in families])
     return alt.Color("family:N", scale=colors, legend=legend), alt.Shape("family:N", scale=shapes, legend=legend)
@@ -98,10 +107,10 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
     values = [value for p in points for value in (p.quality, p.low, p.high) if value is not None]
     ends = axes.log_bounds(costs, beyond=0.12) if log else axes.bounds(costs, beyond=0.12)
     x_scale = alt.Scale(type="log" if log else "linear", domain=[end / unit.size for end in ends], nice=False)
-    x_axis = alt.Axis(format="~s" if not unit.name else "~g", tickCount=alt.ExprRef(f"width < {NARROW} ? 4 : 8"))
+    x_axis = alt.Axis(format="~s" if not unit.name else PLAIN, tickCount=alt.ExprRef(f"width < {NARROW} ? 4 : 8"))
     title = unit.title(axes.COSTS[front.axis]) + (", logarithmic" if log else "")
     x = alt.X("x:Q", title=title, scale=x_scale, axis=x_axis)
-    y = y_metric(metric, values, split="test")
+    y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
     base = chart(_front_rows(points, members, unit, metric, ends, log=log))
     color, shape = series([members[point.cell] for point in points])
     tooltip = [alt.Tooltip(f"{key}:N", title=key.capitalize()) for key in ("approach", "cost", "quality", "standing")]
@@ -109,15 +118,12 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
         base.transform_filter("datum.on_front")
         .mark_line(color=theme.color("muted"), strokeDash=[2, 3], strokeWidth=1)
         .encode(x=x, y=y),
-        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x=x, y="low:Q", y2="high:Q", color=color),
-        base.mark_point(size=85, filled=True, strokeWidth=1.6, opacity=1).encode(
-            x=x,
-            y=y,
-            color=color,
-            shape=shape,
-            stroke=alt.Stroke("family:N", scale=color["scale"], legend=None),
-            fillOpacity=alt.FillOpacity("fill:Q", scale=None, legend=None),
-            tooltip=tooltip,
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x=x, y=low, y2="high:Q", color=color),
+        base.mark_point(size=85, filled=True).encode(
+            x=x, y=y, color=color, shape=shape, opacity=alt.Opacity("fill:Q", scale=None, legend=None)
+        ),
+        base.mark_point(size=85, filled=False, strokeWidth=1.6, opacity=1).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
         *names_beside(base, x, y),
     ]
@@ -206,21 +212,51 @@ def names_beside(base: Any, x: Any, y: Any) -> list[Any]:
     return [mark.encode(x=x, y=y, text="label:N")]
 
 
-def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float]) -> Any:
+def chosen() -> Any:
+    """The parameter that says which cell a chart brings out; "" for all alike."""
+    import altair as alt
+
+    return alt.param(name="cell", value="")
+
+
+def pale() -> Any:
+    """The opacity of a mark: less for other cells than the one that is brought out."""
+    import altair as alt
+
+    return alt.ExprRef("cell === '' || datum.cell === cell ? 1 : 0.15")
+
+
+def room_for(names: Sequence[str]) -> Any:
+    """The range of a horizontal scale that leaves room for these names at its end, at most two fifths of the plot."""
+    import altair as alt
+
+    return [0, alt.ExprRef(f"width - {_room(names)}")]
+
+
+def _room(names: Sequence[str]) -> str:
+    widest = max(map(len, names), default=0) * LETTER + 18
+    return f"min({widest:.0f}, 0.4 * width)"
+
+
+def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT) -> Any:
     """The name of each line right of its last point, moved apart where lines end close together.
 
     Args:
         rows: a row a line: x, y, label.
         ends: the values at the foot and the top of the plot.
+        height: of the whole chart.
     """
     import altair as alt
 
-    height = PLOTS["wide"][1]
-    wanted = [height * (1 - axes.position(row["y"], ends)) for row in rows]
-    moved = apart(wanted, 13)
+    inner = height - HEIGHT + PLOTS["wide"][1]
+    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in rows]
+    moved = apart(wanted, LINE - 1)
     found = [{**row, "dy": new - old} for row, old, new in zip(rows, wanted, moved, strict=True)]
-    mark = chart(found).mark_text(align="left", dx=8, dy=alt.ExprRef("datum.dy"), baseline="middle")
-    return mark.encode(x=x, y=y, text="label:N")
+    room = _room([row["label"] for row in rows])
+    mark = chart(found).mark_text(
+        align="left", dx=8, dy=alt.ExprRef("datum.dy"), baseline="middle", limit=alt.ExprRef(f"{room} - 8"), opacity=pale()
+    )
+    return mark.encode(x=x, y=y, text="label:N").add_params(chosen())
 
 
 def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Unit, summary: str) -> Chart:
@@ -248,7 +284,7 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
     ]
     ends = [{"approach": name, "x": total / unit.size, "shown": unit.show(total)} for name, total in totals.items()]
     scale = alt.Scale(domain=[0, 1.18 * max(totals.values()) / unit.size], nice=False)
-    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
+    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(tickCount=5, format=PLAIN))
     y = alt.Y("approach:N", sort=names, title=None, axis=None)
     colors = alt.Scale(domain=list(kinds), range=[theme.category(number) for number in range(len(kinds))])
     legend = alt.Legend(title=None, columns=alt.ExprRef(f"width < {NARROW} ? 3 : 5"), symbolType="square")
@@ -268,7 +304,3 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
     ]
     return finished(name, layers, summary, height=70 + 38 * len(names))
 
-
-def shown_memory(value: float) -> str:
-    """Bytes as a reader sees them."""
-    return units.memory(value)

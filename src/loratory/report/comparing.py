@@ -10,7 +10,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, units
 from loratory.report.document import Cell, Group, Mean, Pair, Study
 from loratory.report.evidence import CellEvidence
-from loratory.report.grids import Entry, Grid, Heading, Row, differences, missing, number, row, whiskers, words
+from loratory.report.grids import Entry, Grid, Heading, Row, Whisker, differences, missing, number, row, whiskers, words
 from loratory.report.study_table import COST, QUALITY, interval, spread
 
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?"}
@@ -26,10 +26,10 @@ def quality_grid(study: Study, group: Group) -> Grid:
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
         *(Heading(title, meaning="test split, mean over seeds with its interval") for title, _ in QUALITY.values()),
     ]
-    drawn = {metric: whiskers([cell.score(metric) for cell in group.cells]) for metric in QUALITY}
+    drawn = whiskers([cell.score(study.select) for cell in group.cells])
     rows = []
     for position, cell in enumerate(group.cells):
-        scores = [_score(cell, metric, drawn[metric][position]) for metric in QUALITY]
+        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
         rows.append(row([_approach(cell, study), *_costs(cell), *scores], cell.id))
     foot = [
         row(
@@ -45,7 +45,7 @@ def quality_grid(study: Study, group: Group) -> Grid:
         for one in study.baselines
         if one.data == group.data
     ]
-    caption = f"What each approach costs on {group.title}, and how good it is on the test split"
+    caption = f"What each approach costs on {group.data}, and how good it is on the test split"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
@@ -65,14 +65,11 @@ def _costs(cell: Cell) -> list[Entry]:
     return found
 
 
-def _score(cell: Cell, metric: str, whisker: object) -> Entry:
+def _score(cell: Cell, metric: str, whisker: Whisker | None) -> Entry:
     value, show = cell.score(metric), QUALITY[metric][1]
     if value is None:
         return missing()
-    from loratory.report.grids import Whisker
-
-    drawn = whisker if isinstance(whisker, Whisker) else None
-    return Entry(show(value.mean), interval(value, show), value.mean, drawn)
+    return Entry(show(value.mean), interval(value, show), value.mean, whisker)
 
 
 def pairs_grid(study: Study, group: Group) -> Grid | None:
@@ -101,7 +98,7 @@ def pairs_grid(study: Study, group: Group) -> Grid | None:
         Heading("Verdict", numeric=False),
     )
     caption = f"Differences in {axes.metric_title(study.select).lower()} on the test split, {group.title}"
-    return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows))
+    return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows), wide=True)
 
 
 def _verdict(pair: Pair, a: str, b: str) -> Entry:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loratory.errors import counted
 from loratory.report import axes, theme
-from loratory.report.charts import Chart, chart, finished, names_at_ends, series, y_metric
+from loratory.report.charts import PLAIN, Chart, chart, finished, names_at_ends, pale, room_for, series, y_metric
 from loratory.report.document import Mean
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
@@ -32,18 +32,18 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
     x = alt.X(
         "x:Q",
         title=unit.title("Training time") + (", logarithmic" if log else ""),
-        scale=_scale([row["x"] for row in rows], log=log),
-        axis=alt.Axis(tickCount=6, format="~g"),
+        scale=_scale([row["x"] for row in rows], _labels(rows), log=log),
+        axis=alt.Axis(tickCount=6, format=PLAIN),
     )
-    y = y_metric(metric, values, split="validation")
+    y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("epoch:N", title="Epoch")]
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     layers = [
-        base.mark_rule(opacity=0.6).encode(x=x, y="low:Q", y2="high:Q", color=color),
-        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=45, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
+        base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
         names_at_ends(_last(rows), y, x, axes.bounds(values)),
     ]
     summary = (
@@ -95,16 +95,18 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
     others = [
         _setting_row(member, mean, metric, x=ranks[-1]) for member, mean in scored if setting not in member.cell.method
     ]
+    across = [{**row, "x": x} for row in others for x in (ranks[0], ranks[-1])]
     values = [row[key] for row in (*rows, *others) for key in ("y", "low", "high") if row[key] is not None]
-    scale = _scale(ranks, log=log, base=2)
+    scale = _scale(ranks, _labels([*rows, *others]), log=log, base=2)
     x = alt.X("x:Q", title=SETTINGS[setting], scale=scale, axis=alt.Axis(values=ranks, format="d"))
-    y = y_metric(metric, values, split="test")
-    color, shape = series([*(member for member, _ in having), *(m for m, _ in scored if setting not in m.cell.method)])
+    y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
+    shown = [member for member, _ in scored if setting not in member.cell.method or member.family in lines]
+    color, shape = series(shown, named=False)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     base = chart(rows)
     layers = [
-        chart(others).mark_rule(strokeDash=[5, 4], strokeWidth=1.3).encode(y=y, color=color, tooltip=tooltip),
-        base.mark_rule(strokeWidth=1.5).encode(x=x, y="low:Q", y2="high:Q", color=color),
+        chart(across).mark_line(strokeDash=[5, 4], strokeWidth=1.3).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_rule(strokeWidth=1.5).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color),
         base.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
         names_at_ends([*_last(rows, by="family"), *others], y, x, axes.bounds(values)),
@@ -146,8 +148,8 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     x = alt.X(
         "x:Q",
         title="Learning rate, logarithmic",
-        scale=_scale([row["x"] for row in rows], log=True),
-        axis=alt.Axis(tickCount=4, format=".0e"),
+        scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
+        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".1~e", labelOverlap="greedy"),
     )
     y = y_metric(metric, values, split="validation")
     color, shape = series(members)
@@ -155,10 +157,10 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("rate:N", title="Learning rate")]
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     layers = [
-        base.mark_line(strokeWidth=1.4).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=50, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=50, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
         base.transform_filter("datum.chosen")
-        .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3)
+        .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
         .encode(x=x, y=y),
         names_at_ends(_last(rows), y, x, axes.bounds(values)),
     ]
@@ -180,16 +182,16 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         return None
     values = [row["y"] for row in rows]
     x = alt.X(
-        "x:Q", title="Learning rates tried", scale=_scale(numbers, log=False), axis=alt.Axis(values=numbers, format="d")
+        "x:Q", title="Learning rates tried", scale=_scale(numbers, _labels(rows), log=False), axis=alt.Axis(values=numbers, format="d")
     )
     y = y_metric(metric, values, split="validation, expected best")
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     layers = [
-        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=45, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
-        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+        base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
     ]
     summary = f"Expected best {axes.metric_title(metric).lower()} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
@@ -217,7 +219,7 @@ def calibration(members: Sequence[Member], evidence: Mapping[str, CellEvidence])
     scale = alt.Scale(domain=[low, 1], nice=False)
     x = alt.X("x:Q", title="Confidence", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
     y = alt.Y("y:Q", title="Accuracy (test)", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
-    chosen = alt.param(name="cell", value=rows[0]["cell"])
+    which = alt.param(name="cell", value=rows[0]["cell"])
     one = chart(rows).transform_filter("datum.cell === cell")
     tooltip = [
         alt.Tooltip("x:Q", title="Confidence", format=".1%"),
@@ -232,13 +234,13 @@ def calibration(members: Sequence[Member], evidence: Mapping[str, CellEvidence])
         one.mark_line(color=theme.category(0), strokeWidth=1.5).encode(x=x, y=y),
         one.mark_point(filled=True, color=theme.category(0), opacity=0.75)
         .encode(x=x, y=y, size=size, tooltip=tooltip)
-        .add_params(chosen),
+        .add_params(which),
     ]
     summary = (
         "Accuracy against confidence in 15 equal bins; points on the diagonal are calibrated, points below it are "
         f"overconfident. {counted(len({row['cell'] for row in rows}), 'cell')}, one at a time."
     )
-    return finished("calibration", layers, summary, height=320)
+    return finished("calibration", layers, summary, height=380, widest=460)
 
 
 def _names(member: Member) -> dict[str, str]:
@@ -259,12 +261,15 @@ def _last(rows: Sequence[dict[str, Any]], *, by: str = "cell") -> list[dict[str,
     return list(last.values())
 
 
-def _scale(values: Sequence[float], *, log: bool, base: int = 10) -> Any:
+def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["label"] for row in rows]
+
+
+def _scale(values: Sequence[float], names: Sequence[str], *, log: bool, base: int = 10) -> Any:
     """A scale over these values with room on the right for the lines' names."""
     import altair as alt
 
-    low, high = axes.log_bounds(values, beyond=0.05) if log else axes.bounds(values, beyond=0.05)
-    ends = [low, axes.log_bounds([low, high], beyond=0.3)[1] if log else axes.bounds([low, high], beyond=0.3)[1]]
+    low, high = axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
     if not log:
-        return alt.Scale(domain=ends, nice=False)
-    return alt.Scale(type="log", base=base, domain=ends, nice=False)
+        return alt.Scale(domain=[low, high], nice=False, range=room_for(names))
+    return alt.Scale(type="log", base=base, domain=[low, high], nice=False, range=room_for(names))

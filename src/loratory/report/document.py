@@ -216,7 +216,7 @@ class Group(_Part):
     @property
     def title(self) -> str:
         """As a heading has it."""
-        return f"{self.data}, {self.model}"
+        return f"{self.data} with {self.model}"
 
     @property
     def ids(self) -> frozenset[str]:

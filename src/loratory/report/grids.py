@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with its caption; `foot` are rows that stay below the others."""
+    """A table with its caption; `foot` are rows that stay below the others, `wide` gives its whiskers more room."""
 
     name: str
     caption: str
@@ -74,6 +74,7 @@ class Grid:
     rows: tuple[Row, ...]
     foot: tuple[Row, ...] = ()
     sortable: bool = True
+    wide: bool = False
 
 
 def words(text: object) -> Entry:

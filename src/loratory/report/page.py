@@ -44,6 +44,7 @@ class GroupView:
     drawn: Drawn
     table: Grid
     pairs: Grid | None
+    against: str
     costs: Grid
     observations: list[Any]
     cells: list[CellView]
@@ -108,6 +109,7 @@ def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) ->
         drawn=drawn,
         table=comparing.quality_grid(study, group),
         pairs=comparing.pairs_grid(study, group),
+        against=_reference(group),
         costs=comparing.cost_numbers(group),
         observations=prose.further(study, ids),
         cells=cells,
@@ -115,6 +117,13 @@ def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) ->
         disputed_of="" if split is None else f"{split.of:,} of {split.all:,}",
         how_to_find=_how_to_find(group, split),
     )
+
+
+def _reference(group: Group) -> str:
+    """The cell whose pairs are shown first: standard fine-tuning, else the first; all pairs where they are few."""
+    if len(group.cells) < 4:
+        return ""
+    return next((cell for cell in group.cells if cell.method.get("name") == "standard"), group.cells[0]).id
 
 
 def _how_to_find(group: Group, found: Disagreement | None) -> str:

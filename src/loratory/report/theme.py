@@ -68,7 +68,7 @@ def config() -> dict[str, Any]:
             "titleX": 0,
             "titleY": -12,
         },
-        "legend": {**text, "orient": "top", "labelFontSize": 12, "symbolSize": 90, "labelLimit": 260, "padding": 0},
+        "legend": {**text, "orient": "top", "labelFontSize": 12, "symbolSize": 90, "symbolOpacity": 1, "labelLimit": 260, "padding": 0},
         "header": {**text, "labelFontSize": 12, "labelAnchor": "start", "labelFontWeight": "bold"},
         "text": {"color": color("ink"), "fontSize": 12, "font": FONT},
         "rule": {"color": color("muted")},

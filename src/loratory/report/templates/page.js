@@ -3,7 +3,6 @@
   const { config, charts } = JSON.parse(document.getElementById("data").textContent);
   const main = document.querySelector("main");
   const views = new Map();  // element -> Vega's view, or null while it is made
-  const WIDEST = 864;
 
   // Nothing is loaded: whatever a chart might name is refused.
   const refused = () => Promise.reject(new Error("the page loads nothing"));
@@ -30,19 +29,18 @@
     tip.style.top = `${Math.max(4, top)}px`;
   }
 
-  const room = () => Math.min(WIDEST, main.clientWidth);
+  const room = (place) => Math.min(main.clientWidth, charts[place.dataset.chart].usermeta.widest);
 
   async function draw(place) {
     if (views.has(place)) return;
     views.set(place, null);
-    const spec = { ...charts[place.dataset.chart], width: room() };
+    const spec = { ...charts[place.dataset.chart], width: room(place) };
     const { view } = await vegaEmbed(place, spec, {
       mode: "vega-lite", ast: true, renderer: "svg", actions: false, defaultStyle: false, config, tooltip, loader,
     });
     views.set(place, view);
-    const group = place.closest(".group");
-    const cell = group && group.querySelector("select[data-choose=cell]");
-    if (cell && place.dataset.chart.endsWith("-calibration")) await view.signal("cell", cell.value).runAsync();
+    const select = [...document.querySelectorAll("select[data-charts]")].find((one) => names(one).includes(place.dataset.chart));
+    if (select && select.value !== "") await view.signal("cell", select.value).runAsync();
   }
 
   async function drawAll() {
@@ -57,11 +55,18 @@
 
   let before = 0;
   new ResizeObserver(() => {
-    const width = room();
+    const width = main.clientWidth;
     if (width === before || width === 0) return;
     before = width;
-    for (const view of views.values()) if (view) view.width(width).runAsync();
+    for (const [place, view] of views) if (view) view.width(room(place)).runAsync();
   }).observe(main);
+
+  const names = (select) => select.dataset.charts.trim().split(" ");
+  function tell(select) {  // the charts that a choice names, which cell it is
+    for (const [place, view] of views) {
+      if (view && names(select).includes(place.dataset.chart)) view.signal("cell", select.value).runAsync();
+    }
+  }
 
   const among = (group, kind) => document.querySelectorAll(`[data-group="${group}"][data-${kind}]`);
   const choices = {
@@ -73,10 +78,9 @@
     },
     cell: (select) => {
       for (const part of among(select.dataset.group, "cell")) part.hidden = part.dataset.cell !== select.value;
-      for (const [place, view] of views) {
-        if (view && place.dataset.chart === `${select.dataset.group}-calibration`) view.signal("cell", select.value).runAsync();
-      }
+      tell(select);
     },
+    out: tell,
     pairs: (select) => {
       for (const row of document.querySelectorAll(`#${select.dataset.group}-pairs tbody tr`)) {
         row.hidden = select.value !== "" && !row.dataset.cells.split(" ").includes(select.value);
