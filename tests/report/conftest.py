@@ -74,7 +74,9 @@ class Maker:
         logits[np.arange(self.examples), truth] += margin
         rows = np.arange(self.examples) * 5 + 3
         splits = {"validation": (truth, logits + 0.1, rows + 1)} | ({"test": (truth, logits, rows)} if final else {})
-        scores = {part: score(truth, values, None, tuple(map(str, self.labels))) for part, (_, values, _) in splits.items()}
+        scores = {
+            part: score(truth, values, None, tuple(map(str, self.labels))) for part, (_, values, _) in splits.items()
+        }
         share = cell["parameters"]["trainable"] / cell["parameters"]["total"]
         seconds = (26 + 40 * share) * float(draw.normal(1, 0.02))
         weights = int(91e6 * (0.5 + 0.5 * share))
@@ -185,7 +187,8 @@ class Maker:
         if trials:
             cell["lr"] = max(trials, key=lambda trial: trial["score"])["lr"]
         runs = [
-            self.run(cell, f"{cell['id']}-s{seed}", seed=seed, lr=cell["lr"], quality=level, final=True) for seed in seeds
+            self.run(cell, f"{cell['id']}-s{seed}", seed=seed, lr=cell["lr"], quality=level, final=True)
+            for seed in seeds
         ]
         scores = sorted(trial["score"] for trial in trials)
         return {**cell, **summed(runs, list(seeds)), "tuning": {"trials": trials, "expected_best": best_of(scores)}}
@@ -257,14 +260,18 @@ def front(cells: Sequence[dict[str, Any]], data: str, model: str, axis: str) -> 
         if quality is None:
             continue
         cost = cell["parameters"]["trainable"] if axis == "trainable" else cell["cost"][axis]["median"]
-        points.append({"cell": cell["id"], "cost": cost, **{"quality": quality["mean"]}})
+        points.append({"cell": cell["id"], "cost": cost, "quality": quality["mean"]})
         points[-1] |= {"low": quality["low"], "high": quality["high"], "tied_with": []}
     for point in points:
         point["on_front"] = not any(
             other["quality"] > point["quality"] and other["cost"] <= point["cost"] for other in points
         )
     for point in points:
-        near = [p["cell"] for p in points if p is not point and p["on_front"] and abs(p["quality"] - point["quality"]) < 0.005]
+        near = [
+            p["cell"]
+            for p in points
+            if p is not point and p["on_front"] and abs(p["quality"] - point["quality"]) < 0.005
+        ]
         point["tied_with"] = near
     return {"data": data, "model": model, "axis": axis, "points": points}
 
@@ -312,15 +319,15 @@ def make_study() -> StudyMaker:
             share = cells[1]["parameters"]["trainable"] / cells[0]["parameters"]["trainable"]
             observations = [
                 {
-                    "text": f"{cells[1]['approach']} trains {share:.2%} of the parameters of {cells[0]['approach']}, and its "
-                    "accuracy is lower by 1.4 points (0.3 to 2.5).",
+                    "text": f"{cells[1]['approach']} trains {share:.2%} of the parameters of {cells[0]['approach']}, "
+                    "and its accuracy is lower by 1.4 points (0.3 to 2.5).",
                     "cells": ["c1", "c2"],
                     "figures": {},
                     "verdict": "better",
                 },
                 {
-                    "text": f"{cells[1]['approach']} is not faster by as much as it is smaller: the forward pass and most "
-                    "of the backward pass remain, and set-up and evaluation take as long.",
+                    "text": f"{cells[1]['approach']} is not faster by as much as it is smaller: the forward pass and "
+                    "most of the backward pass remain, and set-up and evaluation take as long.",
                     "cells": ["c1", "c2"],
                     "figures": {},
                     "verdict": None,

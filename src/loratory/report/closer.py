@@ -9,7 +9,7 @@ from loratory.report import units
 from loratory.report.disagreement import Disagreement
 from loratory.report.document import Cell, Group, Study
 from loratory.report.evidence import CellEvidence, Evidence
-from loratory.report.grids import Entry, Grid, Heading, missing, number, row, words
+from loratory.report.grids import Entry, Grid, Heading, Row, missing, number, row, words
 from loratory.store.record import RunRecord
 
 WIDEST = 12
@@ -33,7 +33,7 @@ def confusion_grid(group: Group, cell: Cell, evidence: CellEvidence) -> Grid:
             row([Entry(names[i]), Entry(names[j]), number(count, _mean), number(count / totals[i], units.percent)])
             for count, i, j in worst
         ]
-        headings = (
+        headings: tuple[Heading, ...] = (
             Heading("True class", numeric=False),
             Heading("Predicted", numeric=False),
             Heading("Examples"),
@@ -131,11 +131,10 @@ def runs_grid(study: Study, evidence: Evidence) -> Grid:
     for group in study.groups:
         for cell in group.cells:
             trials = [t.run for t in cell.tuning.trials if t.run is not None] if cell.tuning else []
-            names = {name: "tuning" for name in trials} | {name: "final" for name in cell.runs}
-            names |= {name: "final" for name in (*cell.failed, *(r.run for r in study.failed if r.cell == cell.id))} | {
-                name: "tuning" for name in trials
-            }
-            for name, stage in names.items():
+            stages = dict.fromkeys(trials, "tuning")
+            for name in (*cell.runs, *cell.failed, *(one.run for one in study.failed if one.cell == cell.id)):
+                stages.setdefault(name, "final")
+            for name, stage in stages.items():
                 error = failed[name].error if name in failed else None
                 status = failed[name].status if name in failed else "completed"
                 rows.append(_run_row(name, stage, cell, group, evidence.records.get(name), status, error))
@@ -144,7 +143,7 @@ def runs_grid(study: Study, evidence: Evidence) -> Grid:
 
 def _run_row(
     name: str, stage: str, cell: Cell, group: Group, record: RunRecord | None, status: str, error: str | None
-) -> object:
+) -> Row:
     if record is None:
         rest = [missing() for _ in range(4)]
         seed = lr = missing()

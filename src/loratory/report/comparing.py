@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
+from typing import TypeVar
 
 from loratory.errors import counted
 from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, units
 from loratory.report.document import Cell, Group, Mean, Pair, Study
 from loratory.report.evidence import CellEvidence
-from loratory.report.grids import Entry, Grid, Heading, Row, Whisker, differences, missing, number, row, whiskers, words
+from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
 from loratory.report.study_table import COST, QUALITY, interval, spread
+
+Key = TypeVar("Key", bound=str | float)
 
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?"}
 """A sign for each verdict, so that colour is not needed to tell them apart."""
@@ -147,18 +150,16 @@ def over_data(study: Study) -> Grid | None:
 
 
 def numbers(
-    name: str,
+    grid: str,
     caption: str,
-    columns: Mapping[float | str, str],
-    lines: Sequence[tuple[str, Mapping[float | str, float]]],
+    columns: Mapping[Key, str],
+    lines: Sequence[tuple[str, Mapping[Key, float]]],
     show: Callable[[float | None], str],
 ) -> Grid:
     """The numbers of a chart: a line a cell, `columns` by the key that lines have them under, with their headings."""
     headings = (Heading("Approach", numeric=False), *(Heading(title) for title in columns.values()))
-    rows: list[Row] = [
-        row([words(approach), *(number(values.get(key), show) for key in columns)]) for approach, values in lines
-    ]
-    return Grid(name, caption, headings, tuple(rows))
+    rows = [row([words(name), *(number(found.get(key), show) for key in columns)]) for name, found in lines]
+    return Grid(grid, caption, headings, tuple(rows))
 
 
 def cost_numbers(group: Group) -> Grid:

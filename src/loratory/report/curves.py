@@ -43,7 +43,9 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
     layers = [
         base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=45, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
         names_at_ends(_last(rows), y, x, axes.bounds(values)),
     ]
     summary = (
@@ -54,7 +56,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
 
 
 def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     show = axes.show_metric(metric)
     for epoch in zip(*evidence[member.cell.id].histories, strict=False):
         scores = [float(row[f"validation_{metric}"]) for row in epoch if row.get(f"validation_{metric}") is not None]
@@ -129,7 +131,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     """Validation score against the learning rate, the chosen one ringed. None where nothing was tuned."""
     import altair as alt
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **_names(member),
             "x": trial.lr,
@@ -158,7 +160,9 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     layers = [
         base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=50, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_point(size=50, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
         base.transform_filter("datum.chosen")
         .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
         .encode(x=x, y=y),
@@ -172,7 +176,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
     """The score to expect of the best of n learning rates drawn from those tried. None where nothing was tuned."""
     import altair as alt
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {**_names(member), "x": best.trials, "y": best.score, "shown": axes.show_metric(metric)(best.score)}
         for member in members
         for best in (member.cell.tuning.expected_best if member.cell.tuning else ())
@@ -182,7 +186,10 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         return None
     values = [row["y"] for row in rows]
     x = alt.X(
-        "x:Q", title="Learning rates tried", scale=_scale(numbers, _labels(rows), log=False), axis=alt.Axis(values=numbers, format="d")
+        "x:Q",
+        title="Learning rates tried",
+        scale=_scale(numbers, _labels(rows), log=False),
+        axis=alt.Axis(values=numbers, format="d"),
     )
     y = y_metric(metric, values, split="validation, expected best")
     color, shape = series(members)
@@ -190,7 +197,9 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]
     layers = [
         base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
-        base.mark_point(size=45, filled=True, opacity=pale()).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
         names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
     ]
     summary = f"Expected best {axes.metric_title(metric).lower()} on validation for 1 to {numbers[-1]} learning rates."
@@ -201,7 +210,7 @@ def calibration(members: Sequence[Member], evidence: Mapping[str, CellEvidence])
     """Accuracy against confidence in 15 bins, of the cell that the parameter `cell` names. None without predictions."""
     import altair as alt
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "cell": member.cell.id,
             "approach": member.cell.approach,

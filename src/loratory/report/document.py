@@ -171,7 +171,7 @@ class Study(_Part):
     """The whole of `summary.json`."""
 
     name: str
-    select: str = "accuracy"
+    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss", "ece"] = "accuracy"
     margin: float
     seeds: tuple[int, ...] = ()
     confidence: float = 0.95

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratory.report import axes, comparing, curves, units
-from loratory.report.charts import Chart, parts, quality_against_cost
+from loratory.report.charts import Chart, parts
 from loratory.report.document import Cell, Group, Study
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
+from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
 
 TIMES = ("setup", "train", "eval", "other")
@@ -104,16 +105,20 @@ def _parts(
     having = [(cell, found) for cell in group.cells if (found := values[cell.id])]
     if not having:
         return None
-    unit = axes.unit_of("train_seconds" if name == "time" else "peak_memory_bytes", [sum(v.values()) for _, v in having])
+    unit = axes.unit_of(
+        "train_seconds" if name == "time" else "peak_memory_bytes", [sum(v.values()) for _, v in having]
+    )
     rows = [
-        {"approach": cell.approach, "part": part, "value": value} for cell, found in having for part, value in found.items()
+        {"approach": cell.approach, "part": part, "value": value}
+        for cell, found in having
+        for part, value in found.items()
     ]
     present = [kind for kind in kinds if any(row["part"] == kind for row in rows)]
     largest = max(present, key=lambda kind: sum(found.get(kind, 0.0) for _, found in having))
     summary = f"{what} of {len(having)} cells divided into {', '.join(present)}; the largest part overall is {largest}."
     show = units.duration if name == "time" else units.memory
-    columns: dict[float | str, str] = {kind: kind.capitalize() for kind in present}
-    lines = [(cell.approach, dict(found)) for cell, found in having]
+    columns = {kind: kind.capitalize() for kind in present}
+    lines = [(cell.approach, found) for cell, found in having]
     grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, medians over seeds", columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
@@ -125,19 +130,15 @@ def _tuning_numbers(study: Study, group: Group) -> Grid:
         for cell in group.cells
         if cell.tuning
     ]
-    columns: dict[float | str, str] = {rate: f"{rate:g}" for rate in rates}
+    columns = {rate: f"{rate:g}" for rate in rates}
     caption = f"{axes.metric_title(study.select)} on validation by learning rate"
-    return comparing.numbers(
-        f"{group.key}-tuning", caption, columns, [(n, dict(v)) for n, v in lines], axes.show_metric(study.select)
-    )
+    return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 
 
 def _best_numbers(study: Study, group: Group) -> Grid:
     lines = [
         (cell.approach, {b.trials: b.score for b in cell.tuning.expected_best}) for cell in group.cells if cell.tuning
     ]
-    columns: dict[float | str, str] = {n: f"{n} tried" for n in sorted({n for _, values in lines for n in values})}
+    columns = {n: f"{n} tried" for n in sorted({n for _, values in lines for n in values})}
     caption = f"Expected best {axes.metric_title(study.select).lower()} on validation"
-    return comparing.numbers(
-        f"{group.key}-best", caption, columns, [(n, dict(v)) for n, v in lines], axes.show_metric(study.select)
-    )
+    return comparing.numbers(f"{group.key}-best", caption, columns, lines, axes.show_metric(study.select))

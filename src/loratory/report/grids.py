@@ -27,7 +27,8 @@ class Entry:
     Attributes:
         text: what stands there.
         sub: smaller, below it.
-        value: what sorting goes by: a number, or None for nothing, which comes last; the text where it is "".
+        value: what sorting goes by: a number, words, or None for nothing, which comes last; the text itself where it is
+            "".
         shade: 0 to 10, how deep the background is.
         tag: the kind of verdict or status that the text names, for its mark.
     """
@@ -44,7 +45,7 @@ class Entry:
         """What the page sorts by."""
         if self.value is None:
             return ""
-        return self.text if self.value == "" else repr(self.value) if isinstance(self.value, float) else str(self.value)
+        return f"{self.value:.7g}" if isinstance(self.value, float) else self.value
 
 
 @dataclass(frozen=True)

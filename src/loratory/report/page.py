@@ -141,7 +141,7 @@ def bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script, from the vl-convert that is installed; about 0.9 MiB."""
     import vl_convert
 
-    code: str = vl_convert.javascript_bundle()
+    code: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets that there is a default
     # an end tag or a comment's start inside a string would end the element or change how it is read
     return re.sub(r"<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
 
@@ -149,9 +149,7 @@ def bundle() -> str:
 def policy(style: str, scripts: list[str]) -> str:
     """The page's Content-Security-Policy: this style and these scripts, and nothing from anywhere."""
     hashes = " ".join(f"'{_digest(script)}'" for script in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src '{_digest(style)}'; base-uri 'none'; form-action 'none'"
-    )
+    return f"default-src 'none'; script-src {hashes}; style-src '{_digest(style)}'; base-uri 'none'; form-action 'none'"
 
 
 def _digest(text: str) -> str:

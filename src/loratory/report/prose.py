@@ -56,14 +56,18 @@ def facts(study: Study) -> list[str]:
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
     models = len({cell.model for cell in study.cells})
-    return [
-        study.cells[0].data if data == 1 else counted(data, "data set"),
-        study.cells[0].model if models == 1 else counted(models, "model"),
-        counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
-        counted(len(study.seeds), "seed"),
-        *([f"{tuned} learning rates each"] if tuned else []),
-        *([str(device)] if device else []),
-    ] if study.cells else []
+    return (
+        [
+            study.cells[0].data if data == 1 else counted(data, "data set"),
+            study.cells[0].model if models == 1 else counted(models, "model"),
+            counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
+            counted(len(study.seeds), "seed"),
+            *([f"{tuned} learning rates each"] if tuned else []),
+            *([str(device)] if device else []),
+        ]
+        if study.cells
+        else []
+    )
 
 
 def alerts(study: Study, evidence: Evidence) -> list[str]:
@@ -93,20 +97,20 @@ def how(study: Study) -> list[str]:
     unit = " points" if METRICS[study.select].unit == "share" else ""
     trials = [cell.tuning.trials for cell in study.cells if cell.tuning and cell.tuning.trials]
     tuned = (
-        f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored on "
-        f"validation alone; the one with the best validation {metric} was kept, and the choice written down before any "
-        "of its runs saw the test split."
+        f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored "
+        f"on validation alone; the one with the best validation {metric} was kept, and the choice written down before "
+        "any of its runs saw the test split."
         if trials
         else "Learning rates were not tuned: each approach has one that was given or is its default."
     )
     return [
         tuned,
-        f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order of "
-        "the data, initialisation and dropout. The split into training, validation and test is the same for all.",
+        f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
+        "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
         f"Means have {study.confidence:.0%} intervals over seeds. Pairs are compared by a paired bootstrap over seeds "
         "and test examples; p-values are corrected by Holm's method within each data set and model.",
-        f"Better: the interval of the difference leaves zero out, after correction. Equivalent: the interval lies within "
-        f"±{margin}{unit}. Inconclusive: neither. Below {ENOUGH} seeds there is no verdict.",
+        f"Better: the interval of the difference leaves zero out, after correction. Equivalent: the interval lies "
+        f"within ±{margin}{unit}. Inconclusive: neither. Below {ENOUGH} seeds there is no verdict.",
         "On the front: no other approach has a higher mean at a lower cost. Tied with the front: its quality cannot be "
         "told from that of a cell on the front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
@@ -127,19 +131,21 @@ def limits(study: Study) -> list[str]:
     ]
     if device:
         found.append(
-            f"Times and memory are those of one device ({device}) and of this program: their ratios may differ elsewhere."
+            f"Times and memory are those of one device ({device}) and of this program: their ratios may differ "
+            "elsewhere."
         )
     if any(cell.tuning and cell.tuning.trials for cell in study.cells):
         found.append(
-            "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for all, "
-            "and may suit one approach better than another."
+            "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "
+            "all, and may suit one approach better than another."
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
     if any(_at_edge(cell) for cell in study.cells):
         edge = listed([units.printable(cell.approach) for cell in study.cells if _at_edge(cell)][:4])
         found.append(
-            f"The best learning rate of some cells ({edge}) is the smallest or largest tried: a wider range may do better."
+            f"The best learning rate of some cells ({edge}) is the smallest or largest tried: a wider range may do "
+            "better."
         )
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")

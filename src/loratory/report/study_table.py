@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from loratory.errors import counted
 from loratory.report import units
@@ -147,7 +147,10 @@ def _columns(study: Study) -> tuple[Column, ...]:
             _column(key, key.title(), units.count, f"trainable parameters: {key}", False)
             for key in ("adapter", "head", "unfrozen")
         ),
-        *(_column(key, title, show, "median over seeds", key != "checkpoint_bytes") for key, (title, show) in COST.items()),
+        *(
+            _column(key, title, show, "median over seeds", key != "checkpoint_bytes")
+            for key, (title, show) in COST.items()
+        ),
         *(_column(key, title, units.fraction, meaning, False) for key, title, meaning in ends),
         _text("peak_memory_kind", "Memory kind", "allocated or resident", False),
         *(
@@ -182,7 +185,7 @@ def notes(study: Study) -> list[str]:
     if not study.complete:
         found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")
     if study.failed:
-        found.insert(0, f"{counted(len(study.failed), 'run')} did not complete and count in no number here.")
+        found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
 
 

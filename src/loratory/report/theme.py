@@ -1,8 +1,8 @@
 """How charts look: calm, legible in light and dark, told apart by shape as well as by colour.
 
 The page's charts name CSS variables, so that its style sheet alone decides between light, dark and print; a figure in a
-file of its own has the light colours. The seven colours are those of Okabe and Ito (2008), which people with any kind of
-colour vision tell apart; black is left to text.
+file of its own has the light colours. The colours follow Okabe and Ito (2008), which people with any kind of colour
+vision tell apart; black is left to text.
 """
 
 from __future__ import annotations
@@ -68,7 +68,15 @@ def config() -> dict[str, Any]:
             "titleX": 0,
             "titleY": -12,
         },
-        "legend": {**text, "orient": "top", "labelFontSize": 12, "symbolSize": 90, "symbolOpacity": 1, "labelLimit": 260, "padding": 0},
+        "legend": {
+            **text,
+            "orient": "top",
+            "labelFontSize": 12,
+            "symbolSize": 90,
+            "symbolOpacity": 1,
+            "labelLimit": 260,
+            "padding": 0,
+        },
         "header": {**text, "labelFontSize": 12, "labelAnchor": "start", "labelFontWeight": "bold"},
         "text": {"color": color("ink"), "fontSize": 12, "font": FONT},
         "rule": {"color": color("muted")},
@@ -98,5 +106,5 @@ def require_packages() -> None:
             __import__(name)
         except ImportError as error:
             raise ResourceError(
-                f"a report needs {package}, which is not installed ({error}); pip install {package}"
+                f'a report needs {package}, which is not installed ({error}); pip install "loratory[report]"'
             ) from None
