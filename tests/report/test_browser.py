@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_keyboard_goes_from_top_to_bottom(browser: Any, study: Path) -> None:
     for _ in range(24):
         page.keyboard.press("Tab")
         tops.append(page.evaluate("document.activeElement.getBoundingClientRect().top + window.scrollY"))
-    assert all(after >= before - 60 for before, after in zip(tops, tops[1:], strict=False))
+    assert all(after >= before - 60 for before, after in pairwise(tops))
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     opened.context.close()
 

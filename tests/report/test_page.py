@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,11 @@ def test_charts_have_intervals_types_and_names(page: Parsed) -> None:
     for name, spec in charts.items():
         assert name.startswith("g1-")
         for layer in spec["layer"]:
-            for channel, encoding in layer["encoding"].items():
-                assert channel in ("x2", "y2") or "value" in encoding or encoding["type"] in ("quantitative", "nominal")
-                assert re.fullmatch(r"[a-z0-9_]+", encoding.get("field", "x"))
+            for channel, given in layer["encoding"].items():
+                for encoding in given if isinstance(given, list) else [given]:
+                    typed = encoding.get("type") in ("quantitative", "nominal")
+                    assert typed or channel in ("x2", "y2") or "value" in encoding
+                    assert re.fullmatch(r"[a-z0-9_]+", encoding.get("field", "x"))
     front = charts["g1-quality-train_seconds"]
     rows = next(iter(front["datasets"].values()))
     assert {"low", "high", "on_front", "standing", "label"} <= set(rows[0])
@@ -134,7 +137,7 @@ def test_tables_are_told_to_who_hears_them(page: Parsed) -> None:
     assert all(one["role"] == "img" and len(one["aria-label"] or "") > 30 for one in charts)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     labelled = {attributes["for"] for tag, attributes in page.elements if tag == "label"}
