@@ -261,18 +261,14 @@ def front(cells: Sequence[dict[str, Any]], data: str, model: str, axis: str) -> 
             continue
         cost = cell["parameters"]["trainable"] if axis == "trainable" else cell["cost"][axis]["median"]
         points.append({"cell": cell["id"], "cost": cost, "quality": quality["mean"]})
-        points[-1] |= {"low": quality["low"], "high": quality["high"], "tied_with": []}
+        points[-1] |= {"low": quality["low"], "high": quality["high"]}
     for point in points:
+        others = [other for other in points if other is not point]
+        point["tied_with"] = [one["cell"] for one in others if abs(one["quality"] - point["quality"]) < 0.008]
         point["on_front"] = not any(
-            other["quality"] > point["quality"] and other["cost"] <= point["cost"] for other in points
+            one["quality"] > point["quality"] and one["cost"] <= point["cost"] and one["cell"] not in point["tied_with"]
+            for one in others
         )
-    for point in points:
-        near = [
-            p["cell"]
-            for p in points
-            if p is not point and p["on_front"] and abs(p["quality"] - point["quality"]) < 0.005
-        ]
-        point["tied_with"] = near
     return {"data": data, "model": model, "axis": axis, "points": points}
 
 
@@ -321,7 +317,7 @@ def make_study() -> StudyMaker:
                 {
                     "text": f"{cells[1]['approach']} trains {share:.2%} of the parameters of {cells[0]['approach']}, "
                     "and its accuracy is lower by 1.4 points (0.3 to 2.5).",
-                    "cells": ["c1", "c2"],
+                    "cells": [cell["id"] for cell in cells if cell["data"] == data[0]],
                     "figures": {},
                     "verdict": "better",
                 },

@@ -120,7 +120,7 @@ def test_charts_have_intervals_types_and_names(page: Parsed) -> None:
                     assert re.fullmatch(r"[a-z0-9_]+", encoding.get("field", "x"))
     front = charts["g1-quality-train_seconds"]
     rows = next(iter(front["datasets"].values()))
-    assert {"low", "high", "on_front", "standing", "label"} <= set(rows[0])
+    assert {"low", "high", "fill", "standing", "label"} <= set(rows[0])
     assert any(
         layer["mark"]["type"] == "rule" and layer["encoding"]["y2"]["field"] == "high" for layer in front["layer"]
     )
@@ -185,7 +185,7 @@ def test_text_from_the_data_stays_text(make_study: Any, tmp_path: Path) -> None:
             "One setting only, standard: there is nothing to compare it with.",
         ),
         ({"complete": False, "missing": 4}, "Not finished: 4 runs missing. Every number below can still change."),
-        ({"observations": []}, "no statement goes further than that"),
+        ({"observations": []}, "standard has the best mean accuracy"),
         ({"labels": tuple(range(14))}, "Most frequent confusions"),
     ],
 )

@@ -131,8 +131,8 @@ def runs_grid(study: Study, evidence: Evidence) -> Grid:
     for group in study.groups:
         for cell in group.cells:
             trials = [t.run for t in cell.tuning.trials if t.run is not None] if cell.tuning else []
-            stages = dict.fromkeys(trials, "tuning")
-            for name in (*cell.runs, *cell.failed, *(one.run for one in study.failed if one.cell == cell.id)):
+            stages = dict.fromkeys(trials, "tuning") | {r.run: r.stage for r in study.failed if r.cell == cell.id}
+            for name in (*cell.runs, *cell.failed):
                 stages.setdefault(name, "final")
             for name, stage in stages.items():
                 error = failed[name].error if name in failed else None

@@ -46,7 +46,7 @@ def quality_grid(study: Study, group: Group) -> Grid:
             ]
         )
         for one in study.baselines
-        if one.data == group.data
+        if one.data == group.data and one.reason is None
     ]
     caption = f"What each approach costs on {group.data}, and how good it is on the test split"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
@@ -80,7 +80,8 @@ def pairs_grid(study: Study, group: Group) -> Grid | None:
     pairs = [p for p in study.pairs if p.a in group.ids and p.b in group.ids and p.metric == study.select]
     if not pairs:
         return None
-    drawn = differences([Mean(mean=p.difference, low=p.low, high=p.high) for p in pairs], study.margin)
+    found = [None if p.difference is None else Mean(mean=p.difference, low=p.low, high=p.high) for p in pairs]
+    drawn = differences(found, study.margin)
     rows = []
     for pair, whisker in zip(pairs, drawn, strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))

@@ -103,12 +103,12 @@ class Cell(_Part):
 
 
 class Pair(_Part):
-    """Two cells compared: `difference` is a minus b in the metric's own unit."""
+    """Two cells compared: `difference` is a minus b in the metric's own unit, with the interval for this pair alone."""
 
     a: str
     b: str
     metric: str
-    difference: float
+    difference: float | None = None
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -120,17 +120,23 @@ class Pair(_Part):
 
 
 class BaselineRow(_Part):
-    """What needs no transformer at all."""
+    """What needs no transformer at all; `reason` says why there is no number."""
 
     data: str
     name: str
     accuracy: float | None = None
     f1_macro: float | None = None
     seconds: float | None = None
+    reason: str | None = None
 
 
 class FrontPoint(_Part):
-    """One cell on the plane of quality and cost."""
+    """One cell on the plane of quality and cost.
+
+    Attributes:
+        on_front: no cell that costs no more is better beyond a tie.
+        tied_with: cells of which this one is neither better nor worse.
+    """
 
     cell: str
     cost: float
@@ -149,6 +155,10 @@ class Front(_Part):
     axis: str
     points: tuple[FrontPoint, ...] = ()
 
+    def tied_with_cheaper(self, point: FrontPoint) -> bool:
+        """Whether the point is on the front by a tie alone: a cheaper cell is as good as can be told."""
+        return point.on_front and any(one.cell in point.tied_with and one.cost < point.cost for one in self.points)
+
 
 class Observation(_Part):
     """A sentence that the statistics allow, and the cells it speaks of."""
@@ -163,6 +173,7 @@ class FailedRun(_Part):
 
     run: str
     cell: str
+    stage: Literal["tuning", "final"] = "final"
     status: str
     error: str | None = None
 

@@ -28,11 +28,11 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
     title = unit.title(axes.COSTS[front.axis]) + (", logarithmic" if log else "")
     x = alt.X("x:Q", title=title, scale=x_scale, axis=x_axis)
     y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
-    base = chart(_front_rows(points, members, unit, metric, ends, log=log))
+    base = chart(_front_rows(front, points, members, unit, metric, ends, log=log))
     color, shape = series([members[point.cell] for point in points])
     tooltip = [alt.Tooltip(f"{key}:N", title=key.capitalize()) for key in ("approach", "cost", "quality", "standing")]
     layers = [
-        base.transform_filter("datum.on_front")
+        base.transform_filter("datum.fill === 1")
         .mark_line(color=theme.color("muted"), strokeDash=[2, 3], strokeWidth=1)
         .encode(x=x, y=y),
         base.transform_filter("isValid(datum.low)")
@@ -56,6 +56,7 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
 
 
 def _front_rows(
+    front: Front,
     points: Sequence[FrontPoint],
     members: Mapping[str, Member],
     unit: axes.Unit,
@@ -74,7 +75,7 @@ def _front_rows(
     rows = []
     for number, point in enumerate(points):
         member = members[point.cell]
-        tied = bool(point.tied_with) and not point.on_front
+        tied = front.tied_with_cheaper(point)
         row = {
             "approach": member.cell.approach,
             "family": member.family,
@@ -83,12 +84,15 @@ def _front_rows(
             "y": point.quality,
             "low": point.low,
             "high": point.high,
-            "on_front": point.on_front,
-            "fill": 1.0 if point.on_front else 0.35 if tied else 0.0,
+            "fill": 0.35 if tied else 1.0 if point.on_front else 0.0,
             "cost": unit.show(point.cost),
             "quality": show(point.quality)
             + (f" ({show(point.low)} to {show(point.high)})" if point.low is not None else ""),
-            "standing": "on the front" if point.on_front else "tied with the front" if tied else "not on the front",
+            "standing": "tied with a cheaper approach"
+            if tied
+            else "on the front"
+            if point.on_front
+            else "a cheaper one is better",
         }
         for name, found in places.items():
             place = found[number]

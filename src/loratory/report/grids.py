@@ -106,19 +106,19 @@ def whiskers(values: Sequence[Mean | None]) -> list[Whisker | None]:
     return [None if v is None else Whisker(at(v.mean) or 0.0, at(v.low), at(v.high)) for v in values]
 
 
-def differences(values: Sequence[Mean], margin: float | None) -> list[Whisker]:
+def differences(values: Sequence[Mean | None], margin: float) -> list[Whisker | None]:
     """Differences on one scale with zero in its middle, and the margin around zero."""
-    ends = [abs(end) for v in values for end in (v.mean, v.low, v.high) if end is not None]
-    reach = max([*ends, (margin or 0.0) * 1.5, 1e-9])
+    ends = [abs(end) for v in values if v is not None for end in (v.mean, v.low, v.high) if end is not None]
+    reach = max([*ends, margin * 1.5, 1e-9])
 
     def at(value: float) -> float:
         return round(50 + 46 * value / reach, 1)
 
-    band = None if margin is None else (at(-margin), at(margin))
-    return [
-        Whisker(at(v.mean), None if v.low is None else at(v.low), None if v.high is None else at(v.high), 50.0, band)
-        for v in values
-    ]
+    def end(value: float | None) -> float | None:
+        return None if value is None else at(value)
+
+    band = at(-margin), at(margin)
+    return [None if v is None else Whisker(at(v.mean), end(v.low), end(v.high), 50.0, band) for v in values]
 
 
 def missing() -> Entry:

@@ -72,7 +72,7 @@ def render(study: Study, evidence: Evidence, drawn: Mapping[str, Drawn]) -> str:
     return environment.get_template("page.html.j2").render(
         study=study,
         groups=groups,
-        answer=prose.answer(study),
+        answers=prose.answers(study),
         facts=prose.facts(study),
         alerts=prose.alerts(study, evidence),
         how=prose.how(study),
@@ -103,7 +103,6 @@ def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) ->
         cells.append(CellView(cell, confusion, classes, closer.settings_of(cell, evidence)))
     record = next((evidence.records[n] for cell in group.cells for n in cell.runs if n in evidence.records), None)
     split = disputed(found, record) if record is not None else None
-    ids = group.ids if len(study.groups) > 1 else frozenset(cell.id for cell in study.cells)
     return GroupView(
         group=group,
         drawn=drawn,
@@ -111,7 +110,7 @@ def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) ->
         pairs=comparing.pairs_grid(study, group),
         against=_reference(group),
         costs=comparing.cost_numbers(group),
-        observations=prose.further(study, ids),
+        observations=prose.further(study, group),
         cells=cells,
         disputed=closer.disagreement_grid(group, split) if split is not None and split.examples else None,
         disputed_of="" if split is None else f"{split.of:,} of {split.all:,}",

@@ -9,7 +9,7 @@ from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes, units
 from loratory.report.comparing import points
-from loratory.report.document import Cell, Observation, Study
+from loratory.report.document import Cell, Group, Observation, Study
 from loratory.report.evidence import Evidence
 
 ENOUGH = 5
@@ -21,32 +21,49 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def answer(study: Study) -> str:
-    """The study in a sentence: its first observation, or why there is none."""
-    if study.observations:
-        return study.observations[0].text
-    done = [cell for cell in study.cells if cell.seeds]
+def answers(study: Study) -> list[str]:
+    """A sentence for each data set and model: what is said of all its cells together, or why nothing can be."""
     if not study.cells:
-        return "This study has no settings to run."
+        return ["This study has no settings to run."]
+    done = [cell for cell in study.cells if cell.seeds]
     if not done:
-        return "No setting has a finished run yet, so there is nothing to compare."
+        return ["No setting has a finished run yet, so there is nothing to compare."]
     if len(study.cells) == 1:
-        return f"One setting only, {done[0].approach}: there is nothing to compare it with."
+        return [f"One setting only, {done[0].approach}: there is nothing to compare it with."]
     if len(done) == 1:
-        return f"Only {done[0].approach} has finished runs yet, so there is nothing to compare it with."
-    metric = axes.metric_title(study.select).lower()
-    scored = [(mean.mean, cell) for cell in done if (mean := cell.score(study.select)) is not None]
-    if not scored:
-        return "No finished run has a score on the test split, so there is nothing to compare."
-    rises = METRICS[study.select].higher_is_better
-    best = (max if rises else min)(scored, key=lambda one: one[0])
-    shown = axes.show_metric(study.select)(best[0])
-    return f"{best[1].approach} has the best mean {metric} ({shown}); no statement goes further than that."
+        return [f"Only {done[0].approach} has finished runs yet, so there is nothing to compare it with."]
+    found = [
+        one.text if (one := leading(study, group)) is not None else best_mean(study, group) for group in study.groups
+    ]
+    return [text for text in found if text is not None] or ["No two settings have a score on the same test split yet."]
 
 
-def further(study: Study, ids: frozenset[str]) -> list[Observation]:
-    """The observations about these cells but the first of all, which leads the page."""
-    return [one for one in study.observations[1:] if not one.cells or ids.issuperset(one.cells)]
+def leading(study: Study, group: Group) -> Observation | None:
+    """The first observation about every cell of the group that has a test score; None below two such cells."""
+    tested = {cell.id for cell in group.cells if cell.score(study.select) is not None}
+    return next((one for one in study.observations if len(tested) > 1 and set(one.cells) == tested), None)
+
+
+def best_mean(study: Study, group: Group) -> str | None:
+    """Which cell has the best mean, and no more than that; None below two cells with a test score."""
+    scored = [(mean.mean, cell) for cell in group.cells if (mean := cell.score(study.select)) is not None]
+    if len(scored) < 2:
+        return None
+    best = (max if METRICS[study.select].higher_is_better else min)(scored, key=lambda one: one[0])
+    where = f"{group.title}: " if len(study.groups) > 1 else ""
+    shown = f"{axes.metric_title(study.select).lower()} ({axes.show_metric(study.select)(best[0])})"
+    return f"{where}{best[1].approach} has the best mean {shown}; no statement goes further than that."
+
+
+def further(study: Study, group: Group) -> list[Observation]:
+    """The observations about the group's cells but the leading one; with one group also those about no cell."""
+    first = leading(study, group)
+    alone = len(study.groups) == 1
+    return [
+        one
+        for one in study.observations
+        if one is not first and ((one.cells and group.ids.issuperset(one.cells)) or (alone and not one.cells))
+    ]
 
 
 def facts(study: Study) -> list[str]:
@@ -107,12 +124,14 @@ def how(study: Study) -> list[str]:
         tuned,
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
-        f"Means have {study.confidence:.0%} intervals over seeds. Pairs are compared by a paired bootstrap over seeds "
-        "and test examples; p-values are corrected by Holm's method within each data set and model.",
-        f"Better: the interval of the difference leaves zero out, after correction. Equivalent: the interval lies "
-        f"within ±{margin}{unit}. Inconclusive: neither. Below {ENOUGH} seeds there is no verdict.",
-        "On the front: no other approach has a higher mean at a lower cost. Tied with the front: its quality cannot be "
-        "told from that of a cell on the front.",
+        f"Means have {study.confidence:.0%} intervals over seeds (Student's t). Pairs are compared by resampling seeds "
+        "and test examples, the same ones for both; p-values are corrected by Holm's method over all pairs of a data "
+        "set and model.",
+        f"Better: the corrected p-value is below {1 - study.confidence:.2g}. Equivalent: the interval that holds for "
+        f"all pairs at once lies within ±{margin}{unit}. Inconclusive: neither. "
+        f"Below {ENOUGH} common seeds there is no verdict.",
+        "On the front: no approach that costs no more is better. Where neither of two is better, they are tied; "
+        "without verdicts all are.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",

@@ -59,7 +59,7 @@ def baselines_of(study: Study, group: Group) -> list[int]:
     first = next(one for one in study.groups if one.data == group.data)
     if first.key != group.key:
         return []
-    return [number for number, one in enumerate(study.baselines) if one.data == group.data]
+    return [number for number, one in enumerate(study.baselines) if one.data == group.data and one.reason is None]
 
 
 def _cell_row(cell: Cell) -> dict[str, str | int | float | None]:
@@ -182,6 +182,7 @@ def notes(study: Study) -> list[str]:
         TIMES,
         *(text for kind, text in MEMORY.items() if kind in kinds),
     ]
+    found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
     if not study.complete:
         found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")
     if study.failed:
