@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -10,15 +11,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from loratory.data import make_dataset
 from loratory.errors import StorageError
+from loratory.evaluation.predictions import Predictions
+from loratory.report.disagreement import disputed
 from loratory.report.document import parse
 from loratory.report.drawing import draw
-from loratory.report.evidence import gather
+from loratory.report.evidence import CellEvidence, gather
 from loratory.report.page import render
 from loratory.report.study import write
 from loratory.report.theme import DARK, LIGHT
+from loratory.spec import DataSpec
+from loratory.store.record import RunRecord
 
 Summary = dict[str, Any]
 
@@ -199,7 +206,7 @@ def test_page_says_what_the_study_can_say(make_study: Any, tmp_path: Path, chang
     page = Parsed(page_of(make_study(tmp_path, **given), tmp_path))
     assert told in page.text
     if len(given.get("seeds", "01234")) < 5:
-        assert "is better" not in page.text
+        assert not re.search("(standard|head) is better", page.text)
     if given.get("seeds") == (0, 1, 2):
         assert "no verdict" in page.text
         assert "3 seeds, fewer than 5" in page.text
@@ -210,7 +217,7 @@ def test_failed_runs_are_listed_with_their_error(summary: Summary, place: Path) 
     failed = [{"run": "c4-s9", "cell": "c4", "status": "out_of_memory", "error": error}]
     cells = [{**cell, "failed": ["c4-s9"]} if cell["id"] == "c4" else cell for cell in summary["cells"]]
     page = Parsed(page_of({**summary, "failed": failed, "cells": cells}, place))
-    assert "1 run did not complete (1 out of memory)" in page.text
+    assert "Left out of every mean: 1 run that did not complete (1 out of memory)" in page.text
     assert error in page.text
     assert "5 of 5 seeds, 1 failed run" in page.text
 
@@ -232,6 +239,36 @@ def test_calibration_agrees_with_the_metric(summary: Summary, place: Path) -> No
     found = sum(bin_.share * abs(bin_.accuracy - bin_.confidence) for bin_ in one.reliability)
     assert found == pytest.approx(summary["cells"][1]["quality"]["test"]["ece"]["values"][0], abs=1e-6)
     assert evidence.confusion.sum() == pytest.approx(120)
+
+
+def test_texts_of_disputed_examples_stand_on_the_page_where_the_data_are_at_hand(tiny_csv: Path) -> None:
+    spec = DataSpec(dataset=str(tiny_csv))
+    dataset = make_dataset(spec)
+    test = dataset.test
+    record = RunRecord("one", "", "completed", {"data": spec.model_dump()}, dataset.record(), {}, {}, {}, {})
+    right = np.eye(2, dtype=np.float32)[test.labels]
+    wrong = right.copy()
+    wrong[3] = wrong[3, ::-1]
+    cells = {
+        name: CellEvidence(("bad", "good"), (), (Predictions(test.labels, logits, test.rows),) * 2)
+        for name, logits in (("c1", right), ("c2", wrong))
+    }
+    found = disputed(cells, record)
+    assert found is not None
+    assert (found.of, found.all) == (1, len(test))
+    (one,) = found.examples
+    assert (one.row, one.text) == (int(test.rows[3]), test.texts[3])
+    assert one.right == {"c1": (2, 2), "c2": (0, 2)}
+    for change in (
+        {"dataset": "hub:somewhere"},
+        {"dataset": "hutto:movies"},
+        {"dataset": "gone.csv"},
+        {"split_seed": 1},
+    ):
+        other = dataclasses.replace(record, spec={"data": {**record.spec["data"], **change}})
+        elsewhere = disputed(cells, other)
+        assert elsewhere is not None
+        assert elsewhere.examples[0].text is None
 
 
 def contrast(one: str, other: str) -> float:

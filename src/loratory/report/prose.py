@@ -96,7 +96,7 @@ def alerts(study: Study, evidence: Evidence) -> list[str]:
         kinds = Counter(run.status.replace("_", " ") for run in study.failed)
         ends = listed([f"{number} {status}" for status, number in kinds.items()])
         count = counted(len(study.failed), "run")
-        found.append(f"{count} did not complete ({ends}). They count in no mean; every run is listed below.")
+        found.append(f"Left out of every mean: {count} that did not complete ({ends}); every run is listed below.")
     fewest = min((len(cell.seeds) for cell in study.cells), default=0)
     if fewest < ENOUGH and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
