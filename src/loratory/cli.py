@@ -176,6 +176,22 @@ def compare(
 
 
 @app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="a study's directory")],
+    as_json: Json = False,
+) -> None:
+    """The page of a study, report.html, with its tables (Markdown, CSV) and figures (SVG)."""
+    from loratory.report.document import read_summary
+    from loratory.report.study import write
+
+    written = write(directory, read_summary(directory))
+    if as_json:
+        print_json([str(path) for path in written])
+    else:
+        typer.echo(f"The page is {written[0]}; beside it are table.md, table.csv and figures")
+
+
+@app.command()
 def export(
     model_path: ModelPath,
     output: Annotated[Path, typer.Option(help="where to write")],

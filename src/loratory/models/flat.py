@@ -2,9 +2,9 @@
 
 transformers lets a program register an attention function by name. With :data:`ATTENTION` registered, an encoder whose
 configuration names it runs a batch of shape (1, T), PEFT layers included: the linear layers see T rows, and attention
-finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA sequences of up to 2,048 tokens go to
-kernels of our own, longer ones in bf16 to `torch.nn.attention.varlen`; elsewhere attention runs on a padded view of the
-same rows.
+finds the sequence bounds in the :class:`Layout` that travels with the call. On CUDA sequences of up to 2,048 tokens go
+to kernels of our own, longer ones in bf16 to `torch.nn.attention.varlen`; elsewhere attention runs on a padded view of
+the same rows.
 """
 
 from __future__ import annotations

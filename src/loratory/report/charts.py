@@ -1,0 +1,213 @@
+"""The charts, as Vega-Lite specifications: the page draws them, and so do the figures in files of their own.
+
+A field's name is ours and never comes from the data, whose text stands in values alone. Colours are names that the
+theme explains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loratory.report import axes, theme
+from loratory.report.families import Member
+from loratory.report.labels import LETTER, LINE, apart
+
+if TYPE_CHECKING:
+    import altair as alt
+
+WIDTH, HEIGHT = 720, 340
+"""Pixels of a chart in a file; in the page its width is that of the column."""
+WIDEST = 976
+"""Pixels of a chart in the page, at most: those of the column."""
+NARROW = 480
+"""Below this width a chart is laid out for a phone."""
+PLOTS = {"wide": (WIDTH - 50.0, HEIGHT - 70.0), "narrow": (270.0, HEIGHT - 90.0)}
+"""Width and height left for the points, about, for which names are placed."""
+
+PLAIN = ".3~r"
+"""Vega's format of a number as it is written: 0.5, 20, 1250."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for the page and for a file.
+
+    Attributes:
+        name: of the file, and of its place in the page; [a-z0-9_-].
+        spec: Vega-Lite's, without data from elsewhere and without configuration.
+        summary: what it shows, in words, for who does not see it.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    summary: str
+
+
+def chart(rows: Rows) -> alt.Chart:
+    """An empty chart over these rows, which stand in the specification itself."""
+    import altair as alt
+
+    return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
+
+
+def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST) -> Chart:
+    """The layers on one plane, as wide as there is room, and at most `widest` pixels."""
+    import altair as alt
+
+    whole = alt.layer(*layers).properties(
+        width=min(WIDTH, widest),
+        height=height,
+        usermeta={"widest": widest},
+        autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+    )
+    spec = whole.to_dict()
+    for key in ("$schema", "config"):
+        spec.pop(key, None)
+    return Chart(name, _shared_data(spec), summary)
+
+
+def _shared_data(spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with rows that several layers use written once."""
+    names: dict[str, str] = {}
+    datasets: dict[str, Any] = {}
+
+    def named(part: dict[str, Any]) -> dict[str, Any]:
+        if "values" not in part.get("data", {}):
+            return part
+        values = part["data"]["values"]
+        name = names.setdefault(json.dumps(values, sort_keys=True), f"rows{len(names)}")
+        datasets[name] = values
+        return {**part, "data": {"name": name}}
+
+    whole = {**named(spec), "layer": [named(layer) for layer in spec["layer"]]}
+    return {**whole, "datasets": datasets}
+
+
+def series(members: Sequence[Member], *, named: bool = True) -> tuple[Any, Any]:
+    """Colour and shape by family; a legend of the families with more than one cell, whose points do not name them.
+
+    Args:
+        named: False leaves the legend out, where every line has its family's name.
+    """
+    import altair as alt
+
+    families = list(dict.fromkeys((member.family, member.order) for member in members))
+    names = [family for family, _ in families]
+    several = [name for name in names if sum(member.family == name for member in members) > 1]
+    columns = alt.ExprRef(f"width < {NARROW} ? 1 : 4")
+    legend = alt.Legend(title=None, columns=columns, values=several, offset=26) if several and named else None
+    colors = alt.Scale(domain=names, range=[theme.category(order) for _, order in families])
+    shapes = alt.Scale(domain=names, range=[theme.shape(order) for _, order in families])
+    return alt.Color("family:N", scale=colors, legend=legend), alt.Shape("family:N", scale=shapes, legend=legend)
+
+
+def y_metric(metric: str, values: Sequence[float], *, split: str, field: str = "y") -> Any:
+    """The vertical axis of a metric, as far as these values reach."""
+    import altair as alt
+
+    axis = alt.Axis(format=axes.metric_format(metric, values), tickCount=6)
+    title = f"{axes.metric_title(metric)} ({split})"
+    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(axes.bounds(values)), nice=False))
+
+
+def chosen() -> Any:
+    """The parameter that says which cell a chart brings out; "" for all alike."""
+    import altair as alt
+
+    return alt.param(name="cell", value="")
+
+
+def pale() -> Any:
+    """The opacity of a mark: less for other cells than the one that is brought out."""
+    import altair as alt
+
+    return alt.ExprRef("cell === '' || datum.cell === cell ? 1 : 0.15")
+
+
+def room_for(names: Sequence[str]) -> Any:
+    """The range of a horizontal scale that leaves room for these names at its end, at most two fifths of the plot."""
+    import altair as alt
+
+    return [0, alt.ExprRef(f"width - {_room(names)}")]
+
+
+def _room(names: Sequence[str]) -> str:
+    widest = max(map(len, names), default=0) * LETTER + 18
+    return f"min({widest:.0f}, 0.4 * width)"
+
+
+def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT) -> Any:
+    """The name of each line right of its last point, moved apart where lines end close together.
+
+    Args:
+        rows: a row a line: x, y, label.
+        ends: the values at the foot and the top of the plot.
+        height: of the whole chart.
+    """
+    import altair as alt
+
+    inner = height - HEIGHT + PLOTS["wide"][1]
+    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in rows]
+    moved = apart(wanted, LINE - 1)
+    found = [{**row, "dy": new - old} for row, old, new in zip(rows, wanted, moved, strict=True)]
+    room = _room([row["label"] for row in rows])
+    mark = chart(found).mark_text(
+        align="left",
+        dx=8,
+        dy=alt.ExprRef("datum.dy"),
+        baseline="middle",
+        limit=alt.ExprRef(f"{room} - 8"),
+        opacity=pale(),
+    )
+    return mark.encode(x=x, y=y, text="label:N").add_params(chosen())
+
+
+def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Unit, summary: str) -> Chart:
+    """A bar a cell, divided into parts; its name above it, its total behind it.
+
+    Args:
+        rows: a row a cell and part: approach, part, value (0 or more).
+        kinds: the parts, in the order in which they stand in the bar.
+    """
+    import altair as alt
+
+    totals: dict[str, float] = {}
+    for row in rows:
+        totals[row["approach"]] = totals.get(row["approach"], 0.0) + row["value"]
+    names = list(totals)
+    bars = [
+        {
+            "approach": row["approach"],
+            "part": row["part"],
+            "order": kinds.index(row["part"]),
+            "x": row["value"] / unit.size,
+            "shown": unit.show(row["value"]),
+        }
+        for row in rows
+    ]
+    ends = [{"approach": name, "x": total / unit.size, "shown": unit.show(total)} for name, total in totals.items()]
+    scale = alt.Scale(domain=[0, 1.18 * max(totals.values()) / unit.size], nice=False)
+    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(tickCount=5, format=PLAIN))
+    y = alt.Y("approach:N", sort=names, title=None, axis=None)
+    colors = alt.Scale(domain=list(kinds), range=[theme.category(number) for number in range(len(kinds))])
+    legend = alt.Legend(title=None, columns=alt.ExprRef(f"width < {NARROW} ? 3 : 5"), symbolType="square")
+    layers = [
+        chart(bars)
+        .mark_bar(size=12, stroke=theme.color("paper"), strokeWidth=1)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("part:N", scale=colors, legend=legend),
+            order=alt.Order("order:Q"),
+            tooltip=[alt.Tooltip(f"{key}:N", title=key.capitalize()) for key in ("approach", "part")]
+            + [alt.Tooltip("shown:N", title=what)],
+        ),
+        chart(ends).mark_text(align="left", dx=6).encode(x=x, y=y, text="shown:N"),
+        chart(ends).mark_text(align="left", dy=-14).encode(x=alt.value(0), y=y, text="approach:N"),
+    ]
+    return finished(name, layers, summary, height=70 + 38 * len(names))

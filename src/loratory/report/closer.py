@@ -1,0 +1,179 @@
+"""The page's tables that look closer: confusion, classes, examples that divide the methods, every run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from loratory import units
+from loratory.report.disagreement import Disagreement
+from loratory.report.document import Cell, Group, Study
+from loratory.report.evidence import CellEvidence, Evidence
+from loratory.report.grids import Entry, Grid, Heading, Row, missing, number, row, words
+from loratory.store.record import RunRecord
+
+WIDEST = 12
+"""Classes of the largest confusion matrix that is shown whole; of a larger one the most frequent confusions are."""
+CONFUSIONS = 15
+
+
+def confusion_grid(group: Group, cell: Cell, evidence: CellEvidence) -> Grid:
+    """True classes by predicted ones, mean number of examples over seeds, shaded by the share of the true class."""
+    names = [units.printable(label) for label in evidence.labels]
+    counts = evidence.confusion
+    totals = counts.sum(axis=1)
+    name = f"{group.key}-{cell.id}-confusion"
+    seeds = len(evidence.tests)
+    if len(names) > WIDEST:
+        worst = sorted(
+            ((counts[i, j], i, j) for i in range(len(names)) for j in range(len(names)) if i != j and counts[i, j]),
+            reverse=True,
+        )[:CONFUSIONS]
+        rows = [
+            row([Entry(names[i]), Entry(names[j]), number(count, _mean), number(count / totals[i], units.percent)])
+            for count, i, j in worst
+        ]
+        headings: tuple[Heading, ...] = (
+            Heading("True class", numeric=False),
+            Heading("Predicted", numeric=False),
+            Heading("Examples"),
+            Heading("Share of the true class"),
+        )
+        return Grid(name, f"Most frequent confusions, mean over {seeds} seeds", headings, tuple(rows))
+    rows = []
+    for i, label in enumerate(names):
+        entries = []
+        for j in range(len(names)):
+            share = counts[i, j] / totals[i] if totals[i] else 0.0
+            shown = _mean(float(counts[i, j]))
+            entries.append(Entry(shown, units.percent(round(share, 4)), float(counts[i, j]), shade=round(10 * share)))
+        rows.append(row([Entry(label), *entries]))
+    headings = (Heading("True class", numeric=False), *(Heading(f"predicted {label}") for label in names))
+    caption = f"Test examples of each true class by predicted class, mean over {seeds} seeds; share of the true class"
+    return Grid(name, caption, headings, tuple(rows), sortable=False)
+
+
+def _mean(value: float | None) -> str:
+    if value is None:
+        return units.MISSING
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def classes_grid(group: Group, cell: Cell, evidence: CellEvidence) -> Grid:
+    """Precision, recall and F1 of each class, from the confusion matrix over all seeds; an undefined share is 0."""
+    counts = evidence.confusion
+    rows = []
+    for number_, label in enumerate(evidence.labels):
+        hits, true, given = counts[number_, number_], counts[number_].sum(), counts[:, number_].sum()
+        precision, recall = (float(hits / size) if size else 0.0 for size in (given, true))
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        shares = (number(value, units.fraction) for value in (precision, recall, f1))
+        rows.append(row([words(label), *shares, number(float(true), units.count)]))
+    headings = (
+        Heading("Class", numeric=False),
+        Heading("Precision"),
+        Heading("Recall"),
+        Heading("F1"),
+        Heading("Examples"),
+    )
+    caption = "Each class on the test split, all seeds' predictions together"
+    return Grid(f"{group.key}-{cell.id}-classes", caption, headings, tuple(rows))
+
+
+def disagreement_grid(group: Group, found: Disagreement) -> Grid:
+    """The most disputed examples: row of the source, label, text where there is one, seeds right of each cell."""
+    with_text = any(one.text is not None for one in found.examples)
+    cells = [cell for cell in group.cells if any(cell.id in one.right for one in found.examples)]
+    headings = (
+        Heading("Row"),
+        Heading("Label", numeric=False),
+        *([Heading("Text", numeric=False)] if with_text else []),
+        *(Heading(units.printable(cell.approach), meaning="seeds that are right") for cell in cells),
+    )
+    rows = []
+    for one in found.examples:
+        text = [words(one.text or units.MISSING)] if with_text else []
+        rows.append(
+            row([Entry(str(one.row), value=float(one.row)), words(one.label), *text, *_right(one.right, cells)])
+        )
+    caption = "Test examples on which the approaches differ most, with the seeds that are right"
+    return Grid(f"{group.key}-disputed", caption, headings, tuple(rows))
+
+
+def _right(right: Mapping[str, tuple[int, int]], cells: list[Cell]) -> list[Entry]:
+    found = []
+    for cell in cells:
+        if cell.id not in right:
+            found.append(missing())
+            continue
+        hits, seeds = right[cell.id]
+        found.append(Entry(f"{hits} of {seeds}", value=hits / seeds, shade=round(10 * hits / seeds)))
+    return found
+
+
+def runs_grid(study: Study, evidence: Evidence) -> Grid:
+    """Every run of the study, trials first, with how it ended and what it scored."""
+    headings = (
+        Heading("Run", numeric=False),
+        Heading("Stage", numeric=False),
+        Heading("Approach", numeric=False),
+        Heading("Data and model", numeric=False),
+        Heading("Seed"),
+        Heading("Learning rate"),
+        Heading("Status", numeric=False),
+        Heading("Validation accuracy"),
+        Heading("Test accuracy"),
+        Heading("Training time"),
+        Heading("Peak memory"),
+    )
+    failed = {one.run: one for one in study.failed}
+    rows = []
+    for group in study.groups:
+        for cell in group.cells:
+            trials = [t.run for t in cell.tuning.trials if t.run is not None] if cell.tuning else []
+            stages = dict.fromkeys(trials, "tuning") | {r.run: r.stage for r in study.failed if r.cell == cell.id}
+            for name in (*cell.runs, *cell.failed):
+                stages.setdefault(name, "final")
+            for name, stage in stages.items():
+                error = failed[name].error if name in failed else None
+                status = failed[name].status if name in failed else "completed"
+                rows.append(_run_row(name, stage, cell, group, evidence.records.get(name), status, error))
+    return Grid("runs", "Every run, with how it ended", headings, tuple(rows))
+
+
+def _run_row(
+    name: str, stage: str, cell: Cell, group: Group, record: RunRecord | None, status: str, error: str | None
+) -> Row:
+    if record is None:
+        rest = [missing() for _ in range(4)]
+        seed = lr = missing()
+        shown = status
+    else:
+        spec, cost = record.spec, record.cost
+        seed = number(spec.get("seed"), _whole)
+        lr = number((spec.get("training") or {}).get("lr"), _rate)
+        shown, error = record.status, error or record.error
+        quality = [(record.quality.get(part) or {}).get("accuracy") for part in ("validation", "test")]
+        peak = cost.get("peak_memory_bytes") or {}
+        rest = [
+            *(number(value, units.accuracy) for value in quality),
+            number(cost.get("train_seconds"), units.duration),
+            number(peak.get("allocated") or peak.get("resident"), units.memory),
+        ]
+    entry = Entry(shown.replace("_", " "), units.printable(error or ""), tag="" if shown == "completed" else "failed")
+    return row([words(name), Entry(stage), words(cell.approach), words(group.title), seed, lr, entry, *rest], cell.id)
+
+
+def _whole(value: float | None) -> str:
+    return units.MISSING if value is None else f"{value:.0f}"
+
+
+def _rate(value: float | None) -> str:
+    return units.MISSING if value is None else f"{value:g}"
+
+
+def settings_of(cell: Cell, evidence: Evidence) -> str:
+    """The spec of the cell's first finished run as JSON, or its method settings where no record is there."""
+    record = next((evidence.records[name] for name in cell.runs if name in evidence.records), None)
+    document = record.spec if record is not None else {"method": cell.method, "lr": cell.lr}
+    return json.dumps(document, indent=1, ensure_ascii=False)

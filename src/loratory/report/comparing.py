@@ -1,0 +1,206 @@
+"""The page's tables that compare cells: the study's table, its pairs, all data sets side by side, numbers of charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+from typing import TypeVar
+
+from loratory import units
+from loratory.errors import counted
+from loratory.evaluation.metrics import METRICS
+from loratory.report import axes
+from loratory.report.document import Cell, Group, Mean, Pair, Study
+from loratory.report.evidence import CellEvidence
+from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
+from loratory.report.study_table import COST, QUALITY, interval, spread
+
+Key = TypeVar("Key", bound=str | float)
+
+MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?"}
+"""A sign for each verdict, so that colour is not needed to tell them apart."""
+
+
+def quality_grid(study: Study, group: Group) -> Grid:
+    """The study's own table: parameters, times, memory, quality; baselines below."""
+    headings = [
+        Heading("Approach", numeric=False),
+        Heading("Trainable parameters", meaning="parameters that training changes"),
+        Heading("Share", meaning="trainable of all parameters"),
+        *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
+        *(Heading(title, meaning="test split, mean over seeds with its interval") for title, _ in QUALITY.values()),
+    ]
+    drawn = whiskers([cell.score(study.select) for cell in group.cells])
+    rows = []
+    for position, cell in enumerate(group.cells):
+        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
+        rows.append(row([_approach(cell, study), *_costs(cell), *scores], cell.id))
+    foot = [
+        row(
+            [
+                words(one.name),
+                *(missing() for _ in range(3)),
+                number(one.seconds, units.duration),
+                missing(),
+                number(one.accuracy, units.accuracy),
+                number(one.f1_macro, units.fraction),
+            ]
+        )
+        for one in study.baselines
+        if one.data == group.data and one.reason is None
+    ]
+    caption = f"What each approach costs on {group.data}, and how good it is on the test split"
+    return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
+
+
+def _approach(cell: Cell, study: Study) -> Entry:
+    ended = [counted(len(cell.failed), "failed run")] if cell.failed else []
+    if len(cell.seeds) != len(study.seeds) or ended:
+        ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}")
+    return Entry(units.printable(cell.approach), ", ".join(ended))
+
+
+def _costs(cell: Cell) -> list[Entry]:
+    found = [number(cell.parameter("trainable"), units.count), number(cell.share, units.percent)]
+    for key, (_, show) in COST.items():
+        if key != "checkpoint_bytes":
+            cost = cell.cost.get(key)
+            found.append(number(None if cost is None else cost.median, show))
+    return found
+
+
+def _score(cell: Cell, metric: str, whisker: Whisker | None) -> Entry:
+    value, show = cell.score(metric), QUALITY[metric][1]
+    if value is None:
+        return missing()
+    return Entry(show(value.mean), interval(value, show), value.mean, whisker)
+
+
+def pairs_grid(study: Study, group: Group) -> Grid | None:
+    """Every pair of the group's cells on the metric of the study, with its difference and verdict; None without one."""
+    pairs = [p for p in study.pairs if p.a in group.ids and p.b in group.ids and p.metric == study.select]
+    if not pairs:
+        return None
+    found = [None if p.difference is None else Mean(mean=p.difference, low=p.low, high=p.high) for p in pairs]
+    drawn = differences(found, study.margin)
+    rows = []
+    for pair, whisker in zip(pairs, drawn, strict=True):
+        a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
+        shown = points(pair.difference, study.select)
+        ends = "" if pair.low is None else f"{points(pair.low, study.select)} to {points(pair.high, study.select)}"
+        entries = [
+            Entry(f"{a} − {b}"),
+            Entry(shown, ends, pair.difference, whisker),
+            number(pair.p_holm if pair.p_holm is not None else pair.p, _p),
+            _verdict(pair, a, b),
+        ]
+        rows.append(row(entries, pair.a, pair.b))
+    unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
+    headings = (
+        Heading("Pair", numeric=False),
+        Heading(f"Difference {unit}", meaning=f"{axes.metric_title(study.select)} of the first minus the second"),
+        Heading("p, corrected", meaning="two-sided, after Holm's correction over the pairs of this data set and model"),
+        Heading("Verdict", numeric=False),
+    )
+    caption = f"Differences in {axes.metric_title(study.select).lower()} on the test split, {group.title}"
+    return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows), wide=True)
+
+
+def _verdict(pair: Pair, a: str, b: str) -> Entry:
+    if pair.verdict is None:
+        return Entry("no verdict", pair.why_none or "", "~")
+    text = {"better": f"{a} is better", "worse": f"{b} is better"}.get(pair.verdict, pair.verdict)
+    return Entry(f"{MARKS[pair.verdict]} {text}", tag=pair.verdict, value=pair.verdict)
+
+
+def points(value: float | None, metric: str) -> str:
+    """A difference: shares in points (+1.2), others as they are (+0.012); a true minus sign."""
+    if value is None:
+        return units.MISSING
+    shown = f"{100 * value:+.1f}" if METRICS[metric].unit == "share" else f"{value:+.3f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+
+
+def _p(value: float | None) -> str:
+    return units.MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def over_data(study: Study) -> Grid | None:
+    """Each approach on each data set and model; None for one of them only."""
+    groups = study.groups
+    if len(groups) < 2:
+        return None
+    approaches = dict.fromkeys(cell.approach for group in groups for cell in group.cells)
+    show = axes.show_metric(study.select)
+    scores = {(cell.approach, group.key): cell.score(study.select) for group in groups for cell in group.cells}
+    rows = []
+    for approach in approaches:
+        means = [scores.get((approach, group.key)) for group in groups]
+        entries = [missing() if m is None else Entry(show(m.mean), interval(m, show), m.mean) for m in means]
+        rows.append(row([words(approach), *entries]))
+    foot = []
+    if study.select in QUALITY:
+        for name in dict.fromkeys(one.name for one in study.baselines):
+            found = {one.data: getattr(one, study.select) for one in study.baselines if one.name == name}
+            foot.append(row([words(name), *(number(found.get(group.data), show) for group in groups)]))
+    one_model = len({group.model for group in groups}) == 1
+    one_data = len({group.data for group in groups}) == 1
+    titles = [g.data if one_model else g.model if one_data else g.title for g in groups]
+    headings = (Heading("Approach", numeric=False), *(Heading(units.printable(title)) for title in titles))
+    caption = f"{axes.metric_title(study.select)} on the test split, mean over seeds with its interval"
+    return Grid("over-data", caption, headings, tuple(rows), tuple(foot))
+
+
+def numbers(
+    grid: str,
+    caption: str,
+    columns: Mapping[Key, str],
+    lines: Sequence[tuple[str, Mapping[Key, float]]],
+    show: Callable[[float | None], str],
+) -> Grid:
+    """The numbers of a chart: a line a cell, `columns` by the key that lines have them under, with their headings."""
+    headings = (Heading("Approach", numeric=False), *(Heading(title) for title in columns.values()))
+    rows = [row([words(name), *(number(found.get(key), show) for key in columns)]) for name, found in lines]
+    return Grid(grid, caption, headings, tuple(rows))
+
+
+def cost_numbers(group: Group) -> Grid:
+    """Every cost with its spread over seeds."""
+    headings = (
+        Heading("Approach", numeric=False),
+        *(Heading(title, meaning="median, smallest to largest over seeds") for title, _ in COST.values()),
+        Heading("Tokens a second"),
+        Heading("Padding", meaning="share of the rows computed that are no tokens"),
+    )
+    rows = []
+    for cell in group.cells:
+        entries = []
+        for key, (_, show) in COST.items():
+            cost = cell.cost.get(key)
+            entries.append(missing() if cost is None else number(cost.median, show, spread(cost, show)))
+        rate = cell.cost.get("tokens_per_second")
+        entries.append(number(None if rate is None else rate.median, units.count))
+        entries.append(number(cell.padding_share, units.percent))
+        rows.append(row([words(cell.approach), *entries], cell.id))
+    return Grid(f"{group.key}-costs", "Medians over seeds, with the smallest and the largest", headings, tuple(rows))
+
+
+def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric: str) -> Grid:
+    """Validation after each epoch, mean over seeds, with the median training time until then."""
+    show = axes.show_metric(metric)
+    lines = []
+    for cell in group.cells:
+        if cell.id not in evidence:
+            continue
+        epochs = list(zip(*evidence[cell.id].histories, strict=False))
+        entries = []
+        for epoch in epochs:
+            scores = [row[f"validation_{metric}"] for row in epoch if row.get(f"validation_{metric}") is not None]
+            after = median(float(row["train_seconds"]) for row in epoch)
+            entries.append(number(fmean(scores), show, units.duration(after)) if scores else missing())
+        lines.append((cell, entries))
+    longest = max((len(entries) for _, entries in lines), default=0)
+    rows = [row([words(c.approach), *e, *(missing() for _ in range(longest - len(e)))], c.id) for c, e in lines]
+    headings = (Heading("Approach", numeric=False), *(Heading(f"Epoch {n}") for n in range(1, longest + 1)))
+    caption = f"{axes.metric_title(metric)} on validation, mean over seeds, and the training time until then"
+    return Grid(f"{group.key}-learning", caption, headings, tuple(rows))

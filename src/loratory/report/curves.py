@@ -1,0 +1,284 @@
+"""Charts of how a number changes: with training time, with a setting, with the learning rate, with trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from loratory.errors import counted
+from loratory.report import axes, theme
+from loratory.report.charts import PLAIN, Chart, chart, finished, names_at_ends, pale, room_for, series, y_metric
+from loratory.report.document import Mean
+from loratory.report.evidence import CellEvidence
+from loratory.report.families import Member
+
+SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
+"""Settings whose curve is drawn where cells differ in them."""
+
+
+def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], metric: str) -> Chart | None:
+    """Validation after each epoch against training time so far: mean and range over seeds. None without histories."""
+    import altair as alt
+
+    rows = [row for member in members if member.cell.id in evidence for row in _epochs(member, evidence, metric)]
+    if not rows:
+        return None
+    times = [row["seconds"] for row in rows]
+    unit = axes.unit_of("train_seconds", times)
+    rows = [{**row, "x": row["seconds"] / unit.size} for row in rows]
+    values = [row[key] for row in rows for key in ("y", "low", "high")]
+    log = axes.is_log(times)
+    x = alt.X(
+        "x:Q",
+        title=unit.title("Training time") + (", logarithmic" if log else ""),
+        scale=_scale([row["x"] for row in rows], _labels(rows), log=log),
+        axis=alt.Axis(tickCount=6, format=PLAIN),
+    )
+    y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
+    color, shape = series(members)
+    base = chart(rows)
+    tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("epoch:N", title="Epoch")]
+    tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
+    layers = [
+        base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
+        base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
+        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+    ]
+    summary = (
+        f"{axes.metric_title(metric)} on validation after each epoch against training time, "
+        f"{len({row['cell'] for row in rows})} cells."
+    )
+    return finished("learning", layers, summary)
+
+
+def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    show = axes.show_metric(metric)
+    for epoch in zip(*evidence[member.cell.id].histories, strict=False):
+        scores = [float(row[f"validation_{metric}"]) for row in epoch if row.get(f"validation_{metric}") is not None]
+        if not scores:
+            continue
+        found.append(
+            {
+                **_names(member),
+                "epoch": epoch[0].get("epoch", len(found) + 1),
+                "seconds": median(float(row["train_seconds"]) for row in epoch),
+                "y": fmean(scores),
+                "low": min(scores),
+                "high": max(scores),
+                "shown": f"{show(fmean(scores))} ({show(min(scores))} to {show(max(scores))} over seeds)",
+            }
+        )
+    return found
+
+
+def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | None:
+    """Quality on the test split against a setting, one line a family, beside the cells that have no such setting.
+
+    None where no family differs in it.
+    """
+    import altair as alt
+
+    scored = [(member, mean) for member in members if (mean := member.cell.score(metric)) is not None]
+    having = [(member, mean) for member, mean in scored if isinstance(member.cell.method.get(setting), int)]
+    lines: dict[str, set[int]] = {}
+    for member, _ in having:
+        lines.setdefault(member.family, set()).add(member.cell.method[setting])
+    having = [(member, mean) for member, mean in having if len(lines[member.family]) > 1]
+    if not having:
+        return None
+    rows = [_setting_row(member, mean, metric, x=member.cell.method[setting]) for member, mean in having]
+    ranks = sorted({row["x"] for row in rows})
+    log = axes.is_log(ranks)
+    others = [
+        _setting_row(member, mean, metric, x=ranks[-1]) for member, mean in scored if setting not in member.cell.method
+    ]
+    across = [{**row, "x": x} for row in others for x in (ranks[0], ranks[-1])]
+    values = [row[key] for row in (*rows, *others) for key in ("y", "low", "high") if row[key] is not None]
+    scale = _scale(ranks, _labels([*rows, *others]), log=log, base=2)
+    x = alt.X("x:Q", title=SETTINGS[setting], scale=scale, axis=alt.Axis(values=ranks, format="d"))
+    y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
+    shown = [member for member, _ in scored if setting not in member.cell.method or member.family in lines]
+    color, shape = series(shown, named=False)
+    tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]
+    base = chart(rows)
+    layers = [
+        chart(across).mark_line(strokeDash=[5, 4], strokeWidth=1.3).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_rule(strokeWidth=1.5).encode(x=x, y=low, y2="high:Q", color=color),
+        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color),
+        base.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        names_at_ends([*_last(rows, by="family"), *others], y, x, axes.bounds(values)),
+    ]
+    summary = (
+        f"{axes.metric_title(metric)} on the test split against {SETTINGS[setting].lower()} ({ranks[0]} to {ranks[-1]})"
+        f" for {', '.join(dict.fromkeys(row['family'] for row in rows))}, with intervals over seeds."
+    )
+    return finished(f"by-{setting}", layers, summary)
+
+
+def _setting_row(member: Member, mean: Mean, metric: str, *, x: int) -> dict[str, Any]:
+    show = axes.show_metric(metric)
+    ends = f" ({show(mean.low)} to {show(mean.high)})" if mean.low is not None else ""
+    names = {**_names(member), "label": member.family}
+    return {**names, "x": x, "y": mean.mean, "low": mean.low, "high": mean.high, "shown": show(mean.mean) + ends}
+
+
+def tuning(members: Sequence[Member], metric: str) -> Chart | None:
+    """Validation score against the learning rate, the chosen one ringed. None where nothing was tuned."""
+    import altair as alt
+
+    rows: list[dict[str, Any]] = [
+        {
+            **_names(member),
+            "x": trial.lr,
+            "y": trial.score,
+            "rate": f"{trial.lr:g}",
+            "chosen": trial.lr == member.cell.lr,
+            "shown": axes.show_metric(metric)(trial.score),
+        }
+        for member in members
+        for trial in (member.cell.tuning.trials if member.cell.tuning else ())
+        if trial.score is not None
+    ]
+    if len(rows) < 2:
+        return None
+    values = [row["y"] for row in rows]
+    x = alt.X(
+        "x:Q",
+        title="Learning rate, logarithmic",
+        scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
+        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".1~e", labelOverlap="greedy"),
+    )
+    y = y_metric(metric, values, split="validation")
+    color, shape = series(members)
+    base = chart(rows)
+    tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("rate:N", title="Learning rate")]
+    tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
+    layers = [
+        base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=50, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
+        base.transform_filter("datum.chosen")
+        .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
+        .encode(x=x, y=y),
+        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+    ]
+    summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
+    return finished("tuning", layers, summary)
+
+
+def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
+    """The score to expect of the best of n learning rates drawn from those tried. None where nothing was tuned."""
+    import altair as alt
+
+    rows: list[dict[str, Any]] = [
+        {**_names(member), "x": best.trials, "y": best.score, "shown": axes.show_metric(metric)(best.score)}
+        for member in members
+        for best in (member.cell.tuning.expected_best if member.cell.tuning else ())
+    ]
+    numbers = sorted({row["x"] for row in rows})
+    if len(numbers) < 2:
+        return None
+    values = [row["y"] for row in rows]
+    x = alt.X(
+        "x:Q",
+        title="Learning rates tried",
+        scale=_scale(numbers, _labels(rows), log=False),
+        axis=alt.Axis(values=numbers, format="d"),
+    )
+    y = y_metric(metric, values, split="validation, expected best")
+    color, shape = series(members)
+    base = chart(rows)
+    tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]
+    layers = [
+        base.mark_line(strokeWidth=1.8, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_point(size=45, filled=True, opacity=pale()).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip
+        ),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
+    ]
+    summary = f"Expected best {axes.metric_title(metric).lower()} on validation for 1 to {numbers[-1]} learning rates."
+    return finished("expected-best", layers, summary, height=280)
+
+
+def calibration(members: Sequence[Member], evidence: Mapping[str, CellEvidence]) -> Chart | None:
+    """Accuracy against confidence in 15 bins, of the cell that the parameter `cell` names. None without predictions."""
+    import altair as alt
+
+    rows: list[dict[str, Any]] = [
+        {
+            "cell": member.cell.id,
+            "approach": member.cell.approach,
+            "x": one.confidence,
+            "y": one.accuracy,
+            "share": one.share,
+        }
+        for member in members
+        if member.cell.id in evidence
+        for one in evidence[member.cell.id].reliability
+    ]
+    if not rows:
+        return None
+    low = min(0.5, *(min(row["x"], row["y"]) for row in rows))
+    scale = alt.Scale(domain=[low, 1], nice=False)
+    x = alt.X("x:Q", title="Confidence", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
+    y = alt.Y("y:Q", title="Accuracy (test)", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
+    which = alt.param(name="cell", value=rows[0]["cell"])
+    one = chart(rows).transform_filter("datum.cell === cell")
+    tooltip = [
+        alt.Tooltip("x:Q", title="Confidence", format=".1%"),
+        alt.Tooltip("y:Q", title="Accuracy", format=".1%"),
+        alt.Tooltip("share:Q", title="Predictions", format=".1%"),
+    ]
+    size = alt.Size("share:Q", title="Predictions", scale=alt.Scale(domain=[0, 1], range=[20, 900]), legend=None)
+    layers = [
+        chart([{"x": low, "y": low}, {"x": 1, "y": 1}])
+        .mark_line(color=theme.color("muted"), strokeDash=[4, 4], strokeWidth=1)
+        .encode(x=x, y=y),
+        one.mark_line(color=theme.category(0), strokeWidth=1.5).encode(x=x, y=y),
+        one.mark_point(filled=True, color=theme.category(0), opacity=0.75)
+        .encode(x=x, y=y, size=size, tooltip=tooltip)
+        .add_params(which),
+    ]
+    summary = (
+        "Accuracy against confidence in 15 equal bins; points on the diagonal are calibrated, points below it are "
+        f"overconfident. {counted(len({row['cell'] for row in rows}), 'cell')}, one at a time."
+    )
+    return finished("calibration", layers, summary, height=380, widest=460)
+
+
+def _names(member: Member) -> dict[str, str]:
+    return {
+        "cell": member.cell.id,
+        "approach": member.cell.approach,
+        "family": member.family,
+        "label": member.label,
+    }
+
+
+def _last(rows: Sequence[dict[str, Any]], *, by: str = "cell") -> list[dict[str, Any]]:
+    """The row with the largest x of each line."""
+    last: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row[by] not in last or row["x"] >= last[row[by]]["x"]:
+            last[row[by]] = row
+    return list(last.values())
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["label"] for row in rows]
+
+
+def _scale(values: Sequence[float], names: Sequence[str], *, log: bool, base: int = 10) -> Any:
+    """A scale over these values with room on the right for the lines' names."""
+    import altair as alt
+
+    low, high = axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
+    if not log:
+        return alt.Scale(domain=[low, high], nice=False, range=room_for(names))
+    return alt.Scale(type="log", base=base, domain=[low, high], nice=False, range=room_for(names))

@@ -1,0 +1,109 @@
+"""Where methods disagree: the test examples that some cells get right with every seed and others with none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loratory.data import data_directory, make_dataset
+from loratory.errors import LoratoryError
+from loratory.report.evidence import CellEvidence
+from loratory.spec import DataSpec, validated
+from loratory.store.record import RunRecord
+
+log = logging.getLogger("loratory")
+
+SHOWN = 12
+"""Examples of each data set and model."""
+
+LONGEST = 400
+"""Characters of a text that are shown."""
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """One test example; `right` has (seeds right, seeds) by cell id."""
+
+    row: int
+    label: str
+    right: Mapping[str, tuple[int, int]]
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The most disputed examples, most disputed first.
+
+    Attributes:
+        of: test examples that one cell has right with every seed and another with none.
+        all: test examples.
+    """
+
+    examples: tuple[Disputed, ...]
+    of: int
+    all: int
+
+
+def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreement | None:
+    """The examples on which these cells disagree most; None for fewer than two cells, or different test splits.
+
+    Ordered by the gap between the best and the worst cell's share of seeds that are right, then by how evenly the cells
+    stand on both sides (the shares' variance), then by the row.
+
+    Args:
+        record: a run of these cells, which says how the data were divided.
+    """
+    found = list(cells.values())
+    if len(found) < 2 or any(not np.array_equal(one.tests[0].rows, found[0].tests[0].rows) for one in found):
+        return None
+    shares = np.stack([one.right / len(one.tests) for one in found])  # (cells, N)
+    gap = shares.max(axis=0) - shares.min(axis=0)
+    test = found[0].tests[0]
+    order = np.lexsort((test.rows, -shares.var(axis=0), -gap.round(9)))
+    chosen = [int(position) for position in order[:SHOWN] if gap[position] > 0]
+    texts = _texts(record, chosen)
+    examples = tuple(
+        Disputed(
+            row=int(test.rows[position]),
+            label=found[0].labels[test.labels[position]],
+            right={name: (int(one.right[position]), len(one.tests)) for name, one in cells.items()},
+            text=texts.get(position),
+        )
+        for position in chosen
+    )
+    return Disagreement(examples, int((gap >= 1).sum()), len(gap))
+
+
+def _texts(record: RunRecord, positions: list[int]) -> dict[int, str]:
+    """The texts of these test examples where the data set is at hand, and is the one that the run saw; else none."""
+    try:
+        spec = validated(DataSpec, record.spec["data"])
+        if not _at_hand(spec):
+            return {}
+        test = make_dataset(spec).test
+    except (LoratoryError, KeyError, TypeError) as error:
+        log.warning("the page goes without texts of examples: %s", error)
+        return {}
+    if test.digest != record.data.get("digests", {}).get("test"):
+        log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
+        return {}
+    return {position: _cut(test.texts[position]) for position in positions}
+
+
+def _at_hand(spec: DataSpec) -> bool:
+    """Whether reading the data set asks no network."""
+    if spec.dataset.startswith("hub:"):
+        return False
+    if spec.dataset.startswith("hutto:"):
+        return (data_directory() / "hutto").is_dir()
+    files = (spec.dataset, spec.validation, spec.test)
+    return all(Path(name).is_file() for name in files if name is not None)
+
+
+def _cut(text: str) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= LONGEST else one_line[: LONGEST - 1] + "…"

@@ -1,0 +1,145 @@
+"""Which charts a group of cells has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loratory import units
+from loratory.report import axes, comparing, curves
+from loratory.report.charts import Chart, parts
+from loratory.report.document import Cell, Group, Study
+from loratory.report.evidence import CellEvidence
+from loratory.report.families import members
+from loratory.report.fronts import quality_against_cost
+from loratory.report.grids import Grid
+
+TIMES = ("setup", "train", "eval", "other")
+MEMORY = ("weights", "gradients", "optimizer", "activations", "rest")
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A chart and the table of its numbers."""
+
+    chart: Chart
+    grid: Grid | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The charts of a group; None or empty where there is nothing to draw.
+
+    Attributes:
+        quality: by the cost that quality is set against.
+    """
+
+    quality: dict[str, Chart]
+    learning: Numbered | None
+    settings: tuple[Numbered, ...]
+    tuning: Numbered | None
+    expected_best: Numbered | None
+    time: Numbered | None
+    memory: Numbered | None
+    calibration: Chart | None
+
+    @property
+    def all(self) -> list[Chart]:
+        """Every chart, in the order of the page."""
+        curves = (self.learning, *self.settings, self.tuning, self.expected_best, self.time, self.memory)
+        found = [*self.quality.values(), *(one.chart for one in curves if one is not None)]
+        return [*found, *([self.calibration] if self.calibration is not None else [])]
+
+
+def draw(study: Study, group: Group, evidence: Mapping[str, CellEvidence]) -> Drawn:
+    """Every chart of the group that its cells and runs allow.
+
+    Args:
+        evidence: of the group's cells, by id.
+    """
+    places = members(group.cells)
+    all_members = list(places.values())
+    quality = {}
+    for key in axes.COSTS:
+        fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
+        for front in fronts[:1]:
+            if (chart := quality_against_cost(front, places, study.select)) is not None:
+                quality[key] = chart
+    by_setting = [(name, curves.by_setting(name, all_members, study.select)) for name in curves.SETTINGS]
+    learning = curves.learning(all_members, evidence, study.select)
+    tuning = curves.tuning(all_members, study.select)
+    best = curves.expected_best(all_members, study.select)
+    return Drawn(
+        quality=quality,
+        learning=_with(learning, comparing.learning_numbers(group, evidence, study.select)),
+        settings=tuple(Numbered(chart, None) for _, chart in by_setting if chart is not None),
+        tuning=_with(tuning, _tuning_numbers(study, group)),
+        expected_best=_with(best, _best_numbers(study, group)),
+        time=_parts(group, "time", "Total time", {cell.id: times(cell) for cell in group.cells}, TIMES),
+        memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY),
+        calibration=curves.calibration(all_members, evidence),
+    )
+
+
+def _with(chart: Chart | None, grid: Grid) -> Numbered | None:
+    return None if chart is None else Numbered(chart, grid)
+
+
+def times(cell: Cell) -> dict[str, float] | None:
+    """Median seconds by part; `other` is what the total has beyond them."""
+    found = {part: cost.median for part in TIMES if (cost := cell.cost.get(f"{part}_seconds")) is not None}
+    total = cell.cost.get("total_seconds")
+    if total is None or not found:
+        return None
+    return {**found, "other": max(0.0, total.median - sum(found.values()))}
+
+
+def memory(cell: Cell) -> dict[str, float] | None:
+    """Bytes by part; `rest` is left out where the parts were measured above the peak."""
+    found = cell.memory_parts_bytes
+    return None if not found else {part: max(0.0, found[part]) for part in MEMORY if part in found}
+
+
+def _parts(
+    group: Group, name: str, what: str, values: Mapping[str, dict[str, float] | None], kinds: Sequence[str]
+) -> Numbered | None:
+    having = [(cell, found) for cell in group.cells if (found := values[cell.id])]
+    if not having:
+        return None
+    unit = axes.unit_of(
+        "train_seconds" if name == "time" else "peak_memory_bytes", [sum(v.values()) for _, v in having]
+    )
+    rows = [
+        {"approach": cell.approach, "part": part, "value": value}
+        for cell, found in having
+        for part, value in found.items()
+    ]
+    present = [kind for kind in kinds if any(row["part"] == kind for row in rows)]
+    largest = max(present, key=lambda kind: sum(found.get(kind, 0.0) for _, found in having))
+    summary = f"{what} of {len(having)} cells divided into {', '.join(present)}; the largest part overall is {largest}."
+    show = units.duration if name == "time" else units.memory
+    columns = {kind: kind.capitalize() for kind in present}
+    lines = [(cell.approach, found) for cell, found in having]
+    grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, medians over seeds", columns, lines, show)
+    return Numbered(parts(name, what, rows, present, unit, summary), grid)
+
+
+def _tuning_numbers(study: Study, group: Group) -> Grid:
+    rates = sorted({t.lr for cell in group.cells if cell.tuning for t in cell.tuning.trials})
+    lines = [
+        (cell.approach, {t.lr: t.score for t in cell.tuning.trials if t.score is not None})
+        for cell in group.cells
+        if cell.tuning
+    ]
+    columns = {rate: f"{rate:g}" for rate in rates}
+    caption = f"{axes.metric_title(study.select)} on validation by learning rate"
+    return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
+
+
+def _best_numbers(study: Study, group: Group) -> Grid:
+    lines = [
+        (cell.approach, {b.trials: b.score for b in cell.tuning.expected_best}) for cell in group.cells if cell.tuning
+    ]
+    columns = {n: f"{n} tried" for n in sorted({n for _, values in lines for n in values})}
+    caption = f"Expected best {axes.metric_title(study.select).lower()} on validation"
+    return comparing.numbers(f"{group.key}-best", caption, columns, lines, axes.show_metric(study.select))

@@ -1,0 +1,145 @@
+"""What a page shows of the run directories themselves: records, learning curves, each prediction on the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loratory.errors import StorageError
+from loratory.evaluation import predictions
+from loratory.evaluation.metrics import ECE_BINS, log_softmax
+from loratory.evaluation.predictions import Predictions
+from loratory.report.document import Cell, Study
+from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
+from loratory.store.record import RunRecord
+
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bin of confidence: mean confidence and accuracy of the predictions in it, and their share of all."""
+
+    confidence: float
+    accuracy: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class CellEvidence:
+    """What the S finished runs of a cell left; N test examples, C classes.
+
+    Attributes:
+        labels: class names in the order of their numbers.
+        histories: each run's rows, one an epoch, seeds in order.
+        tests: each run's test predictions.
+    """
+
+    labels: tuple[str, ...]
+    histories: tuple[tuple[dict[str, Any], ...], ...]
+    tests: tuple[Predictions, ...]
+
+    @cached_property
+    def confusion(self) -> npt.NDArray[np.float64]:
+        """(C, C) examples, true classes by predicted ones, mean over seeds."""
+        classes = len(self.labels)
+        total = np.zeros((classes, classes))
+        for test in self.tests:
+            np.add.at(total, (test.labels, test.predictions), 1)
+        return total / max(1, len(self.tests))
+
+    @cached_property
+    def right(self) -> npt.NDArray[np.int64]:
+        """(N,) how many seeds predict the true class."""
+        counts: npt.NDArray[np.int64] = np.sum([test.predictions == test.labels for test in self.tests], axis=0)
+        return counts
+
+    @cached_property
+    def reliability(self) -> tuple[Bin, ...]:
+        """Confidence against accuracy in the bins of the ECE, all seeds' predictions together; empty bins left out."""
+        confidence = np.concatenate([np.exp(log_softmax(test.logits).max(axis=1)) for test in self.tests])
+        correct = np.concatenate([test.predictions == test.labels for test in self.tests])
+        bins = np.digitize(confidence, np.linspace(0.0, 1.0, ECE_BINS + 1)[1:-1], right=True)
+        sizes, confidences, rights = (
+            np.bincount(bins, weights=weights, minlength=ECE_BINS) for weights in (None, confidence, correct)
+        )
+        return tuple(
+            Bin(float(confidences[i] / sizes[i]), float(rights[i] / sizes[i]), float(sizes[i] / len(bins)))
+            for i in range(ECE_BINS)
+            if sizes[i]
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found below a study's `runs`.
+
+    Attributes:
+        records: the record of every run that the summary names and whose directory is there, by id.
+        cells: of each cell with such a finished run, by id.
+        absent: ids of finished runs that the summary names and whose directory is not there.
+    """
+
+    records: dict[str, RunRecord]
+    cells: dict[str, CellEvidence]
+    absent: tuple[str, ...]
+
+    def of(self, cells: Sequence[Cell]) -> dict[str, CellEvidence]:
+        """The evidence of these cells, in their order."""
+        return {cell.id: self.cells[cell.id] for cell in cells if cell.id in self.cells}
+
+
+def gather(directory: Path, study: Study) -> Evidence:
+    """Read the runs of `study` in `directory`.
+
+    Raises:
+        StorageError: a file of a run is damaged or missing, though its directory is there.
+    """
+    root = directory / RUNS
+    names = [name for cell in study.cells for name in (*cell.runs, *cell.failed, *_trials(cell))]
+    records = {name: RunRecord.read(root / name / RECORD) for name in dict.fromkeys(names) if _is_there(root, name)}
+    finished = [name for cell in study.cells for name in cell.runs]
+    cells = {
+        cell.id: _cell_evidence(root, [records[name] for name in cell.runs if name in records])
+        for cell in study.cells
+        if any(name in records for name in cell.runs)
+    }
+    return Evidence(records, cells, tuple(name for name in finished if name not in records))
+
+
+def _trials(cell: Cell) -> list[str]:
+    return [trial.run for trial in cell.tuning.trials if trial.run is not None] if cell.tuning else []
+
+
+def _is_there(root: Path, name: str) -> bool:
+    if Path(name).name != name:
+        raise StorageError(f"{root}: a run called {name!r} cannot be there; write the summary again")
+    return (root / name).is_dir()
+
+
+def _cell_evidence(root: Path, records: Sequence[RunRecord]) -> CellEvidence:
+    labels, tests = records[0].labels, []
+    for record in records:
+        path = root / record.id / PREDICTIONS
+        test = predictions.read(path).get("test")
+        if test is None or record.labels != labels or test.logits.shape[1] != len(labels):
+            raise StorageError(f"{path}: no test split with the classes of {records[0].id}; train the run again")
+        tests.append(test)
+    return CellEvidence(labels, tuple(_history(root / record.id / HISTORY) for record in records), tuple(tests))
+
+
+def _history(path: Path) -> tuple[dict[str, Any], ...]:
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf8").splitlines()]
+        for row in rows:
+            float(row["train_seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path}: damaged ({type(error).__name__}: {error}); train the run again") from None
+    return tuple(rows)

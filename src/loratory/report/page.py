@@ -1,0 +1,176 @@
+"""`report.html`: the study on one page that needs nothing else.
+
+Everything stands inside: style, script, Vega's bundle, data. The page's own policy lets run the scripts whose hashes it
+names, and load nothing. Text from the data passes Jinja's escaping, or stands in JSON without a `<`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from loratory import __version__, units
+from loratory.report import axes, closer, comparing, prose, theme
+from loratory.report.disagreement import Disagreement, disputed
+from loratory.report.document import Cell, Group, Study
+from loratory.report.drawing import Drawn
+from loratory.report.evidence import Evidence
+from loratory.report.grids import Grid
+
+PACKAGE = "loratory.report"
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One cell seen closely; the grids are None where its runs are not there."""
+
+    cell: Cell
+    confusion: Grid | None
+    classes: Grid | None
+    settings: str
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """Everything about one data set and model."""
+
+    group: Group
+    drawn: Drawn
+    table: Grid
+    pairs: Grid | None
+    against: str
+    costs: Grid
+    observations: list[Any]
+    cells: list[CellView]
+    disputed: Grid | None
+    disputed_of: str
+    how_to_find: str
+
+
+def render(study: Study, evidence: Evidence, drawn: Mapping[str, Drawn]) -> str:
+    """The page as one HTML document.
+
+    Args:
+        drawn: each group's charts, by the group's key.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(PACKAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["printable"] = lambda text: units.printable(str(text))
+    style = _source(environment, "page.css")
+    scripts = {"bundle": bundle(), "page": _source(environment, "page.js")}
+    groups = [_group_view(study, group, evidence, drawn[group.key]) for group in study.groups]
+    charts = {f"{view.group.key}-{chart.name}": chart.spec for view in groups for chart in view.drawn.all}
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        groups=groups,
+        answers=prose.answers(study),
+        facts=prose.facts(study),
+        alerts=prose.alerts(study, evidence),
+        how=prose.how(study),
+        limits=prose.limits(study),
+        axis_titles=axes.COSTS,
+        over_data=comparing.over_data(study),
+        runs=closer.runs_grid(study, evidence),
+        versions=(study.environment or {}).get("versions") or {},
+        environment={k: v for k, v in (study.environment or {}).items() if isinstance(v, str | int | float | bool)},
+        version=__version__,
+        style=style,
+        scripts=scripts,
+        data=_json({"config": theme.config(), "charts": charts}),
+        policy=policy(style, list(scripts.values())),
+    )
+
+
+def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) -> GroupView:
+    found = evidence.of(group.cells)
+    cells = []
+    for cell in group.cells:
+        one = found.get(cell.id)
+        confusion, classes = (
+            (None, None)
+            if one is None
+            else (closer.confusion_grid(group, cell, one), closer.classes_grid(group, cell, one))
+        )
+        cells.append(CellView(cell, confusion, classes, closer.settings_of(cell, evidence)))
+    record = next((evidence.records[n] for cell in group.cells for n in cell.runs if n in evidence.records), None)
+    split = disputed(found, record) if record is not None else None
+    return GroupView(
+        group=group,
+        drawn=drawn,
+        table=comparing.quality_grid(study, group),
+        pairs=comparing.pairs_grid(study, group),
+        against=_reference(group),
+        costs=comparing.cost_numbers(group),
+        observations=prose.further(study, group),
+        cells=cells,
+        disputed=closer.disagreement_grid(group, split) if split is not None and split.examples else None,
+        disputed_of="" if split is None else f"{split.of:,} of {split.all:,}",
+        how_to_find=_how_to_find(group, split),
+    )
+
+
+def _reference(group: Group) -> str:
+    """The cell whose pairs are shown first: standard fine-tuning, else the first; all pairs where they are few."""
+    if len(group.cells) < 4:
+        return ""
+    return next((cell for cell in group.cells if cell.method.get("name") == "standard"), group.cells[0]).id
+
+
+def _how_to_find(group: Group, found: Disagreement | None) -> str:
+    counted_from = "Rows count from 0 in the file or data set as it was read, header and blank lines not counted"
+    if found is None or any(one.text is not None for one in found.examples):
+        return f"{counted_from}. The texts are copied from {group.data}."
+    return (
+        f"{counted_from}: with pandas, pandas.read_csv(...).iloc[row]. The texts are not here because {group.data} was "
+        "not at hand without network when this page was written."
+    )
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, from the vl-convert that is installed; about 0.9 MiB."""
+    import vl_convert
+
+    code: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets that there is a default
+    # an end tag or a comment's start inside a string would end the element or change how it is read
+    return re.sub(r"<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
+
+
+def policy(style: str, scripts: list[str]) -> str:
+    """The page's Content-Security-Policy: this style and these scripts, and nothing from anywhere."""
+    hashes = " ".join(f"'{_digest(script)}'" for script in scripts)
+    return f"default-src 'none'; script-src {hashes}; style-src '{_digest(style)}'; base-uri 'none'; form-action 'none'"
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _source(environment: Any, name: str) -> str:
+    """The text of a template, unrendered, framed as it will stand in its element."""
+    source, _, _ = environment.loader.get_source(environment, name)
+    return str(source)
+
+
+def _json(document: Any) -> str:
+    """JSON for a `<script>` element: without `<`, which alone could end it."""
+    text = json.dumps(_rounded(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with six digits: more than a chart can show."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,177 @@
+"""The page's sentences: the answer, what is missing, how it was done, and what the study does not show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from loratory import units
+from loratory.errors import counted
+from loratory.evaluation.metrics import ECE_BINS, METRICS
+from loratory.report import axes
+from loratory.report.comparing import points
+from loratory.report.document import Cell, Group, Observation, Study
+from loratory.report.evidence import Evidence
+
+ENOUGH = 5
+"""Seeds below which no verdict is given."""
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def answers(study: Study) -> list[str]:
+    """A sentence for each data set and model: what is said of all its cells together, or why nothing can be."""
+    if not study.cells:
+        return ["This study has no settings to run."]
+    done = [cell for cell in study.cells if cell.seeds]
+    if not done:
+        return ["No setting has a finished run yet, so there is nothing to compare."]
+    if len(study.cells) == 1:
+        return [f"One setting only, {done[0].approach}: there is nothing to compare it with."]
+    if len(done) == 1:
+        return [f"Only {done[0].approach} has finished runs yet, so there is nothing to compare it with."]
+    found = [
+        one.text if (one := leading(study, group)) is not None else best_mean(study, group) for group in study.groups
+    ]
+    return [text for text in found if text is not None] or ["No two settings have a score on the same test split yet."]
+
+
+def leading(study: Study, group: Group) -> Observation | None:
+    """The first observation about every cell of the group that has a test score; None below two such cells."""
+    tested = {cell.id for cell in group.cells if cell.score(study.select) is not None}
+    return next((one for one in study.observations if len(tested) > 1 and set(one.cells) == tested), None)
+
+
+def best_mean(study: Study, group: Group) -> str | None:
+    """Which cell has the best mean, and no more than that; None below two cells with a test score."""
+    scored = [(mean.mean, cell) for cell in group.cells if (mean := cell.score(study.select)) is not None]
+    if len(scored) < 2:
+        return None
+    best = (max if METRICS[study.select].higher_is_better else min)(scored, key=lambda one: one[0])
+    where = f"{group.title}: " if len(study.groups) > 1 else ""
+    shown = f"{axes.metric_title(study.select).lower()} ({axes.show_metric(study.select)(best[0])})"
+    return f"{where}{best[1].approach} has the best mean {shown}; no statement goes further than that."
+
+
+def further(study: Study, group: Group) -> list[Observation]:
+    """The observations about the group's cells but the leading one; with one group also those about no cell."""
+    first = leading(study, group)
+    alone = len(study.groups) == 1
+    return [
+        one
+        for one in study.observations
+        if one is not first and ((one.cells and group.ids.issuperset(one.cells)) or (alone and not one.cells))
+    ]
+
+
+def facts(study: Study) -> list[str]:
+    """The study's size, a few words each."""
+    trials = {len(cell.tuning.trials) for cell in study.cells if cell.tuning and cell.tuning.trials}
+    tuned = " to ".join(map(str, sorted({min(trials), max(trials)}))) if trials else ""
+    device = (study.environment or {}).get("device")
+    data = len({cell.data for cell in study.cells})
+    models = len({cell.model for cell in study.cells})
+    return (
+        [
+            study.cells[0].data if data == 1 else counted(data, "data set"),
+            study.cells[0].model if models == 1 else counted(models, "model"),
+            counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
+            counted(len(study.seeds), "seed"),
+            *([f"{tuned} learning rates each"] if tuned else []),
+            *([str(device)] if device else []),
+        ]
+        if study.cells
+        else []
+    )
+
+
+def alerts(study: Study, evidence: Evidence) -> list[str]:
+    """What a reader must know before believing a number."""
+    found = []
+    if not study.complete:
+        found.append(f"Not finished: {counted(study.missing, 'run')} missing. Every number below can still change.")
+    if study.failed:
+        kinds = Counter(run.status.replace("_", " ") for run in study.failed)
+        ends = listed([f"{number} {status}" for status, number in kinds.items()])
+        count = counted(len(study.failed), "run")
+        found.append(f"Left out of every mean: {count} that did not complete ({ends}); every run is listed below.")
+    fewest = min((len(cell.seeds) for cell in study.cells), default=0)
+    if fewest < ENOUGH and study.cells:
+        seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
+        found.append(f"Only {seeds} finished: below {ENOUGH} seeds no verdict is given.")
+    if evidence.absent:
+        count = counted(len(evidence.absent), "finished run")
+        found.append(f"The directories of {count} are not there: curves, classes and examples go without them.")
+    return found
+
+
+def how(study: Study) -> list[str]:
+    """How the numbers came about."""
+    metric = axes.metric_title(study.select).lower()
+    margin = points(study.margin, study.select).lstrip("+")
+    unit = " points" if METRICS[study.select].unit == "share" else ""
+    trials = [cell.tuning.trials for cell in study.cells if cell.tuning and cell.tuning.trials]
+    tuned = (
+        f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored "
+        f"on validation alone; the one with the best validation {metric} was kept, and the choice written down before "
+        "any of its runs saw the test split."
+        if trials
+        else "Learning rates were not tuned: each approach has one that was given or is its default."
+    )
+    return [
+        tuned,
+        f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
+        "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
+        f"Means have {study.confidence:.0%} intervals over seeds (Student's t). Pairs are compared by resampling seeds "
+        "and test examples, the same ones for both; p-values are corrected by Holm's method over all pairs of a data "
+        "set and model.",
+        f"Better: the corrected p-value is below {1 - study.confidence:.2g}. Equivalent: the interval that holds for "
+        f"all pairs at once lies within ±{margin}{unit}. Inconclusive: neither. "
+        f"Below {ENOUGH} common seeds there is no verdict.",
+        "On the front: no approach that costs no more is better. Where neither of two is better, they are tied; "
+        "without verdicts all are.",
+        "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
+        "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
+        f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
+    ]
+
+
+def limits(study: Study) -> list[str]:
+    """What the study does not show."""
+    names = sorted({cell.data for cell in study.cells})
+    models = sorted({cell.model for cell in study.cells})
+    device = (study.environment or {}).get("device")
+    found = [
+        f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
+        "Intervals cover the seeds and the draw of test examples, not another split of the data or another "
+        "pretrained model.",
+    ]
+    if device:
+        found.append(
+            f"Times and memory are those of one device ({device}) and of this program: their ratios may differ "
+            "elsewhere."
+        )
+    if any(cell.tuning and cell.tuning.trials for cell in study.cells):
+        found.append(
+            "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "
+            "all, and may suit one approach better than another."
+        )
+    else:
+        found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
+    if any(_at_edge(cell) for cell in study.cells):
+        edge = listed([units.printable(cell.approach) for cell in study.cells if _at_edge(cell)][:4])
+        found.append(
+            f"The best learning rate of some cells ({edge}) is the smallest or largest tried: a wider range may do "
+            "better."
+        )
+    if len(study.cells) == 1:
+        found.append("With one setting there is no comparison.")
+    return found
+
+
+def _at_edge(cell: Cell) -> bool:
+    rates = [trial.lr for trial in cell.tuning.trials] if cell.tuning else []
+    return len(rates) > 1 and cell.lr in (min(rates), max(rates))

@@ -1,0 +1,104 @@
+"""What a study leaves for people: table.md, table.csv, figures/*.svg and report.html, from its summary and its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loratory.errors import StorageError
+from loratory.report import theme
+from loratory.report.charts import Chart
+from loratory.report.document import parse
+from loratory.report.evidence import gather
+from loratory.report.study_table import study_table
+
+PAGE = "report.html"
+FIGURES = "figures"
+
+
+def write(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """Write the report of the study in `directory`, over an older one; each file is whole or as it was.
+
+    Figures of an older report that this one does not have are removed.
+
+    Args:
+        summary: the document of `summary.json`.
+
+    Returns:
+        The files written: the page first, then tables, then figures.
+
+    Raises:
+        ResourceError: a package that charts need is not installed.
+        StorageError: the summary or a run's file is damaged, or a file cannot be written.
+    """
+    theme.require_packages()
+    from loratory.report.drawing import draw
+    from loratory.report.page import render
+
+    study = parse(summary, directory)
+    evidence = gather(directory, study)
+    table = study_table(study)
+    drawn = {group.key: draw(study, group, evidence.of(group.cells)) for group in study.groups}
+    files = {
+        directory / PAGE: render(study, evidence, drawn),
+        directory / "table.md": table.to_markdown(),
+        directory / "table.csv": table.to_csv(),
+    }
+    for group in study.groups:
+        prefix = f"{_slug(f'{group.data}-{group.model}')}-" if len(study.groups) > 1 else ""
+        for chart in drawn[group.key].all:
+            files[_free(directory / FIGURES / f"{prefix}{chart.name}.svg", files, group.key)] = svg(chart)
+    _clear_figures(directory / FIGURES, files)
+    for path, content in files.items():
+        _write(path, content)
+    return list(files)
+
+
+def svg(chart: Chart) -> str:
+    """The chart as a picture in a file of its own, in light colours, with generic fonts and no reference outside."""
+    import vl_convert
+
+    spec = theme.on_paper({**chart.spec, "config": {**theme.config(), "background": theme.color("paper")}})
+    content: str = vl_convert.vegalite_to_svg(json.dumps(spec), allowed_base_urls=[])
+    return content + "\n"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "study"
+
+
+def _free(path: Path, taken: Mapping[Path, str], key: str) -> Path:
+    """`path`, or with the group's key where two names read alike."""
+    return path if path not in taken else path.with_name(f"{key}-{path.name}")
+
+
+def _clear_figures(folder: Path, files: Mapping[Path, str]) -> None:
+    try:
+        for path in folder.glob("*.svg"):
+            if path not in files:
+                path.unlink()
+    except OSError as error:
+        raise StorageError(f"cannot remove {error.filename}, of an older report: {error.strerror}") from error
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf8", newline="\n") as file:
+                file.write(content)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)  # mkstemp makes its files private
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,197 @@
+"""The table of a study: what each cell costs, and how good it is over its seeds. One row a cell, baselines below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loratory import units
+from loratory.errors import counted
+from loratory.report.document import Cell, Group, Mean, Median, Study
+from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
+
+Show = Callable[[float | None], str]
+
+QUALITY: dict[str, tuple[str, Show]] = {
+    "accuracy": ("Accuracy", units.accuracy),
+    "f1_macro": ("Macro-F1", units.fraction),
+}
+"""The metrics of the table that people read; the CSV has all."""
+
+IN_CSV = ("accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss", "ece")
+
+COST: dict[str, tuple[str, Show]] = {
+    "train_seconds": ("Training time", units.duration),
+    "total_seconds": ("Total time", units.duration),
+    "peak_memory_bytes": ("Peak memory", units.memory),
+    "checkpoint_bytes": ("On disk", units.memory),
+}
+
+
+def interval(value: Mean | None, show: Show) -> str:
+    """The ends of a mean's interval, `84.9% to 85.9%`; nothing where there is none."""
+    if value is None or value.low is None or value.high is None:
+        return ""
+    return f"{show(value.low)} to {show(value.high)}"
+
+
+def mean_with_interval(value: Mean | None, show: Show) -> str:
+    """`85.4% (84.9% to 85.9%)`, the mean alone where there is no interval, a dash where there is no mean."""
+    if value is None:
+        return units.MISSING
+    ends = interval(value, show)
+    return f"{show(value.mean)} ({ends})" if ends else show(value.mean)
+
+
+def study_table(study: Study) -> Table:
+    """Every cell in the order of the plan, with baselines after the cells of their data set.
+
+    Numbers are means over seeds with their interval, costs are medians. Cells without a finished run have a row too.
+    """
+    rows: list[Row] = []
+    for group in study.groups:
+        rows += [_cell_row(cell) for cell in group.cells]
+        rows += [_baseline_row(study, number, group) for number in baselines_of(study, group)]
+    return Table(_columns(study), tuple(rows), tuple(notes(study)))
+
+
+def baselines_of(study: Study, group: Group) -> list[int]:
+    """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set."""
+    first = next(one for one in study.groups if one.data == group.data)
+    if first.key != group.key:
+        return []
+    return [number for number, one in enumerate(study.baselines) if one.data == group.data and one.reason is None]
+
+
+def _cell_row(cell: Cell) -> dict[str, str | int | float | None]:
+    row: dict[str, str | int | float | None] = {
+        "data": cell.data,
+        "model": cell.model,
+        "cell": cell.id,
+        "approach": cell.approach,
+        "seeds": len(cell.seeds),
+        "failed": len(cell.failed),
+        "lr": cell.lr,
+        "trainable_share": cell.share,
+        **{key: cell.parameter(key) for key in ("trainable", "total", "adapter", "head", "unfrozen")},
+    }
+    for key in COST:
+        cost = cell.cost.get(key)
+        row |= {key: cost.median, f"{key}_low": cost.low, f"{key}_high": cost.high} if cost is not None else {}
+    memory = cell.cost.get("peak_memory_bytes")
+    row["peak_memory_kind"] = memory.kind if memory is not None else None
+    for metric in IN_CSV:
+        value = cell.score(metric)
+        if value is not None:
+            row |= {metric: value.mean} | {f"{metric}_{key}": getattr(value, key) for key in ("sd", "low", "high")}
+    return row
+
+
+def _baseline_row(study: Study, number: int, group: Group) -> Row:
+    one = study.baselines[number]
+    return {
+        "data": one.data,
+        "model": "",
+        "cell": "",
+        "approach": one.name,
+        "total_seconds": one.seconds,
+        "accuracy": one.accuracy,
+        "f1_macro": one.f1_macro,
+    }
+
+
+def _number(row: Row, key: str) -> float | None:
+    value = row.get(key)
+    return value if isinstance(value, (int, float)) else None
+
+
+def _show_mean(metric: str) -> Callable[[Row], str]:
+    show = QUALITY[metric][1]
+
+    def cell(row: Row) -> str:
+        mean = _number(row, metric)
+        if mean is None:
+            return units.MISSING
+        value = Mean(mean=mean, low=_number(row, f"{metric}_low"), high=_number(row, f"{metric}_high"))
+        return mean_with_interval(value, show)
+
+    return cell
+
+
+def _text(key: str, title: str, meaning: str, shown: bool) -> Column:
+    return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown)
+
+
+def _column(key: str, title: str, show: Show, meaning: str, shown: bool = True) -> Column:
+    return Column(key, title, "right", meaning, lambda row: show(_number(row, key)), shown)
+
+
+def _columns(study: Study) -> tuple[Column, ...]:
+    ends = [
+        (f"{key}_{end}", f"{title}, {word}", f"the seeds' {word}")
+        for key, (title, _) in COST.items()
+        for end, word in (("low", "smallest"), ("high", "largest"))
+    ]
+    uneven = len({len(cell.seeds) for cell in study.cells}) > 1
+    return (
+        _text("data", "Data", "data set", len({group.data for group in study.groups}) > 1),
+        _text("model", "Model", "pretrained model", len({group.model for group in study.groups}) > 1),
+        _text("approach", "Approach", "method and settings, or baseline", True),
+        _text("cell", "Cell", "the cell's id in the study", False),
+        _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
+        _column("failed", "Failed", units.count, "runs that did not complete", False),
+        _column("lr", "Learning rate", lambda value: units.MISSING if value is None else f"{value:g}", "chosen", False),
+        _column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
+        _column("total", "Total", units.count, "all parameters", False),
+        _column("trainable_share", "Share", units.percent, "trainable of all parameters"),
+        *(
+            _column(key, key.title(), units.count, f"trainable parameters: {key}", False)
+            for key in ("adapter", "head", "unfrozen")
+        ),
+        *(
+            _column(key, title, show, "median over seeds", key != "checkpoint_bytes")
+            for key, (title, show) in COST.items()
+        ),
+        *(_column(key, title, units.fraction, meaning, False) for key, title, meaning in ends),
+        _text("peak_memory_kind", "Memory kind", "allocated or resident", False),
+        *(
+            Column(key, f"{title} (test)", "right", "mean over seeds, with its interval", _show_mean(key))
+            for key, (title, _) in QUALITY.items()
+        ),
+        *(
+            _column(key, key, units.fraction, "mean over seeds, test split", False)
+            for key in IN_CSV
+            if key not in QUALITY
+        ),
+        *(
+            _column(f"{key}_{part}", f"{key}, {part}", units.fraction, "over seeds, test split", False)
+            for key in IN_CSV
+            for part in ("sd", "low", "high")
+        ),
+    )
+
+
+def notes(study: Study) -> list[str]:
+    """What a reader must know before two rows are compared."""
+    counts = sorted({len(cell.seeds) for cell in study.cells})
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0] if counts else 0, "seed")
+    kinds = {cost.kind for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes")) is not None}
+    found = [
+        f"Accuracy and macro-F1: on the test split, means over {seeds} with {study.confidence:.0%} intervals. "
+        "Times and memory: medians over seeds.",
+        SHARE,
+        TIMES,
+        *(text for kind, text in MEMORY.items() if kind in kinds),
+    ]
+    found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
+    if not study.complete:
+        found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")
+    if study.failed:
+        found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
+    return found
+
+
+def spread(value: Median | None, show: Show) -> str:
+    """`31.0 s to 33.2 s`, the smallest and largest over seeds; nothing where they read the same."""
+    if value is None or value.low is None or value.high is None or show(value.low) == show(value.high):
+        return ""
+    return f"{show(value.low)} to {show(value.high)}"

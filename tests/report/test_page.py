@@ -1,0 +1,286 @@
+"""The page as text: what it says of every kind of study, and that nothing in it can run or load anything."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loratory.data import make_dataset
+from loratory.errors import StorageError
+from loratory.evaluation.predictions import Predictions
+from loratory.report.disagreement import disputed
+from loratory.report.document import parse
+from loratory.report.drawing import draw
+from loratory.report.evidence import CellEvidence, gather
+from loratory.report.page import render
+from loratory.report.study import write
+from loratory.report.theme import DARK, LIGHT
+from loratory.spec import DataSpec
+from loratory.store.record import RunRecord
+
+Summary = dict[str, Any]
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+FORMULA = '=HYPERLINK("x")'
+
+
+class Parsed(HTMLParser):
+    """The page's elements and its text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.words.append(data)
+
+
+def page_of(summary: Summary, place: Path) -> str:
+    study = parse(summary, place)
+    evidence = gather(place, study)
+    return render(study, evidence, {g.key: draw(study, g, evidence.of(g.cells)) for g in study.groups})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def summary(make_study: Any, place: Path) -> Summary:
+    found: Summary = make_study(place)
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(summary: Summary, place: Path) -> Parsed:
+    return Parsed(page_of(summary, place))
+
+
+def test_page_leads_with_the_answer_then_the_table(page: Parsed, summary: Summary) -> None:
+    assert page.text.index("The answer") < page.text.index(summary["observations"][0]["text"])
+    assert page.text.index(summary["observations"][0]["text"]) < page.text.index("What each approach costs")
+    assert summary["observations"][1]["text"] in page.text
+    for heading in ("Which differences are real", "Quality by rank", "Learning", "Choosing the learning rate"):
+        assert heading in page.text
+    for heading in (
+        "Calibration",
+        "Where approaches disagree",
+        "Every run",
+        "How it was done",
+        "What this does not show",
+    ):
+        assert heading in page.text
+    assert "standard is better" in page.text
+    assert "NVIDIA H100 80GB HBM3" in page.text
+
+
+def test_page_can_load_nothing_and_run_its_own_scripts_only(page: Parsed) -> None:
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert policy.count("'sha256-") == 3
+    for _, attributes in page.elements:
+        assert not {"src", "srcset", "style", "action", "data", "ping", "background"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert not re.search(r"(?i)https?:|//[a-z]", page.text)
+    data = json.loads(page.scripts[0])
+    assert not re.search(r"(?i)https?:", page.scripts[0])
+    assert len(data["charts"]) == 12
+
+
+def test_charts_have_intervals_types_and_names(page: Parsed) -> None:
+    charts = json.loads(page.scripts[0])["charts"]
+    for name, spec in charts.items():
+        assert name.startswith("g1-")
+        for layer in spec["layer"]:
+            for channel, given in layer["encoding"].items():
+                for encoding in given if isinstance(given, list) else [given]:
+                    typed = encoding.get("type") in ("quantitative", "nominal")
+                    assert typed or channel in ("x2", "y2") or "value" in encoding
+                    assert re.fullmatch(r"[a-z0-9_]+", encoding.get("field", "x"))
+    front = charts["g1-quality-train_seconds"]
+    rows = next(iter(front["datasets"].values()))
+    assert {"low", "high", "fill", "standing", "label"} <= set(rows[0])
+    assert any(
+        layer["mark"]["type"] == "rule" and layer["encoding"]["y2"]["field"] == "high" for layer in front["layer"]
+    )
+    assert sum(row["chosen"] for row in charts["g1-tuning"]["datasets"]["rows0"]) == 4
+
+
+def test_tables_are_told_to_who_hears_them(page: Parsed) -> None:
+    tables = [attributes for tag, attributes in page.elements if tag == "table"]
+    captions = [attributes for tag, attributes in page.elements if tag == "caption"]
+    headings = [attributes for tag, attributes in page.elements if tag == "th"]
+    assert len(tables) == len(captions) > 8
+    assert all(one["scope"] in ("col", "row") for one in headings)
+    charts = [attributes for _, attributes in page.elements if "data-chart" in attributes]
+    assert all(one["role"] == "img" and len(one["aria-label"] or "") > 30 for one in charts)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    labelled = {attributes["for"] for tag, attributes in page.elements if tag == "label"}
+    assert {attributes["id"] for tag, attributes in page.elements if tag == "select"} == labelled
+
+
+def test_text_from_the_data_stays_text(make_study: Any, tmp_path: Path) -> None:
+    method = {"name": "lora", "rank": 8, "targets": HOSTILE}
+    summary = make_study(
+        tmp_path,
+        (({"name": "standard"}, 0.85), (method, 0.8)),
+        data=(HOSTILE,),
+        labels=(HOSTILE, FORMULA),
+        seeds=(0, 1),
+        tuned=False,
+        device=HOSTILE,
+        name=HOSTILE,
+    )
+    summary["baselines"][0]["name"] = FORMULA
+    summary["failed"] = [{"run": "gone", "cell": "c1", "status": "failed", "error": f"{HOSTILE}\x1b[31m"}]
+    page = (write(tmp_path, summary)[0]).read_text("utf8")
+    parsed = Parsed(page)
+    assert not [tag for tag, _ in parsed.elements if tag == "img"]
+    assert len(parsed.scripts) == 3
+    assert HOSTILE in parsed.text
+    assert "\x1b" not in page
+    assert "<" not in parsed.scripts[0]
+    for path in (tmp_path / "figures").iterdir():
+        assert "<img" not in path.read_text("utf8")
+    markdown = (tmp_path / "table.md").read_text("utf8")
+    assert "<img" not in markdown.replace("\\<img", "")
+    with (tmp_path / "table.csv").open(encoding="utf8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seeds": (0, 1, 2)}, "Only 3 seeds finished: below 5 seeds no verdict is given."),
+        ({"seeds": ()}, "No setting has a finished run yet, so there is nothing to compare."),
+        ({"seeds": (0,)}, "Only 1 seed finished"),
+        (
+            {"levels": (({"name": "standard"}, 0.85),)},
+            "One setting only, standard: there is nothing to compare it with.",
+        ),
+        ({"complete": False, "missing": 4}, "Not finished: 4 runs missing. Every number below can still change."),
+        ({"observations": []}, "standard has the best mean accuracy"),
+        ({"labels": tuple(range(14))}, "Most frequent confusions"),
+    ],
+)
+def test_page_says_what_the_study_can_say(make_study: Any, tmp_path: Path, change: Summary, told: str) -> None:
+    given = {
+        "levels": (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)),
+        "tuned": False,
+        "examples": 60,
+        **change,
+    }
+    page = Parsed(page_of(make_study(tmp_path, **given), tmp_path))
+    assert told in page.text
+    if len(given.get("seeds", "01234")) < 5:
+        assert not re.search("(standard|head) is better", page.text)
+    if given.get("seeds") == (0, 1, 2):
+        assert "no verdict" in page.text
+        assert "3 seeds, fewer than 5" in page.text
+
+
+def test_failed_runs_are_listed_with_their_error(summary: Summary, place: Path) -> None:
+    error = "out of memory on cuda at --batch-size 32"
+    failed = [{"run": "c4-s9", "cell": "c4", "status": "out_of_memory", "error": error}]
+    cells = [{**cell, "failed": ["c4-s9"]} if cell["id"] == "c4" else cell for cell in summary["cells"]]
+    page = Parsed(page_of({**summary, "failed": failed, "cells": cells}, place))
+    assert "Left out of every mean: 1 run that did not complete (1 out of memory)" in page.text
+    assert error in page.text
+    assert "5 of 5 seeds, 1 failed run" in page.text
+
+
+def test_absent_runs_are_told_and_damaged_ones_refused(make_study: Any, tmp_path: Path) -> None:
+    summary = make_study(tmp_path, (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)), seeds=(0, 1), tuned=False)
+    run = tmp_path / "runs" / "c1-s0"
+    (run / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match=r"predictions\.parquet"):
+        page_of(summary, tmp_path)
+    run.rename(tmp_path / "elsewhere")
+    assert "The directories of 1 finished run are not there" in Parsed(page_of(summary, tmp_path)).text
+
+
+def test_calibration_agrees_with_the_metric(summary: Summary, place: Path) -> None:
+    study = parse(summary, place)
+    evidence = gather(place, study).cells["c2"]
+    one = type(evidence)(evidence.labels, evidence.histories[:1], evidence.tests[:1])
+    found = sum(bin_.share * abs(bin_.accuracy - bin_.confidence) for bin_ in one.reliability)
+    assert found == pytest.approx(summary["cells"][1]["quality"]["test"]["ece"]["values"][0], abs=1e-6)
+    assert evidence.confusion.sum() == pytest.approx(120)
+
+
+def test_texts_of_disputed_examples_stand_on_the_page_where_the_data_are_at_hand(tiny_csv: Path) -> None:
+    spec = DataSpec(dataset=str(tiny_csv))
+    dataset = make_dataset(spec)
+    test = dataset.test
+    record = RunRecord("one", "", "completed", {"data": spec.model_dump()}, dataset.record(), {}, {}, {}, {})
+    right = np.eye(2, dtype=np.float32)[test.labels]
+    wrong = right.copy()
+    wrong[3] = wrong[3, ::-1]
+    cells = {
+        name: CellEvidence(("bad", "good"), (), (Predictions(test.labels, logits, test.rows),) * 2)
+        for name, logits in (("c1", right), ("c2", wrong))
+    }
+    found = disputed(cells, record)
+    assert found is not None
+    assert (found.of, found.all) == (1, len(test))
+    (one,) = found.examples
+    assert (one.row, one.text) == (int(test.rows[3]), test.texts[3])
+    assert one.right == {"c1": (2, 2), "c2": (0, 2)}
+    for change in (
+        {"dataset": "hub:somewhere"},
+        {"dataset": "hutto:movies"},
+        {"dataset": "gone.csv"},
+        {"split_seed": 1},
+    ):
+        other = dataclasses.replace(record, spec={"data": {**record.spec["data"], **change}})
+        elsewhere = disputed(cells, other)
+        assert elsewhere is not None
+        assert elsewhere.examples[0].text is None
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_of_series_stand_out_on_both_grounds() -> None:
+    assert min(contrast(colour, "#ffffff") for colour in LIGHT) >= 3
+    assert min(contrast(colour, "#15181c") for colour in DARK) >= 3

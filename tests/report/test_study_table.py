@@ -1,0 +1,179 @@
+"""The tables of a study, what its summary must hold, and what its figures are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from loratory.cli import main
+from loratory.errors import ResourceError, StorageError
+from loratory.report import theme
+from loratory.report.document import parse, read_summary
+from loratory.report.families import members
+from loratory.report.labels import apart, placed
+from loratory.report.study import write
+from loratory.report.study_table import study_table
+
+Summary = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def summary(make_study: Any, place: Path) -> Summary:
+    found: Summary = make_study(place)
+    (place / "summary.json").write_text(json.dumps(found), encoding="utf8")
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(summary: Summary, place: Path) -> list[Path]:
+    return write(place, summary)
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
+
+
+def test_table_has_a_row_a_cell_with_intervals_and_the_baselines(summary: Summary, place: Path) -> None:
+    rows = rows_of(study_table(parse(summary, place)).to_markdown())
+    assert rows[0] == [
+        *("Approach", "Trainable parameters", "Share", "Training time", "Total time", "Peak memory"),
+        *("Accuracy (test)", "Macro-F1 (test)"),
+    ]
+    assert [row[0] for row in rows[2:]] == [
+        *("standard", "lora r=1 attention", "lora r=8 attention", "head"),
+        *("majority class", "VADER", "TF-IDF + logistic regression"),
+    ]
+    mean = summary["cells"][0]["quality"]["test"]["accuracy"]
+    assert rows[2][6] == f"{mean['mean']:.1%} ({mean['low']:.1%} to {mean['high']:.1%})"
+    assert rows[2][2] == "100%"
+    assert rows[-1][6] == "78.1%"
+
+
+def test_csv_has_every_number_in_full(summary: Summary, place: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(study_table(parse(summary, place)).to_csv())))
+    assert len(rows) == 7
+    for row, cell in zip(rows, summary["cells"], strict=False):
+        assert float(row["accuracy"]) == cell["quality"]["test"]["accuracy"]["mean"]
+        assert float(row["ece_high"]) == cell["quality"]["test"]["ece"]["high"]
+        assert float(row["train_seconds_low"]) == cell["cost"]["train_seconds"]["low"]
+        assert int(row["trainable"]) == cell["parameters"]["trainable"]
+        assert float(row["lr"]) == cell["lr"]
+
+
+def test_names_of_several_data_sets_stand_in_the_table(summary: Summary, place: Path) -> None:
+    second = [{**cell, "id": f"{cell['id']}b", "data": "hutto:tweets"} for cell in summary["cells"]]
+    both = {**summary, "cells": [*summary["cells"], *second], "pairs": [], "fronts": []}
+    rows = rows_of(study_table(parse(both, place)).to_markdown())
+    assert rows[0][:2] == ["Data", "Approach"]
+    assert {row[0] for row in rows[2:]} == {"hutto:movies", "hutto:tweets"}
+
+
+def test_unfinished_and_failed_runs_are_said_under_the_table(summary: Summary, place: Path) -> None:
+    failed = [{"run": "c1-s4", "cell": "c1", "status": "out_of_memory", "error": "out of memory"}]
+    notes = study_table(parse({**summary, "complete": False, "missing": 3, "failed": failed}, place)).notes
+    assert notes[0] == "Left out of every number here: 1 run that did not complete."
+    assert notes[1] == "The study is not finished: 3 runs missing."
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda s: {**s, "schema": 2}, "schema 2, not 1"),
+        (lambda s: {key: value for key, value in s.items() if key != "cells"}, "damaged at cells (Field required)"),
+        (lambda s: {**s, "margin": "wide"}, "damaged at margin"),
+        (lambda s: {**s, "cells": [{**s["cells"][0], "quality": {"test": 3}}]}, "damaged at cells.0.quality.test"),
+        (lambda s: {**s, "cells": s["cells"][:1]}, "unknown or twice"),
+        (lambda s: {**s, "cells": [*s["cells"], s["cells"][0]]}, "unknown or twice"),
+        (lambda s: {**s, "select": "speed"}, "damaged at select"),
+    ],
+)
+def test_damage_is_one_clear_error(summary: Summary, place: Path, damage: Any, told: str) -> None:
+    with pytest.raises(StorageError) as error:
+        parse(damage(summary), place)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_study_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no study"):
+        read_summary(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "run.json").write_text("{}", encoding="utf8")
+    with pytest.raises(StorageError, match=r"holds runs, not a study; `loratory compare .*/\*`"):
+        read_summary(tmp_path)
+    with pytest.raises(StorageError, match="is a run, not a study; `loratory compare"):
+        read_summary(tmp_path / "one")
+    (tmp_path / "summary.json").write_text("{", encoding="utf8")
+    with pytest.raises(StorageError, match="cannot be read"):
+        read_summary(tmp_path)
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "altair", None)
+    with pytest.raises(ResourceError, match="a report needs altair, which is not installed"):
+        theme.require_packages()
+
+
+def test_figures_are_pictures_that_name_nothing_outside(written: list[Path]) -> None:
+    figures = [path for path in written if path.suffix == ".svg"]
+    names = {path.name for path in figures}
+    assert {"quality-trainable.svg", "learning.svg", "by-rank.svg", "tuning.svg", "time.svg", "memory.svg"} <= names
+    for path in figures:
+        text = path.read_text("utf8")
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+        assert tags <= {"svg", "g", "path", "text", "rect", "line", "defs", "clipPath", "tspan", "style"}
+        assert "var(--" not in text
+        assert not any("href" in name for element in root.iter() for name in element.attrib)
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 3
+
+
+def test_figures_of_an_older_report_go(written: list[Path], summary: Summary, place: Path) -> None:
+    (place / "figures" / "old.svg").write_text("<svg/>", encoding="utf8")
+    assert write(place, summary) == written
+    assert {path.name for path in (place / "figures").iterdir()} == {p.name for p in written if p.suffix == ".svg"}
+    assert not list(place.glob(".*"))
+
+
+def test_command_lists_what_it_wrote(written: list[Path], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(place), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [str(path) for path in written]
+    assert main(["report", str(place)]) == 0
+    assert str(place / "report.html") in capsys.readouterr().out
+    assert main(["report", str(place / "runs" / "c1-s0")]) == 5
+    assert "is a run, not a study" in capsys.readouterr().err
+
+
+def test_cells_that_differ_in_a_number_are_one_family(summary: Summary, place: Path) -> None:
+    found = members(parse(summary, place).cells)
+    assert [(one.family, one.label) for one in found.values()] == [
+        ("standard", "standard"),
+        ("lora attention", "r=1"),
+        ("lora attention", "r=8"),
+        ("head", "head"),
+    ]
+    assert len({one.order for one in found.values()}) == 3
+
+
+def test_lines_that_end_together_have_names_apart() -> None:
+    found = apart([10.0, 11.0, 50.0, 10.5], 13)
+    assert found == [-2.5, 23.5, 50.0, 10.5]
+
+
+def test_names_of_points_do_not_cover_one_another() -> None:
+    points = [(100.0, 100.0), (104.0, 102.0), (100.0, 110.0)]
+    found = placed(points, ["r=1", "r=2", "r=4"], [], (600, 300))
+    assert len({(place.dx, place.dy) for place in found}) == 3
+    assert placed([(595.0, 100.0)], ["standard"], [], (600, 300))[0].align == "right"
