@@ -100,9 +100,7 @@ def best(scene: Scene) -> list[Observation]:
         (None, "without a verdict against {}"),
     ]
     parts = [phrase.format(listed(by_verdict[verdict])) for verdict, phrase in phrases if by_verdict[verdict]]
-    text = (
-        f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}: {'; '.join(parts)}."
-    )
+    text = f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}"
     figures = {cell.id: scene.score(cell).mean for cell in (top, *others)}
     return [scene.say(f"{text}: {'; '.join(parts)}.", (top, *others), figures)]
 
