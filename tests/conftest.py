@@ -110,7 +110,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
     """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
     from transformers import AutoConfig, AutoModel
 
-    from loratory.models.load import quiet
+    from loratory.models.source import quiet
 
     made: dict[str, Path] = {}
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from loratory.engine.predict import predict
 from loratory.errors import TrainingError
 from loratory.models.flat import Classifier
-from loratory.models.load import load_base, load_trained, quiet
+from loratory.models.load import load_base, load_trained
+from loratory.models.source import quiet
 from loratory.setup import Setup
 
 CHECKED = 64
