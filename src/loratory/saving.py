@@ -50,6 +50,17 @@ def save(setup: Setup, stage: Path) -> int:
     return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
 
 
+def bytes_of_weights(setup: Setup) -> int:
+    """The bytes that :func:`save` would write in fp32, the file's header aside (about 100 bytes a tensor)."""
+    trainable = setup.trainable
+    if trainable.adapter is not None:
+        return 4 * sum(int(parameter.numel()) for parameter in trainable.trainable().values())
+    tensors: dict[int, int] = {
+        tensor.data_ptr(): tensor.numel() for tensor in setup.base.model.state_dict().values()
+    }  # tied ones once
+    return 4 * sum(tensors.values())
+
+
 def check_saved(setup: Setup, stage: Path) -> None:
     """Load the saved run back through stock libraries, and compare logits: with those of the model in memory, and,
     where batches ran flat, with those of transformers' own padded attention in fp32.
