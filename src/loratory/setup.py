@@ -70,7 +70,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         LoratoryError: the data or the model cannot be read.
     """
     dataset, model = inputs.dataset(spec.data), inputs.model(spec.model)
-    config = model.config()
+    config = model.plain
     family = family_of(config)
     hardware = hardware.suited(family, spec.hardware)
     longest = family.longest(config)

@@ -93,6 +93,15 @@ def load_base(
     return Base(model, found.tokenizer, family, found.source, found.digest)
 
 
+def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
+    """The model without values, on the meta device: its layers, names and shapes."""
+    config = found.config(labels)
+    flat.register()
+    with quiet(), torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
+
+
 def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
     """The architecture and tokenizer of `name` with the weights of `state`, in fp32 on the CPU.
 

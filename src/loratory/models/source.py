@@ -35,11 +35,13 @@ class Pretrained:
     tokenizer: Any
     digest: str
     """SHA-256 over the files of weights, configuration and tokenizer; the hub's revision for a hub id."""
+    plain: PretrainedConfig
+    """Its configuration as it stands, not to be changed."""
     stamps: tuple[tuple[str, int, int], ...]
     """Each file's path, size and time of change (ns) when it was read; none for a hub id, whose revision is fixed."""
 
-    def config(self, labels: tuple[str, ...] | None = None) -> PretrainedConfig:
-        """Its configuration, with `labels` as its classes."""
+    def config(self, labels: tuple[str, ...]) -> PretrainedConfig:
+        """A configuration of its own, with `labels` as its classes."""
         return read_config(self.source, labels=labels)
 
     def unchanged(self) -> bool:
@@ -66,10 +68,10 @@ def pretrained(name: str) -> Pretrained:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {name!r}: {first_line(error)}") from error
     if not files:
-        return Pretrained(name, source, tokenizer, str(getattr(config, "_commit_hash", None) or ""), ())
+        return Pretrained(name, source, tokenizer, str(getattr(config, "_commit_hash", None) or ""), config, ())
     files += _tokenizer_files(Path(source), tokenizer)
     stamps = _stamps(files)  # before the contents: a change meanwhile is seen as one
-    return Pretrained(name, source, tokenizer, files_digest(files), stamps)
+    return Pretrained(name, source, tokenizer, files_digest(files), config, stamps)
 
 
 def _stamps(files: list[Path]) -> tuple[tuple[str, int, int], ...]:

@@ -1,0 +1,1 @@
+"""Studies: many runs planned as one, carried out, and what they say together."""
