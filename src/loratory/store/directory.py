@@ -96,8 +96,10 @@ def glance(directory: Path) -> RunRecord | None:
     return RunRecord.read(directory / RECORD)
 
 
-def drop_weights(directory: Path) -> None:
-    """Commit a run anew without its weights and tokenizer; killed at any moment, one of the two runs is there.
+def drop_weights(directory: Path) -> RunRecord:
+    """Commit a run anew without its weights and tokenizer, and give its record.
+
+    Killed at any moment, one of the two is there once the place is claimed again.
 
     Raises:
         StorageError: there is no such run, or the disk refuses.
@@ -109,6 +111,7 @@ def drop_weights(directory: Path) -> None:
                 shutil.copyfile(directory / name, stage / name)
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")
             commit(stage, directory, anew=True)
+    return record
 
 
 def settle(parent: Path) -> None:

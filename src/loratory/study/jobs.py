@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from loratory.engine.hardware import Hardware
-from loratory.errors import LoratoryError, ResourceError, StorageError, first_line
+from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, StorageError, first_line
 from loratory.inputs import Inputs
 from loratory.run import run_id, train
 from loratory.setup import identify
@@ -78,7 +82,10 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
             )
         run = train(job.spec, output=job.output, place=job.place, keep_weights=job.keep_weights, inputs=inputs)
         return Outcome(job, run.record)
-    except StorageError as error:
+    except OutOfMemoryError as error:
+        return _failed(job, str(error), inputs)
+    except (StorageError, ResourceError) as error:  # the next run would meet it too
+        _forget(job)
         return Outcome(job, None, stops=error)
     except LoratoryError as error:
         return _failed(job, str(error), inputs)
@@ -87,11 +94,30 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
 
 
 def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
+    """The outcome of a run that failed, its device asked whether it can go on."""
     try:
         record = glance(job.output)
-        return Outcome(job, record if record is not None else leave_failure(job, message, inputs))
+        if record is None or record.status == "interrupted":
+            record = leave_failure(job, message, inputs)
     except StorageError as error:
         return Outcome(job, None, stops=error)
+    broken = None
+    if job.spec.hardware.device == "cuda":
+        try:
+            torch.zeros(1, device="cuda").item()
+        except RuntimeError as error:
+            broken = ResourceError(
+                f"the GPU answers no more after {job.id} ({first_line(error)}); start the study again"
+            )
+    return Outcome(job, record, stops=broken)
+
+
+def _forget(job: Job) -> None:
+    """Take away the record of a run that failed for no fault of its own, so that it is run again."""
+    with suppress(StorageError, OSError):
+        record = glance(job.output)
+        if record is not None and record.status == "failed":
+            shutil.rmtree(job.output)
 
 
 def leave_failure(job: Job, message: str, inputs: Inputs) -> RunRecord:

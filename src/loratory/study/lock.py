@@ -25,14 +25,19 @@ class Launcher:
     host: str
     since: str
     """Its start, ISO 8601 in UTC."""
+    workers: int = 1
+    """How many runs it has under way at once."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} has been running it since {self.since}"
 
 
 @contextmanager
-def launching(directory: Path) -> Iterator[None]:
+def launching(directory: Path, *, workers: int = 1) -> Iterator[None]:
     """Hold a study's directory; the lock is the operating system's, and ends with this process however it ends.
+
+    Args:
+        workers: how many runs are to be under way at once, for whoever asks.
 
     Raises:
         StorageError: another process holds it, which is named, or the place cannot be written.
@@ -47,7 +52,7 @@ def launching(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"cannot write to {directory}: {error.strerror}; choose another --output") from error
     try:
-        me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+        me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"), workers)
         write_durably(directory / LAUNCHER, json.dumps(asdict(me)) + "\n")
         yield
     finally:

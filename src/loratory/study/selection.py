@@ -26,7 +26,8 @@ class Tried:
 
     def score(self, metric: Metric) -> float | None:
         """What validation gave; None where the run did not complete."""
-        return self.record.quality.get("validation", {}).get(metric.name)
+        value = self.record.quality.get("validation", {}).get(metric.name)
+        return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
