@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -150,6 +151,7 @@ def serve(pipe: Connection, gpu: str | None) -> None:
         except EOFError:
             return
         pipe.send(carry_out(job, inputs))
+        gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
 
 
 def _end_with_parent() -> None:
