@@ -38,7 +38,7 @@ def plan_lines(plan: Plan, slots: int) -> list[str]:
 
 
 @contextmanager
-def study_shown() -> Iterator[Callable[[Plan, Job, int], None]]:
+def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
     """A live bar on a terminal; a line for each run elsewhere. On standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -47,7 +47,7 @@ def study_shown() -> Iterator[Callable[[Plan, Job, int], None]]:
 
     begun, ended = time.monotonic(), 0
 
-    def line(plan: Plan, job: Job, running: int) -> None:
+    def line(plan: Plan, job: Job) -> None:
         nonlocal ended
         ended += 1
         errors.print(f"{_run_said(plan, job)}; {_so_far(progress_of(plan.to_dict(), plan.records), begun, ended)}",
@@ -60,7 +60,7 @@ def study_shown() -> Iterator[Callable[[Plan, Job, int], None]]:
     with Bar(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("runs", total=None, said="")
 
-        def advance(plan: Plan, job: Job, running: int) -> None:
+        def advance(plan: Plan, job: Job) -> None:
             nonlocal ended
             ended += 1
             progress = progress_of(plan.to_dict(), plan.records)

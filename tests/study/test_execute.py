@@ -84,7 +84,7 @@ def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numb
 
 def run_with(place: Path, study: Path, **settings: Any) -> Any:
     spec, text = read_study(study)
-    told = settings.pop("told", lambda plan, job, running: None)
+    told = settings.pop("told", lambda plan, job: None)
     return launch(spec, text, place, planned=lambda plan, slots: None, told=told, **settings)
 
 
@@ -95,7 +95,7 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
     start = Workers._start
     monkeypatch.setattr(Workers, "_start", lambda self: started.append(start(self)) or started[-1])
 
-    def kill(plan: Any, job: Any, running: int) -> None:
+    def kill(plan: Any, job: Any) -> None:
         if len(started) == 2:  # after the first run, the one that is at work
             next(worker for worker in started if worker.job is not None).process.kill()
             started.append(None)

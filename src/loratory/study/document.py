@@ -21,7 +21,8 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 12
 """The deepest nesting that is read; a study file has four levels."""
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
+"""The way to a value: keys of mappings, positions in sequences."""
 
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -39,20 +40,20 @@ class Document:
 
     where: str
     value: Any
-    places: dict[Path, str] = field(default_factory=dict)
+    places: dict[Keys, str] = field(default_factory=dict)
 
-    def at(self, path: Path) -> str:
+    def at(self, path: Keys) -> str:
         """Where `path`, or the nearest thing around it whose place is known, stands."""
         known = (self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
         return next(known, self.where)
 
-    def with_(self, key: str, value: Any, where: str) -> Document:
+    def replaced(self, key: str, value: Any, where: str) -> Document:
         """This document with `value` in place of what stands under the dotted `key`; `where` is its place from now on.
 
         Raises:
             SettingsError: something on the way is no mapping.
         """
-        path: Path = tuple(key.split("."))
+        path: Keys = tuple(key.split("."))
         root = copy.deepcopy(self.value)
         inner = root
         for part in path[:-1]:
@@ -108,7 +109,7 @@ def _refuse_much(text: str, where: str) -> None:
             raise SettingsError(f"{line}: a second document; a study file holds one")
 
 
-def _value(node: yaml.Node, path: Path, document: Document) -> Any:
+def _value(node: yaml.Node, path: Keys, document: Document) -> Any:
     """The value of a node; its line, and those of all in it, go to `document.places`."""
     document.places.setdefault(path, f"{document.where}, line {node.start_mark.line + 1}")
     if isinstance(node, yaml.SequenceNode):

@@ -48,13 +48,14 @@ class InProcess:
 
     def __enter__(self) -> InProcess:
         """Take the libraries out of the collections that each run's meter asks for, which take 0.1 s with them."""
+        gc.collect()
         gc.freeze()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        gc.unfreeze()
+        pass  # what is frozen stays so: the next study of this process would freeze it again
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
         """Computed here."""
@@ -69,11 +70,11 @@ class InProcess:
         return carry_out(self._jobs.popleft(), self._inputs)
 
 
-def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job, int], None]) -> None:
+def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]) -> None:
     """Carry out what is missing of `plan`.
 
     Args:
-        told: after each run that ended: the plan, the run, and how many are under way.
+        told: the plan and the run, after each run that ended.
 
     Raises:
         LoratoryError: what no further run could get past, such as a full disk.
@@ -87,6 +88,6 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job, int], 
         running -= 1
         if outcome.record is not None:
             waiting.extend(plan.finished(outcome.job, outcome.record))
-            told(plan, outcome.job, running)
+            told(plan, outcome.job)
         if outcome.stops is not None:
             raise outcome.stops

@@ -37,7 +37,7 @@ def launch(
     workers: int | None = None,
     retry_failed: bool = False,
     planned: Callable[[Plan, int], None],
-    told: Callable[[Plan, Job, int], None],
+    told: Callable[[Plan, Job], None],
 ) -> Plan:
     """Run what is missing of a study.
 
@@ -47,7 +47,7 @@ def launch(
         workers: runs at once; one by default, with Ray as many as there is room for.
         retry_failed: run again what failed before.
         planned: told the plan before anything is run, and how many runs will be under way at once.
-        told: told the plan after each run, the run, and how many are under way.
+        told: told the plan and the run, after each run that ended.
 
     Raises:
         SettingsError: a setting that cannot be meant, or does not fit its model.

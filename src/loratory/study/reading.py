@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS
 from loratory.spec import GROUPS, DataSpec, HardwareSpec, TrainingSpec, first_fault, group_of
-from loratory.study import document
-from loratory.study.document import Document, read_yaml
+from loratory.study.document import MAX_BYTES, Document, Keys, read_yaml
 from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, MethodGrid, StudySpec
 
 log = logging.getLogger("loratory")
@@ -43,7 +42,7 @@ def read_study(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> tuple[S
     """
     try:
         with path.open("rb") as file:
-            content = file.read(document.MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise StorageError(f"{path} does not exist; give a study file, such as studies/seed.yaml") from None
     except OSError as error:
@@ -51,7 +50,7 @@ def read_study(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> tuple[S
     found = read_yaml(content, str(path))
     for key, value in overrides:
         where = f"--set {key}"
-        found = found.with_(key, read_yaml(value.encode(), where).value, where)
+        found = found.replaced(key, read_yaml(value.encode(), where).value, where)
     spec = parse_study(found)
     return spec, as_given(found, overrides) if overrides else content.decode("utf-8-sig")
 
@@ -111,7 +110,7 @@ def check_size(spec: StudySpec, where: str, *, asked: bool) -> None:
         raise SettingsError(f"{where}: {spec.runs:,} runs; give --yes for more than {UNASKED_RUNS:,}")
 
 
-def _refuse_gaps(found: Document, value: Any, path: document.Path) -> None:
+def _refuse_gaps(found: Document, value: Any, path: Keys) -> None:
     """No key is left empty, and no setting is true or false; a grid has something in it."""
     where, name = found.at(path), ".".join(map(str, path))
     if value is None:
@@ -155,7 +154,7 @@ def _methods(found: Document) -> list[MethodGrid]:
 
 
 def _method(found: Document, number: int, given: Any) -> MethodGrid:
-    path: document.Path = ("methods", number)
+    path: Keys = ("methods", number)
     if isinstance(given, str):
         given = {"name": given}
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
@@ -176,7 +175,7 @@ def _method(found: Document, number: int, given: Any) -> MethodGrid:
     return MethodGrid(name=name, values=grid, rates=_rates(found, (*path, "tune"), given.get("tune")))
 
 
-def _values(found: Document, path: document.Path, method: str, value: Any) -> list[Any]:
+def _values(found: Document, path: Keys, method: str, value: Any) -> list[Any]:
     """The values of one setting, as the method takes them."""
     key, taken = str(path[-1]), []
     for number, one in enumerate(value if isinstance(value, list) else [value]):
@@ -188,7 +187,7 @@ def _values(found: Document, path: document.Path, method: str, value: Any) -> li
     return taken
 
 
-def _rates(found: Document, path: document.Path, tune: Any) -> tuple[float, ...]:
+def _rates(found: Document, path: Keys, tune: Any) -> tuple[float, ...]:
     if tune is None:
         return ()
     if not isinstance(tune, dict) or set(tune) != {"lr"}:
