@@ -109,6 +109,28 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        def __init__(self, target: Any, args: Any, daemon: bool) -> None:
+            self.pipe = args[0]
+
+        def start(self) -> None:
+            seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    seen: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3")
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", Process)
+    workers = Workers(3, Inputs(), cuda=True)
+    for _ in range(3):
+        workers._start()
+    assert seen == ["2", "3", "2"]
+    workers._workers.pop(1)
+    assert workers._start().gpu == "3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2, 3"
+    for worker in workers._workers:
+        worker.pipe.close()
+
+
 def failing(error: Exception, where: Any) -> Any:
     """`train`, which fails where `where(spec)` says so."""
     train = jobs.train

@@ -9,7 +9,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -97,13 +98,18 @@ class Workers:
     def _start(self) -> _Worker:
         spawn = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of libraries
         ours, theirs = spawn.Pipe()
-        taken = Counter(worker.gpu for worker in self._workers)
-        gpu = min(self._gpus, key=lambda one: taken[one]) if self._gpus else None
-        process = spawn.Process(target=serve, args=(theirs, gpu), daemon=True)
-        process.start()
+        gpu = self._free_gpu()
+        process = spawn.Process(target=serve, args=(theirs,), daemon=True)
+        with _seeing(gpu):
+            process.start()
         theirs.close()  # so that the pipe ends when the process does
         self._workers.append(_Worker(process, ours, gpu))
         return self._workers[-1]
+
+    def _free_gpu(self) -> str | None:
+        """The GPU that the fewest processes have, the first of equals."""
+        taken = Counter(worker.gpu for worker in self._workers)
+        return min(self._gpus, key=lambda one: taken[one]) if self._gpus else None
 
     def _after_loss(self, worker: _Worker) -> Outcome | None:
         """Carry the job of a lost process out in another one; its failure where it was lost too often."""
@@ -131,17 +137,30 @@ def visible_gpus() -> list[str]:
     return [one.strip() for one in named.split(",")] if named else list(map(str, range(torch.cuda.device_count())))
 
 
+@contextmanager
+def _seeing(gpu: str | None) -> Iterator[None]:
+    """A process that starts here sees `gpu` alone: it must know before CUDA is asked for anything."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        yield
+    finally:
+        if gpu is not None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+            if before is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def _said(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
     return signal.Signals(-code).name
 
 
-def serve(pipe: Connection, gpu: str | None) -> None:
+def serve(pipe: Connection) -> None:
     """Carry out jobs from `pipe` until its other end is closed. Runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends this process
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # nothing has asked CUDA for anything here yet
     logging.getLogger("loratory").setLevel(logging.ERROR)  # what is to be told was told where the study was planned
     _end_with_parent()
     inputs = Inputs()
