@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from loratory.errors import SettingsError, StorageError
-from loratory.study.document import read_yaml
 from loratory.study.reading import check_size, read_study
 from loratory.study.spec import StudySpec
+from loratory.study.yaml_file import read_yaml
 
 GOOD = """
 name: small

@@ -1,1 +1,1 @@
-"""Studies: many runs planned as one, carried out, and what they say together."""
+"""A study: a grid of runs, how it is carried out, and what may be concluded from it."""

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS
 from loratory.spec import GROUPS, DataSpec, HardwareSpec, TrainingSpec, first_fault, group_of
-from loratory.study.document import MAX_BYTES, Document, Keys, read_yaml
 from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, MethodGrid, StudySpec
+from loratory.study.yaml_file import MAX_BYTES, Document, Keys, read_yaml
 
 log = logging.getLogger("loratory")
 
