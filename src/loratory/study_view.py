@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loratory.console import errors
 from loratory.errors import counted
@@ -106,13 +106,14 @@ def status_table(status: Status) -> RenderableType:
 
     progress = status.progress
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    columns: list[tuple[str, Any]] = [("Cell", "left"), ("Data", "left"), ("Model", "left"), ("Method", "left")]
-    columns += [(name, "right") for name in ("Tuning", "lr", "Final", "Failed", "Best")]
-    for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")
+    varied = [key for key in ("data", "model") if len({getattr(cell, key) for cell in progress.cells}) > 1]
+    for name in ("cell", *varied, "method"):
+        table.add_column(name.capitalize(), overflow="fold")
+    for name in ("Tuning", "lr", "Final", "Failed", "Best"):
+        table.add_column(name, justify="right", no_wrap=True)
     for cell in progress.cells:
         lr = status.chosen.get(cell.id)
-        texts = [cell.id, cell.data, cell.model, cell.method, f"{cell.trials_done}/{cell.trials}"]
+        texts = [cell.id, *(getattr(cell, key) for key in varied), cell.method, f"{cell.trials_done}/{cell.trials}"]
         texts += [units.MISSING if lr is None else f"{lr:g}", f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
         table.add_row(*(Text(units.printable(text)) for text in texts))

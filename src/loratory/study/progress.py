@@ -154,10 +154,11 @@ def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]
 
 
 def method_said(settings: Mapping[str, Any]) -> str:
-    """A method and its settings in short; those that are the defaults are left out, but for a rank."""
+    """A method and its settings in short; those that are the defaults are left out, but for what most grids vary."""
     name = str(settings["name"])
     fields = METHODS[name].settings.model_fields
-    told = [key for key in settings if key != "name" and (key == "rank" or settings[key] != fields[key].default)]
+    always = ("rank", "unfrozen_layers")
+    told = [key for key in settings if key != "name" and (key in always or settings[key] != fields[key].default)]
     return " ".join([name, *(f"{key}={settings[key]}" for key in told)])
 
 
