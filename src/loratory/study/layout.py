@@ -43,18 +43,25 @@ def write_durably(path: Path, text: str) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(
+    path: Path, *, remedy: str = "give the directory of a study that `loratory study run` made"
+) -> dict[str, Any]:
     """The JSON object in `path`.
+
+    Args:
+        remedy: what to do where it is missing or damaged.
 
     Raises:
         StorageError: it is missing, damaged or of another schema.
     """
     try:
         document = json.loads(path.read_text("utf8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise StorageError(f"{path} is not there; give the directory of a study") from None
+    except FileNotFoundError:
+        raise StorageError(f"{path} is not there; {remedy}") from None
+    except NotADirectoryError:
+        raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); run the study again") from None
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
     return document
