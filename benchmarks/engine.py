@@ -107,7 +107,9 @@ def _setting(value: str) -> tuple[str, Any]:
 
 
 def _begin(environment: dict[str, str]) -> None:
+    """What holds in a worker: its own processes, Trainer's loaders, are forked from it, as in a user's program."""
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def work(job: Job) -> Row:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loratory.engine.modules import Dropout
+from loratory.engine.processes import Processes
 from loratory.methods import spec_from_flags
 from loratory.run import train
 
@@ -69,3 +72,13 @@ def test_what_is_wrong_for_one_ends_all(tiny_bert: Path, tiny_csv: Path, tmp_pat
     assert done.returncode != 0
     assert f"error: {tmp_path / 'run'}" in done.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_each_process_draws_masks_of_its_own() -> None:
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for rank in range(3):
+            torch.manual_seed(Processes(rank=rank, count=3).seed(7))
+            drawn.append(Dropout(0.5).mask(torch.zeros(64, 8)))
+    assert not any(torch.equal(one, other) for one, other in combinations(drawn, 2))
+    assert Processes().seed(7) == 7

@@ -246,3 +246,33 @@ def test_the_meter_counts_what_the_loop_did(family: str, model_directory: Any, l
         lengths = [np.array(LENGTHS)[order[start : start + 5]] for order in orders for start in (0, 5, 10)]
         assert cost["padded_tokens"] == sum(len(batch) * batch.max() for batch in lengths)
     assert cost["tokens_per_second"] == pytest.approx(cost["tokens"] / cost["train_seconds"])
+
+
+def test_validation_sees_the_weights_after_the_epochs_last_step(tiny_bert: Any, labelled: Any) -> None:
+    """In bf16 copies of the weights stand for them in products: validation must not score those of a step before."""
+    classifier, _ = prepared(tiny_bert)
+    data = labelled(LENGTHS)
+    hardware = Hardware.of(HardwareSpec(device="cpu", precision="bf16"))
+    seen: list[Tensor] = []
+
+    def score(logits: Tensor) -> dict[str, float]:
+        seen.append(logits)
+        return {"validation_accuracy": 0.0}
+
+    spec = TrainingSpec(epochs=1, batch_size=4, lr=0.05, warmup=0.0)
+    fit(
+        classifier, data, data, spec, lr=0.05, seed=0, hardware=hardware, meter=Meter(hardware), score=score,
+        better=lambda new, old: False,
+    )  # fmt: skip
+    after = predict(classifier, data, hardware=hardware)
+    assert torch.isfinite(after).all()
+    torch.testing.assert_close(seen[-1], after, atol=0.05, rtol=0.05)
+
+
+def test_after_training_modules_are_what_they_were(tiny_bert: Any, labelled: Any) -> None:
+    classifier, _ = prepared(tiny_bert, dropout=0.1)
+    kinds = {name: type(module) for name, module in classifier.model.named_modules()}
+    fitted(classifier, labelled(LENGTHS))
+    assert {name: type(module) for name, module in classifier.model.named_modules()} == kinds
+    embeddings = [p for n, p in classifier.model.named_parameters() if "embeddings" in n and p.ndim > 1]
+    assert all(parameter.grad is None for parameter in embeddings)

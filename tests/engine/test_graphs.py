@@ -48,7 +48,7 @@ def test_filled_batches_train_as_those_they_were_made_of(
     plain = stepper(model_directory(family), data, size, accumulate=accumulate)
     step = stepper(model_directory(family), data, size, accumulate=accumulate)
     part = math.ceil(size / accumulate)
-    shapes = Shapes(tuple(range(16, 112, 16)), smallest=1, examples=part, longest=64)
+    shapes = Shapes(tuple(range(16, 112, 16)), smallest=1, examples=part, longest=64, filler=64)
     graphs = Graphs(step, shapes)
     for parts in data.steps(order, Cut(size, accumulate)):
         rows = graphs(parts)
@@ -125,6 +125,6 @@ def test_filler_is_a_few_per_cent_of_many_batches(seed: int, mean: int, spread: 
 def test_on_the_cpu_steps_run_eagerly_and_the_record_says_so(tiny_bert: Any, labelled: Any) -> None:
     data = labelled(LENGTHS)
     step = stepper(tiny_bert, data, 4)
-    made = captured(step, [20] * 9, examples=4, longest=40, compiled=Compiled(why_not="never on a CPU"))
+    made = captured(step, [20] * 9, steps=9, examples=4, longest=40, compiled=Compiled(why_not="never on a CPU"))
     assert made[0] is step
     assert made[1] == {"graphs": 0, "why_eager": "not on CUDA", "compiled": {"layers": 0, "why": "never on a CPU"}}

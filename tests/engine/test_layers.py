@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from loratory.data import Batch, collate
@@ -136,6 +137,81 @@ def test_trained_weights_are_copied_anew_for_each_pass(tiny_bert: Any, labelled:
     stock, _ = computed(classifier, batch, ROUNDED)
     torch.testing.assert_close(after, stock, atol=0.1, rtol=0.1)
     assert float((after - before).norm()) > 3 * float((after - stock).norm())
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="masks are drawn inside kernels there")
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_hidden_dropout_is_where_the_stock_modules_have_it(
+    family: str, model_directory: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stock modules are given the masks that ours drew, in the order in which ours drew them."""
+    classifier, batch = prepared(model_directory(family), "standard"), some(labelled)
+    blocks = classifier.family.blocks(classifier.model)
+    for block in blocks:
+        for module in block.modules():
+            if isinstance(module, torch.nn.Dropout) and "attention" not in type(module).__name__.lower():
+                module.p = 0.3
+    for block in blocks:  # attention's own is another matter
+        block.attention.get_submodule("self.dropout" if family == "bert" else "dropout").p = 0.0
+    drawn: list[Tensor] = []
+    draw = layers.Dropout.mask
+
+    def recorded(self: layers.Dropout, x: Tensor) -> Tensor:
+        drawn.append(draw(self, x))
+        return drawn[-1]
+
+    monkeypatch.setattr(layers.Dropout, "mask", recorded)
+    with quickened(classifier.model, EXACT):
+        logits, ours = computed(classifier, batch)
+    assert len(drawn) == len(blocks) * (2 if family == "bert" else 1)
+    zeros = float(torch.cat([mask.flatten() for mask in drawn]).eq(0).float().mean())
+    assert zeros == pytest.approx(0.3, abs=0.05)
+    given = iter(drawn)
+    for block in blocks:
+        for module in block.modules():
+            if isinstance(module, torch.nn.Dropout) and module.p > 0:
+                module.forward = lambda x: x * next(given).view_as(x)  # type: ignore[method-assign]
+    expected, stock = computed(classifier, batch)
+    assert next(given, None) is None
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+
+
+UNEQUAL: dict[str, dict[str, Any]] = {
+    "ranks": {"rank_pattern": {"query": 3}},
+    "scales": {"alpha_pattern": {"query": 64}},
+    "biases of B": {"lora_bias": True},
+    "biases of targets": {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("what", UNEQUAL)
+def test_adapters_that_do_not_join_are_left_to_stock_modules(what: str, tiny_bert: Any, labelled: Any) -> None:
+    """PEFT knows more kinds of LoRA than Loratory's own settings; whoever adds one gets the right result."""
+    base = load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0, dropout=0.0)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], **UNEQUAL[what])
+    model = inject_adapter_in_model(config, base.model)
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.2)
+    classifier, batch = Classifier(model.train().to(DEVICE), base.family, base.pad_id), some(labelled)
+    expected, stock = computed(classifier, batch)
+    with quickened(model, EXACT):
+        logits, ours = computed(classifier, batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+
+
+def test_a_part_of_a_joint_projection_may_be_trained_alone(tiny_bert: Any, labelled: Any) -> None:
+    classifier, batch = prepared(tiny_bert, "standard"), some(labelled)
+    for name, parameter in classifier.model.named_parameters():
+        parameter.requires_grad_(".value." in name or name.endswith("output.dense.bias"))
+    expected, stock = computed(classifier, batch)
+    with quickened(classifier.model, EXACT):
+        logits, ours = computed(classifier, batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="masks are drawn inside kernels there")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from loratory.data import collate
@@ -296,3 +297,12 @@ def test_an_adapter_names_its_base_so_that_it_is_found_from_anywhere(
     adapter = prepared(base, "lora").adapter
     assert adapter is not None
     assert adapter.base_model_name_or_path == "FacebookAI/roberta-base"
+
+
+def test_the_update_is_scaled_by_alpha_over_rank(tiny_bert: Any) -> None:
+    base = load_base(str(tiny_bert), labels=("a", "b"), seed=0)
+    trainable = METHODS["lora"].prepare(base, method_settings({"name": "lora", "rank": 4, "alpha": 10}), seed=0)
+    scales = {m.scaling["default"] for m in base.model.modules() if isinstance(m, LoraLayer)}
+    assert scales == {2.5}
+    assert trainable.adapter is not None
+    assert (trainable.adapter.lora_alpha, trainable.adapter.r) == (10, 4)

@@ -215,13 +215,14 @@ def ready(
         classifier, data, validation, frozen = above
         _set_training(model, bottom)
         with meter.phase("setup"):
-            embeddings = quicken(model) if hardware.device.type == "cpu" else []
+            embeddings = stack.enter_context(quicken(model)) if hardware.device.type == "cpu" else []
             total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
             one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
                 [tokens for order in orders for tokens in data.totals(order, cut)],
+                steps=total,
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
@@ -229,7 +230,7 @@ def ready(
             )
         if frozen is not None:
             engine["frozen_bottom"] = frozen
-        torch.manual_seed(seed + (processes.rank << 32))  # each process draws dropout of its own
+        torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, engine
         )

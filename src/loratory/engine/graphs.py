@@ -45,16 +45,19 @@ class Shapes:
     Attributes:
         sizes: tokens of each shape, ascending; the last is larger than every batch.
         smallest: tokens of the smallest batch.
+        filler: tokens of the longest filler sequence: no more than the model takes.
     """
 
     sizes: tuple[int, ...]
     smallest: int
     examples: int
     longest: int
+    filler: int
 
     @classmethod
-    def of(cls, totals: Sequence[int], *, examples: int, longest: int) -> Shapes:
-        """Shapes for batches of `totals` tokens, with at most `examples` sequences of at most `longest` tokens."""
+    def of(cls, totals: Sequence[int], *, examples: int, longest: int, filler: int = FILLER) -> Shapes:
+        """Shapes for batches of `totals` tokens, with at most `examples` sequences of at most `longest` tokens, filled
+        up with sequences of at most `filler`."""
         half = max(1.0, float(np.std(totals)) / 2)
         multiple = min(512, max(64, 2 ** round(math.log2(half))))
         counts = Counter((total // multiple + 1) * multiple for total in totals)
@@ -64,14 +67,14 @@ class Shapes:
             if waiting > SELDOM or size == max(counts):
                 sizes.append(size)
                 waiting = 0
-        return cls(tuple(sizes), min(totals), examples, max(longest, FILLER))
+        return cls(tuple(sizes), min(totals), examples, max(longest, filler), filler)
 
     def shape(self, tokens: int) -> Shape:
         """The shape for a batch of so many tokens; at least one filler token is left."""
         place = bisect_right(self.sizes, tokens)
         size = self.sizes[place]
         missing = size - (self.sizes[place - 1] if place else self.smallest)  # at most
-        return Shape(size, self.examples, -(-missing // FILLER), self.longest)
+        return Shape(size, self.examples, -(-missing // self.filler), self.longest)
 
 
 class _Captured:
@@ -168,6 +171,10 @@ class Graphs:
         torch.cuda.current_stream(self._device).wait_stream(stream)
         self._captured, self._update = captured, update
 
+    def release(self) -> None:
+        """Forget what was captured: steps run eagerly."""
+        self._captured, self._update = {}, None
+
     def seconds(self, *, replays: int = 5) -> float:
         """What a step of the middle shape takes, the mean over `replays` and over all processes; nothing is trained."""
         middle = self._captured[self._shapes.sizes[len(self._shapes.sizes) // 2]]
@@ -207,6 +214,7 @@ def captured(
     step: Step,
     totals: Sequence[int],
     *,
+    steps: int,
     examples: int,
     longest: int,
     compiled: Compiled,
@@ -215,7 +223,8 @@ def captured(
     """The quickest way to make the steps of `step`, and what the record says of it.
 
     Args:
-        totals: tokens of every batch that will come.
+        totals: tokens of every part of a batch that will come.
+        steps: how many steps will be made.
         examples: sequences of a whole batch.
         longest: tokens of the longest sequence.
         compiled: layers that may be compiled.
@@ -226,7 +235,9 @@ def captured(
         log.info("no CUDA graphs: %s; steps run eagerly", why)
     if why is not None:
         return step, _made(why, compiled)
-    graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest))
+    config: Any = step.classifier.model.config
+    filler = min(FILLER, step.classifier.family.longest(config))
+    graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest, filler=filler))
     if not step.hardware.graphs:
         return graphs, _made("switched off", compiled)
     if len(totals) <= SELDOM:
@@ -237,7 +248,7 @@ def captured(
         log.warning("no CUDA graphs: %s; steps run eagerly", why)
         return graphs, _made(why, compiled)
     made = {"graphs": len(graphs), "capture_seconds": time.perf_counter() - begin, "why_eager": None}
-    return graphs, {**made, "compiled": _compiled(graphs, step, compiled, steps=len(totals))}
+    return graphs, {**made, "compiled": _compiled(graphs, step, compiled, steps=steps)}
 
 
 def _made(why_eager: str, compiled: Compiled) -> dict[str, Any]:
@@ -253,14 +264,19 @@ def _tried(graphs: Graphs, step: Step, *, warm_all: bool = False) -> str | None:
         OutOfMemoryError: the device's memory does not hold a step.
     """
     drawn = torch.cuda.get_rng_state(step.hardware.device)
+    why: str | None = None
     try:
         graphs.capture(warm_all=warm_all)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+    (failed,) = step.processes.largest([int(why is not None)], step.hardware.device)  # all capture, or none
+    if failed:
+        graphs.release()
         step.forget()  # what the capture that failed left
         _renew_generator(step.hardware.device, drawn)
-        return str(error).strip().splitlines()[0]
+        return why or "another process could not"
     return None
 
 

@@ -1,7 +1,7 @@
 """Linear layers that share their input as one product, with the low-rank updates they carry.
 
 A layer may carry an update W + s·B·A (Hu et al. 2021). A frozen weight costs no product in backward and keeps no input;
-products run in the lower precision under autocast, weight gradients are computed in fp32.
+products run in the lower precision under autocast; weight gradients are fp32, on CUDA from products summed so.
 """
 
 from __future__ import annotations
@@ -123,6 +123,18 @@ class _Adapter:
     out: slice
     a: nn.Parameter
     b: nn.Parameter
+
+
+def joins(layers: Sequence[nn.Module]) -> bool:
+    """Whether linear layers can be one :class:`Group`: all trained or none, adapters of one rank, scale and dropout."""
+    bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
+    adapters: list[Any] = [layer for layer in layers if isinstance(layer, LoraLayer)]
+    kinds = set()
+    for adapter in adapters:
+        (name,) = adapter.active_adapters
+        drop = getattr(adapter.lora_dropout[name], "p", 0.0)
+        kinds.add((adapter.r[name], adapter.scaling[name], drop, adapter.lora_A[name].weight.requires_grad))
+    return len({base.weight.requires_grad for base in bases}) == 1 and len(kinds) <= 1
 
 
 class Group:

@@ -7,7 +7,8 @@ BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT share one layer:
 Each linear layer may carry a low-rank update W + s·B·A (Hu et al. 2021). Three things are done otherwise than a module
 at a time: layers that share an input (query, key, value and their A's) are one product; a frozen weight costs no
 product in backward and keeps no input; the residual's gradient is the sum into which the product adds its own. Under
-autocast all of it is held in the lower precision; LayerNorm, softmax and weight gradients are computed in fp32.
+autocast all that layers hand on is held in the lower precision, where autocast on CUDA would keep LayerNorm's result in
+fp32; inside, LayerNorm and softmax are computed in fp32.
 
 Within `quickened` the layers of a model compute so; names and values of parameters stay as they are.
 """
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from loratory.engine.groups import Draws, Group, Shadows, kernels
+from loratory.engine.groups import Draws, Group, Shadows, joins, kernels
 from loratory.engine.hardware import Hardware
 from loratory.engine.modules import Dropout, stand_in
 from loratory.models.flat import Layout, attend_packed
@@ -296,13 +297,19 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
         quick.parts.append(Layer(module, shape, heads, quick.shadows, quick.draws, dtype))
         taken.update(module.modules())
     for module in list(model.modules()):
-        if isinstance(module, LoraLayer) and module not in taken and _plain(module):
+        if isinstance(module, LoraLayer) and module not in taken and _plain(module) and not _redrawn(module, hardware):
             quick.parts.append(Single(module, quick.shadows, quick.draws, dtype))
     with ExitStack() as stack:
         for part in quick.parts:
             stack.callback(part.restore)
             stack.callback(stand_in(part.module, part.__call__))
         yield quick
+
+
+def _redrawn(module: Any, hardware: Hardware) -> bool:
+    """Whether kernels would draw the adapter's mask: one for each pass, though a family may call a layer more often."""
+    drops = any(getattr(dropout, "p", 0.0) > 0 for dropout in module.lora_dropout.values())
+    return drops and hardware.device.type == "cuda"
 
 
 def _alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
@@ -313,14 +320,18 @@ def _alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
             continue
         for module in model.modules():
             parts = shape.modules(module)
-            if parts is not None and all(map(_plain, parts)):
+            if parts is not None and all(map(_plain, parts)) and joins(parts[:3]):
                 yield module, shape, int(getattr(config, shape.heads))
 
 
 def _plain(module: nn.Module) -> bool:
-    """A Linear or LayerNorm, or PEFT's plain LoRA on a Linear."""
+    """A Linear or LayerNorm, or PEFT's plain LoRA on a Linear; weight and bias both trained, or neither."""
+    base = module
     if isinstance(module, LoraLayer):
         known: Any = module
+        base = known.base_layer
         one = len(known.active_adapters) == 1 and not known.merged and not known.lora_variant
-        return one and type(known.base_layer) is nn.Linear and not any(known.use_dora.values())
-    return type(module) in (nn.Linear, nn.LayerNorm)
+        if not one or type(base) is not nn.Linear or any(known.use_dora.values()) or any(known.lora_bias.values()):
+            return False
+    whole = len({parameter.requires_grad for parameter in base.parameters(recurse=False)}) == 1
+    return type(base) in (nn.Linear, nn.LayerNorm) and whole

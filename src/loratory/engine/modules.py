@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,13 +24,13 @@ class Dropout(nn.Module):
     """Dropout with masks cut from 64-bit random integers; `bernoulli_` draws each element by itself.
 
     Kept elements are scaled by the inverse of the probability with which they are really kept, so that the expectation
-    is exact.
+    is exact, up to the rounding of that number to the input's dtype.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._dropped = round(p * _DRAWS)  # of 65536 equally likely draws
+        self._dropped = min(round(p * _DRAWS), _DRAWS - 1)  # of 65536 equally likely draws
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape."""
@@ -131,22 +132,28 @@ def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], Non
     return leave
 
 
-def quicken(model: nn.Module) -> list[Embedding]:
-    """Replace dropouts and trained embeddings in `model`, in place.
+@contextmanager
+def quicken(model: nn.Module) -> Iterator[list[Embedding]]:
+    """Replace dropouts and trained embeddings in `model`, in place; at the end the modules are what they were.
 
-    Returns:
-        The embeddings, whose gradients must be cleared after each step.
+    Gives the embeddings, whose gradients must be cleared after each step.
     """
     keep_freed_memory()
-    embeddings = []
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p))
-            elif type(child) is nn.Embedding and child.weight.requires_grad and _plain(child):
-                embeddings.append(Embedding(child))
-                setattr(module, name, embeddings[-1])
-    return embeddings
+    embeddings: list[Embedding] = []
+    with ExitStack() as stack:
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if type(child) is nn.Dropout:
+                    setattr(module, name, Dropout(child.p))
+                elif type(child) is nn.Embedding and child.weight.requires_grad and _plain(child):
+                    embeddings.append(Embedding(child))
+                    setattr(module, name, embeddings[-1])
+                else:
+                    continue
+                stack.callback(setattr, module, name, child)
+        yield embeddings
+        for embedding in embeddings:
+            embedding.weight.grad = None
 
 
 def _plain(embedding: nn.Embedding) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -40,6 +41,12 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """A seed for this process's own draws, in 32 bits: torch's generator on a CPU reads no more; alone, `seed`."""
+        if self.count == 1:
+            return seed
+        return int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
 
     def sum_(self, tensor: Tensor) -> None:
         """Put the sum over all processes into `tensor`."""

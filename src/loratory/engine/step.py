@@ -7,7 +7,7 @@ the device: so that a whole step can be captured as a CUDA graph (see :mod:`lora
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,7 +68,7 @@ class Step:
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
         self.optimizer = AdamW(
-            _groups(self._parameters, spec.weight_decay), lr=self._rate, fused=True, capturable=device.type == "cuda"
+            _groups(self.free, spec.weight_decay), lr=self._rate, fused=True, capturable=device.type == "cuda"
         )
 
     @property
@@ -218,10 +218,10 @@ def linear_schedule(total: int, *, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices decay, biases and norms do not (Devlin et al. 2019's reference code)."""
-    listed = list(parameters)
-    decayed = [parameter for parameter in listed if parameter.ndim > 1]
-    others = [parameter for parameter in listed if parameter.ndim <= 1]
+def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups, by name: matrices decay, biases and norms do not (Devlin et al. 2019's reference code), nor
+    does what is a bias by its name alone, as MPNet's table of relative positions (Trainer's rule)."""
+    decayed = [one for name, one in parameters.items() if one.ndim > 1 and "bias" not in name]
+    others = [one for name, one in parameters.items() if one.ndim <= 1 or "bias" in name]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -317,11 +317,13 @@ class Classifier:
         return logits
 
     def rounded(self, batch: Batch) -> Batch:
-        """`batch`, filled up with one sequence of padding to a multiple of :data:`ROUNDED` tokens."""
-        rows = self.rows(batch)
-        if rows == batch.tokens:
+        """`batch`, filled up with padding to a multiple of ROUNDED tokens, in sequences that the model takes."""
+        missing = self.rows(batch) - batch.tokens
+        if missing == 0:
             return batch
-        shape = Shape(rows, len(batch), fillers=1, longest=max(batch.max_seqlen, rows - batch.tokens))
+        config: Any = self.model.config
+        most = min(missing, self.family.longest(config))
+        shape = Shape(batch.tokens + missing, len(batch), -(-missing // most), longest=max(batch.max_seqlen, most))
         return filled(batch, shape, self.pad_id)
 
     def encode(self, batch: Batch) -> Tensor:
