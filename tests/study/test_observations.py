@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from loratory.study.document import Observation, Summary
+from loratory.study.document import Summary
 from loratory.study.observations import observe
+from loratory.study.parts import Observation
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
 

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from loratory.errors import counted
-from loratory.study.document import CellSummary, Observation, Pair, Verdict
 from loratory.study.observed import Scene, listed
+from loratory.study.parts import CellSummary, Observation, Pair, Verdict
 
 
 def comparisons(scene: Scene) -> list[Observation]:
