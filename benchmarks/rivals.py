@@ -34,7 +34,7 @@ from loratory.engine.meter import Meter
 from loratory.methods import method_named
 from loratory.methods.lora import find_targets
 from loratory.models.families import family_of
-from loratory.models.load import quiet
+from loratory.models.source import quiet
 from loratory.spec import HardwareSpec
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from loratory.data import epoch_order, load_source
 from loratory.engine.hardware import Hardware
 from loratory.methods import spec_from_flags
-from loratory.models.load import locate
+from loratory.models.source import locate
 from loratory.spec import DataSpec, RunSpec
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import hashlib
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from loratory.cli import main
 from loratory.methods import METHODS, spec_from_flags
 from loratory.run import Run, train
 from loratory.spec import RunSpec
+from loratory.store.directory import read_run
+from loratory.store.record import RunRecord
 
 torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
 
@@ -110,7 +113,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
     """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
     from transformers import AutoConfig, AutoModel
 
-    from loratory.models.load import quiet
+    from loratory.models.source import quiet
 
     made: dict[str, Path] = {}
 
@@ -231,3 +234,46 @@ def run_directory(flags: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     place = tmp_path_factory.mktemp("cli") / "lora"
     assert main(["train", "--method", "lora", *flags, "--output", str(place)]) == 0
     return place
+
+
+SMALL_STUDY = """
+name: small
+data: [{data}]
+models: [{model}]
+methods:
+  - {{name: head, tune: {{lr: [1e-3, 5e-3]}}}}
+  - {{name: lora, rank: 2, tune: {{lr: [5e-3, 1e-2]}}}}
+seeds: [3, 4]
+train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32, threads: 1}}
+"""
+
+
+@pytest.fixture
+def study_file(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Callable[..., Path]:
+    """(text=SMALL_STUDY) -> a study file of the tiny model and data."""
+
+    def write(text: str = SMALL_STUDY) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(text.format(data=tiny_csv, model=tiny_bert), encoding="utf8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def records() -> Callable[[Path], dict[str, RunRecord]]:
+    """(directory) -> every run of a study by its id, each checked against its manifest."""
+
+    def read(directory: Path) -> dict[str, RunRecord]:
+        places = [path for path in (directory / "runs").iterdir() if path.name[0] != "."]
+        found = {path.name: read_run(path) for path in places}
+        assert all(record.id == name for name, record in found.items())
+        return found
+
+    return read
+
+
+@pytest.fixture
+def plan() -> Callable[[Path], dict[str, Any]]:
+    """(directory) -> a study's plan.json."""
+    return lambda directory: json.loads((directory / "plan.json").read_text("utf8"))

@@ -14,6 +14,9 @@ import pytest
 from loratory.cli import app, main
 from loratory.data import PACKAGED
 from loratory.methods import all_flags
+from loratory.study.reading import read_study
+from loratory.study.spec import StudySpec
+from loratory.study_app import study_app
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +43,8 @@ def run(block: str, capsys: pytest.CaptureFixture[str]) -> int:
             arguments = words[1:]
         if arguments[0] == "train":
             arguments += ["--max-length", "48"]  # the tiny model takes no more than 64
+        if arguments[:2] == ["study", "run"]:
+            arguments += ["--set", "train.max_length=48"]
         code = main(arguments)
         assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
     return len(lines)
@@ -61,6 +66,7 @@ def workplace(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]], mon
         csv.writer(file).writerows(
             [("review", "stars"), *((text, 5 if label == "good" else 1) for text, label in texts)]
         )
+    shutil.copytree(ROOT / "studies", tmp_path / "studies")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATORY_DATA", "data")
     return tmp_path
@@ -104,4 +110,14 @@ def test_files_and_flags_that_a_page_names_are_there(page: Path) -> None:
 
 
 def parameters_of_commands() -> list[str]:
-    return [parameter for command in app.registered_commands for parameter in signature(command.callback).parameters]
+    commands = (*app.registered_commands, *study_app.registered_commands)
+    return [parameter for command in commands for parameter in signature(command.callback).parameters]
+
+
+def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf8")
+    shown, ships = read_study(path)[0], read_study(ROOT / "studies" / "seed.yaml")[0]
+    assert set(shown.model_fields_set) == set(StudySpec.model_fields)
+    assert [line.partition(":")[0] for line in shown.differences(ships)] == ["methods", "train"]

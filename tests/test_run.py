@@ -122,6 +122,14 @@ def test_other_families_go_all_the_way(
     assert_same_quality(found.quality.record(), run.record.quality["test"])
 
 
+@pytest.mark.parametrize(("unfrozen", "below"), [(0, "all"), (1, 1), (2, 0)])
+def test_a_hybrid_without_lora_goes_all_the_way(unfrozen: int, below: int | str, spec: Any, tmp_path: Path) -> None:
+    run = train(spec("hybrid", rank=0, unfrozen_layers=unfrozen, epochs=1), output=tmp_path / "run")
+    assert run.record.environment["engine"].get("frozen_bottom", {"layers": 0})["layers"] == below
+    found = trained.evaluate(run.directory, trained.open_trained(run.directory, hardware=CPU))
+    assert_same_quality(found.quality.record(), run.record.quality["test"])
+
+
 @pytest.mark.parametrize("method", ["standard", "lora"])
 def test_training_learns_what_the_texts_say(method: str, spec: Any, tmp_path: Path) -> None:
     run = train(spec(method, epochs=8, lr=0.01 if method == "lora" else 0.003), output=tmp_path / "run")

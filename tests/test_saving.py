@@ -19,7 +19,7 @@ from loratory.data import make_dataset
 from loratory.errors import ModelError, StorageError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS
-from loratory.models.load import quiet
+from loratory.models.source import quiet
 from loratory.run import train
 from loratory.spec import HardwareSpec
 

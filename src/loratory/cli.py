@@ -20,6 +20,7 @@ from loratory.errors import LoratoryError, SettingsError, StorageError, counted,
 from loratory.flags import assignment, divide, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, validated
+from loratory.study_app import study_app
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for a wrong command line; its home has moved between Typer's versions."""
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The packaged data and model.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
 
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]

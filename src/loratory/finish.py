@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from loratory.report.study import write
-from loratory.study.document import SUMMARY, Summary
-from loratory.study.results import PLAN, RUNS, load_study
+from loratory.study.document import Summary
+from loratory.study.layout import PLAN, RUNS, SUMMARY
+from loratory.study.results import load_study
 from loratory.study.summary import summarise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def record_of(
     quality: dict[str, Any],
     error: str | None = None,
     engine: dict[str, Any] | None = None,
+    weights: bool = False,
 ) -> RunRecord:
     """What is known of a run when it ends, well or not.
 
@@ -59,6 +61,7 @@ def record_of(
         quality: of each scored part.
         error: what ended it.
         engine: how its steps were made.
+        weights: whether it leaves them.
     """
     return RunRecord(
         id=name,
@@ -77,6 +80,8 @@ def record_of(
             "version": __version__,
         },
         error=error,
+        study=asdict(setup.place) if setup.place is not None else None,
+        weights=weights,
     )
 
 

@@ -1,6 +1,8 @@
 """One run, from spec to committed directory. The page to read first.
 
 train:  dataset ─▶ base ─▶ method.prepare ─▶ fit ─▶ score ─▶ save ─▶ load back and compare ─▶ commit
+
+A run of a study may end without its weights: then nothing is saved and loaded back. A tuning run sees no test split.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from loratory.errors import (
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
+from loratory.inputs import Inputs
 from loratory.outcome import failures_recorded, memory_errors, record_of
-from loratory.saving import check_saved, save
+from loratory.saving import bytes_of_weights, check_saved, save
 from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, claim, commit, find_run, staging
-from loratory.store.record import RunRecord
+from loratory.store.record import Place, RunRecord
 
 log = logging.getLogger("loratory")
 
@@ -48,28 +51,45 @@ class Run:
 
 
 def train(
-    spec: RunSpec, *, output: Path | None = None, on_step: Callable[[Progress], None] = lambda progress: None
+    spec: RunSpec,
+    *,
+    output: Path | None = None,
+    place: Place | None = None,
+    keep_weights: bool = True,
+    inputs: Inputs | None = None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
     """Train once and commit the run's directory.
 
     Args:
         output: the run's directory; `models/` and the run's id by default. If it holds this very run already,
             nothing is trained.
+        place: the run's place in a study. A tuning run is scored on validation alone.
+        keep_weights: whether the weights are saved; how many bytes they would take is recorded either way.
+        inputs: what earlier runs of this process have read.
+        on_step: told after each step.
 
     Raises:
         LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
             another library raises while training comes as a TrainingError.
     """
     with joined(cuda=device_type(spec.hardware) == "cuda"):
-        return _train(spec, output, on_step)
+        return _train(spec, output, place, keep_weights, inputs, on_step)
 
 
-def _train(spec: RunSpec, output: Path | None, on_step: Callable[[Progress], None]) -> Run:
+def _train(
+    spec: RunSpec,
+    output: Path | None,
+    place: Place | None,
+    keep_weights: bool,
+    inputs: Inputs | None,
+    on_step: Callable[[Progress], None],
+) -> Run:
     """In every process that trains; the first one holds the directory, and writes."""
     hardware = Hardware.of(spec.hardware)
     processes, meter = hardware.processes, Meter(hardware)
     with memory_errors(spec, hardware), meter.phase("setup"):
-        setup = prepare(spec, hardware)
+        setup = prepare(spec, hardware, inputs, place)
     name = run_id(setup.spec, setup.fingerprint)
     directory = output if output is not None else Path("models") / name
     with ExitStack() as stack:
@@ -88,9 +108,9 @@ def _train(spec: RunSpec, output: Path | None, on_step: Callable[[Progress], Non
             with memory_errors(setup.spec, hardware), meter.phase("eval"):
                 logits = {
                     part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
-                    for part in ("validation", "test")
+                    for part in setup.scored
                 }
-            record = _written(setup, meter, name, stage, result, logits) if stage is not None else None
+            record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
             commit(stage, directory)
         record = processes.told(record)
@@ -99,21 +119,28 @@ def _train(spec: RunSpec, output: Path | None, on_step: Callable[[Progress], Non
 
 
 def _written(
-    setup: Setup, meter: Meter, name: str, stage: Path, result: FitResult, logits: dict[str, Tensor]
+    setup: Setup,
+    meter: Meter,
+    name: str,
+    stage: Path,
+    result: FitResult,
+    logits: dict[str, Tensor],
+    keep_weights: bool,
 ) -> RunRecord:
     """Everything that a completed run leaves, in `stage`; its record."""
     with meter.phase("eval"):
         quality = {part: _score(setup, part, logits[part]) for part in logits}
     with memory_errors(setup.spec, setup.hardware):
-        meter.checkpoint_bytes = save(setup, stage)
-        check_saved(setup, stage)
+        meter.checkpoint_bytes = save(setup, stage) if keep_weights else bytes_of_weights(setup)
+        if keep_weights:
+            check_saved(setup, stage)
     kept = {
         part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows) for part in logits
     }
     predictions.write(stage / PREDICTIONS, kept)
     _write_history(stage / HISTORY, result)
     scores = {part: quality[part].record() for part in quality}
-    record = record_of(setup, meter, name, "completed", quality=scores, engine=result.engine)
+    record = record_of(setup, meter, name, "completed", quality=scores, engine=result.engine, weights=keep_weights)
     (stage / RECORD).write_text(record.to_json(), encoding="utf8")
     return record
 

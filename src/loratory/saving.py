@@ -11,7 +11,8 @@ from torch import Tensor
 from loratory.engine.predict import predict
 from loratory.errors import TrainingError
 from loratory.models.flat import Classifier
-from loratory.models.load import load_base, load_trained, quiet
+from loratory.models.load import load_base, load_trained
+from loratory.models.source import quiet
 from loratory.setup import Setup
 
 CHECKED = 64
@@ -47,6 +48,17 @@ def save(setup: Setup, stage: Path) -> int:
     with quiet():
         whole.save_pretrained(stage)
     return sum(path.stat().st_size for path in stage.glob("*.safetensors"))
+
+
+def bytes_of_weights(setup: Setup) -> int:
+    """The bytes that :func:`save` would write in fp32, the file's header aside (about 100 bytes a tensor)."""
+    trainable = setup.trainable
+    if trainable.adapter is not None:
+        return 4 * sum(int(parameter.numel()) for parameter in trainable.trainable().values())
+    tensors: dict[int, int] = {
+        tensor.data_ptr(): tensor.numel() for tensor in setup.base.model.state_dict().values()
+    }  # tied ones once
+    return 4 * sum(tensors.values())
 
 
 def check_saved(setup: Setup, stage: Path) -> None:

@@ -8,13 +8,27 @@ from dataclasses import dataclass
 import torch
 
 from loratory import __version__
-from loratory.data import Dataset, Labelled, Split, data_directory, make_dataset, tokenize
+from loratory.data import Dataset, Labelled
+from loratory.data.splits import PARTS
 from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
+from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
+from loratory.models.families import family_of
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base
 from loratory.spec import RunSpec
+from loratory.store.record import Place
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run this run and no other."""
+
+    spec: RunSpec
+    """With learning rate, device and precision resolved."""
+    hardware: Hardware
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -27,10 +41,13 @@ class Setup:
     base: Base
     trainable: TrainableModel
     tokens: dict[str, Labelled]
+    """The parts that the run may see: a tuning run sees no test split."""
     hardware: Hardware
     fingerprint: str
     load_seconds: float
     """Of reading the model's files, adapting the model, and bringing it to the device."""
+    place: Place | None = None
+    """Its place in a study."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,52 +59,74 @@ class Setup:
         """The model as the engine calls it."""
         return Classifier(self.base.model, self.base.family, self.base.pad_id)
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The parts on which the trained model is scored."""
+        return tuple(part for part in self.tokens if part != "train")
 
-def prepare(spec: RunSpec, hardware: Hardware) -> Setup:
+
+def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None = None) -> Identity:
+    """Resolve what a run's defaults left open, and compute its fingerprint; no weights are loaded.
+
+    Raises:
+        SettingsError: the model takes no texts of that length, or is not computed in that precision.
+        LoratoryError: the data or the model cannot be read.
+    """
+    dataset, model = inputs.dataset(spec.data), inputs.model(spec.model)
+    config = model.plain
+    family = family_of(config)
+    hardware = hardware.suited(family, spec.hardware)
+    longest = family.longest(config)
+    if spec.data.max_length > longest:
+        raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
+    spec = resolve(spec, int(config.hidden_size), hardware)
+    environment = hardware.record()
+    fingerprint = spec.fingerprint(
+        data={part: getattr(dataset, part).digest for part in PARTS},
+        model=model.digest,
+        version=__version__,
+        environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
+        **({"stage": place.stage} if place is not None else {}),
+    )
+    return Identity(spec, hardware, fingerprint)
+
+
+def prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs | None = None, place: Place | None = None) -> Setup:
     """Read the data, load the model, let the method make it ready, tokenise, and move it to the device."""
     with hardware.woken():
-        return _prepare(spec, hardware)
+        return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place)
 
 
-def _prepare(spec: RunSpec, hardware: Hardware) -> Setup:
-    dataset = make_dataset(spec.data)
+def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None) -> Setup:
+    dataset = inputs.dataset(spec.data)
     begin = time.perf_counter()
+    model = inputs.model(spec.model)
+    identity = identify(spec, hardware, inputs, place)
+    spec, hardware = identity.spec, identity.hardware
     base = load_base(
         spec.model,
         labels=tuple(str(label) for label in dataset.labels),
         seed=spec.seed,
         dropout=spec.training.dropout,
         attention_dropout=spec.training.attention_dropout,
+        found=model,
     )
-    hardware = hardware.suited(base.family, spec.hardware)
-    longest = base.family.longest(base.config)
-    if spec.data.max_length > longest:
-        raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
-    spec = resolve(spec, base, hardware)
     trainable = method_named(spec.method.name).prepare(base, spec.method, seed=spec.seed)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
     base.model.to(hardware.device)
     hardware.synchronize()
     load_seconds = time.perf_counter() - begin
-    tokens = {
-        part: tokenized(getattr(dataset, part), base, spec.data.max_length) for part in ("train", "validation", "test")
-    }
-    environment = hardware.record()
-    fingerprint = spec.fingerprint(
-        data={part: getattr(dataset, part).digest for part in tokens},
-        model=base.digest,
-        version=__version__,
-        environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
-    )
-    return Setup(spec, dataset, base, trainable, tokens, hardware, fingerprint, load_seconds)
+    parts = PARTS if place is None else place.sees
+    tokens = {part: inputs.tokens(spec.data, part, model) for part in parts}
+    return Setup(spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, load_seconds, place)
 
 
-def resolve(spec: RunSpec, base: Base, hardware: Hardware) -> RunSpec:
+def resolve(spec: RunSpec, hidden_size: int, hardware: Hardware) -> RunSpec:
     """The spec with everything that defaults left open filled in, as the record states it."""
     lr = spec.training.lr
     if lr is None:
-        lr = method_named(spec.method.name).default_lr(int(base.config.hidden_size))
+        lr = method_named(spec.method.name).default_lr(hidden_size)
     return spec.model_copy(
         update={
             "training": spec.training.model_copy(update={"lr": lr}),
@@ -100,8 +139,3 @@ def resolve(spec: RunSpec, base: Base, hardware: Hardware) -> RunSpec:
             ),
         }
     )
-
-
-def tokenized(split: Split, base: Base, max_length: int) -> Labelled:
-    """The split as token sequences, from the cache where it holds them."""
-    return Labelled(tokenize(split, base.tokenizer, max_length, data_directory() / "tokens"), split.labels)

@@ -129,9 +129,14 @@ def validated(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        path, value, message = first_fault(error)
+        key = ".".join(map(str, path))
+        if error.errors()[0]["type"] == "extra_forbidden":
             raise SettingsError(f"unknown setting {key!r}; {nearest(key, kind.model_fields)}") from None
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise SettingsError(f"--{key.replace('_', '-')} {first['input']!r}: {message}") from None
+        raise SettingsError(f"--{key.replace('_', '-')} {value!r}: {message}") from None
+
+
+def first_fault(error: ValidationError) -> tuple[tuple[str | int, ...], Any, str]:
+    """The path of the first key at fault, its value, and what is wrong with it."""
+    first = error.errors()[0]
+    return first["loc"], first["input"], first["msg"][0].lower() + first["msg"][1:]

@@ -110,14 +110,26 @@ def open_trained(
     where = Hardware.of(hardware)
     if path.suffix == ".pth":
         return _open_pth(path, hardware, model, data)
-    record = read_run(path)
-    if record.status != "completed":
-        raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
+    record = _with_weights(path)
     spec = parse_spec(record.spec)
     base = load_trained(path, model=spec.model, labels=record.labels)
     _check_base(path, base, record)
     base.model.to(where.device)
     return Trained(base, record.labels, spec.data, where.suited(base.family, hardware), _digests(record))
+
+
+def _with_weights(path: Path) -> RunRecord:
+    """The record of a run that has its weights.
+
+    Raises:
+        StorageError: it did not complete, or its weights were not kept.
+    """
+    record = read_run(path)
+    if record.status != "completed":
+        raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
+    if not record.weights:
+        raise StorageError(f"{path}: the run's weights were not kept; train it again, or keep them in the study (keep)")
+    return record
 
 
 def _digests(record: RunRecord) -> dict[str, str]:
@@ -278,9 +290,7 @@ def export_pth(path: Path, output: Path) -> None:
     for target in (output, output.with_suffix(".json")):
         if target.exists():
             raise StorageError(f"{target} exists already; choose another --output")
-    record = read_run(path)
-    if record.status != "completed":
-        raise StorageError(f"{path}: the run ended as {record.status} and has no weights ({record.error})")
+    record = _with_weights(path)
     spec = parse_spec(record.spec)
     base = load_trained(path, model=spec.model, labels=record.labels, merge=True)
     _check_base(path, base, record)

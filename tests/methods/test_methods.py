@@ -126,6 +126,28 @@ def test_targets_may_be_names(tiny_bert: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("unfrozen", [0, 1, 2])
+def test_hybrid_of_rank_0_trains_the_top_layers_and_nothing_below(unfrozen: int, tiny_bert: Path) -> None:
+    base = load_base(str(tiny_bert), labels=LABELS, seed=0)
+    top = tuple(name + "." for name in layer_names(base)[2 - unfrozen :])
+    trainable = prepared(base, "hybrid", rank=0, unfrozen_layers=unfrozen)
+    found = {name for name, part in trainable.parts.items() if part == "unfrozen"}
+    assert found == {name for name, _ in base.model.named_parameters() if name.startswith(top)}
+    assert bool(found) == (unfrozen > 0)
+    assert trainable.adapter is None
+    counts, head = trainable.counts(), prepared(load_base(str(tiny_bert), labels=LABELS, seed=0), "head").counts()
+    assert counts["adapter"] == 0
+    assert counts["trainable"] == head["trainable"] + counts["unfrozen"]
+
+
+def test_hybrid_without_an_unfrozen_layer_is_lora(tiny_bert: Path) -> None:
+    one, two = (load_base(str(tiny_bert), labels=LABELS, seed=0) for _ in range(2))
+    hybrid = prepared(one, "hybrid", rank=2, unfrozen_layers=0).trained_tensors()
+    lora = prepared(two, "lora", rank=2).trained_tensors()
+    assert hybrid.keys() == lora.keys()
+    assert all(torch.equal(tensor, lora[name]) for name, tensor in hybrid.items())
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
 def test_hybrid_trains_the_top_layer_and_adapts_those_below(family: str, model_directory: Any) -> None:
     base = load_base(str(model_directory(family)), labels=LABELS, seed=0)
@@ -231,6 +253,9 @@ def test_frozen_weights_held_in_bf16_give_the_very_same_logits(
         ("bert", "lora", {"targets": "classifier"}, "matches no layer of bert"),
         ("albert", "hybrid", {}, "albert shares one layer's weights"),
         ("bert", "hybrid", {"unfrozen_layers": 2}, "the model has 2 layers, so at most 1 can be unfrozen"),
+        ("bert", "hybrid", {"rank": 0, "unfrozen_layers": 3}, "the model has 2 layers, so at most 2 can be unfrozen;"),
+        ("bert", "hybrid", {"rank": 0, "frozen_layers": 1}, "with --rank 0 every layer below the unfrozen ones is"),
+        ("bert", "lora", {"rank": 0}, "--rank 0: input should be greater than or equal to 1"),
         ("bert", "hybrid", {"targets": "layer.1.output.dense"}, "no layer is left to adapt between"),
         ("bert", "hybrid", {"frozen_layers": 1}, "no layer is left for LoRA"),
         ("bert", "lora", {"unfrozen_layers": 1}, "it belongs to hybrid"),

@@ -18,7 +18,8 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict
 from loratory.errors import LoratoryError, ModelError, SafetyError
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, load_base, load_trained, quiet
+from loratory.models.load import Base, load_base, load_trained
+from loratory.models.source import quiet
 from loratory.spec import HardwareSpec
 
 INDEX = "model.safetensors.index.json"

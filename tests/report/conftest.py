@@ -17,7 +17,8 @@ from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
 from loratory.store.record import RunRecord
-from loratory.study.document import SUMMARY, Summary
+from loratory.study.document import Summary
+from loratory.study.layout import SUMMARY
 
 Method = dict[str, Any]
 StudyMaker = Callable[..., dict[str, Any]]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from loratory.errors import StorageError
-from loratory.study.document import SUMMARY, Summary
+from loratory.study.document import Summary
+from loratory.study.layout import SUMMARY
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
 

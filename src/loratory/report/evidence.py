@@ -19,8 +19,8 @@ from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
+from loratory.study.layout import RUNS
 from loratory.study.parts import CellSummary
-from loratory.study.results import RUNS
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -77,6 +78,54 @@ def read_run(directory: Path) -> RunRecord:
     if RECORD not in expected:
         raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
     return RunRecord.read(directory / RECORD)
+
+
+def glance(directory: Path) -> RunRecord | None:
+    """The record of the run committed in `directory`, its other files left unread; None where there is no run.
+
+    Raises:
+        StorageError: the record differs from the run's manifest.
+    """
+    try:
+        digest = json.loads((directory / MANIFEST).read_text("utf8"))["files"][RECORD]["sha256"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{directory / MANIFEST} is damaged; {REMEDY}") from error
+    if not (directory / RECORD).is_file() or _digest(directory / RECORD) != digest:
+        raise StorageError(f"{directory / RECORD} is damaged: it differs from the run's manifest; {REMEDY}")
+    return RunRecord.read(directory / RECORD)
+
+
+def drop_weights(directory: Path) -> RunRecord:
+    """Commit a run anew without its weights and tokenizer, and give its record.
+
+    Killed at any moment, one of the two is there once the place is claimed again.
+
+    Raises:
+        StorageError: there is no such run, or the disk refuses.
+    """
+    with claim(directory):
+        record = replace(read_run(directory), weights=False)
+        with staging(directory) as stage:
+            for name in (HISTORY, PREDICTIONS):
+                shutil.copyfile(directory / name, stage / name)
+            (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+            commit(stage, directory, anew=True)
+    return record
+
+
+def settle(parent: Path) -> None:
+    """Clear away what killed processes left in the directory of runs `parent`.
+
+    Raises:
+        StorageError: another process trains there still, or something cannot be removed.
+    """
+    left = re.compile(r"\.(.+?)(\.lock|\.replaced|\.[a-z0-9_]{8}\.partial)")
+    names = {found.group(1) for path in parent.glob(".*") if (found := left.fullmatch(path.name))}
+    for name in sorted(names):
+        with claim(parent / name):
+            pass
 
 
 @contextmanager
@@ -159,8 +208,11 @@ def staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
 
 
-def commit(stage: Path, output: Path) -> None:
+def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
     """Seal `stage` with a manifest and rename it to `output`; the record of a run that did not complete gives way.
+
+    Args:
+        anew: a completed run gives way too, to itself in another form.
 
     Raises:
         StorageError: another run stands there, or the disk refuses.
@@ -176,7 +228,7 @@ def commit(stage: Path, output: Path) -> None:
         _open_as_umask_says(stage)
         before = find_run(output)
         try:
-            if before is not None and before.status != "completed":
+            if before is not None and (anew or before.status != "completed"):
                 os.rename(output, _replaced(output))
             os.rename(stage, output)  # refuses to replace a directory that is not empty
             sync(output.parent)

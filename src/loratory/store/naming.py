@@ -24,9 +24,10 @@ def approach(record: Record) -> str:
     """The run's method in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention, top 2 unfrozen`."""
     method = lookup(record, "spec", "method")
     words = [str(lookup(method, "name") or "unknown")]
-    if (rank := lookup(method, "rank")) is not None:
+    rank = lookup(method, "rank")
+    if rank is not None:
         words.append(f"r={rank}")
-    if (targets := lookup(method, "targets")) is not None:
+    if (targets := lookup(method, "targets")) is not None and rank != 0:
         words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
     name = " ".join(words)
     for key, where in (("unfrozen_layers", "top {} unfrozen"), ("frozen_layers", "bottom {} frozen")):

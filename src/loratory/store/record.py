@@ -12,7 +12,23 @@ from loratory.errors import StorageError
 SCHEMA = 1
 _AGAIN = "if another version wrote it, train again with this one"
 
+Stage = Literal["tuning", "final"]
 Status = Literal["completed", "failed", "out_of_memory", "diverged", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's place in a study."""
+
+    stage: Stage
+    """Tuning runs choose a setting and never see the test split; final runs are scored on it."""
+    selection: str | None = None
+    """Of a final run: the selection, written before, that chose its setting (12 digits of its SHA-256)."""
+
+    @property
+    def sees(self) -> tuple[str, ...]:
+        """The parts of the data that the run may see."""
+        return ("train", "validation") if self.stage == "tuning" else ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,10 @@ class RunRecord:
     quality: dict[str, Any]
     environment: dict[str, Any]
     error: str | None = None
+    study: dict[str, Any] | None = None
+    """Its :class:`Place` in a study; None outside of one."""
+    weights: bool = True
+    """Whether a run that completed left its weights."""
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:

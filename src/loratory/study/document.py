@@ -22,9 +22,9 @@ from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import RECORD
 from loratory.store.files import write_durably
+from loratory.study.layout import SUMMARY, as_json
 from loratory.study.parts import BaselineSummary, CellSummary, FailedRun, Front, Observation, Pair
 
-SUMMARY = "summary.json"
 SCHEMA = 1
 _REMEDY = "write it again from the study's runs"
 
@@ -99,7 +99,7 @@ class Summary:
 
     def to_json(self) -> str:
         """The stored text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return as_json(self.to_dict())
 
     def write(self, directory: Path) -> Path:
         """Store it in the study's directory, over an older one; the file is whole or as it was.

@@ -18,11 +18,7 @@ from loratory.errors import StorageError
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
-
-PLAN = "plan.json"
-RUNS = "runs"
-SELECTIONS = "selections"
-SCHEMA = 1
+from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
 
 History = tuple[Mapping[str, Any], ...]
 """A row an epoch, as `history.jsonl` has it: epoch, train_seconds, validation_accuracy …"""
@@ -106,7 +102,7 @@ def load_study(directory: Path) -> StudyRuns:
     Raises:
         StorageError: no study, a damaged plan or selection, or a damaged run.
     """
-    plan = _document(directory / PLAN, "give the directory of a study that `loratory study run` made")
+    plan = read_json(directory / PLAN)
     try:
         return StudyRuns(
             name=str(plan["name"]),
@@ -155,7 +151,7 @@ def _chosen(directory: Path, digest: str | None) -> float | None:
     if digest is None:
         return None
     path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
-    lr = lookup(_document(path, "restore it from a copy"), "chosen", "lr")
+    lr = lookup(read_json(path, "restore it from a copy"), "chosen", "lr")
     if isinstance(lr, bool) or not isinstance(lr, (int, float)):
         raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
     return float(lr)
@@ -184,18 +180,3 @@ def _history(run: Path) -> History:
         return tuple(json.loads(line) for line in path.read_text("utf8").splitlines())
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _document(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object of this schema."""
-    try:
-        document = json.loads(path.read_text("utf8"))
-    except FileNotFoundError:
-        raise StorageError(f"{path} is not there; {remedy}") from None
-    except NotADirectoryError:
-        raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
-    return document

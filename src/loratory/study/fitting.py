@@ -1,0 +1,32 @@
+"""Whether every setting of a study fits its model: asked of models without values, before anything is trained."""
+
+from __future__ import annotations
+
+from loratory.errors import SettingsError
+from loratory.inputs import Inputs
+from loratory.methods import method_named
+from loratory.models.load import skeleton
+from loratory.study.progress import method_said
+from loratory.study.spec import StudySpec
+
+
+def check_settings(spec: StudySpec, inputs: Inputs) -> None:
+    """Let each method make each model ready once.
+
+    Raises:
+        SettingsError: a setting that its model does not allow, such as a rank above a layer's width.
+        LoratoryError: data or a model cannot be read.
+    """
+    asked = set()
+    for cell in spec.cells():
+        if (cell.model, cell.method) in asked:
+            continue
+        asked.add((cell.model, cell.method))
+        run = spec.run(cell, lr=None, seed=spec.seeds[0])
+        labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
+        base = skeleton(inputs.model(cell.model), labels)
+        try:
+            method_named(cell.method.name).prepare(base, cell.method, seed=0)
+        except SettingsError as error:
+            said = method_said(cell.method.model_dump(mode="json"))
+            raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None

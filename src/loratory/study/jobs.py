@@ -1,0 +1,146 @@
+"""One run of a study, wherever it is carried out: what is asked for, what came of it, and how it is known before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from loratory.engine.hardware import Hardware
+from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, StorageError, first_line
+from loratory.inputs import Inputs
+from loratory.run import run_id, train
+from loratory.setup import identify
+from loratory.spec import RunSpec
+from loratory.store.directory import RECORD, claim, commit, glance, staging
+from loratory.store.record import Place, RunRecord
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run that is wanted, its defaults still open."""
+
+    spec: RunSpec
+    place: Place
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is known: what decides its result has been read."""
+
+    id: str
+    fingerprint: str
+    spec: RunSpec
+    """With learning rate, device and precision resolved."""
+    place: Place
+    output: Path
+    """Absolute."""
+    keep_weights: bool
+    folder: Path
+    """The working directory, from which relative paths are read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    record: RunRecord | None
+    """Of a run that completed or failed; None where the study must stop."""
+    stops: LoratoryError | None = None
+    """Why no further run can succeed."""
+
+
+def known(asked: Sequence[Asked], inputs: Inputs) -> list[tuple[str, str, RunSpec]]:
+    """Id, fingerprint and resolved spec of each run, computed where the runs will be carried out.
+
+    Raises:
+        LoratoryError: data, model or device are not there, or a setting does not fit them.
+    """
+    found = []
+    for one in asked:
+        identity = identify(one.spec, Hardware.of(one.spec.hardware), inputs, one.place)
+        found.append((run_id(identity.spec, identity.fingerprint), identity.fingerprint, identity.spec))
+    return found
+
+
+def carry_out(job: Job, inputs: Inputs) -> Outcome:
+    """Train once. A run that fails is an outcome, and its record lies in its place."""
+    try:
+        if os.getcwd() != str(job.folder):
+            os.chdir(job.folder)
+        identity = identify(job.spec, Hardware.of(job.spec.hardware), inputs, job.place)
+        if identity.fingerprint != job.fingerprint:
+            raise ResourceError(
+                f"{job.id}: its data, model, device or library versions are not those of the plan here "
+                f"({identity.hardware.record()['device']}); give all workers the same, or start the study again"
+            )
+        run = train(job.spec, output=job.output, place=job.place, keep_weights=job.keep_weights, inputs=inputs)
+        return Outcome(job, run.record)
+    except OutOfMemoryError as error:
+        return _failed(job, str(error), inputs)
+    except (StorageError, ResourceError) as error:  # the next run would meet it too
+        _forget(job)
+        return Outcome(job, None, stops=error)
+    except LoratoryError as error:
+        return _failed(job, str(error), inputs)
+    except Exception as error:  # noqa: BLE001  # a defect in one setting's way does not end the others
+        return _failed(job, f"{type(error).__name__}: {first_line(error)}", inputs)
+
+
+def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
+    """The outcome of a run that failed, its device asked whether it can go on."""
+    try:
+        record = glance(job.output)
+        if record is None or record.status == "interrupted":
+            record = leave_failure(job, message, inputs)
+    except StorageError as error:
+        return Outcome(job, None, stops=error)
+    broken = None
+    if job.spec.hardware.device == "cuda":
+        try:
+            torch.zeros(1, device="cuda").item()
+        except RuntimeError as error:
+            broken = ResourceError(
+                f"the GPU answers no more after {job.id} ({first_line(error)}); start the study again"
+            )
+    return Outcome(job, record, stops=broken)
+
+
+def _forget(job: Job) -> None:
+    """Take away the record of a run that failed for no fault of its own, so that it is run again."""
+    with suppress(StorageError, OSError):
+        record = glance(job.output)
+        if record is not None and record.status == "failed":
+            shutil.rmtree(job.output)
+
+
+def leave_failure(job: Job, message: str, inputs: Inputs) -> RunRecord:
+    """Commit the record of a run that failed before it could write one itself.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    record = RunRecord(
+        id=job.id,
+        fingerprint=job.fingerprint,
+        status="failed",
+        spec=job.spec.model_dump(mode="json"),
+        data=inputs.dataset(job.spec.data).record(),
+        parameters={},
+        cost={},
+        quality={},
+        environment={},
+        error=" ".join(message.split()),
+        study=asdict(job.place),
+        weights=False,
+    )
+    with claim(job.output), staging(job.output) as stage:
+        (stage / RECORD).write_text(record.to_json(), encoding="utf8")
+        commit(stage, job.output)
+    return record

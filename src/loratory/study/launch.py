@@ -1,0 +1,108 @@
+"""A study from its file to its last run: hold the directory, plan, say what is planned, carry it out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from loratory.engine.hardware import device_type
+from loratory.errors import SettingsError, StorageError, counted, nearest
+from loratory.inputs import Inputs
+from loratory.spec import HardwareSpec
+from loratory.store.files import write_durably
+from loratory.study.cluster import Cluster
+from loratory.study.execute import Executor, InProcess, execute
+from loratory.study.fitting import check_settings
+from loratory.study.jobs import Job
+from loratory.study.layout import PLAN, STUDY, read_json
+from loratory.study.lock import launching
+from loratory.study.plan import Plan, without_use
+from loratory.study.reading import file_says_otherwise
+from loratory.study.spec import StudySpec
+from loratory.study.workers import Workers
+
+log = logging.getLogger("loratory")
+
+EXECUTORS = ("local", "ray")
+
+
+def launch(
+    spec: StudySpec,
+    text: str,
+    directory: Path,
+    *,
+    executor: str = "local",
+    workers: int | None = None,
+    retry_failed: bool = False,
+    planned: Callable[[Plan, int], None],
+    told: Callable[[Plan, Job], None],
+) -> Plan:
+    """Run what is missing of a study.
+
+    Args:
+        text: the study file, which the directory keeps.
+        executor: `local` or `ray`.
+        workers: runs at once; one by default, with Ray as many as there is room for.
+        retry_failed: run again what failed before.
+        planned: told the plan before anything is run, and how many runs will be under way at once.
+        told: told the plan and the run, after each run that ended.
+
+    Raises:
+        SettingsError: a setting that cannot be meant, or does not fit its model.
+        StorageError: another process runs the study, or the directory holds something else or cannot be written.
+        LoratoryError: data, models, devices or packages are missing.
+    """
+    if executor not in EXECUTORS:
+        raise SettingsError(f"--executor {executor!r}; {nearest(executor, EXECUTORS)}")
+    if workers is not None and workers < 1:
+        raise SettingsError(f"--workers {workers}: give 1 or more")
+    _check_place(directory)
+    with launching(directory, workers=workers or 1):
+        _say_what_changed(directory, spec)
+        inputs = Inputs()
+        check_settings(spec, inputs)
+        write_durably(directory / STUDY, text)
+        threads = _threads(directory, spec, workers or 1)
+        with _executor(executor, workers, spec, inputs, threads) as place:
+            plan = Plan(spec, directory, known=place.known, threads=threads, retry_failed=retry_failed)
+            if others := without_use(plan):
+                runs = counted(others, "run")
+                log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
+            planned(plan, place.slots)
+            execute(plan, place, told=told)
+    return plan
+
+
+def _executor(name: str, workers: int | None, spec: StudySpec, inputs: Inputs, threads: int) -> Executor:
+    cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
+    if name == "ray":
+        return Cluster(workers, inputs, cuda=cuda, threads=threads)
+    return Workers(workers, inputs, cuda=cuda) if workers is not None and workers > 1 else InProcess(inputs)
+
+
+def _threads(directory: Path, spec: StudySpec, workers: int) -> int:
+    """CPU threads of each run: the file's; else those the study began with, because sums depend on them; else the
+    machine's, divided among the workers."""
+    if "threads" in spec.train:
+        return int(spec.train["threads"])
+    if (directory / PLAN).is_file() and isinstance(before := read_json(directory / PLAN).get("threads"), int):
+        return before
+    return max(1, torch.get_num_threads() // workers)
+
+
+def _check_place(directory: Path) -> None:
+    if directory.is_dir():
+        others = [path for path in directory.iterdir() if path.name[0] != "."]
+        if others and not (directory / STUDY).is_file():
+            raise StorageError(f"{directory} is not empty and holds no study; choose another --output")
+    elif directory.exists():
+        raise StorageError(f"{directory} is a file; choose another --output")
+
+
+def _say_what_changed(directory: Path, spec: StudySpec) -> None:
+    before = directory / STUDY
+    for line in file_says_otherwise(before, spec) if before.is_file() else []:
+        log.warning("%s: %s; what still fits is used again", before, line)

@@ -1,0 +1,47 @@
+"""Where things stand in a study's directory, and how its small files are read and spelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loratory.errors import StorageError
+
+STUDY = "study.yaml"
+PLAN = "plan.json"
+RUNS = "runs"
+SELECTIONS = "selections"
+SUMMARY = "summary.json"
+LOCK = ".study.lock"
+LAUNCHER = ".study.json"
+"""Who runs the study now: process, host, since when."""
+
+SCHEMA = 1
+
+
+def read_json(path: Path, remedy: str = "give the directory of a study, or run it again") -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Args:
+        remedy: what to do where it is missing or damaged.
+
+    Raises:
+        StorageError: it is missing, damaged or of another schema.
+    """
+    try:
+        document = json.loads(path.read_text("utf8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path} is not there; {remedy}") from None
+    except NotADirectoryError:
+        raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
+    return document
+
+
+def as_json(document: dict[str, Any]) -> str:
+    """A document as it is stored."""
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

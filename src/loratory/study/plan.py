@@ -1,0 +1,262 @@
+"""A study's runs: which there are, which exist, and which come next.
+
+    cell ─▶ trials (a rate each, first seed, validation only) ─▶ selection, written ─▶ finals (all seeds, test)
+
+`plan.json` says it on disk: each cell with its trials, its selection and its finals, runs by their ids. A run's id
+comes from what decides its result, so that a plan made again finds the runs of before, also those of another file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loratory.errors import StorageError, counted
+from loratory.spec import RunSpec
+from loratory.store.directory import drop_weights, glance, settle
+from loratory.store.files import write_durably
+from loratory.store.record import Place, RunRecord
+from loratory.study import selection
+from loratory.study.jobs import Asked, Job
+from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
+from loratory.study.selection import Selection, Tried
+from loratory.study.spec import Cell, StudySpec
+
+log = logging.getLogger("loratory")
+
+Known = Callable[[Sequence[Asked]], list[tuple[str, str, RunSpec]]]
+"""Id, fingerprint and resolved spec of runs, as :func:`loratory.study.jobs.known` gives them."""
+
+
+@dataclass
+class CellPlan:
+    """One cell's runs as far as they are known."""
+
+    cell: Cell
+    trials: list[tuple[float, Job]]
+    finals: list[tuple[int, Job]] = field(default_factory=list)
+    """Known once the rate is chosen."""
+    selection: Selection | None = None
+    hopeless: bool = False
+    """Every trial failed, so that nothing can be chosen."""
+
+    def jobs(self) -> Iterator[Job]:
+        """Every run that is known."""
+        for _, job in (*self.trials, *self.finals):
+            yield job
+
+
+class Plan:
+    """The runs of one study in one directory. Whoever makes it holds the directory."""
+
+    def __init__(
+        self, spec: StudySpec, directory: Path, *, known: Known, threads: int | None = None, retry_failed: bool = False
+    ) -> None:
+        """Find out which runs there are, and which exist; selections that can be made are made.
+
+        Args:
+            known: computes ids where the runs will be carried out.
+            threads: of each run's CPU part.
+            retry_failed: whether runs that failed are run again.
+
+        Raises:
+            LoratoryError: data, models or devices are not there, or the directory is damaged or cannot be written.
+        """
+        self.spec, self.directory, self.threads = spec, directory, threads
+        self.records: dict[str, RunRecord] = {}
+        """Runs that are done, by id: completed, or failed and not to be run again."""
+        self._known, self._retry = known, retry_failed
+        self._cells: dict[str, CellPlan] = {}
+        """The cell of each run, by its id."""
+        if (directory / RUNS).is_dir():
+            settle(directory / RUNS)
+        self.cells = self._with_trials()
+        for one in self.cells:
+            self._look_up(one, [job for _, job in one.trials])
+            self._advance(one)
+        self._write()
+
+    @property
+    def total(self) -> int:
+        """How many runs the study takes; cells of which nothing can be chosen have no final runs."""
+        finals = len(self.spec.seeds) * sum(not one.hopeless for one in self.cells)
+        return finals + sum(len(one.trials) for one in self.cells)
+
+    @property
+    def tuning(self) -> int:
+        """How many of them are tuning runs."""
+        return sum(len(one.trials) for one in self.cells)
+
+    @property
+    def done(self) -> int:
+        """How many exist, failed ones among them."""
+        return len(self.records)
+
+    @property
+    def failed(self) -> list[RunRecord]:
+        """Those that failed."""
+        return [record for record in self.records.values() if record.status != "completed"]
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether no run was scored on the test split."""
+        return not any(record.status == "completed" and "test" in record.quality for record in self.records.values())
+
+    def missing(self) -> list[Job]:
+        """The runs that can be carried out now: those that are known and do not exist."""
+        return [job for one in self.cells for job in one.jobs() if job.id not in self.records]
+
+    def cell_of(self, job: Job) -> Cell:
+        """The cell of a run."""
+        return self._cells[job.id].cell
+
+    def finished(self, job: Job, record: RunRecord) -> list[Job]:
+        """Take note of a run that has ended; the runs that can be carried out now and could not before.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self.records[job.id] = record
+        one = self._cells[job.id]
+        if job.place.stage == "final":
+            self._prune(one)
+            return []
+        if not self._advance(one):
+            return []
+        self._write()
+        return [job for _, job in one.finals if job.id not in self.records]
+
+    def _with_trials(self) -> list[CellPlan]:
+        spec = self.spec
+        cells = spec.cells()
+        asked = [
+            (cell, lr, spec.run(cell, lr=lr, seed=spec.seeds[0], threads=self.threads))
+            for cell in cells
+            if cell.tuned
+            for lr in cell.rates
+        ]
+        jobs = self._jobs([Asked(run, Place("tuning")) for _, _, run in asked])
+        plans = {cell.id: CellPlan(cell, []) for cell in cells}
+        for (cell, lr, _), job in zip(asked, jobs, strict=True):
+            plans[cell.id].trials.append((lr, job))
+            self._cells[job.id] = plans[cell.id]
+        return list(plans.values())
+
+    def _jobs(self, asked: Sequence[Asked]) -> list[Job]:
+        folder = Path.cwd()
+        return [
+            Job(
+                id=name,
+                fingerprint=fingerprint,
+                spec=run,
+                place=one.place,
+                output=(self.directory / RUNS / name).absolute(),
+                keep_weights=one.place.stage == "final" and self.spec.keep != "none",
+                folder=folder,
+            )
+            for one, (name, fingerprint, run) in zip(asked, self._known(asked), strict=True)
+        ]
+
+    def _look_up(self, one: CellPlan, jobs: Sequence[Job]) -> None:
+        """Find the runs that exist; interrupted ones do not, nor do failed ones that are to be run again."""
+        for job in jobs:
+            record = glance(job.output)
+            if record is None:
+                continue
+            if record.fingerprint != job.fingerprint:
+                raise StorageError(f"{job.output} holds another run than its name says; remove it")
+            again = ("interrupted",) if not self._retry else ("interrupted", "failed", "out_of_memory", "diverged")
+            if record.status not in again:
+                self.records[job.id] = record
+
+    def _advance(self, one: CellPlan) -> bool:
+        """Choose the cell's rate once all its trials have ended, write the selection, and plan its final runs."""
+        if one.selection is not None or any(job.id not in self.records for _, job in one.trials):
+            return False
+        metric = self.spec.metric
+        tried = [Tried(lr, self.records[job.id]) for lr, job in one.trials]
+        lr = selection.choose(tried, metric) if one.cell.tuned else self._only_rate(one.cell)
+        if lr is None:
+            one.hopeless = True
+            log.warning("%s (%s): every learning rate failed, so none is chosen", one.cell.id, one.cell.method.name)
+            return True
+        one.selection = selection.keep(self.directory, one.cell, metric, tried, lr)
+        place = Place("final", one.selection.digest)
+        runs = [self.spec.run(one.cell, lr=lr, seed=seed, threads=self.threads) for seed in self.spec.seeds]
+        jobs = self._jobs([Asked(run, place) for run in runs])
+        one.finals = list(zip(self.spec.seeds, jobs, strict=True))
+        self._cells.update((job.id, one) for job in jobs)
+        self._look_up(one, jobs)
+        self._prune(one)
+        return True
+
+    def _only_rate(self, cell: Cell) -> float:
+        """The one rate of a cell that has no choice: the file's, or the method's default for the model."""
+        if cell.rates:
+            return cell.rates[0]
+        run = self.spec.run(cell, lr=None, seed=self.spec.seeds[0], threads=self.threads)
+        lr = self._known([Asked(run, Place("final"))])[0][2].training.lr
+        assert lr is not None
+        return lr
+
+    def _prune(self, one: CellPlan) -> None:
+        """`keep: best`: of a cell's final runs only the best on validation so far keeps its weights."""
+        if self.spec.keep != "best":
+            return
+        metric, best = self.spec.metric, None
+        completed = [job for _, job in one.finals if job.id in self.records]
+        completed = [job for job in completed if self.records[job.id].status == "completed"]
+        for job in completed:  # in the order of the seeds, so that the first of equals stays
+            score = self.records[job.id].quality["validation"][metric.name]
+            if best is None or metric.better(score, best[1]):
+                best = job.id, score
+        for job in completed:
+            if best is not None and job.id != best[0] and self.records[job.id].weights:
+                self.records[job.id] = drop_weights(job.output)
+
+    def _write(self) -> None:
+        write_durably(self.directory / PLAN, as_json(self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """`plan.json`."""
+        spec = self.spec
+        return {
+            "schema": SCHEMA,
+            "name": spec.name,
+            "select": spec.select,
+            "margin": spec.margin,
+            "seeds": list(spec.seeds),
+            "keep": spec.keep,
+            "threads": self.threads,
+            "cells": [_cell_dict(one, spec.seeds) for one in self.cells],
+        }
+
+
+def _cell_dict(one: CellPlan, seeds: Sequence[int]) -> dict[str, Any]:
+    finals = {seed: job.id for seed, job in one.finals}
+    return {
+        "id": one.cell.id,
+        **one.cell.describe(),
+        "tune": list(one.cell.rates),
+        "trials": [{"lr": lr, "run": job.id} for lr, job in one.trials],
+        "selection": one.selection.digest if one.selection is not None else None,
+        "finals": [] if one.hopeless else [{"seed": seed, "run": finals.get(seed)} for seed in seeds],
+    }
+
+
+def without_use(plan: Plan) -> int:
+    """How many runs lie in the directory that this plan does not name: those of another file, version or device."""
+    named = {job.id for one in plan.cells for job in one.jobs()}
+    place = plan.directory / RUNS
+    return sum(path.name not in named for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else 0
+
+
+def said_of(plan: Plan) -> str:
+    """The plan in one line: runs by stage, and how many exist."""
+    finals = plan.total - plan.tuning
+    stages = f"{counted(plan.tuning, 'tuning run')} and {counted(finals, 'final run')}"
+    there = f"{plan.done:,} exist" if plan.done else "none exists yet"
+    return f"{counted(len(plan.cells), 'cell')}: {stages}, {there}"

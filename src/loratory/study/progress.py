@@ -1,0 +1,184 @@
+"""How far a study has come, and what the rest will take: from its plan and the records that are there.
+
+What a run will take is what runs like it took: the median of its cell, else of its data set and model, else of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from loratory.evaluation.metrics import METRICS
+from loratory.methods import METHODS
+from loratory.store.directory import glance
+from loratory.store.record import RunRecord
+from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
+from loratory.study.lock import Launcher, launcher
+
+
+@dataclass(frozen=True)
+class CellProgress:
+    """How far one cell has come."""
+
+    id: str
+    data: str
+    model: str
+    method: str
+    """Its name and what differs from the method's defaults."""
+    trials: int
+    trials_done: int
+    selection: str | None
+    finals: int
+    finals_done: int
+    failed: int
+    score: float | None
+    """The best validation score so far."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing of it is missing."""
+        return self.trials == self.trials_done and self.finals == self.finals_done
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study has come."""
+
+    name: str
+    select: str
+    cells: tuple[CellProgress, ...]
+    runs: int
+    done: int
+    """Failed ones among them."""
+    failed: int
+    seconds_left: float | None
+    """Of runs one after the other; None while no run is there to judge by."""
+    memory_bytes: int | None
+    """The largest peak of a run that is there."""
+
+    @property
+    def cells_done(self) -> int:
+        """Cells of which nothing is missing."""
+        return sum(cell.done for cell in self.cells)
+
+    @property
+    def best(self) -> CellProgress | None:
+        """The cell with the best validation score so far."""
+        scored = [cell for cell in self.cells if cell.score is not None]
+        better = max if METRICS[self.select].higher_is_better else min
+        return better(scored, key=lambda cell: cell.score or 0.0) if scored else None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study as it lies on disk, and who runs it."""
+
+    directory: Path
+    progress: Progress
+    launcher: Launcher | None
+    chosen: dict[str, float]
+    """The learning rate of each cell that has one, by the cell's id."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        progress = asdict(self.progress)
+        cells = [{**cell, "lr": self.chosen.get(cell["id"])} for cell in progress.pop("cells")]
+        running = asdict(self.launcher) if self.launcher is not None else None
+        return {"directory": str(self.directory), **progress, "running": running, "cells": cells}
+
+
+def read_status(directory: Path) -> Status:
+    """A study's status from its plan and runs.
+
+    Raises:
+        StorageError: no study, or a damaged plan or record.
+    """
+    plan = read_json(directory / PLAN)
+    records = {name: record for name in _names(plan) if (record := glance(directory / RUNS / name)) is not None}
+    ended = {name: record for name, record in records.items() if record.status != "interrupted"}
+    chosen = {
+        cell["id"]: float(read_json(directory / SELECTIONS / f"{cell['selection']}.json")["chosen"]["lr"])
+        for cell in plan["cells"]
+        if cell["selection"] is not None
+    }
+    return Status(directory, progress_of(plan, ended), launcher(directory), chosen)
+
+
+def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Progress:
+    """How far the study of `plan` (as `plan.json` has it) has come with these runs, by their ids."""
+    cells = [_cell(cell, plan["select"], records) for cell in plan["cells"]]
+    seconds = [_seconds_left(cell, plan["cells"], records) for cell in plan["cells"]]
+    known = [one for one in seconds if one is not None]
+    named = [records[name] for name in _names(plan) if name in records]
+    return Progress(
+        name=plan["name"],
+        select=plan["select"],
+        cells=tuple(cells),
+        runs=sum(cell.trials + cell.finals for cell in cells),
+        done=sum(cell.trials_done + cell.finals_done for cell in cells),
+        failed=sum(cell.failed for cell in cells),
+        seconds_left=sum(known) if len(known) == len(seconds) else None,
+        memory_bytes=max((peak for record in named if (peak := _peak(record))), default=None),
+    )
+
+
+def _names(plan: Mapping[str, Any]) -> list[str]:
+    return [name for cell in plan["cells"] for name in _names_of(cell) if name is not None]
+
+
+def _names_of(cell: Mapping[str, Any]) -> list[str | None]:
+    return [one["run"] for one in (*cell["trials"], *cell["finals"])]
+
+
+def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]) -> CellProgress:
+    trials, finals = ([records.get(one["run"]) for one in cell[stage]] for stage in ("trials", "finals"))
+    ended = [record for record in (*trials, *finals) if record is not None]
+    scores = [record.quality["validation"][select] for record in ended if record.status == "completed"]
+    metric = METRICS[select]
+    return CellProgress(
+        id=cell["id"],
+        data=cell["data"],
+        model=cell["model"],
+        method=method_said(cell["method"]),
+        trials=len(trials),
+        trials_done=sum(record is not None for record in trials),
+        selection=cell["selection"],
+        finals=len(finals),
+        finals_done=sum(record is not None for record in finals),
+        failed=sum(record.status != "completed" for record in ended),
+        score=(max if metric.higher_is_better else min)(scores, default=None),
+    )
+
+
+def method_said(settings: Mapping[str, Any]) -> str:
+    """A method and its settings in short; those that are the defaults are left out, but for what most grids vary."""
+    name = str(settings["name"])
+    fields = METHODS[name].settings.model_fields
+    always = ("rank", "unfrozen_layers")
+    told = [key for key in settings if key != "name" and (key in always or settings[key] != fields[key].default)]
+    return " ".join([name, *(f"{key}={settings[key]}" for key in told)])
+
+
+def _seconds_left(
+    cell: Mapping[str, Any], cells: list[Mapping[str, Any]], records: Mapping[str, RunRecord]
+) -> float | None:
+    """What the cell's missing runs will take; None where there is nothing to judge by."""
+    names = _names_of(cell)
+    missing = sum(name not in records for name in names)
+    if missing == 0:
+        return 0.0
+    group = [other for other in cells if (other["data"], other["model"]) == (cell["data"], cell["model"])]
+    for like in ([cell], group, cells):
+        found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
+        seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
+        if seconds:
+            return missing * median(seconds)
+    return None
+
+
+def _peak(record: RunRecord) -> int | None:
+    peak = record.cost.get("peak_memory_bytes") or {}
+    return peak.get("allocated") or peak.get("resident")

@@ -1,0 +1,71 @@
+"""Choosing a cell's learning rate from its trials, and keeping what was chosen from what.
+
+A selection is written to disk before any run that it chose sees the test split. Such a run's record names the
+selection by the SHA-256 of its content, which holds the trials' runs and scores: so the choice was made first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.evaluation.metrics import Metric
+from loratory.store.files import write_durably
+from loratory.store.record import RunRecord
+from loratory.study.layout import SCHEMA, SELECTIONS, as_json
+from loratory.study.spec import Cell
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One rate and its finished run."""
+
+    lr: float
+    record: RunRecord
+
+    def score(self, metric: Metric) -> float | None:
+        """What validation gave; None where the run did not complete."""
+        value = self.record.quality.get("validation", {}).get(metric.name)
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen for one cell."""
+
+    digest: str
+    """The first 12 digits of the SHA-256 of its file."""
+    lr: float
+
+
+def choose(trials: Sequence[Tried], metric: Metric) -> float | None:
+    """The rate with the best validation score, the smaller one of equals; None where no trial completed."""
+    best: tuple[float, float] | None = None
+    for one in sorted(trials, key=lambda one: one.lr):
+        score = one.score(metric)
+        if score is not None and (best is None or metric.better(score, best[1])):
+            best = one.lr, score
+    return best[0] if best is not None else None
+
+
+def keep(directory: Path, cell: Cell, metric: Metric, trials: Sequence[Tried], lr: float) -> Selection:
+    """Write the selection of `lr` for `cell` into the study's directory.
+
+    Args:
+        trials: what it was chosen from; none where there was nothing to choose.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    tried = [
+        {"lr": one.lr, "run": one.record.id, "status": one.record.status, "score": one.score(metric)} for one in trials
+    ]
+    document = {"schema": SCHEMA, "cell": cell.describe(), "select": metric.name, "trials": tried, "chosen": {"lr": lr}}
+    text = as_json(document)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = directory / SELECTIONS / f"{digest}.json"
+    if not path.exists():
+        write_durably(path, text)
+    return Selection(digest, lr)

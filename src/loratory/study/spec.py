@@ -1,0 +1,152 @@
+"""What a study is asked to do, as one frozen value: data sets × models × methods with their grids, rates and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from loratory.evaluation.metrics import METRICS, Metric
+from loratory.methods import method_settings, parse_spec
+from loratory.spec import MethodSettings, RunSpec, Settings, group_of
+
+UNASKED_RUNS = 1_000
+"""A study of more runs is asked for twice (`--yes`)."""
+
+MOST_RUNS = 100_000
+"""A study of more runs is a mistake."""
+
+
+class MethodGrid(Settings):
+    """One entry of `methods`: a method, each of its settings with the values it takes, and the rates it may try."""
+
+    name: str
+    values: dict[str, tuple[Any, ...]]
+    rates: tuple[float, ...]
+    """Empty: the method's default."""
+
+    @property
+    def size(self) -> int:
+        """How many settings the grid holds."""
+        return math.prod(map(len, self.values.values()))
+
+    @property
+    def trials(self) -> int:
+        """Tuning runs of each cell: none where there is no choice."""
+        return len(self.rates) if len(self.rates) > 1 else 0
+
+    def settings(self) -> Iterator[MethodSettings]:
+        """Every setting, the last key changing fastest."""
+        for chosen in itertools.product(*self.values.values()):
+            yield method_settings({"name": self.name, **dict(zip(self.values, chosen, strict=True))})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a study, all its rates and seeds."""
+
+    id: str
+    """c1, c2 … in the plan's order."""
+    data: str
+    model: str
+    method: MethodSettings
+    rates: tuple[float, ...]
+    """What its tuning may choose from; empty: the method's default."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(self.rates) > 1
+
+    def describe(self) -> dict[str, Any]:
+        """Data, model and method for selections and the plan."""
+        return {"data": self.data, "model": self.model, "method": self.method.model_dump(mode="json")}
+
+
+class StudySpec(Settings):
+    """A study file, checked. :func:`loratory.study.reading.read_study` makes it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+    methods: tuple[MethodGrid, ...]
+    seeds: tuple[int, ...]
+    """The first one is that of every tuning run."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Flags of `loratory train`, the same for every run."""
+    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
+    """The validation metric that chooses a rate."""
+    margin: float = Field(0.01, ge=0)
+    """A difference in that metric that counts as none."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Weights of final runs: of each cell's best on validation, of all, or of none."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric called `select`."""
+        return METRICS[self.select]
+
+    @property
+    def trials(self) -> int:
+        """Tuning runs of each cell, the same for every method."""
+        return self.methods[0].trials
+
+    @property
+    def runs(self) -> int:
+        """How many runs the file asks for, repeated cells counted as often as they stand there."""
+        cells = len(self.data) * len(self.models) * sum(method.size for method in self.methods)
+        return cells * (self.trials + len(self.seeds))
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every setting once, in the file's order: data sets, in them models, in them methods."""
+        found: dict[tuple[str, str, MethodSettings], tuple[float, ...]] = {}
+        for data, model, method in itertools.product(self.data, self.models, self.methods):
+            for settings in method.settings():
+                found.setdefault((data, model, settings), method.rates)
+        return tuple(Cell(f"c{number}", *key, rates) for number, (key, rates) in enumerate(found.items(), start=1))
+
+    def run(self, cell: Cell, *, lr: float | None, seed: int, threads: int | None = None) -> RunSpec:
+        """One run of a cell.
+
+        Args:
+            lr: the peak learning rate; None for the method's default.
+            threads: of a CPU, where the file does not say.
+        """
+        groups: dict[str, dict[str, Any]] = {"data": {}, "training": {}, "hardware": {}}
+        for flag, value in self.train.items():
+            groups[str(group_of(flag))][flag] = value
+        if groups["training"].get("keep") == "best":  # else no epoch is chosen, and the metric makes no other run
+            groups["training"]["select"] = self.select
+        groups["data"]["dataset"] = cell.data
+        groups["training"]["lr"] = lr
+        groups["hardware"].setdefault("threads", threads)
+        method = cell.method.model_dump(mode="json")
+        return parse_spec({"method": method, "model": cell.model, "seed": seed, **groups})
+
+    def differences(self, other: StudySpec) -> list[str]:
+        """What `other` says otherwise, one line a key: `seeds: [0, 1] before, [0, 1, 2] now`."""
+        return [
+            f"{key}: {before} before, {now} now"
+            for key in type(self).model_fields
+            if (before := self._shown(key)) != (now := other._shown(key))
+        ]
+
+    def _shown(self, key: str) -> str:
+        value = getattr(self, key)
+        if key == "methods":
+            return "; ".join(
+                " ".join(
+                    [one.name, *(f"{name}={_listed(grid)}" for name, grid in one.values.items())]
+                    + ([f"lr={_listed(one.rates)}"] if one.rates else [])
+                )
+                for one in value
+            )
+        return _listed(value) if isinstance(value, tuple) else str(value)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return f"[{', '.join(map(str, values))}]" if len(values) != 1 else str(values[0])

@@ -1,0 +1,185 @@
+"""Jobs in several processes of this machine: on a CPU its threads divided among them, on CUDA a GPU each in turn."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+
+import torch
+
+from loratory.errors import StorageError, counted
+from loratory.inputs import Inputs
+from loratory.spec import RunSpec
+from loratory.study.jobs import Asked, Job, Outcome, carry_out, known, leave_failure
+
+log = logging.getLogger("loratory")
+
+RETRIES = 2
+"""How often a job is carried out again after its process was lost."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    gpu: str | None
+    job: Job | None = None
+
+
+class Workers:
+    """A number of processes, each with one job at a time. They end with this one, however it ends."""
+
+    def __init__(self, slots: int, inputs: Inputs, *, cuda: bool) -> None:
+        """
+        Args:
+            slots: how many processes.
+            inputs: what this process reads to know the jobs.
+            cuda: whether each gets one of the GPUs that are visible here.
+        """
+        self.slots = slots
+        self._inputs = inputs
+        self._gpus = visible_gpus() if cuda else []
+        self._workers: list[_Worker] = []
+        self._lost = Counter[str]()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every process; what a killed one leaves is cleared away by the next that comes there."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+
+    def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
+        """Computed here: all processes have this machine's devices and libraries."""
+        return known(asked, self._inputs)
+
+    def submit(self, job: Job) -> None:
+        """Give the job to a process that has none; one is started where all that run are busy."""
+        worker = next((one for one in self._workers if one.job is None and one.process.is_alive()), None)
+        if worker is None:
+            worker = self._start()
+        worker.job = job
+        worker.pipe.send(job)
+
+    def next(self) -> Outcome:
+        """Wait for a job to end; one whose process was lost is carried out again, twice at most."""
+        while True:
+            busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
+            for pipe in connection.wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]  # wait gives what it was given
+                try:
+                    outcome: Outcome = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    lost = self._after_loss(worker)
+                    if lost is not None:
+                        return lost
+                    break
+                worker.job = None
+                return outcome
+
+    def _start(self) -> _Worker:
+        spawn = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of libraries
+        ours, theirs = spawn.Pipe()
+        gpu = self._free_gpu()
+        process = spawn.Process(target=serve, args=(theirs,), daemon=True)
+        with _seeing(gpu):
+            process.start()
+        theirs.close()  # so that the pipe ends when the process does
+        self._workers.append(_Worker(process, ours, gpu))
+        return self._workers[-1]
+
+    def _free_gpu(self) -> str | None:
+        """The GPU that the fewest processes have, the first of equals."""
+        taken = Counter(worker.gpu for worker in self._workers)
+        return min(self._gpus, key=lambda one: taken[one]) if self._gpus else None
+
+    def _after_loss(self, worker: _Worker) -> Outcome | None:
+        """Carry the job of a lost process out in another one; its failure where it was lost too often."""
+        job = worker.job
+        assert job is not None
+        worker.process.join()
+        worker.pipe.close()
+        self._workers.remove(worker)
+        self._lost[job.id] += 1
+        ended = f"its process ended with {_said(worker.process.exitcode)}"
+        if self._lost[job.id] <= RETRIES:
+            log.warning("%s: %s; it is run again", job.id, ended)
+            self.submit(job)
+            return None
+        message = f"{ended}, {counted(RETRIES + 1, 'time')}; it may need more memory than there is"
+        try:
+            return Outcome(job, leave_failure(job, message, self._inputs))
+        except StorageError as error:
+            return Outcome(job, None, stops=error)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [one.strip() for one in named.split(",")] if named else list(map(str, range(torch.cuda.device_count())))
+
+
+@contextmanager
+def _seeing(gpu: str | None) -> Iterator[None]:
+    """A process that starts here sees `gpu` alone: it must know before CUDA is asked for anything."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        yield
+    finally:
+        if gpu is not None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+            if before is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _said(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name
+
+
+def serve(pipe: Connection) -> None:
+    """Carry out jobs from `pipe` until its other end is closed. Runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends this process
+    logging.getLogger("loratory").setLevel(logging.ERROR)  # what is to be told was told where the study was planned
+    _end_with_parent()
+    inputs = Inputs()
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(carry_out(job, inputs))
+        gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, in the midst of a run too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,82 @@
+"""The commands of studies: parse, call, print. No logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loratory.console import errors, print_json
+from loratory.errors import TrainingError, counted
+from loratory.flags import assignment
+
+study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+
+
+@study_app.command("run")
+def run_study(
+    file: Annotated[Path, typer.Argument(help="a study file, such as studies/seed.yaml")],
+    output: Annotated[Path | None, typer.Option(help="the study's directory [results/ and its name]")] = None,
+    executor: Annotated[str, typer.Option(metavar="local|ray", help="where the runs are carried out")] = "local",
+    workers: Annotated[int | None, typer.Option(help="runs at once [1; with Ray as many as there is room for]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="in place of what the file says: models=DIR, train.epochs=1"),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run again what failed before")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="run more than 1,000 runs")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what is missing of a study, tuning first; what exists is never run again."""
+    from loratory.finish import finish
+    from loratory.study.launch import launch
+    from loratory.study.plan import Plan
+    from loratory.study.progress import read_status
+    from loratory.study.reading import check_size, read_study
+    from loratory.study_view import plan_lines, study_shown
+
+    spec, text = read_study(file, list(map(assignment, settings or [])))
+    check_size(spec, str(file), asked=yes)
+    directory = output if output is not None else Path("results") / spec.name
+
+    def planned(plan: Plan, slots: int) -> None:
+        for line in plan_lines(plan, slots):
+            (errors if as_json else Console()).print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with study_shown() as told:
+        plan = launch(
+            *(spec, text, directory),
+            executor=executor,
+            workers=workers,
+            retry_failed=retry_failed,
+            planned=planned,
+            told=told,
+        )
+    finish(directory)
+    for record in plan.failed:
+        errors.print(f"{record.id}: {record.status.replace('_', ' ')}: {record.error}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json(read_status(directory).to_dict())
+    else:
+        typer.echo(f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed")
+    if plan.fruitless:
+        raise TrainingError(f"{directory}: no final run completed; its records say why")
+
+
+@study_app.command("status")
+def study_status(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="a study's directory")], as_json: Json = False
+) -> None:
+    """How far a study has come, from any terminal."""
+    from loratory.study.progress import read_status
+    from loratory.study_view import status_table
+
+    status = read_status(directory)
+    if as_json:
+        print_json(status.to_dict())
+    else:
+        Console().print(status_table(status))

@@ -1,0 +1,125 @@
+"""What the commands of a study show: the plan before, the progress meanwhile, the status from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from loratory import units
+from loratory.console import errors
+from loratory.errors import counted
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from loratory.study.jobs import Job
+    from loratory.study.plan import Plan
+    from loratory.study.progress import Progress, Status
+
+
+def plan_lines(plan: Plan, slots: int) -> list[str]:
+    """The plan: runs by stage, which exist, and what the others will take."""
+    from loratory.study.plan import said_of
+    from loratory.study.progress import progress_of
+
+    progress = progress_of(plan.to_dict(), plan.records)
+    lines = [f"{plan.spec.name}: {said_of(plan)}"]
+    if failed := len(plan.failed):
+        lines.append(f"{counted(failed, 'run')} failed and will not be run again (--retry-failed does)")
+    if progress.done < progress.runs:
+        left = progress.seconds_left
+        seconds = "unknown until the first run" if left is None else f"about {units.duration(left / slots)}"
+        peak = progress.memory_bytes
+        memory = "unknown until the first run" if peak is None else f"about {units.memory(peak)} a run"
+        lines.append(f"Time: {seconds}; memory: {memory}; {counted(slots, 'run')} at once")
+    return lines
+
+
+@contextmanager
+def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
+    """A live bar on a terminal; a line for each run elsewhere. On standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from loratory.study.progress import progress_of
+
+    begun, ended = time.monotonic(), 0
+
+    def line(plan: Plan, job: Job) -> None:
+        nonlocal ended
+        ended += 1
+        errors.print(f"{_run_said(plan, job)}; {_so_far(progress_of(plan.to_dict(), plan.records), begun, ended)}",
+                     markup=False, soft_wrap=True)  # fmt: skip
+
+    if not errors.is_terminal:
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+    with Bar(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("runs", total=None, said="")
+
+        def advance(plan: Plan, job: Job) -> None:
+            nonlocal ended
+            ended += 1
+            progress = progress_of(plan.to_dict(), plan.records)
+            bar.update(task, total=progress.runs, completed=progress.done, said=_so_far(progress, begun, ended))
+
+        yield advance
+
+
+def _run_said(plan: Plan, job: Job) -> str:
+    """One run and how it ended."""
+    from loratory.study.progress import method_said
+
+    record, cell = plan.records[job.id], plan.cell_of(job)
+    name = f"{cell.data} {method_said(record.spec['method'])}"
+    setting = f"{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
+    if record.status != "completed":
+        return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
+    score = record.quality["validation"][plan.spec.select]
+    return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {record.cost['total_seconds']:.1f} s"
+
+
+def _so_far(progress: Progress, begun: float, ended: int) -> str:
+    """Cells done, best so far, rate, time left."""
+    minutes = (time.monotonic() - begun) / 60
+    words = [f"{progress.done} of {counted(progress.runs, 'run')}"]
+    words.append(f"{progress.cells_done} of {counted(len(progress.cells), 'cell')}")
+    if progress.failed:
+        words.append(f"{progress.failed} failed")
+    if (best := progress.best) is not None:
+        words.append(f"best {best.score:.4g} ({best.method})")
+    if minutes > 0:
+        words.append(f"{ended / minutes:.3g} runs a minute")
+        words.append(f"{units.duration(60 * minutes / ended * (progress.runs - progress.done))} left")
+    return ", ".join(words)
+
+
+def status_table(status: Status) -> RenderableType:
+    """A study's cells, how far each has come, and who runs the study."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    progress = status.progress
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    varied = [key for key in ("data", "model") if len({getattr(cell, key) for cell in progress.cells}) > 1]
+    for name in ("cell", *varied, "method"):
+        table.add_column(name.capitalize(), overflow="fold")
+    for name in ("Tuning", "lr", "Final", "Failed", "Best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in progress.cells:
+        lr = status.chosen.get(cell.id)
+        texts = [cell.id, *(getattr(cell, key) for key in varied), cell.method, f"{cell.trials_done}/{cell.trials}"]
+        texts += [units.MISSING if lr is None else f"{lr:g}", f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
+        texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
+        table.add_row(*(Text(units.printable(text)) for text in texts))
+    said = f"{progress.name}: {progress.done} of {counted(progress.runs, 'run')}"
+    if progress.done < progress.runs and progress.seconds_left is not None:
+        workers = status.launcher.workers if status.launcher is not None else 1
+        said += f", about {units.duration(progress.seconds_left / workers)} left"
+    who = str(status.launcher) if status.launcher is not None else "nobody is running it"
+    return Group(table, Text(units.printable(f"{said}; {who}. Best: validation {progress.select}.")))

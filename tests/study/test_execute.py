@@ -1,0 +1,283 @@
+"""Failures, kills, two at once, several processes: every run once, and the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import loratory.study.jobs as jobs
+from loratory.cli import main
+from loratory.errors import DivergedError, StorageError
+from loratory.inputs import Inputs
+from loratory.store.record import RunRecord
+from loratory.study.launch import launch
+from loratory.study.lock import launching
+from loratory.study.reading import read_study
+from loratory.study.workers import Workers
+
+KILLED = """
+name: killed
+data: [{data}]
+models: [{model}]
+methods:
+  - {{name: standard, tune: {{lr: [1e-4, 1e-3, 5e-3]}}}}
+  - {{name: lora, rank: 2, tune: {{lr: [1e-3, 5e-3, 1e-2]}}}}
+  - {{name: head, tune: {{lr: [1e-3, 5e-3, 1e-2]}}}}
+seeds: [0, 1, 2, 3, 4]
+train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32, threads: 1}}
+"""
+KILLS = 10
+
+
+def numbers(records: dict[str, RunRecord]) -> dict[str, Any]:
+    return {name: (record.status, record.quality, record.study, record.weights) for name, record in records.items()}
+
+
+def forked(command: list[str], output: Path) -> int:
+    """The command in a process of its own, which has the libraries already; its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = main(command)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numbers(
+    study_file: Any, tmp_path: Path, records: Any
+) -> None:
+    path, directory, draw = study_file(KILLED), tmp_path / "out", random.Random(7)
+    command = ["study", "run", str(path), "--output", str(directory)]
+    seen: dict[str, Any] = {}
+    midway = 0
+    for _ in range(KILLS):
+        pid = forked(command, tmp_path / "log")
+        time.sleep(draw.uniform(0.2, 1.5))
+        os.kill(pid, signal.SIGKILL)
+        midway += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        if (directory / "runs").is_dir():
+            seen = {name: record.cost for name, record in records(directory).items()} | seen
+    assert midway >= KILLS // 2  # it was still at work
+    assert main(command) == 0, (tmp_path / "log").read_text("utf8")
+    found = records(directory)
+    assert len(found) == 3 * (3 + 5)
+    assert {name: found[name].cost for name in seen} == seen  # what was there was not run again
+    assert {path.name for path in (directory / "runs").iterdir()} == set(found)  # and nothing is left lying about
+    assert main(["study", "run", str(path), "--output", str(tmp_path / "whole")]) == 0
+    assert numbers(found) == numbers(records(tmp_path / "whole"))
+    plans = [(place / "plan.json").read_text("utf8") for place in (directory, tmp_path / "whole")]
+    assert plans[0] == plans[1]
+
+
+def run_with(place: Path, study: Path, **settings: Any) -> Any:
+    spec, text = read_study(study)
+    told = settings.pop("told", lambda plan, job: None)
+    return launch(spec, text, place, planned=lambda plan, slots: None, told=told, **settings)
+
+
+def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
+    study_file: Any, tmp_path: Path, records: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    start = Workers._start
+    monkeypatch.setattr(Workers, "_start", lambda self: started.append(start(self)) or started[-1])
+
+    def kill(plan: Any, job: Any) -> None:
+        if len(started) == 2:  # after the first run, the one that is at work
+            next(worker for worker in started if worker.job is not None).process.kill()
+            started.append(None)
+
+    run_with(tmp_path / "two", study_file(), workers=2, told=kill)
+    run_with(tmp_path / "one", study_file())
+    assert len(started) == 4
+    assert "its process ended with SIGKILL; it is run again" in caplog.text
+    assert numbers(records(tmp_path / "two")) == numbers(records(tmp_path / "one"))
+    assert (tmp_path / "two" / "plan.json").read_text() == (tmp_path / "one" / "plan.json").read_text()
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        def __init__(self, target: Any, args: Any, daemon: bool) -> None:
+            self.pipe = args[0]
+
+        def start(self) -> None:
+            seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    seen: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3")
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", Process)
+    workers = Workers(3, Inputs(), cuda=True)
+    for _ in range(3):
+        workers._start()
+    assert seen == ["2", "3", "2"]
+    workers._workers.pop(1)
+    assert workers._start().gpu == "3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2, 3"
+    for worker in workers._workers:
+        worker.pipe.close()
+
+
+def failing(error: Exception, where: Any) -> Any:
+    """`train`, which fails where `where(spec)` says so."""
+    train = jobs.train
+
+    def one(spec: Any, **settings: Any) -> Any:
+        if not where(spec):
+            return train(spec, **settings)
+
+        def fail(progress: Any) -> None:
+            raise error
+
+        return train(spec, **{**settings, "on_step": fail})
+
+    return one
+
+
+def test_a_run_that_fails_is_a_record_and_the_study_goes_on(
+    study_file: Any, tmp_path: Path, records: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", failing(DivergedError("too far"), lambda spec: spec.training.lr == 1e-2))
+        assert main(command) == 0
+    err = capsys.readouterr().err
+    assert "lora rank=2 (tuning, lr 0.01, seed 3): diverged: too far" in err
+    found = records(tmp_path / "out")
+    assert sorted(record.status for record in found.values()) == ["completed"] * 7 + ["diverged"]
+    (failed,) = (name for name, record in found.items() if record.status == "diverged")
+    assert main(command) == 0  # not run again
+    assert records(tmp_path / "out") == found
+    assert "1 run failed and will not be run again" in capsys.readouterr().out
+    assert main([*command, "--retry-failed"]) == 0
+    again = records(tmp_path / "out")
+    assert again[failed].status == "completed"
+    assert {name: record.cost for name, record in again.items() if name in found and name != failed} == {
+        name: record.cost for name, record in found.items() if name != failed
+    }
+
+
+def test_a_cell_of_which_all_trials_fail_has_no_final_runs(
+    study_file: Any, tmp_path: Path, plan: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "train", failing(RuntimeError("odd"), lambda spec: spec.method.name == "lora"))
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--json"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "c2 (lora): every learning rate failed, so none is chosen" in err
+    _, lora = plan(tmp_path / "out")["cells"]
+    assert (lora["selection"], lora["finals"]) == (None, [])
+    status = json.loads(out)
+    assert (status["runs"], status["done"], status["failed"]) == (6, 6, 2)
+    monkeypatch.setattr(jobs, "train", failing(RuntimeError("odd"), lambda spec: True))
+    assert main([*command[:-2], str(tmp_path / "none")]) == 7
+    assert "no final run completed" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_study_and_leaves_nothing_that_would_not_be_run_again(
+    study_file: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", failing(StorageError("full"), lambda spec: spec.seed == 4))
+        assert main(command) == 5
+    assert capsys.readouterr().err.endswith("error: full\n")
+    assert main(command) == 0
+    assert "8 runs in" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_is_run_again(
+    study_file: Any, tmp_path: Path, records: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", failing(KeyboardInterrupt(), lambda spec: spec.seed == 4))  # type: ignore[arg-type]
+        assert main(command) == 130
+    assert "interrupted" in {record.status for record in records(tmp_path / "out").values()}
+    assert main(command) == 0
+    assert {record.status for record in records(tmp_path / "out").values()} == {"completed"}
+
+
+def test_the_second_launcher_names_the_first_and_stops(study_file: Any, tmp_path: Path, capsys: Any) -> None:
+    directory = tmp_path / "out"
+    command = ["study", "run", str(study_file()), "--output", str(directory)]
+    assert main(command) == 0
+    before = (directory / "plan.json").read_bytes()
+    with launching(directory):
+        capsys.readouterr()
+        assert main(command) == 5
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"process {os.getpid()} on " in err
+        assert "has been running it since " in err
+        assert main(["study", "status", str(directory)]) == 0
+        assert f"process {os.getpid()} on" in " ".join(capsys.readouterr().out.split())
+    assert (directory / "plan.json").read_bytes() == before
+    assert main(["study", "status", str(directory), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["running"], status["runs"], status["done"]) == (None, 8, 8)
+    assert [cell["id"] for cell in status["cells"]] == ["c1", "c2"]
+    assert all(cell["lr"] and cell["finals"] == cell["finals_done"] == 2 for cell in status["cells"])
+
+
+def test_a_place_that_is_something_else_is_left_alone(
+    study_file: Any, tmp_path: Path, capsys: Any, snapshot: Any
+) -> None:
+    place = tmp_path / "other"
+    place.mkdir()
+    (place / "thesis.txt").write_text("mine")
+    before = snapshot(place)
+    command = ["study", "run", str(study_file()), "--output", str(place)]
+    assert main(command) == 5
+    assert "is not empty and holds no study" in capsys.readouterr().err
+    assert main(["study", "status", str(place)]) == 5
+    assert "plan.json is not there; give the directory of a study" in capsys.readouterr().err
+    assert main([*command[:-1], str(place / "thesis.txt")]) == 5
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--executor", "rya"], 2, "--executor 'rya'; did you mean 'ray'?"),
+        (["--workers", "0"], 2, "--workers 0: give 1 or more"),
+        (["--set", "data=none.csv"], 3, "none.csv"),
+        (["--set", "models=./none"], 4, "model './none' is not a directory"),
+        (["--set", "seeds"], 2, "--set 'seeds': write it as a.b=c"),
+        (["--set", "seeds=[]"], 2, "--set seeds: seeds is an empty list"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_one_line(
+    words: list[str], code: int, says: str, study_file: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["study", "run", str(study_file()), "--output", str(tmp_path / "out"), *words]) == code
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_a_worker_with_other_data_than_the_plans_does_not_run(
+    study_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out = jobs.carry_out
+
+    def elsewhere(job: Any, inputs: Inputs) -> Any:
+        return carry_out(dataclasses.replace(job, fingerprint="0" * 64), Inputs())
+
+    monkeypatch.setattr("loratory.study.execute.carry_out", elsewhere)
+    with pytest.raises(jobs.ResourceError, match="are not those of the plan here"):
+        run_with(tmp_path / "out", study_file())
+    assert not (tmp_path / "out" / "runs").exists()

@@ -1,0 +1,199 @@
+"""What is planned, chosen and found again; what changes between one start and the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.cli import main
+from loratory.evaluation import predictions
+from loratory.evaluation.metrics import METRICS
+from loratory.store.directory import MANIFEST
+from loratory.study.progress import progress_of
+from loratory.study.selection import Tried, choose
+
+CELLS = 2
+RUNS = CELLS * (2 + 2)
+
+
+@pytest.fixture
+def ran(study_file: Any, tmp_path: Path) -> Path:
+    """The directory of the small study."""
+    directory = tmp_path / "out"
+    assert main(["study", "run", str(study_file()), "--output", str(directory)]) == 0
+    return directory
+
+
+def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_used(
+    ran: Path, records: Any, plan: Any
+) -> None:
+    found = records(ran)
+    assert len(found) == RUNS
+    for cell in plan(ran)["cells"]:
+        path = ran / "selections" / f"{cell['selection']}.json"
+        assert hashlib.sha256(path.read_bytes()).hexdigest()[:12] == cell["selection"]
+        selection = json.loads(path.read_text("utf8"))
+        assert selection["cell"] == {key: cell[key] for key in ("data", "model", "method")}
+        for trial, planned in zip(selection["trials"], cell["trials"], strict=True):
+            record = found[trial["run"]]
+            assert (trial["run"], trial["lr"]) == (planned["run"], planned["lr"])
+            assert record.study == {"stage": "tuning", "selection": None}
+            assert record.spec["seed"] == 3
+            assert set(record.quality) == {"validation"}
+            assert set(predictions.read(ran / "runs" / record.id / "predictions.parquet")) == {"validation"}
+            assert trial["score"] == record.quality["validation"]["accuracy"]
+        assert [final["seed"] for final in cell["finals"]] == [3, 4]
+        for final in cell["finals"]:
+            record = found[final["run"]]
+            assert record.study == {"stage": "final", "selection": cell["selection"]}
+            assert set(record.quality) == {"validation", "test"}
+            assert record.spec["training"]["lr"] == selection["chosen"]["lr"]
+            assert os.stat(path).st_mtime <= os.stat(ran / "runs" / record.id / MANIFEST).st_mtime
+
+
+def test_the_best_of_each_cell_keeps_its_weights(ran: Path, records: Any, plan: Any) -> None:
+    found = records(ran)
+    for cell in plan(ran)["cells"]:
+        finals = [found[final["run"]] for final in cell["finals"]]
+        best = max(finals, key=lambda record: record.quality["validation"]["accuracy"])  # the first of equals
+        assert [record.weights for record in finals] == [record is best for record in finals]
+        for record in finals:
+            assert any((ran / "runs" / record.id).glob("*.safetensors")) == record.weights
+    assert not any(record.weights for record in found.values() if record.study["stage"] == "tuning")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", 4), ("none", 0)])
+def test_weights_of_all_or_none_are_kept(keep: str, kept: int, study_file: Any, records: Any, tmp_path: Path) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--set", f"keep={keep}"]
+    assert main(command) == 0
+    assert sum(record.weights for record in records(tmp_path / "out").values()) == kept
+    assert all(record.cost["checkpoint_bytes"] > 0 for record in records(tmp_path / "out").values())
+
+
+def refuse(*arguments: Any, **settings: Any) -> None:
+    raise AssertionError("trained")
+
+
+def test_what_exists_is_not_run_again(
+    ran: Path, study_file: Any, snapshot: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = ("summary.json", "report.html", "table.csv", "table.md")  # the time that baselines take is measured anew
+
+    def kept() -> dict[str, str]:
+        return {name: digest for name, digest in snapshot(ran).items() if name not in timed}
+
+    before = kept()
+    capsys.readouterr()
+    monkeypatch.setattr("loratory.study.jobs.train", refuse)
+    assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 0
+    assert f"2 cells: 4 tuning runs and 4 final runs, {RUNS} exist" in capsys.readouterr().out
+    assert kept() == before
+    assert all((ran / name).is_file() for name in timed)
+
+
+def chosen(directory: Path, plan: Any) -> list[float]:
+    """Each cell's rate."""
+    names = [directory / "selections" / f"{cell['selection']}.json" for cell in plan(directory)["cells"]]
+    return [json.loads(path.read_text("utf8"))["chosen"]["lr"] for path in names]
+
+
+def test_a_changed_file_says_what_changed_and_runs_what_is_new(
+    ran: Path, study_file: Any, records: Any, plan: Any, capsys: Any
+) -> None:
+    before, rates = records(ran), chosen(ran, plan)
+    selections = {path.name for path in (ran / "selections").iterdir()}
+    path = study_file()
+    text = (
+        path.read_text("utf8")
+        .replace("[3, 4]", "[3, 4, 5]")
+        .replace("5e-3]", "5e-3, 30]")
+        .replace("1e-2]", "1e-2, 30]")
+    )
+    path.write_text(text + "select: mcc\n", encoding="utf8")
+    capsys.readouterr()
+    assert main(["study", "run", str(path), "--output", str(ran)]) == 0
+    err = capsys.readouterr().err
+    assert "seeds: [3, 4] before, [3, 4, 5] now; what still fits is used again" in err
+    assert "select: accuracy before, mcc now" in err
+    assert re.search(r"methods: head lr=\[0.001, 0.005\]; lora rank=2 .* before, head lr=\[0.001, 0.005, 30.0\]", err)
+    after = records(ran)
+    again = [new == old for new, old in zip(chosen(ran, plan), rates, strict=True)]
+    assert any(again)  # of such a cell a trial and a seed are new, of another a trial and three seeds
+    assert len(after) == RUNS + sum(2 if same else 4 for same in again)
+    assert {name: record.cost for name, record in after.items() if name in before} == {
+        name: record.cost for name, record in before.items()
+    }
+    assert selections < {path.name for path in (ran / "selections").iterdir()}  # what was chosen before is kept
+
+
+def test_runs_that_fit_no_more_are_kept_and_named(ran: Path, study_file: Any, records: Any, capsys: Any) -> None:
+    before = records(ran)
+    capsys.readouterr()
+    command = ["study", "run", str(study_file()), "--output", str(ran), "--set", "train.batch_size=16"]
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    assert f"{RUNS} runs of other settings, data, versions or devices; kept, not used" in err
+    assert before.items() <= records(ran).items()
+    assert len(records(ran)) == 2 * RUNS
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "ece"])
+def test_the_best_rate_is_chosen_and_of_equals_the_smaller(name: str, runs: Any) -> None:
+    def tried(lr: float, score: float | None) -> Tried:
+        quality = {} if score is None else {"validation": {name: score}}
+        return Tried(lr, dataclasses.replace(runs["head"].record, quality=quality))
+
+    good, bad = (0.9, 0.1) if METRICS[name].higher_is_better else (0.1, 0.9)
+    metric = METRICS[name]
+    assert choose([tried(3.0, good), tried(1.0, good), tried(2.0, bad)], metric) == 1.0
+    assert choose([tried(3.0, None), tried(1.0, bad)], metric) == 1.0
+    assert choose([tried(3.0, None)], metric) is None
+
+
+def test_without_rates_the_methods_own_is_taken_and_nothing_tuned(
+    study_file: Any, tmp_path: Path, records: Any, plan: Any
+) -> None:
+    path = study_file()
+    text = path.read_text("utf8").replace(", tune: {lr: [1e-3, 5e-3]}", "").replace("[5e-3, 1e-2]", "0.01")
+    path.write_text(text, encoding="utf8")
+    assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert len(records(tmp_path / "out")) == 4
+    head, lora = plan(tmp_path / "out")["cells"]
+    assert (head["tune"], head["trials"], lora["tune"], lora["trials"]) == ([], [], [0.01], [])
+    assert chosen(tmp_path / "out", plan) == [1e-3, 0.01]
+
+
+def test_a_setting_that_does_not_fit_the_model_is_found_before_anything_is_run(
+    study_file: Any, tmp_path: Path, capsys: Any
+) -> None:
+    path = study_file()
+    path.write_text(path.read_text("utf8").replace("rank: 2", "rank: [2, 33]"), encoding="utf8")
+    assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "small: lora rank=33 on" in err
+    assert "--rank 33 is above the width 32" in err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_what_is_left_is_judged_by_runs_like_those_that_are_missing(ran: Path, records: Any, plan: Any) -> None:
+    document, found = plan(ran), records(ran)
+    assert progress_of(document, {}).seconds_left is None
+    assert progress_of(document, found).seconds_left == 0.0
+    head, lora = document["cells"]
+    one = found[head["trials"][0]["run"]]
+    seconds = one.cost["total_seconds"]
+    progress = progress_of(document, {one.id: one})
+    assert progress.seconds_left == pytest.approx((RUNS - 1) * seconds)
+    assert progress.memory_bytes == one.cost["peak_memory_bytes"]["resident"]
+    other = found[lora["trials"][0]["run"]]
+    progress = progress_of(document, {one.id: one, other.id: other})
+    assert progress.seconds_left == pytest.approx(3 * seconds + 3 * other.cost["total_seconds"])
+    assert (progress.done, progress.runs, progress.cells_done, progress.failed) == (2, RUNS, 0, 0)

@@ -1,0 +1,80 @@
+"""The same study on Ray, with its worker killed in the midst of it: the same numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import loratory
+from loratory.cli import main
+from loratory.errors import ResourceError
+from loratory.inputs import Inputs
+from loratory.study.cluster import Cluster
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+KILLING = """
+import os, signal, sys
+from loratory import study_view
+from loratory.cli import main
+from loratory.study import cluster
+carry_out = cluster._carry_out
+def once(job, environment):
+    mark = os.environ["MARK"]
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return carry_out(job, environment)
+    os.kill(os.getpid(), signal.SIGKILL)
+cluster._carry_out = once
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@needs_ray
+def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
+    study_file: Any, tmp_path: Path, records: Any
+) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(loratory.__file__).parents[1]),
+        "HOME": str(tmp_path),  # where Ray keeps its token
+        "OMP_NUM_THREADS": "1",
+        "MARK": str(tmp_path / "mark"),
+    }
+    command = ["study", "run", str(study_file()), "--executor", "ray", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLING, *command, "--output", str(tmp_path / "ray")],
+        env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 runs in" in done.stdout
+    assert (tmp_path / "mark").exists()  # a worker was killed
+    assert (tmp_path / ".ray" / "auth_token").is_file()  # the cluster asked for a token
+    assert main(["study", "run", str(study_file()), "--output", str(tmp_path / "local")]) == 0
+    ray, local = (records(tmp_path / place) for place in ("ray", "local"))
+    assert {name: record.quality for name, record in ray.items()} == {
+        name: record.quality for name, record in local.items()
+    }
+    assert (tmp_path / "ray" / "plan.json").read_text() == (tmp_path / "local" / "plan.json").read_text()
+
+
+def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_task_oom_retries", "2")
+    with (
+        pytest.raises(ResourceError, match=r'needs Ray; pip install "loratory\[ray\]"'),
+        Cluster(1, Inputs(), cuda=False, threads=1),
+    ):
+        pass

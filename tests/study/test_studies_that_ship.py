@@ -1,0 +1,59 @@
+"""Every study in studies/ runs whole, on a tiny model and tiny data in place of its own."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.cli import main
+from loratory.study.reading import read_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) -> Path:
+    """40 texts."""
+    path = tmp_path_factory.mktemp("few") / "few.csv"
+    with path.open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *texts[:40]])
+    return path
+
+
+def test_there_is_one_for_each_question() -> None:
+    assert [path.stem for path in STUDIES] == ["architectures", "datasets", "hybrid", "ranks", "seed"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_that_ships_is_fair_and_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text("utf8")
+    assert text.startswith("# ")
+    spec, _ = read_study(path)
+    assert spec.name == path.stem
+    assert len(spec.seeds) >= 5
+    assert spec.trials >= 4
+    for method in spec.methods:
+        assert all(high / low <= 4 for low, high in zip(method.rates[:-1], method.rates[1:], strict=True))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_that_ships_runs_whole(
+    path: Path, few: Path, model_directory: Any, tmp_path: Path, records: Any, plan: Any
+) -> None:
+    # wide enough for rank 64, and as deep as minilm
+    model = model_directory("bert", hidden_size=64, num_hidden_layers=6, intermediate_size=64)
+    given = {"models": model, "data": few, "seeds": "[0]", "train.epochs": 1, "train.max_length": 16}
+    given |= {"train.device": "cpu", "train.precision": "fp32", "train.threads": 1}
+    words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    assert main(["study", "run", str(path), *words, "--output", str(tmp_path / "out")]) == 0
+    spec, _ = read_study(path)
+    cells = len(spec.cells()) // (len(spec.data) * len(spec.models))
+    found = records(tmp_path / "out")
+    assert len(plan(tmp_path / "out")["cells"]) == cells
+    assert len(found) == cells * (4 + 1)
+    assert {record.status for record in found.values()} <= {"completed", "diverged"}
+    assert all(final["run"] in found for cell in plan(tmp_path / "out")["cells"] for final in cell["finals"])

@@ -1,0 +1,38 @@
+"""What a terminal shows of a study while it runs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from loratory.cli import main
+
+
+def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("loratory.study_view.errors", Console(file=shown, force_terminal=True, width=160))
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        f"name: s\ndata: {tiny_csv}\nmodels: {tiny_bert}\nmethods: [{{name: head, tune: {{lr: [1e-3, 1e-2]}}}}]\n"
+        "seeds: [0]\ntrain: {epochs: 1, max_length: 32, device: cpu, precision: fp32}\n",
+        encoding="utf8",
+    )
+    assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 0
+    text = shown.getvalue()
+    for part in ("3/3", "1 of 1 cell", "best 0.", "runs a minute", "left"):
+        assert part in text
+    out, err = capsys.readouterr()
+    assert "s: 1 cell: 2 tuning runs and 1 final run, none exists yet" in out
+    assert "Time: unknown until the first run" in out
+    assert err == ""
+    assert main(["study", "run", str(path), "--output", str(tmp_path / "out"), "--set", "seeds=[0, 1]"]) == 0
+    out = capsys.readouterr().out
+    assert "2 tuning runs and 2 final runs, 3 exist" in out
+    assert "Time: about " in out
+    assert "a run; 1 run at once" in out
