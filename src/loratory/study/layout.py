@@ -20,7 +20,9 @@ LAUNCHER = ".study.json"
 SCHEMA = 1
 
 
-def read_json(path: Path, remedy: str = "give the directory of a study, or run it again") -> dict[str, Any]:
+def read_json(
+    path: Path, *, remedy: str = "give the directory of a study that `loratory study run` made"
+) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Args:

@@ -151,7 +151,7 @@ def _chosen(directory: Path, digest: str | None) -> float | None:
     if digest is None:
         return None
     path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
-    lr = lookup(read_json(path, "restore it from a copy"), "chosen", "lr")
+    lr = lookup(read_json(path, remedy="restore it from a copy"), "chosen", "lr")
     if isinstance(lr, bool) or not isinstance(lr, (int, float)):
         raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
     return float(lr)
