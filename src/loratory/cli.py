@@ -183,10 +183,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """The page of a study, report.html, with its tables (Markdown, CSV) and figures (SVG)."""
-    from loratory.report.document import read_summary
-    from loratory.report.study import write
+    from loratory.finish import finish
 
-    written = write(directory, read_summary(directory))
+    written = finish(directory)
     if as_json:
         print_json([str(path) for path in written])
     else:

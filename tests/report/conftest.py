@@ -17,6 +17,8 @@ from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
 from loratory.store.record import RunRecord
+from loratory.study.document import Summary
+from loratory.study.layout import SUMMARY
 
 Method = dict[str, Any]
 StudyMaker = Callable[..., dict[str, Any]]
@@ -207,7 +209,7 @@ def summed(runs: Sequence[RunRecord], seeds: list[int]) -> dict[str, Any]:
     """What a cell of `summary.json` says of its finished runs."""
     if not runs:
         nothing: dict[str, Any] = {"quality": {}, "cost": {}, "memory_parts_bytes": None, "padding_share": None}
-        return {**nothing, "seeds": [], "runs": [], "time_to": None, "failed": []}
+        return {**nothing, "seeds": [], "runs": [], "time_to": None, "failed": [], "missing": 0}
     costs = ("train_seconds", "total_seconds", "setup_seconds", "eval_seconds", "checkpoint_bytes", "tokens_per_second")
     memory = [run.cost["peak_memory_bytes"]["allocated"] for run in runs]
     return {
@@ -223,6 +225,7 @@ def summed(runs: Sequence[RunRecord], seeds: list[int]) -> dict[str, Any]:
         "padding_share": 1 - runs[0].cost["tokens"] / runs[0].cost["padded_tokens"],
         "time_to": None,
         "failed": [],
+        "missing": 0,
     }
 
 
@@ -244,6 +247,9 @@ def pair(a: dict[str, Any], b: dict[str, Any], examples: int) -> dict[str, Any] 
         "difference": difference,
         "low": difference - half,
         "high": difference + half,
+        "family_low": difference - 1.3 * half,
+        "family_high": difference + 1.3 * half,
+        "family": 6,
         "p": 0.0004 if abs(difference) > half else 0.2,
         "p_holm": 0.002 if abs(difference) > half else 0.4,
         "verdict": verdict if enough else None,
@@ -277,7 +283,7 @@ AXES = ("trainable", "train_seconds", "total_seconds", "peak_memory_bytes", "che
 
 @pytest.fixture(scope="session")
 def make_study() -> StudyMaker:
-    """(directory, …) -> the summary of a study whose runs are committed below `directory`.
+    """(directory, …) -> the document of the summary of a study whose runs are committed below `directory`.
 
     `levels` are (method, accuracy aimed at); every data set and model has a cell of each.
     """
@@ -330,7 +336,7 @@ def make_study() -> StudyMaker:
                 },
             ]
         baselines = [
-            {"data": name, "name": one, "accuracy": accuracy, "f1_macro": f1, "seconds": seconds}
+            {"data": name, "name": one, "accuracy": accuracy, "f1_macro": f1, "seconds": seconds, "reason": None}
             for name in data
             for one, accuracy, f1, seconds in (
                 ("majority class", 0.504, 0.335, 0.0),
@@ -361,3 +367,15 @@ def make_study() -> StudyMaker:
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def read_back(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Summary]:
+    """(document) -> the summary that is read where `document` is stored."""
+
+    def through_a_file(document: dict[str, Any]) -> Summary:
+        place = tmp_path_factory.mktemp("summary")
+        (place / SUMMARY).write_text(json.dumps(document), encoding="utf8")
+        return Summary.read(place)
+
+    return through_a_file

@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def study(make_study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(make_study: Any, read_back: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two data sets, one with a hostile name, and hostile labels."""
     place = tmp_path_factory.mktemp("study")
     lora = {"name": "lora", "alpha": 16.0, "targets": "attention"}
@@ -41,7 +41,7 @@ def study(make_study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"name": "head"}, 0.7),
     )
     summary = make_study(place, levels, data=("hutto:movies", HOSTILE), labels=(HOSTILE, "good"), examples=80)
-    return write(place, summary)[0]
+    return write(place, read_back(summary))[0]
 
 
 class Opened:
@@ -180,6 +180,25 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, study: Path, scheme: 
     text = page.locator("[data-chart]:visible svg text").first
     assert text.evaluate("one => getComputedStyle(one).fill") != ground
     assert ink != ground
+    assert opened.complaints == []
+    opened.context.close()
+
+
+def test_on_a_phone_quality_stands_beside_the_names(browser: Any, study: Path) -> None:
+    opened = Opened(browser, study, viewport={"width": 390, "height": 844})
+    page = opened.page
+    headings = page.locator("#g1-table thead th")
+    narrow = headings.all_inner_texts()
+    assert narrow[:4] == ["Approach", "Accuracy", "Macro-F1", "Trainable parameters"]
+    ends = page.locator("#g1-table tr > :nth-child(3)").evaluate_all("all => all.map(x => x.getBoundingClientRect())")
+    assert max(one["right"] for one in ends) <= 390
+    headings.nth(1).get_by_role("button").click()
+    shares = page.locator("#g1-table tbody:not(.foot) td:nth-child(2)").all_inner_texts()
+    shown = [float(text.partition("%")[0]) for text in shares]
+    assert shown == sorted(shown)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_function("document.querySelector('#g1-table thead th:last-child').innerText === 'Macro-F1'")
+    assert headings.all_inner_texts() == [narrow[0], *narrow[3:], *narrow[1:3]]
     assert opened.complaints == []
     opened.context.close()
 

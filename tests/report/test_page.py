@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,6 @@ from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.evaluation.predictions import Predictions
 from loratory.report.disagreement import disputed
-from loratory.report.document import parse
 from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
 from loratory.report.page import render
@@ -27,7 +27,8 @@ from loratory.report.theme import DARK, LIGHT
 from loratory.spec import DataSpec
 from loratory.store.record import RunRecord
 
-Summary = dict[str, Any]
+Document = dict[str, Any]
+PageOf = Callable[[Document, Path], str]
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 FORMULA = '=HYPERLINK("x")'
@@ -59,10 +60,16 @@ class Parsed(HTMLParser):
             self.words.append(data)
 
 
-def page_of(summary: Summary, place: Path) -> str:
-    study = parse(summary, place)
-    evidence = gather(place, study)
-    return render(study, evidence, {g.key: draw(study, g, evidence.of(g.cells)) for g in study.groups})
+@pytest.fixture(scope="module")
+def page_of(read_back: Any) -> PageOf:
+    """(document of the summary, the study's directory) -> the page."""
+
+    def rendered(document: Document, place: Path) -> str:
+        study = read_back(document)
+        evidence = gather(place, study)
+        return render(study, evidence, {g.key: draw(study, g, evidence.of(g.cells)) for g in study.groups})
+
+    return rendered
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +78,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(make_study: Any, place: Path) -> Summary:
-    found: Summary = make_study(place)
+def summary(make_study: Any, place: Path) -> Document:
+    found: Document = make_study(place)
     return found
 
 
 @pytest.fixture(scope="module")
-def page(summary: Summary, place: Path) -> Parsed:
+def page(page_of: PageOf, summary: Document, place: Path) -> Parsed:
     return Parsed(page_of(summary, place))
 
 
-def test_page_leads_with_the_answer_then_the_table(page: Parsed, summary: Summary) -> None:
+def test_page_leads_with_the_answer_then_the_table(page: Parsed, summary: Document) -> None:
     assert page.text.index("The answer") < page.text.index(summary["observations"][0]["text"])
     assert page.text.index(summary["observations"][0]["text"]) < page.text.index("What each approach costs")
     assert summary["observations"][1]["text"] in page.text
@@ -151,7 +158,7 @@ def test_tables_are_told_to_who_hears_them(page: Parsed) -> None:
     assert {attributes["id"] for tag, attributes in page.elements if tag == "select"} == labelled
 
 
-def test_text_from_the_data_stays_text(make_study: Any, tmp_path: Path) -> None:
+def test_text_from_the_data_stays_text(make_study: Any, read_back: Any, tmp_path: Path) -> None:
     method = {"name": "lora", "rank": 8, "targets": HOSTILE}
     summary = make_study(
         tmp_path,
@@ -164,8 +171,10 @@ def test_text_from_the_data_stays_text(make_study: Any, tmp_path: Path) -> None:
         name=HOSTILE,
     )
     summary["baselines"][0]["name"] = FORMULA
-    summary["failed"] = [{"run": "gone", "cell": "c1", "status": "failed", "error": f"{HOSTILE}\x1b[31m"}]
-    page = (write(tmp_path, summary)[0]).read_text("utf8")
+    summary["failed"] = [
+        {"run": "gone", "cell": "c1", "stage": "final", "status": "failed", "error": f"{HOSTILE}\x1b[31m"}
+    ]
+    page = write(tmp_path, read_back(summary))[0].read_text("utf8")
     parsed = Parsed(page)
     assert not [tag for tag, _ in parsed.elements if tag == "img"]
     assert len(parsed.scripts) == 3
@@ -196,7 +205,9 @@ def test_text_from_the_data_stays_text(make_study: Any, tmp_path: Path) -> None:
         ({"labels": tuple(range(14))}, "Most frequent confusions"),
     ],
 )
-def test_page_says_what_the_study_can_say(make_study: Any, tmp_path: Path, change: Summary, told: str) -> None:
+def test_page_says_what_the_study_can_say(
+    make_study: Any, page_of: PageOf, tmp_path: Path, change: Document, told: str
+) -> None:
     given = {
         "levels": (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)),
         "tuned": False,
@@ -212,9 +223,9 @@ def test_page_says_what_the_study_can_say(make_study: Any, tmp_path: Path, chang
         assert "3 seeds, fewer than 5" in page.text
 
 
-def test_failed_runs_are_listed_with_their_error(summary: Summary, place: Path) -> None:
+def test_failed_runs_are_listed_with_their_error(page_of: PageOf, summary: Document, place: Path) -> None:
     error = "out of memory on cuda at --batch-size 32"
-    failed = [{"run": "c4-s9", "cell": "c4", "status": "out_of_memory", "error": error}]
+    failed = [{"run": "c4-s9", "cell": "c4", "stage": "final", "status": "out_of_memory", "error": error}]
     cells = [{**cell, "failed": ["c4-s9"]} if cell["id"] == "c4" else cell for cell in summary["cells"]]
     page = Parsed(page_of({**summary, "failed": failed, "cells": cells}, place))
     assert "Left out of every mean: 1 run that did not complete (1 out of memory)" in page.text
@@ -222,7 +233,7 @@ def test_failed_runs_are_listed_with_their_error(summary: Summary, place: Path) 
     assert "5 of 5 seeds, 1 failed run" in page.text
 
 
-def test_absent_runs_are_told_and_damaged_ones_refused(make_study: Any, tmp_path: Path) -> None:
+def test_absent_runs_are_told_and_damaged_ones_refused(make_study: Any, page_of: PageOf, tmp_path: Path) -> None:
     summary = make_study(tmp_path, (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)), seeds=(0, 1), tuned=False)
     run = tmp_path / "runs" / "c1-s0"
     (run / "predictions.parquet").write_bytes(b"PAR1")
@@ -232,9 +243,8 @@ def test_absent_runs_are_told_and_damaged_ones_refused(make_study: Any, tmp_path
     assert "The directories of 1 finished run are not there" in Parsed(page_of(summary, tmp_path)).text
 
 
-def test_calibration_agrees_with_the_metric(summary: Summary, place: Path) -> None:
-    study = parse(summary, place)
-    evidence = gather(place, study).cells["c2"]
+def test_calibration_agrees_with_the_metric(summary: Document, read_back: Any, place: Path) -> None:
+    evidence = gather(place, read_back(summary)).cells["c2"]
     one = type(evidence)(evidence.labels, evidence.histories[:1], evidence.tests[:1])
     found = sum(bin_.share * abs(bin_.accuracy - bin_.confidence) for bin_ in one.reliability)
     assert found == pytest.approx(summary["cells"][1]["quality"]["test"]["ece"]["values"][0], abs=1e-6)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from loratory.study.document import Observation, Summary
+from loratory.study.document import Summary
 from loratory.study.observations import observe
+from loratory.study.parts import Observation
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
 
@@ -119,6 +120,11 @@ def test_ranks(summarised: Callable[..., Summary]) -> None:
     assert "nothing is said of a trend" in texts_of(found, none)
     same = [replace(one, verdict="equivalent") for one in found.pairs]
     assert "All these ranks are equivalent." in texts_of(found, same)
+
+
+def test_without_an_update_there_is_no_rank_to_speak_of(summarised: Callable[..., Summary]) -> None:
+    hybrids = [({**lora(rank), "name": "hybrid", "unfrozen_layers": 2}, 0.8, {}) for rank in (0, 1, 4)]
+    assert "From r=" not in texts(summarised(*hybrids))
 
 
 def summarised_ranks(summary: Summary, places: list[int]) -> tuple[Observation, ...]:

@@ -13,8 +13,9 @@ import pytest
 from loratory.errors import StorageError
 from loratory.evaluation import predictions
 from loratory.store.directory import PREDICTIONS, RECORD, commit, read_run, staging
-from loratory.study.document import CellSummary, Pair, Summary
+from loratory.study.document import Summary
 from loratory.study.fronts import fronts
+from loratory.study.parts import CellSummary, Pair
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
 
@@ -215,7 +216,7 @@ def test_baselines_of_data_that_is_there(
 
 
 def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSummary]:
-    from loratory.study.document import Cost, Tuning
+    from loratory.study.parts import Cost, Tuning
     from loratory.study.statistics import over_seeds
 
     empty = {"lr": None, "seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}

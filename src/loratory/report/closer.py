@@ -7,17 +7,18 @@ from collections.abc import Mapping
 
 from loratory import units
 from loratory.report.disagreement import Disagreement
-from loratory.report.document import Cell, Group, Study
 from loratory.report.evidence import CellEvidence, Evidence
 from loratory.report.grids import Entry, Grid, Heading, Row, missing, number, row, words
 from loratory.store.record import RunRecord
+from loratory.study.document import Group, Summary
+from loratory.study.parts import CellSummary
 
 WIDEST = 12
 """Classes of the largest confusion matrix that is shown whole; of a larger one the most frequent confusions are."""
 CONFUSIONS = 15
 
 
-def confusion_grid(group: Group, cell: Cell, evidence: CellEvidence) -> Grid:
+def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Grid:
     """True classes by predicted ones, mean number of examples over seeds, shaded by the share of the true class."""
     names = [units.printable(label) for label in evidence.labels]
     counts = evidence.confusion
@@ -59,7 +60,7 @@ def _mean(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def classes_grid(group: Group, cell: Cell, evidence: CellEvidence) -> Grid:
+def classes_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Grid:
     """Precision, recall and F1 of each class, from the confusion matrix over all seeds; an undefined share is 0."""
     counts = evidence.confusion
     rows = []
@@ -100,7 +101,7 @@ def disagreement_grid(group: Group, found: Disagreement) -> Grid:
     return Grid(f"{group.key}-disputed", caption, headings, tuple(rows))
 
 
-def _right(right: Mapping[str, tuple[int, int]], cells: list[Cell]) -> list[Entry]:
+def _right(right: Mapping[str, tuple[int, int]], cells: list[CellSummary]) -> list[Entry]:
     found = []
     for cell in cells:
         if cell.id not in right:
@@ -111,7 +112,7 @@ def _right(right: Mapping[str, tuple[int, int]], cells: list[Cell]) -> list[Entr
     return found
 
 
-def runs_grid(study: Study, evidence: Evidence) -> Grid:
+def runs_grid(study: Summary, evidence: Evidence) -> Grid:
     """Every run of the study, trials first, with how it ended and what it scored."""
     headings = (
         Heading("Run", numeric=False),
@@ -130,8 +131,8 @@ def runs_grid(study: Study, evidence: Evidence) -> Grid:
     rows = []
     for group in study.groups:
         for cell in group.cells:
-            trials = [t.run for t in cell.tuning.trials if t.run is not None] if cell.tuning else []
-            stages = dict.fromkeys(trials, "tuning") | {r.run: r.stage for r in study.failed if r.cell == cell.id}
+            stages: dict[str, str] = {trial.run: "tuning" for trial in cell.tuning.trials}
+            stages |= {run.run: run.stage for run in study.failed if run.cell == cell.id}
             for name in (*cell.runs, *cell.failed):
                 stages.setdefault(name, "final")
             for name, stage in stages.items():
@@ -142,7 +143,7 @@ def runs_grid(study: Study, evidence: Evidence) -> Grid:
 
 
 def _run_row(
-    name: str, stage: str, cell: Cell, group: Group, record: RunRecord | None, status: str, error: str | None
+    name: str, stage: str, cell: CellSummary, group: Group, record: RunRecord | None, status: str, error: str | None
 ) -> Row:
     if record is None:
         rest = [missing() for _ in range(4)]
@@ -172,7 +173,7 @@ def _rate(value: float | None) -> str:
     return units.MISSING if value is None else f"{value:g}"
 
 
-def settings_of(cell: Cell, evidence: Evidence) -> str:
+def settings_of(cell: CellSummary, evidence: Evidence) -> str:
     """The spec of the cell's first finished run as JSON, or its method settings where no record is there."""
     record = next((evidence.records[name] for name in cell.runs if name in evidence.records), None)
     document = record.spec if record is not None else {"method": cell.method, "lr": cell.lr}

@@ -10,10 +10,11 @@ from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
-from loratory.report.document import Cell, Group, Mean, Pair, Study
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
 from loratory.report.study_table import COST, QUALITY, interval, spread
+from loratory.study.document import Group, Summary
+from loratory.study.parts import CellSummary, Pair
 
 Key = TypeVar("Key", bound=str | float)
 
@@ -21,14 +22,17 @@ MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "
 """A sign for each verdict, so that colour is not needed to tell them apart."""
 
 
-def quality_grid(study: Study, group: Group) -> Grid:
+def quality_grid(study: Summary, group: Group) -> Grid:
     """The study's own table: parameters, times, memory, quality; baselines below."""
     headings = [
         Heading("Approach", numeric=False),
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
-        *(Heading(title, meaning="test split, mean over seeds with its interval") for title, _ in QUALITY.values()),
+        *(
+            Heading(title, meaning="test split, mean over seeds with its interval", lead=True)
+            for title, _ in QUALITY.values()
+        ),
     ]
     drawn = whiskers([cell.score(study.select) for cell in group.cells])
     rows = []
@@ -53,14 +57,14 @@ def quality_grid(study: Study, group: Group) -> Grid:
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
-def _approach(cell: Cell, study: Study) -> Entry:
+def _approach(cell: CellSummary, study: Summary) -> Entry:
     ended = [counted(len(cell.failed), "failed run")] if cell.failed else []
     if len(cell.seeds) != len(study.seeds) or ended:
         ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}")
     return Entry(units.printable(cell.approach), ", ".join(ended))
 
 
-def _costs(cell: Cell) -> list[Entry]:
+def _costs(cell: CellSummary) -> list[Entry]:
     found = [number(cell.parameter("trainable"), units.count), number(cell.share, units.percent)]
     for key, (_, show) in COST.items():
         if key != "checkpoint_bytes":
@@ -69,22 +73,20 @@ def _costs(cell: Cell) -> list[Entry]:
     return found
 
 
-def _score(cell: Cell, metric: str, whisker: Whisker | None) -> Entry:
+def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
     value, show = cell.score(metric), QUALITY[metric][1]
     if value is None:
         return missing()
-    return Entry(show(value.mean), interval(value, show), value.mean, whisker)
+    return Entry(show(value.mean), interval(value.low, value.high, show), value.mean, whisker)
 
 
-def pairs_grid(study: Study, group: Group) -> Grid | None:
+def pairs_grid(study: Summary, group: Group) -> Grid | None:
     """Every pair of the group's cells on the metric of the study, with its difference and verdict; None without one."""
     pairs = [p for p in study.pairs if p.a in group.ids and p.b in group.ids and p.metric == study.select]
     if not pairs:
         return None
-    found = [None if p.difference is None else Mean(mean=p.difference, low=p.low, high=p.high) for p in pairs]
-    drawn = differences(found, study.margin)
     rows = []
-    for pair, whisker in zip(pairs, drawn, strict=True):
+    for pair, whisker in zip(pairs, differences(pairs, study.margin), strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
         shown = points(pair.difference, study.select)
         ends = "" if pair.low is None else f"{points(pair.low, study.select)} to {points(pair.high, study.select)}"
@@ -125,7 +127,7 @@ def _p(value: float | None) -> str:
     return units.MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def over_data(study: Study) -> Grid | None:
+def over_data(study: Summary) -> Grid | None:
     """Each approach on each data set and model; None for one of them only."""
     groups = study.groups
     if len(groups) < 2:
@@ -136,7 +138,9 @@ def over_data(study: Study) -> Grid | None:
     rows = []
     for approach in approaches:
         means = [scores.get((approach, group.key)) for group in groups]
-        entries = [missing() if m is None else Entry(show(m.mean), interval(m, show), m.mean) for m in means]
+        entries = [
+            missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean) for m in means
+        ]
         rows.append(row([words(approach), *entries]))
     foot = []
     if study.select in QUALITY:

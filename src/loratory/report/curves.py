@@ -9,9 +9,9 @@ from typing import Any
 from loratory.errors import counted
 from loratory.report import axes, theme
 from loratory.report.charts import PLAIN, Chart, chart, finished, names_at_ends, pale, room_for, series, y_metric
-from loratory.report.document import Mean
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
+from loratory.study.parts import Spread
 
 SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
 """Settings whose curve is drawn where cells differ in them."""
@@ -120,7 +120,7 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
     return finished(f"by-{setting}", layers, summary)
 
 
-def _setting_row(member: Member, mean: Mean, metric: str, *, x: int) -> dict[str, Any]:
+def _setting_row(member: Member, mean: Spread, metric: str, *, x: int) -> dict[str, Any]:
     show = axes.show_metric(metric)
     ends = f" ({show(mean.low)} to {show(mean.high)})" if mean.low is not None else ""
     names = {**_names(member), "label": member.family}
@@ -141,7 +141,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
             "shown": axes.show_metric(metric)(trial.score),
         }
         for member in members
-        for trial in (member.cell.tuning.trials if member.cell.tuning else ())
+        for trial in member.cell.tuning.trials
         if trial.score is not None
     ]
     if len(rows) < 2:
@@ -179,7 +179,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
     rows: list[dict[str, Any]] = [
         {**_names(member), "x": best.trials, "y": best.score, "shown": axes.show_metric(metric)(best.score)}
         for member in members
-        for best in (member.cell.tuning.expected_best if member.cell.tuning else ())
+        for best in member.cell.tuning.expected_best
     ]
     numbers = sorted({row["x"] for row in rows})
     if len(numbers) < 2:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from loratory import units
 from loratory.report import axes, comparing, curves
 from loratory.report.charts import Chart, parts
-from loratory.report.document import Cell, Group, Study
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
+from loratory.study.document import Group, Summary
+from loratory.study.parts import CellSummary
 
 TIMES = ("setup", "train", "eval", "other")
 MEMORY = ("weights", "gradients", "optimizer", "activations", "rest")
@@ -51,7 +52,7 @@ class Drawn:
         return [*found, *([self.calibration] if self.calibration is not None else [])]
 
 
-def draw(study: Study, group: Group, evidence: Mapping[str, CellEvidence]) -> Drawn:
+def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> Drawn:
     """Every chart of the group that its cells and runs allow.
 
     Args:
@@ -85,7 +86,7 @@ def _with(chart: Chart | None, grid: Grid) -> Numbered | None:
     return None if chart is None else Numbered(chart, grid)
 
 
-def times(cell: Cell) -> dict[str, float] | None:
+def times(cell: CellSummary) -> dict[str, float] | None:
     """Median seconds by part; `other` is what the total has beyond them."""
     found = {part: cost.median for part in TIMES if (cost := cell.cost.get(f"{part}_seconds")) is not None}
     total = cell.cost.get("total_seconds")
@@ -94,7 +95,7 @@ def times(cell: Cell) -> dict[str, float] | None:
     return {**found, "other": max(0.0, total.median - sum(found.values()))}
 
 
-def memory(cell: Cell) -> dict[str, float] | None:
+def memory(cell: CellSummary) -> dict[str, float] | None:
     """Bytes by part; `rest` is left out where the parts were measured above the peak."""
     found = cell.memory_parts_bytes
     return None if not found else {part: max(0.0, found[part]) for part in MEMORY if part in found}
@@ -124,22 +125,18 @@ def _parts(
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
 
-def _tuning_numbers(study: Study, group: Group) -> Grid:
-    rates = sorted({t.lr for cell in group.cells if cell.tuning for t in cell.tuning.trials})
+def _tuning_numbers(study: Summary, group: Group) -> Grid:
+    rates = sorted({t.lr for cell in group.cells for t in cell.tuning.trials})
     lines = [
-        (cell.approach, {t.lr: t.score for t in cell.tuning.trials if t.score is not None})
-        for cell in group.cells
-        if cell.tuning
+        (cell.approach, {t.lr: t.score for t in cell.tuning.trials if t.score is not None}) for cell in group.cells
     ]
     columns = {rate: f"{rate:g}" for rate in rates}
     caption = f"{axes.metric_title(study.select)} on validation by learning rate"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 
 
-def _best_numbers(study: Study, group: Group) -> Grid:
-    lines = [
-        (cell.approach, {b.trials: b.score for b in cell.tuning.expected_best}) for cell in group.cells if cell.tuning
-    ]
+def _best_numbers(study: Summary, group: Group) -> Grid:
+    lines = [(cell.approach, {b.trials: b.score for b in cell.tuning.expected_best}) for cell in group.cells]
     columns = {n: f"{n} tried" for n in sorted({n for _, values in lines for n in values})}
     caption = f"Expected best {axes.metric_title(study.select).lower()} on validation"
     return comparing.numbers(f"{group.key}-best", caption, columns, lines, axes.show_metric(study.select))

@@ -16,11 +16,11 @@ from loratory.errors import StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import ECE_BINS, log_softmax
 from loratory.evaluation.predictions import Predictions
-from loratory.report.document import Cell, Study
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
 from loratory.store.record import RunRecord
-
-RUNS = "runs"
+from loratory.study.document import Summary
+from loratory.study.layout import RUNS
+from loratory.study.parts import CellSummary
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,20 @@ class Evidence:
     cells: dict[str, CellEvidence]
     absent: tuple[str, ...]
 
-    def of(self, cells: Sequence[Cell]) -> dict[str, CellEvidence]:
+    def of(self, cells: Sequence[CellSummary]) -> dict[str, CellEvidence]:
         """The evidence of these cells, in their order."""
         return {cell.id: self.cells[cell.id] for cell in cells if cell.id in self.cells}
 
 
-def gather(directory: Path, study: Study) -> Evidence:
+def gather(directory: Path, study: Summary) -> Evidence:
     """Read the runs of `study` in `directory`.
 
     Raises:
         StorageError: a file of a run is damaged or missing, though its directory is there.
     """
     root = directory / RUNS
-    names = [name for cell in study.cells for name in (*cell.runs, *cell.failed, *_trials(cell))]
+    trials = [trial.run for cell in study.cells for trial in cell.tuning.trials]
+    names = [*trials, *(name for cell in study.cells for name in (*cell.runs, *cell.failed))]
     records = {name: RunRecord.read(root / name / RECORD) for name in dict.fromkeys(names) if _is_there(root, name)}
     finished = [name for cell in study.cells for name in cell.runs]
     cells = {
@@ -112,10 +113,6 @@ def gather(directory: Path, study: Study) -> Evidence:
         if any(name in records for name in cell.runs)
     }
     return Evidence(records, cells, tuple(name for name in finished if name not in records))
-
-
-def _trials(cell: Cell) -> list[str]:
-    return [trial.run for trial in cell.tuning.trials if trial.run is not None] if cell.tuning else []
 
 
 def _is_there(root: Path, name: str) -> bool:

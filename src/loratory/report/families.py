@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loratory.report.document import Cell
+from loratory.study.parts import CellSummary
 
 SERIES = {"rank": "r={}", "unfrozen_layers": "top {}", "frozen_layers": "bottom {}", "alpha": "α={}"}
 """The settings along which cells form a series, and how a label names their value."""
@@ -22,15 +22,15 @@ class Member:
         order: the family's number among all, in the order of the plan.
     """
 
-    cell: Cell
+    cell: CellSummary
     family: str
     label: str
     order: int
 
 
-def members(cells: Sequence[Cell]) -> dict[str, Member]:
+def members(cells: Sequence[CellSummary]) -> dict[str, Member]:
     """Each cell's place in its family, by the cell's id."""
-    groups: dict[str, list[Cell]] = defaultdict(list)
+    groups: dict[str, list[CellSummary]] = defaultdict(list)
     for cell in cells:
         groups[_family(cell)].append(cell)
     taken = {cell.approach for cell in cells}
@@ -43,7 +43,7 @@ def members(cells: Sequence[Cell]) -> dict[str, Member]:
     return found
 
 
-def _family(cell: Cell) -> str:
+def _family(cell: CellSummary) -> str:
     """The method and its targets. A hybrid without a number of frozen or unfrozen layers is still a hybrid."""
     targets = cell.method.get("targets")
     words = [str(cell.method.get("name", "unknown"))]
@@ -52,7 +52,7 @@ def _family(cell: Cell) -> str:
     return " ".join(words)
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
+def _labels(cells: Sequence[CellSummary]) -> list[str]:
     if len(cells) == 1:
         return [cells[0].approach]
     varying = [key for key in SERIES if len({str(cell.method.get(key)) for cell in cells}) > 1]

@@ -7,9 +7,9 @@ from typing import Any
 
 from loratory.report import axes, theme
 from loratory.report.charts import NARROW, PLAIN, PLOTS, Chart, Rows, chart, finished, series, y_metric
-from loratory.report.document import Front, FrontPoint
 from loratory.report.families import Member
 from loratory.report.labels import Box, Place, placed
+from loratory.study.parts import Front, FrontPoint
 
 
 def quality_against_cost(front: Front, members: Mapping[str, Member], metric: str) -> Chart | None:

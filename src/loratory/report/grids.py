@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from loratory.report.document import Mean
+from loratory.study.parts import Pair, Spread
 from loratory.units import MISSING, printable
 
 
@@ -50,11 +50,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Heading:
-    """A column's heading; `numeric` ones stand right and sort as numbers."""
+    """A column's heading; `numeric` ones stand right and sort as numbers.
+
+    Attributes:
+        lead: its column stands beside the first one where the page is as narrow as a phone.
+    """
 
     text: str
     numeric: bool = True
     meaning: str = ""
+    lead: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def row(entries: Iterable[Entry], *cells: str) -> Row:
     return Row(tuple(entries), cells)
 
 
-def whiskers(values: Sequence[Mean | None]) -> list[Whisker | None]:
+def whiskers(values: Sequence[Spread | None]) -> list[Whisker | None]:
     """Means and intervals drawn on one scale, from the lowest end to the highest."""
     ends = [end for v in values if v is not None for end in (v.mean, v.low, v.high) if end is not None]
     if len(ends) < 2 or max(ends) == min(ends):
@@ -106,19 +111,21 @@ def whiskers(values: Sequence[Mean | None]) -> list[Whisker | None]:
     return [None if v is None else Whisker(at(v.mean) or 0.0, at(v.low), at(v.high)) for v in values]
 
 
-def differences(values: Sequence[Mean | None], margin: float) -> list[Whisker | None]:
-    """Differences on one scale with zero in its middle, and the margin around zero."""
-    ends = [abs(end) for v in values if v is not None for end in (v.mean, v.low, v.high) if end is not None]
+def differences(pairs: Sequence[Pair], margin: float) -> list[Whisker | None]:
+    """The pairs' differences on one scale with zero in its middle, and the margin around zero."""
+    ends = [abs(end) for pair in pairs for end in (pair.difference, pair.low, pair.high) if end is not None]
     reach = max([*ends, margin * 1.5, 1e-9])
 
     def at(value: float) -> float:
         return round(50 + 46 * value / reach, 1)
 
-    def end(value: float | None) -> float | None:
-        return None if value is None else at(value)
+    def drawn(pair: Pair) -> Whisker | None:
+        if pair.difference is None:
+            return None
+        low, high = (None if end is None else at(end) for end in (pair.low, pair.high))
+        return Whisker(at(pair.difference), low, high, 50.0, (at(-margin), at(margin)))
 
-    band = at(-margin), at(margin)
-    return [None if v is None else Whisker(at(v.mean), end(v.low), end(v.high), 50.0, band) for v in values]
+    return [drawn(pair) for pair in pairs]
 
 
 def missing() -> Entry:

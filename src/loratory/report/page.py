@@ -18,10 +18,11 @@ from typing import Any
 from loratory import __version__, units
 from loratory.report import axes, closer, comparing, prose, theme
 from loratory.report.disagreement import Disagreement, disputed
-from loratory.report.document import Cell, Group, Study
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
 from loratory.report.grids import Grid
+from loratory.study.document import Group, Summary
+from loratory.study.parts import CellSummary
 
 PACKAGE = "loratory.report"
 
@@ -30,7 +31,7 @@ PACKAGE = "loratory.report"
 class CellView:
     """One cell seen closely; the grids are None where its runs are not there."""
 
-    cell: Cell
+    cell: CellSummary
     confusion: Grid | None
     classes: Grid | None
     settings: str
@@ -53,7 +54,7 @@ class GroupView:
     how_to_find: str
 
 
-def render(study: Study, evidence: Evidence, drawn: Mapping[str, Drawn]) -> str:
+def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> str:
     """The page as one HTML document.
 
     Args:
@@ -90,7 +91,7 @@ def render(study: Study, evidence: Evidence, drawn: Mapping[str, Drawn]) -> str:
     )
 
 
-def _group_view(study: Study, group: Group, evidence: Evidence, drawn: Drawn) -> GroupView:
+def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) -> GroupView:
     found = evidence.of(group.cells)
     cells = []
     for cell in group.cells:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.comparing import points
-from loratory.report.document import Cell, Group, Observation, Study
 from loratory.report.evidence import Evidence
-
-ENOUGH = 5
-"""Seeds below which no verdict is given."""
-
-
-def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+from loratory.study.document import Group, Summary
+from loratory.study.observed import listed
+from loratory.study.parts import CellSummary, Observation
+from loratory.study.statistics import MIN_SEEDS
 
 
-def answers(study: Study) -> list[str]:
+def answers(study: Summary) -> list[str]:
     """A sentence for each data set and model: what is said of all its cells together, or why nothing can be."""
     if not study.cells:
         return ["This study has no settings to run."]
@@ -39,13 +33,13 @@ def answers(study: Study) -> list[str]:
     return [text for text in found if text is not None] or ["No two settings have a score on the same test split yet."]
 
 
-def leading(study: Study, group: Group) -> Observation | None:
+def leading(study: Summary, group: Group) -> Observation | None:
     """The first observation about every cell of the group that has a test score; None below two such cells."""
     tested = {cell.id for cell in group.cells if cell.score(study.select) is not None}
     return next((one for one in study.observations if len(tested) > 1 and set(one.cells) == tested), None)
 
 
-def best_mean(study: Study, group: Group) -> str | None:
+def best_mean(study: Summary, group: Group) -> str | None:
     """Which cell has the best mean, and no more than that; None below two cells with a test score."""
     scored = [(mean.mean, cell) for cell in group.cells if (mean := cell.score(study.select)) is not None]
     if len(scored) < 2:
@@ -56,7 +50,7 @@ def best_mean(study: Study, group: Group) -> str | None:
     return f"{where}{best[1].approach} has the best mean {shown}; no statement goes further than that."
 
 
-def further(study: Study, group: Group) -> list[Observation]:
+def further(study: Summary, group: Group) -> list[Observation]:
     """The observations about the group's cells but the leading one; with one group also those about no cell."""
     first = leading(study, group)
     alone = len(study.groups) == 1
@@ -67,9 +61,9 @@ def further(study: Study, group: Group) -> list[Observation]:
     ]
 
 
-def facts(study: Study) -> list[str]:
+def facts(study: Summary) -> list[str]:
     """The study's size, a few words each."""
-    trials = {len(cell.tuning.trials) for cell in study.cells if cell.tuning and cell.tuning.trials}
+    trials = {len(cell.tuning.trials) for cell in study.cells if cell.tuning.trials}
     tuned = " to ".join(map(str, sorted({min(trials), max(trials)}))) if trials else ""
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
@@ -88,7 +82,7 @@ def facts(study: Study) -> list[str]:
     )
 
 
-def alerts(study: Study, evidence: Evidence) -> list[str]:
+def alerts(study: Summary, evidence: Evidence) -> list[str]:
     """What a reader must know before believing a number."""
     found = []
     if not study.complete:
@@ -99,21 +93,21 @@ def alerts(study: Study, evidence: Evidence) -> list[str]:
         count = counted(len(study.failed), "run")
         found.append(f"Left out of every mean: {count} that did not complete ({ends}); every run is listed below.")
     fewest = min((len(cell.seeds) for cell in study.cells), default=0)
-    if fewest < ENOUGH and study.cells:
+    if fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
-        found.append(f"Only {seeds} finished: below {ENOUGH} seeds no verdict is given.")
+        found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
         found.append(f"The directories of {count} are not there: curves, classes and examples go without them.")
     return found
 
 
-def how(study: Study) -> list[str]:
+def how(study: Summary) -> list[str]:
     """How the numbers came about."""
     metric = axes.metric_title(study.select).lower()
     margin = points(study.margin, study.select).lstrip("+")
     unit = " points" if METRICS[study.select].unit == "share" else ""
-    trials = [cell.tuning.trials for cell in study.cells if cell.tuning and cell.tuning.trials]
+    trials = [cell.tuning.trials for cell in study.cells if cell.tuning.trials]
     tuned = (
         f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored "
         f"on validation alone; the one with the best validation {metric} was kept, and the choice written down before "
@@ -130,7 +124,7 @@ def how(study: Study) -> list[str]:
         "set and model.",
         f"Better: the corrected p-value is below {1 - study.confidence:.2g}. Equivalent: the interval that holds for "
         f"all pairs at once lies within ±{margin}{unit}. Inconclusive: neither. "
-        f"Below {ENOUGH} common seeds there is no verdict.",
+        f"Below {MIN_SEEDS} common seeds there is no verdict.",
         "On the front: no approach that costs no more is better. Where neither of two is better, they are tied; "
         "without verdicts all are.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
@@ -139,7 +133,7 @@ def how(study: Study) -> list[str]:
     ]
 
 
-def limits(study: Study) -> list[str]:
+def limits(study: Summary) -> list[str]:
     """What the study does not show."""
     names = sorted({cell.data for cell in study.cells})
     models = sorted({cell.model for cell in study.cells})
@@ -154,7 +148,7 @@ def limits(study: Study) -> list[str]:
             f"Times and memory are those of one device ({device}) and of this program: their ratios may differ "
             "elsewhere."
         )
-    if any(cell.tuning and cell.tuning.trials for cell in study.cells):
+    if any(cell.tuning.trials for cell in study.cells):
         found.append(
             "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "
             "all, and may suit one approach better than another."
@@ -172,6 +166,6 @@ def limits(study: Study) -> list[str]:
     return found
 
 
-def _at_edge(cell: Cell) -> bool:
-    rates = [trial.lr for trial in cell.tuning.trials] if cell.tuning else []
+def _at_edge(cell: CellSummary) -> bool:
+    rates = [trial.lr for trial in cell.tuning.trials]
     return len(rates) > 1 and cell.lr in (min(rates), max(rates))

@@ -3,59 +3,53 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from loratory.errors import StorageError
 from loratory.report import theme
 from loratory.report.charts import Chart
-from loratory.report.document import parse
 from loratory.report.evidence import gather
 from loratory.report.study_table import study_table
+from loratory.store.files import write_durably
+from loratory.study.document import Summary
 
 PAGE = "report.html"
 FIGURES = "figures"
 
 
-def write(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
+def write(directory: Path, summary: Summary) -> list[Path]:
     """Write the report of the study in `directory`, over an older one; each file is whole or as it was.
 
     Figures of an older report that this one does not have are removed.
-
-    Args:
-        summary: the document of `summary.json`.
 
     Returns:
         The files written: the page first, then tables, then figures.
 
     Raises:
         ResourceError: a package that charts need is not installed.
-        StorageError: the summary or a run's file is damaged, or a file cannot be written.
+        StorageError: a run's file is damaged, or a file cannot be written.
     """
     theme.require_packages()
     from loratory.report.drawing import draw
     from loratory.report.page import render
 
-    study = parse(summary, directory)
-    evidence = gather(directory, study)
-    table = study_table(study)
-    drawn = {group.key: draw(study, group, evidence.of(group.cells)) for group in study.groups}
+    evidence = gather(directory, summary)
+    table = study_table(summary)
+    drawn = {group.key: draw(summary, group, evidence.of(group.cells)) for group in summary.groups}
     files = {
-        directory / PAGE: render(study, evidence, drawn),
+        directory / PAGE: render(summary, evidence, drawn),
         directory / "table.md": table.to_markdown(),
         directory / "table.csv": table.to_csv(),
     }
-    for group in study.groups:
-        prefix = f"{_slug(f'{group.data}-{group.model}')}-" if len(study.groups) > 1 else ""
+    for group in summary.groups:
+        prefix = f"{_slug(f'{group.data}-{group.model}')}-" if len(summary.groups) > 1 else ""
         for chart in drawn[group.key].all:
             files[_free(directory / FIGURES / f"{prefix}{chart.name}.svg", files, group.key)] = svg(chart)
     _clear_figures(directory / FIGURES, files)
     for path, content in files.items():
-        _write(path, content)
+        write_durably(path, content)
     return list(files)
 
 
@@ -84,21 +78,3 @@ def _clear_figures(folder: Path, files: Mapping[Path, str]) -> None:
                 path.unlink()
     except OSError as error:
         raise StorageError(f"cannot remove {error.filename}, of an older report: {error.strerror}") from error
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf8", newline="\n") as file:
-                file.write(content)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)  # mkstemp makes its files private
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error

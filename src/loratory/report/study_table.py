@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from loratory import units
 from loratory.errors import counted
-from loratory.report.document import Cell, Group, Mean, Median, Study
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
+from loratory.study.document import Group, Summary
+from loratory.study.parts import CellSummary, Cost
 
 Show = Callable[[float | None], str]
 
@@ -27,22 +28,12 @@ COST: dict[str, tuple[str, Show]] = {
 }
 
 
-def interval(value: Mean | None, show: Show) -> str:
+def interval(low: float | None, high: float | None, show: Show) -> str:
     """The ends of a mean's interval, `84.9% to 85.9%`; nothing where there is none."""
-    if value is None or value.low is None or value.high is None:
-        return ""
-    return f"{show(value.low)} to {show(value.high)}"
+    return "" if low is None or high is None else f"{show(low)} to {show(high)}"
 
 
-def mean_with_interval(value: Mean | None, show: Show) -> str:
-    """`85.4% (84.9% to 85.9%)`, the mean alone where there is no interval, a dash where there is no mean."""
-    if value is None:
-        return units.MISSING
-    ends = interval(value, show)
-    return f"{show(value.mean)} ({ends})" if ends else show(value.mean)
-
-
-def study_table(study: Study) -> Table:
+def study_table(study: Summary) -> Table:
     """Every cell in the order of the plan, with baselines after the cells of their data set.
 
     Numbers are means over seeds with their interval, costs are medians. Cells without a finished run have a row too.
@@ -54,7 +45,7 @@ def study_table(study: Study) -> Table:
     return Table(_columns(study), tuple(rows), tuple(notes(study)))
 
 
-def baselines_of(study: Study, group: Group) -> list[int]:
+def baselines_of(study: Summary, group: Group) -> list[int]:
     """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set."""
     first = next(one for one in study.groups if one.data == group.data)
     if first.key != group.key:
@@ -62,7 +53,7 @@ def baselines_of(study: Study, group: Group) -> list[int]:
     return [number for number, one in enumerate(study.baselines) if one.data == group.data and one.reason is None]
 
 
-def _cell_row(cell: Cell) -> dict[str, str | int | float | None]:
+def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
     row: dict[str, str | int | float | None] = {
         "data": cell.data,
         "model": cell.model,
@@ -86,7 +77,7 @@ def _cell_row(cell: Cell) -> dict[str, str | int | float | None]:
     return row
 
 
-def _baseline_row(study: Study, number: int, group: Group) -> Row:
+def _baseline_row(study: Summary, number: int, group: Group) -> Row:
     one = study.baselines[number]
     return {
         "data": one.data,
@@ -105,14 +96,13 @@ def _number(row: Row, key: str) -> float | None:
 
 
 def _show_mean(metric: str) -> Callable[[Row], str]:
+    """`85.4% (84.9% to 85.9%)`, the mean alone where there is no interval, a dash where there is no mean."""
     show = QUALITY[metric][1]
 
     def cell(row: Row) -> str:
-        mean = _number(row, metric)
-        if mean is None:
-            return units.MISSING
-        value = Mean(mean=mean, low=_number(row, f"{metric}_low"), high=_number(row, f"{metric}_high"))
-        return mean_with_interval(value, show)
+        mean = show(_number(row, metric))
+        ends = interval(_number(row, f"{metric}_low"), _number(row, f"{metric}_high"), show)
+        return f"{mean} ({ends})" if ends else mean
 
     return cell
 
@@ -125,7 +115,7 @@ def _column(key: str, title: str, show: Show, meaning: str, shown: bool = True) 
     return Column(key, title, "right", meaning, lambda row: show(_number(row, key)), shown)
 
 
-def _columns(study: Study) -> tuple[Column, ...]:
+def _columns(study: Summary) -> tuple[Column, ...]:
     ends = [
         (f"{key}_{end}", f"{title}, {word}", f"the seeds' {word}")
         for key, (title, _) in COST.items()
@@ -170,7 +160,7 @@ def _columns(study: Study) -> tuple[Column, ...]:
     )
 
 
-def notes(study: Study) -> list[str]:
+def notes(study: Summary) -> list[str]:
     """What a reader must know before two rows are compared."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0] if counts else 0, "seed")
@@ -190,8 +180,8 @@ def notes(study: Study) -> list[str]:
     return found
 
 
-def spread(value: Median | None, show: Show) -> str:
+def spread(value: Cost | None, show: Show) -> str:
     """`31.0 s to 33.2 s`, the smallest and largest over seeds; nothing where they read the same."""
-    if value is None or value.low is None or value.high is None or show(value.low) == show(value.high):
+    if value is None or show(value.low) == show(value.high):
         return ""
-    return f"{show(value.low)} to {show(value.high)}"
+    return interval(value.low, value.high, show)

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from loratory.errors import StorageError
+from loratory.store.files import sync
 from loratory.store.record import RunRecord
 
 RECORD = "run.json"
@@ -220,17 +221,17 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
     files = {name: {"sha256": _digest(stage / name), "bytes": (stage / name).stat().st_size} for name in names}
     try:
         for name in names:
-            _sync(stage / name)
+            sync(stage / name)
         (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
-        _sync(stage / MANIFEST)
-        _sync(stage)
+        sync(stage / MANIFEST)
+        sync(stage)
         _open_as_umask_says(stage)
         before = find_run(output)
         try:
             if before is not None and (anew or before.status != "completed"):
                 os.rename(output, _replaced(output))
             os.rename(stage, output)  # refuses to replace a directory that is not empty
-            _sync(output.parent)
+            sync(output.parent)
         finally:
             _settle(output)
     except OSError as error:
@@ -248,11 +249,3 @@ def _open_as_umask_says(stage: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

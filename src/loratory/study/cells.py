@@ -10,7 +10,7 @@ import numpy as np
 
 from loratory.evaluation.metrics import METRICS
 from loratory.store.naming import approaches, lookup
-from loratory.study.document import (
+from loratory.study.parts import (
     COSTS,
     CellSummary,
     Cost,

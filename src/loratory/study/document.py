@@ -1,7 +1,9 @@
 """What a study says, as one value: `summary.json`. Every page and table is made from it and the runs beside it.
 
-Shapes of the parts: :class:`CellSummary` (one setting, all its seeds), :class:`Pair` (two settings compared),
-:class:`Front` (quality against one cost), :class:`Observation` (a sentence, its figures and its verdict).
+StudyRuns ─▶ summarise ─▶ Summary ─▶ write ─▶ summary.json ─▶ read ─▶ Summary ─▶ report
+
+Its parts are in :mod:`loratory.study.parts`. It is checked where it is read, so that damage is one clear error there
+and none further on.
 """
 
 from __future__ import annotations
@@ -10,218 +12,54 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from loratory.errors import StorageError
+from loratory.evaluation.metrics import METRICS
+from loratory.store.directory import RECORD
+from loratory.store.files import write_durably
+from loratory.study.layout import SUMMARY, as_json
+from loratory.study.parts import BaselineSummary, CellSummary, FailedRun, Front, Observation, Pair
 
 SCHEMA = 1
-
-COSTS = (
-    "train_seconds",
-    "total_seconds",
-    "setup_seconds",
-    "eval_seconds",
-    "peak_memory_bytes",
-    "checkpoint_bytes",
-    "tokens_per_second",
-)
-
-Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+_REMEDY = "write it again from the study's runs"
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A metric over the seeds of a cell. `sd`, `low`, `high` are None below two seeds."""
+class Group:
+    """The cells that compare: those of one data set and one model."""
 
-    mean: float
-    sd: float | None
-    low: float | None
-    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'."""
-    high: float | None
-    values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A cost over the seeds of a cell: median, smallest and largest."""
-
-    median: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
-    kind: Literal["allocated", "resident"] | None = None
-    """Of peak memory: allocated on the GPU, or the process's resident set."""
-
-
-@dataclass(frozen=True)
-class ExpectedBest:
-    """The best validation score to expect from so many trials."""
-
-    trials: int
-    score: float
-
-
-@dataclass(frozen=True)
-class TrialSummary:
-    """One learning rate tried."""
-
-    lr: float
-    score: float | None
-    status: str
-    run: str
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How a cell's learning rate was chosen."""
-
-    trials: tuple[TrialSummary, ...]
-    expected_best: tuple[ExpectedBest, ...]
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Training seconds until a score was reached, over the seeds that reached it; None where none did."""
-
-    median: float | None
-    low: float | None
-    high: float | None
-    reached: int
-    """How many seeds reached it."""
-
-
-@dataclass(frozen=True)
-class TimeTo:
-    """How soon validation, scored after each epoch, reaches `score`, the same for all cells of a data set x model."""
-
-    score: float
-    seconds: Reached
-
-
-@dataclass(frozen=True)
-class CellSummary:
-    """One setting: data set, model, method's settings, and the chosen learning rate; all its seeds."""
-
-    id: str
+    key: str
+    """Its name in a page: g1, g2 …"""
     data: str
     model: str
-    method: Mapping[str, Any]
-    approach: str
-    """Its name, unique within its data set x model."""
-    lr: float | None
-    seeds: tuple[int, ...]
-    """Those whose final runs completed."""
-    runs: tuple[str, ...]
-    """Their ids, in the order of `seeds`."""
-    parameters: Mapping[str, int] | None
-    quality: Mapping[str, Mapping[str, Spread]]
-    """`test` and `validation`, then by metric."""
-    cost: Mapping[str, Cost]
-    """By the keys of COSTS, as far as the runs have them."""
-    memory_parts_bytes: Mapping[str, float] | None
-    """Medians of what the peak of memory was made of."""
-    padding_share: float | None
-    """Rows computed for padding or filler, of all computed rows."""
-    tuning: Tuning
-    time_to: TimeTo | None
-    failed: tuple[str, ...]
-    missing: int
+    cells: tuple[CellSummary, ...]
+
+    @property
+    def title(self) -> str:
+        """As a heading has it."""
+        return f"{self.data} with {self.model}"
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The cells' ids."""
+        return frozenset(cell.id for cell in self.cells)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Cell `a` compared with cell `b` on the test split, seed by seed and example by example."""
-
-    a: str
-    b: str
-    metric: str
-    difference: float | None
-    """Mean over common seeds of a minus b, in the metric's unit."""
-    low: float | None
-    """Of the difference's 95% interval, for this pair alone."""
-    high: float | None
-    family_low: float | None
-    """Of the interval that holds for all pairs of the family at once (1 - 5% / family)."""
-    family_high: float | None
-    p: float | None
-    """Two-sided, for this pair alone; agrees with `low` and `high`."""
-    p_holm: float | None
-    """Corrected by Holm's step-down over the family."""
-    family: int
-    """Pairs of the family: all of one data set x model."""
-    verdict: Verdict | None
-    """Of `a`, seen against `b`."""
-    why_none: str | None
-    seeds: int
-    """Common completed seeds."""
-    examples: int
-
-
-@dataclass(frozen=True)
-class BaselineSummary:
-    """A baseline on the test split, or why there is none."""
-
-    data: str
-    name: str
-    accuracy: float | None
-    f1_macro: float | None
-    seconds: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """A cell on one plane of cost and quality."""
-
-    cell: str
-    cost: float
-    quality: float
-    low: float | None
-    high: float | None
-    on_front: bool
-    """No cell that costs no more is better beyond a tie."""
-    tied_with: tuple[str, ...]
-    """Cells of which this one is neither better nor worse."""
-
-
-@dataclass(frozen=True)
-class Front:
-    """Quality (the study's `select` metric on test) against one cost, cheapest first."""
-
-    data: str
-    model: str
-    axis: str
-    points: tuple[FrontPoint, ...]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One sentence, from the figures beside it."""
-
-    text: str
-    cells: tuple[str, ...]
-    figures: Mapping[str, Any]
-    verdict: Verdict | None
-
-
-@dataclass(frozen=True)
-class FailedRun:
-    """A run that did not complete."""
-
-    run: str
-    cell: str
-    stage: Literal["tuning", "final"]
-    status: str
-    error: str | None
-
-
+@with_config(ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))  # for its parts too, where it is read
 @dataclass(frozen=True)
 class Summary:
     """A study, summarised."""
 
     name: str
     select: str
+    """The metric, a key of METRICS, by which rates were chosen and cells are compared."""
     margin: float
+    """The difference in that metric, in its own unit, that counts as none."""
     seeds: tuple[int, ...]
     confidence: float
     complete: bool
@@ -239,6 +77,21 @@ class Summary:
     """`data` of a run's record for each data set, with the name it has in the study as `dataset`."""
     schema: int = SCHEMA
 
+    def cell(self, name: str) -> CellSummary:
+        """The cell with this id."""
+        return next(cell for cell in self.cells if cell.id == name)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The cells by data set and model, in the order of the plan."""
+        members: dict[tuple[str, str], list[CellSummary]] = {}
+        for cell in self.cells:
+            members.setdefault((cell.data, cell.model), []).append(cell)
+        return tuple(
+            Group(f"g{number}", data, model, tuple(cells))
+            for number, ((data, model), cells) in enumerate(members.items(), start=1)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The document as it is stored: JSON types only."""
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
@@ -246,4 +99,67 @@ class Summary:
 
     def to_json(self) -> str:
         """The stored text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return as_json(self.to_dict())
+
+    def write(self, directory: Path) -> Path:
+        """Store it in the study's directory, over an older one; the file is whole or as it was.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        write_durably(directory / SUMMARY, self.to_json())
+        return directory / SUMMARY
+
+    @classmethod
+    def read(cls, directory: Path) -> Summary:
+        """The summary in the study's directory, checked; keys that it does not know are passed over.
+
+        Raises:
+            StorageError: there is none, it is damaged (the key is named), or another version wrote it.
+        """
+        path = directory / SUMMARY
+        try:
+            text = path.read_text("utf8")
+            document = json.loads(text)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StorageError(_no_study(directory)) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise StorageError(f"{path}: cannot be read ({type(error).__name__}: {error}); {_REMEDY}") from None
+        if not isinstance(document, dict):
+            raise StorageError(f"{path}: not a study's summary; {_REMEDY}")
+        if (schema := document.get("schema")) != SCHEMA:
+            raise StorageError(f"{path}: schema {schema!r}, not {SCHEMA}; {_REMEDY}")
+        try:
+            found = _reader().validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise StorageError(f"{path}: damaged at {key} ({first['msg']}); {_REMEDY}") from None
+        _check_names(found, path)
+        return found
+
+
+@cache
+def _reader() -> TypeAdapter[Summary]:
+    return TypeAdapter(Summary)
+
+
+def _check_names(summary: Summary, path: Path) -> None:
+    """Refuse a metric that is none, cells that are there twice, and mentions of cells that are not there."""
+    if summary.select not in METRICS:
+        raise StorageError(f"{path}: damaged at select ({summary.select!r} is no metric); {_REMEDY}")
+    known = [cell.id for cell in summary.cells]
+    named = {name for pair in summary.pairs for name in (pair.a, pair.b)}
+    named |= {point.cell for front in summary.fronts for point in front.points}
+    named |= {name for one in summary.observations for name in one.cells} | {run.cell for run in summary.failed}
+    twice = {name for name in known if known.count(name) > 1}
+    if strange := sorted(named - set(known) | twice):
+        raise StorageError(f"{path}: damaged: cells {', '.join(strange)} are unknown or twice; {_REMEDY}")
+
+
+def _no_study(directory: Path) -> str:
+    if (directory / RECORD).is_file():
+        return f"{directory} is a run, not a study; `loratory compare {directory}` shows it"
+    if directory.is_dir() and any(directory.glob(f"*/{RECORD}")):
+        return f"{directory} holds runs, not a study; `loratory compare {directory}/*` shows them side by side"
+    return f"{directory} holds no study (no {SUMMARY}); give a directory that `loratory study run` wrote"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loratory.study.document import CellSummary, Front, FrontPoint, Pair, Verdict
+from loratory.study.parts import CellSummary, Front, FrontPoint, Pair, Verdict
 
 AXES = ("trainable", "train_seconds", "total_seconds", "peak_memory_bytes", "checkpoint_bytes")
 """Costs that quality is set against."""
@@ -52,7 +52,7 @@ def _points(
 
 def _cost(cell: CellSummary, axis: str) -> float | None:
     if axis == "trainable":
-        return None if cell.parameters is None else cell.parameters["trainable"]
+        return cell.parameter("trainable")
     return cell.cost[axis].median if axis in cell.cost else None
 
 

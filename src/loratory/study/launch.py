@@ -12,11 +12,12 @@ from loratory.engine.hardware import device_type
 from loratory.errors import SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
+from loratory.store.files import write_durably
 from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute
 from loratory.study.fitting import check_settings
 from loratory.study.jobs import Job
-from loratory.study.layout import PLAN, STUDY, read_json, write_durably
+from loratory.study.layout import PLAN, STUDY, read_json
 from loratory.study.lock import launching
 from loratory.study.plan import Plan, without_use
 from loratory.study.reading import file_says_otherwise

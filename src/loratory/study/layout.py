@@ -1,9 +1,8 @@
-"""Where things stand in a study's directory, and how its small files are written: whole, or not at all."""
+"""Where things stand in a study's directory, and how its small files are read and spelled."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +12,12 @@ STUDY = "study.yaml"
 PLAN = "plan.json"
 RUNS = "runs"
 SELECTIONS = "selections"
+SUMMARY = "summary.json"
 LOCK = ".study.lock"
 LAUNCHER = ".study.json"
 """Who runs the study now: process, host, since when."""
 
 SCHEMA = 1
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write beside `path`, reach the disk, rename: after a crash the file is the old one or the new one.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    work = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with work.open("w", encoding="utf8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(work, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_json(

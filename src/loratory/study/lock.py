@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from loratory.errors import StorageError
-from loratory.study.layout import LAUNCHER, LOCK, write_durably
+from loratory.store.files import write_durably
+from loratory.study.layout import LAUNCHER, LOCK
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loratory.study.document import CellSummary, Front, Observation, Pair
 from loratory.study.observed import Scene
 from loratory.study.observed_costs import fronts_seen, memory, parameters, time
 from loratory.study.observed_quality import best, comparisons, incomplete, ranks
+from loratory.study.parts import CellSummary, Front, Observation, Pair
 
 
 def observe(

@@ -9,8 +9,8 @@ from typing import Any
 
 from loratory import units
 from loratory.evaluation.metrics import METRICS, Metric
-from loratory.study.document import CellSummary, Front, Observation, Pair, Spread, Verdict
 from loratory.study.fronts import verdicts_of
+from loratory.study.parts import CellSummary, Front, Observation, Pair, Spread, Verdict
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from loratory import units
 from loratory.errors import counted
-from loratory.study.document import CellSummary, Cost, Front, Observation
 from loratory.study.observed import Scene, listed
+from loratory.study.parts import CellSummary, Cost, Front, Observation
 from loratory.study.statistics import MIN_SEEDS
 
 AXIS_TITLES = {

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from loratory.errors import counted
-from loratory.study.document import CellSummary, Observation, Pair, Verdict
 from loratory.study.observed import Scene, listed
+from loratory.study.parts import CellSummary, Observation, Pair, Verdict
 
 
 def comparisons(scene: Scene) -> list[Observation]:
@@ -109,7 +109,7 @@ def ranks(scene: Scene) -> list[Observation]:
     """What more rank gives, for every series of three ranks or more that differ in nothing else."""
     series: dict[str, list[CellSummary]] = defaultdict(list)
     for cell in scene.tested:
-        if (rank := cell.method.get("rank")) is not None:
+        if rank := cell.method.get("rank"):  # 0: the frozen layers stay as they were, there is no update to scale
             alpha = cell.method.get("alpha")
             rest = {key: value for key, value in cell.method.items() if key not in ("rank", "alpha")}
             for scaling in ({"alpha": alpha}, {"alpha per rank": alpha / rank if alpha is not None else None}):

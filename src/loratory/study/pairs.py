@@ -12,7 +12,7 @@ from loratory.errors import StorageError, counted
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, Labels, Logits
 from loratory.store.directory import PREDICTIONS
-from loratory.study.document import Pair
+from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
 from loratory.study.results import CellRuns, StudyRuns
 from loratory.study.statistics import MIN_SEEDS, Difference, difference, family_interval, holm, verdict

@@ -17,10 +17,11 @@ from typing import Any
 from loratory.errors import StorageError, counted
 from loratory.spec import RunSpec
 from loratory.store.directory import drop_weights, glance, settle
+from loratory.store.files import write_durably
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
 from loratory.study.jobs import Asked, Job
-from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json, write_durably
+from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
 from loratory.study.selection import Selection, Tried
 from loratory.study.spec import Cell, StudySpec
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.evaluation.metrics import Metric
+from loratory.store.files import write_durably
 from loratory.store.record import RunRecord
-from loratory.study.layout import SCHEMA, SELECTIONS, as_json, write_durably
+from loratory.study.layout import SCHEMA, SELECTIONS, as_json
 from loratory.study.spec import Cell
 
 

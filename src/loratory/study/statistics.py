@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from loratory.study.document import Spread, Verdict
+from loratory.study.parts import Spread, Verdict
 from loratory.study.resampling import Array, Replicates
 
 CONFIDENCE = 0.95

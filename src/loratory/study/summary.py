@@ -8,10 +8,11 @@ from loratory.data import PACKAGED, data_directory, dataset_of
 from loratory.errors import LoratoryError
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.study.cells import cells
-from loratory.study.document import BaselineSummary, FailedRun, Summary
+from loratory.study.document import Summary
 from loratory.study.fronts import fronts
 from loratory.study.observations import observe
 from loratory.study.pairs import compare_cells
+from loratory.study.parts import BaselineSummary, FailedRun
 from loratory.study.resampling import DRAWS
 from loratory.study.results import Final, StudyRuns
 from loratory.study.statistics import CONFIDENCE

@@ -93,8 +93,8 @@
     choose();  // a browser that comes back keeps the choice
   }
 
-  function sort(table, column, button) {
-    const heading = button.parentElement;
+  function sort(table, button) {
+    const heading = button.parentElement, column = heading.cellIndex;
     const rising = heading.getAttribute("aria-sort") !== "ascending";
     const numeric = heading.classList.contains("n");
     const key = (row) => row.cells[column].dataset.key ?? row.cells[column].textContent;
@@ -111,15 +111,30 @@
   }
 
   for (const table of document.querySelectorAll("table[data-sortable]")) {
-    [...table.tHead.rows[0].cells].forEach((heading, column) => {
+    for (const heading of table.tHead.rows[0].cells) {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...heading.childNodes);
       heading.append(button);
       heading.setAttribute("aria-sort", "none");
-      button.addEventListener("click", () => sort(table, column, button));
-    });
+      button.addEventListener("click", () => sort(table, button));
+    }
   }
+
+  // On a phone the columns that a table is about stand beside its names; elsewhere they keep their place.
+  const phone = matchMedia("(max-width: 40rem)");
+  const lines = [...document.querySelectorAll("table")].flatMap((table) => {
+    const leads = [...table.tHead.rows[0].cells].map((heading, column) => column === 0 || "lead" in heading.dataset);
+    return leads.filter(Boolean).length === 1 ? [] : [...table.rows].map((row) => {
+      const wide = [...row.cells];
+      return { row, wide, narrow: [...wide.filter((_, i) => leads[i]), ...wide.filter((_, i) => !leads[i])] };
+    });
+  });
+  function arrange() {
+    for (const { row, wide, narrow } of lines) row.append(...(phone.matches ? narrow : wide));
+  }
+  phone.addEventListener("change", arrange);
+  arrange();
 
   drawAll();
 })();

@@ -1,0 +1,229 @@
+"""The parts of a study's summary: frozen values whose fields are the keys of `summary.json`.
+
+:class:`CellSummary` is one setting with all its seeds, :class:`Pair` two settings compared, :class:`Front` quality
+against one cost, :class:`Observation` a sentence with its figures and its verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+COSTS = (
+    "train_seconds",
+    "total_seconds",
+    "setup_seconds",
+    "eval_seconds",
+    "peak_memory_bytes",
+    "checkpoint_bytes",
+    "tokens_per_second",
+)
+
+Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A metric over the seeds of a cell. `sd`, `low`, `high` are None below two seeds."""
+
+    mean: float
+    sd: float | None
+    low: float | None
+    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'."""
+    high: float | None
+    values: tuple[float, ...]
+    """In the order of the cell's `seeds`."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost over the seeds of a cell: median, smallest and largest."""
+
+    median: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+    """In the order of the cell's `seeds`."""
+    kind: Literal["allocated", "resident"] | None = None
+    """Of peak memory: allocated on the GPU, or the process's resident set."""
+
+
+@dataclass(frozen=True)
+class ExpectedBest:
+    """The best validation score to expect from so many trials."""
+
+    trials: int
+    score: float
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """One learning rate tried."""
+
+    lr: float
+    score: float | None
+    status: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a cell's learning rate was chosen."""
+
+    trials: tuple[TrialSummary, ...]
+    expected_best: tuple[ExpectedBest, ...]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Training seconds until a score was reached, over the seeds that reached it; None where none did."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+    reached: int
+    """How many seeds reached it."""
+
+
+@dataclass(frozen=True)
+class TimeTo:
+    """How soon validation, scored after each epoch, reaches `score`, the same for all cells of a data set x model."""
+
+    score: float
+    seconds: Reached
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One setting: data set, model, method's settings, and the chosen learning rate; all its seeds."""
+
+    id: str
+    data: str
+    model: str
+    method: Mapping[str, Any]
+    approach: str
+    """Its name, unique within its data set x model."""
+    lr: float | None
+    seeds: tuple[int, ...]
+    """Those whose final runs completed."""
+    runs: tuple[str, ...]
+    """Their ids, in the order of `seeds`."""
+    parameters: Mapping[str, int] | None
+    quality: Mapping[str, Mapping[str, Spread]]
+    """`test` and `validation`, then by metric."""
+    cost: Mapping[str, Cost]
+    """By the keys of COSTS, as far as the runs have them."""
+    memory_parts_bytes: Mapping[str, float] | None
+    """Medians of what the peak of memory was made of."""
+    padding_share: float | None
+    """Rows computed for padding or filler, of all computed rows."""
+    tuning: Tuning
+    time_to: TimeTo | None
+    failed: tuple[str, ...]
+    missing: int
+
+    def score(self, metric: str, split: str = "test") -> Spread | None:
+        """The metric over seeds; None where no seed has it."""
+        return self.quality.get(split, {}).get(metric)
+
+    def parameter(self, part: str) -> int | None:
+        """A number of parameters, by its name in the record."""
+        return (self.parameters or {}).get(part)
+
+    @property
+    def share(self) -> float | None:
+        """Trainable of all parameters."""
+        total, trainable = self.parameter("total"), self.parameter("trainable")
+        return trainable / total if total and trainable is not None else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Cell `a` compared with cell `b` on the test split, seed by seed and example by example."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float | None
+    """Mean over common seeds of a minus b, in the metric's unit."""
+    low: float | None
+    """Of the difference's 95% interval, for this pair alone."""
+    high: float | None
+    family_low: float | None
+    """Of the interval that holds for all pairs of the family at once (1 - 5% / family)."""
+    family_high: float | None
+    p: float | None
+    """Two-sided, for this pair alone; agrees with `low` and `high`."""
+    p_holm: float | None
+    """Corrected by Holm's step-down over the family."""
+    family: int
+    """Pairs of the family: all of one data set x model."""
+    verdict: Verdict | None
+    """Of `a`, seen against `b`."""
+    why_none: str | None
+    seeds: int
+    """Common completed seeds."""
+    examples: int
+
+
+@dataclass(frozen=True)
+class BaselineSummary:
+    """A baseline on the test split, or why there is none."""
+
+    data: str
+    name: str
+    accuracy: float | None
+    f1_macro: float | None
+    seconds: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A cell on one plane of cost and quality."""
+
+    cell: str
+    cost: float
+    quality: float
+    low: float | None
+    high: float | None
+    on_front: bool
+    """No cell that costs no more is better beyond a tie."""
+    tied_with: tuple[str, ...]
+    """Cells of which this one is neither better nor worse."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """Quality (the study's `select` metric on test) against one cost, cheapest first."""
+
+    data: str
+    model: str
+    axis: str
+    points: tuple[FrontPoint, ...]
+
+    def tied_with_cheaper(self, point: FrontPoint) -> bool:
+        """Whether the point is on the front by a tie alone: a cheaper cell is as good as can be told."""
+        return point.on_front and any(one.cell in point.tied_with and one.cost < point.cost for one in self.points)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One sentence, from the figures beside it."""
+
+    text: str
+    cells: tuple[str, ...]
+    figures: Mapping[str, Any]
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that did not complete."""
+
+    run: str
+    cell: str
+    stage: Literal["tuning", "final"]
+    status: str
+    error: str | None

@@ -1,0 +1,68 @@
+"""A study's directory, finished: its summary made anew where the runs are there, read where they are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratory.cli import main
+from loratory.errors import StorageError
+from loratory.finish import finish
+from loratory.study.document import Summary
+from loratory.study.layout import SUMMARY
+
+
+@pytest.fixture
+def study(fabricated: Callable[..., Any], cell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study whose runs are done, and whose data is not on this machine."""
+    monkeypatch.setenv("LORATORY_DATA", "/nowhere")
+    cells = [cell({"name": name}, accuracy) for name, accuracy in (("standard", 0.9), ("head", 0.7))]
+    place: Path = fabricated(cells, sizes=(60, 200)).write()
+    return place
+
+
+def test_the_summary_is_made_anew_from_the_runs(study: Path) -> None:
+    (study / SUMMARY).write_text("of another time", encoding="utf8")
+    written = finish(study)
+    assert written[0] == study / "report.html"
+    assert {study / "table.md", study / "table.csv", study / SUMMARY} <= set(written)
+    assert all(path.is_file() for path in written)
+    assert [cell.approach for cell in Summary.read(study).cells] == ["standard", "head"]
+    assert "standard" in (study / "table.md").read_text("utf8")
+
+
+@pytest.mark.parametrize("left_out", ["plan.json", "runs"])
+def test_a_copy_without_plan_or_runs_keeps_its_summary(study: Path, tmp_path: Path, left_out: str) -> None:
+    finish(study)
+    shutil.copytree(study, copy := tmp_path / "copy", ignore=shutil.ignore_patterns(left_out))
+    before = (copy / SUMMARY).read_bytes()
+    (copy / "report.html").unlink()
+    assert copy / SUMMARY not in finish(copy)
+    assert (copy / "report.html").is_file()
+    assert (copy / SUMMARY).read_bytes() == before
+
+
+def test_a_plan_without_runs_has_a_report_that_says_so(study: Path) -> None:
+    shutil.rmtree(study / "runs")
+    finish(study)
+    assert "No setting has a finished run yet" in (study / "report.html").read_text("utf8")
+    assert Summary.read(study).missing == 14
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no study"):
+        finish(tmp_path)
+
+
+def test_the_command_finishes_and_lists_what_it_wrote(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(study), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written[0] == str(study / "report.html")
+    assert str(study / SUMMARY) in written
+    assert main(["report", str(study)]) == 0
+    assert str(study / "report.html") in capsys.readouterr().out
