@@ -29,12 +29,14 @@ def row(samples: list[Row], *, steps: int, examples: int, tokens: int, floor: fl
     if not good:
         return {"error": samples[-1]["error"], "samples": samples}
     values = {key: median(sample[key] for sample in good) for key in _MEDIANS}
+    reserved = [held for sample in good if (held := sample["peak_memory_bytes"]["reserved"]) is not None]
     return {
         "examples_per_second": examples / values["seconds"],
         "tokens_per_second": tokens / values["seconds"],
         "step_seconds": values["seconds"] / steps,
         "rate_share": floor / values["seconds"],
         **values,
+        "reserved_bytes": median(reserved) if reserved else None,
         "measured": len(good),
         "failed": len(samples) - len(good),
         "samples": samples,
@@ -91,6 +93,7 @@ _COLUMNS = (
     ("÷ best (b)", "speed_over_best_rival", ".2f"),
     ("step ÷ standard", "step_over_standard", ".2f"),
     ("peak MB", "peak_bytes", ",.0f"),
+    ("reserved MB", "reserved_bytes", ",.0f"),
     ("peak ÷ best (b)", "peak_over_best_rival", ".2f"),
     ("peak ÷ standard", "peak_over_standard", ".2f"),
     ("of matrix rate", "rate_share", ".1%"),
@@ -108,7 +111,7 @@ def _table(entries: list[Row]) -> list[str]:
         cells += [f"failed: {entry['error'][:80]}"] if "error" in entry else []
         for _, key, form in _COLUMNS:
             value = entry.get(key)
-            scaled = value / 1e6 if key == "peak_bytes" and value is not None else value
+            scaled = value / 1e6 if key.endswith("_bytes") and value is not None else value
             cells.append("–" if scaled is None else format(scaled, form))
         lines.append("| " + " | ".join(cells[: 2 + len(_COLUMNS)]) + " |")
     return lines
