@@ -3,8 +3,8 @@
     python benchmarks/rounding.py
 
 CUDA's autocast computes LayerNorm in fp32 and hands its result on in fp32; Loratory's layers hand it on in bf16. CUDA's
-rule is put in force here, on a CPU, by a LayerNorm that does so. Random weights, width 256, dropout 0; relative error over all
-gradients together.
+rule is put in force here, on a CPU, by a LayerNorm that does so. Random weights, width 256, dropout 0; relative error
+over all gradients together.
 """
 
 from __future__ import annotations
