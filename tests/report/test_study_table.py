@@ -143,3 +143,14 @@ def test_names_of_points_do_not_cover_one_another() -> None:
     found = placed(points, ["r=1", "r=2", "r=4"], [], (600, 300))
     assert len({(place.dx, place.dy) for place in found}) == 3
     assert placed([(595.0, 100.0)], ["standard"], [], (600, 300))[0].align == "right"
+
+
+def test_hybrids_without_lora_are_a_series_apart(tmp_path: Path, make_study: Any, read_back: Any) -> None:
+    hybrids: list[tuple[dict[str, Any], float]] = [
+        ({"name": "hybrid", "rank": rank, "targets": "attention", "unfrozen_layers": layers}, 0.8)
+        for rank in (0, 8)
+        for layers in (1, 2)
+    ]
+    found = members(read_back(make_study(tmp_path, hybrids)).cells)
+    assert [member.family for member in found.values()] == ["hybrid without LoRA"] * 2 + ["hybrid attention"] * 2
+    assert [member.label for member in found.values()] == ["top 1", "top 2"] * 2

@@ -44,10 +44,12 @@ def members(cells: Sequence[CellSummary]) -> dict[str, Member]:
 
 
 def _family(cell: CellSummary) -> str:
-    """The method and its targets. A hybrid without a number of frozen or unfrozen layers is still a hybrid."""
+    """The method and its targets; a hybrid of rank 0, which adapts nothing, is a family apart from those with LoRA."""
     targets = cell.method.get("targets")
     words = [str(cell.method.get("name", "unknown"))]
-    if targets is not None:
+    if cell.method.get("rank") == 0:
+        words.append("without LoRA")
+    elif targets is not None:
         words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
     return " ".join(words)
 

@@ -26,7 +26,7 @@ def approach(record: Record) -> str:
     words = [str(lookup(method, "name") or "unknown")]
     rank = lookup(method, "rank")
     if rank is not None:
-        words.append(f"r={rank}")
+        words.append(f"r={rank}" if rank else "without LoRA")
     if (targets := lookup(method, "targets")) is not None and rank != 0:
         words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
     name = " ".join(words)
