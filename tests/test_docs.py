@@ -115,7 +115,9 @@ def parameters_of_commands() -> list[str]:
 
 
 def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
-    (text,) = blocks(ROOT / "README.md", "yaml")
+    text, own = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "own.yaml").write_text(own, encoding="utf8")
+    assert read_study(tmp_path / "own.yaml")[0].train["text_column"] == "review"
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf8")
     shown, ships = read_study(path)[0], read_study(ROOT / "studies" / "seed.yaml")[0]

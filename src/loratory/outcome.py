@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from loratory import __version__
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
+from loratory.program import code_version
 from loratory.setup import Setup
 from loratory.spec import RunSpec
 from loratory.store.directory import RECORD, commit, staging
@@ -77,7 +77,7 @@ def record_of(
             "flat": setup.classifier.flat,
             "engine": engine,
             "model_digest": setup.base.digest,
-            "version": __version__,
+            "version": code_version(),
         },
         error=error,
         study=asdict(setup.place) if setup.place is not None else None,

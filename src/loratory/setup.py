@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from loratory import __version__
 from loratory.data import Dataset, Labelled
 from loratory.data.splits import PARTS
 from loratory.engine.hardware import Hardware
@@ -17,6 +16,7 @@ from loratory.methods import TrainableModel, method_named
 from loratory.models.families import family_of
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base
+from loratory.program import code_version
 from loratory.spec import RunSpec
 from loratory.store.record import Place
 
@@ -84,7 +84,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     fingerprint = spec.fingerprint(
         data={part: getattr(dataset, part).digest for part in PARTS},
         model=model.digest,
-        version=__version__,
+        version=code_version(),
         environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
         **({"stage": place.stage} if place is not None else {}),
     )

@@ -37,7 +37,7 @@ def run_study(
     from loratory.study.plan import Plan
     from loratory.study.progress import read_status
     from loratory.study.reading import check_size, read_study
-    from loratory.study_view import plan_lines, study_shown
+    from loratory.study_view import plan_lines, result_shown, study_shown
 
     spec, text = read_study(file, list(map(assignment, settings or [])))
     check_size(spec, str(file), asked=yes)
@@ -56,13 +56,16 @@ def run_study(
             planned=planned,
             told=told,
         )
-    finish(directory)
+    page, *_ = finish(directory)
     for record in plan.failed:
         errors.print(f"{record.id}: {record.status.replace('_', ' ')}: {record.error}", markup=False, soft_wrap=True)
     if as_json:
         print_json(read_status(directory).to_dict())
     else:
-        typer.echo(f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed")
+        Console().print(result_shown(directory))
+        typer.echo(
+            f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {page}"
+        )
     if plan.fruitless:
         raise TrainingError(f"{directory}: no final run completed; its records say why")
 

@@ -12,6 +12,8 @@ from loratory.console import errors
 from loratory.errors import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from loratory.study.jobs import Job
@@ -95,6 +97,19 @@ def _so_far(progress: Progress, begun: float, ended: int) -> str:
         words.append(f"{ended / minutes:.3g} runs a minute")
         words.append(f"{units.duration(60 * minutes / ended * (progress.runs - progress.done))} left")
     return ", ".join(words)
+
+
+def result_shown(directory: Path) -> RenderableType:
+    """What a study found: its table, and the sentences with which its page begins."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from loratory.report.prose import answers
+    from loratory.report.study_table import study_table
+    from loratory.study.document import Summary
+
+    summary = Summary.read(directory)
+    return Group(study_table(summary).to_rich(), *(Text(f"\n{answer}") for answer in answers(summary)), Text())
 
 
 def status_table(status: Status) -> RenderableType:

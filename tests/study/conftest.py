@@ -15,6 +15,7 @@ from loratory.evaluation import predictions
 from loratory.evaluation.metrics import score
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
 from loratory.store.record import RunRecord
+from loratory.study.layout import digest_of
 
 LABELS = ("negative", "positive")
 STANDARD = {"name": "standard"}
@@ -100,14 +101,18 @@ class Fabricated:
             {"lr": lr, "run": self._run(number, cell, self.seeds[0], lr, ("validation",), place)}
             for place, lr in enumerate(cell.lrs)
         ]
+        chosen = {"lr": cell.lrs[-1]}
+        text = json.dumps({"schema": 1, "cell": number, "select": "accuracy", "trials": trials, "chosen": chosen})
+        digest = digest_of(text)
+        (self.directory / "selections").mkdir(exist_ok=True)
+        (self.directory / "selections" / f"{digest}.json").write_text(text, encoding="utf8")
         finals = [
-            {"seed": seed, "run": None if seed in cell.absent else self._run(number, cell, seed, cell.lrs[-1])}
+            {
+                "seed": seed,
+                "run": None if seed in cell.absent else self._run(number, cell, seed, cell.lrs[-1], selection=digest),
+            }
             for seed in self.seeds
         ]
-        digest = f"{number:012x}"
-        selection = {"schema": 1, "select": "accuracy", "trials": trials, "chosen": {"lr": cell.lrs[-1]}}
-        (self.directory / "selections").mkdir(exist_ok=True)
-        (self.directory / "selections" / f"{digest}.json").write_text(json.dumps(selection), encoding="utf8")
         return {
             "id": f"c{number}",
             "data": cell.data,
@@ -127,6 +132,7 @@ class Fabricated:
         lr: float,
         parts: Sequence[str] = ("validation", "test"),
         trial: int | None = None,
+        selection: str | None = None,
     ) -> str:
         draw = np.random.default_rng([cell.like or number, seed, 99 if trial is None else trial])
         accuracy = (
@@ -136,7 +142,7 @@ class Fabricated:
         status = cell.failed.get(seed, "completed") if trial is None else "completed"
         quality = {part: score(self.labels[part], logits[part], None, LABELS).record() for part in parts}
         name = f"{number}-s{seed}" + ("" if trial is None else f"-t{trial}")
-        record = self._record(name, cell, seed, lr, status, quality if status == "completed" else {})
+        record = self._record(name, cell, seed, lr, status, quality if status == "completed" else {}, selection)
         with staging(self.directory / "runs" / name) as stage:
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")
             if status == "completed":
@@ -146,7 +152,16 @@ class Fabricated:
             commit(stage, self.directory / "runs" / name)
         return name
 
-    def _record(self, name: str, cell: Cell, seed: int, lr: float, status: Any, quality: dict[str, Any]) -> RunRecord:
+    def _record(
+        self,
+        name: str,
+        cell: Cell,
+        seed: int,
+        lr: float,
+        status: Any,
+        quality: dict[str, Any],
+        selection: str | None,
+    ) -> RunRecord:
         parts = {"weights": 90e6, "gradients": 1e6, "optimizer": 2e6, "activations": 500e6}
         parts["rest"] = cell.memory - sum(parts.values())
         return RunRecord(
@@ -183,6 +198,7 @@ class Fabricated:
             quality=quality,
             environment={"device": "cpu", "device_type": "cpu", "versions": {"torch": "2.13.0"}},
             error=None if status == "completed" else "on purpose",
+            study={"stage": "tuning" if selection is None else "final", "selection": selection},
         )
 
     def _history(self, record: RunRecord, cell: Cell) -> str:

@@ -11,6 +11,8 @@ import pytest
 
 from loratory.errors import StorageError
 from loratory.store.directory import read_run
+from loratory.study.cells import cells
+from loratory.study.layout import digest_of
 from loratory.study.results import load_study
 
 STANDARD, LORA = {"name": "standard"}, {"name": "lora", "rank": 8, "targets": "attention"}
@@ -99,5 +101,29 @@ def test_other_places_are_no_study(tmp_path: Path) -> None:
 def test_a_selection_names_its_choice(place: Path) -> None:
     path = next((place / "selections").iterdir())
     changed(path, lambda selection: selection.update(chosen={"lr": "much"}))
-    with pytest.raises(StorageError, match="names no chosen lr"):
+    with pytest.raises(StorageError, match="is not what its name says: it was changed"):
+        load_study(place)
+
+
+def test_a_final_run_of_an_earlier_selection_is_told(place: Path) -> None:
+    assert [cell.scored_before for cell in cells(load_study(place))] == [0] * len(load_study(place).cells)
+    plan = json.loads((place / "plan.json").read_text("utf8"))
+    one = plan["cells"][0]
+    path = place / "selections" / f"{one['selection']}.json"
+    text = path.read_text("utf8").replace('"trials": [', '"trials": [ ')  # the same choice, written at another time
+    one["selection"] = digest_of(text)
+    (place / "selections" / f"{one['selection']}.json").write_text(text, encoding="utf8")
+    (place / "plan.json").write_text(json.dumps(plan), encoding="utf8")
+    study = load_study(place)
+    assert cells(study)[0].scored_before == len(study.cells[0].completed) > 0
+
+
+def test_a_final_run_has_the_rate_that_was_chosen(place: Path) -> None:
+    plan = json.loads((place / "plan.json").read_text("utf8"))
+    one = plan["cells"][0]
+    text = json.dumps({"schema": 1, "trials": [], "chosen": {"lr": 0.5}})
+    one["selection"] = digest_of(text)
+    (place / "selections" / f"{one['selection']}.json").write_text(text, encoding="utf8")
+    (place / "plan.json").write_text(json.dumps(plan), encoding="utf8")
+    with pytest.raises(StorageError, match=r"was trained with lr .*, where 0\.5 was chosen"):
         load_study(place)

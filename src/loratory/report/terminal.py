@@ -52,9 +52,10 @@ class ComparisonTable:
             yield _grid(main, rows, gap=1)
             for title, keys in asides.items():
                 having = [row for row in rows if any(row.get(key) is not None for key in keys)]
-                if having:
+                aside = [column for column in columns if column.key in ("approach", *keys)]
+                if having and len(aside) > 1:
                     yield Text(f"\n{title}", style="bold")
-                    yield _grid([column for column in columns if column.key in ("approach", *keys)], having, gap=2)
+                    yield _grid(aside, having, gap=2)
         yield Text()
         for note in self.table.notes:
             yield Text(units.printable(note), style="dim")

@@ -56,6 +56,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         time_to=None if target is None or not records else _time_to(cell.completed, select, target),
         failed=tuple(str(final.record["id"]) for final in cell.finals if not final.completed),
         missing=cell.missing,
+        scored_before=sum(final.selection != cell.selection for final in cell.completed),
     )
 
 
@@ -106,6 +107,8 @@ def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _tuning(cell: CellRuns, select: str) -> Tuning:
     scores = [trial.score for trial in cell.trials if trial.score is not None]
+    if len(scores) < len(cell.trials):
+        scores = []  # of the rates that happened to complete the best says nothing of so many tries
     best = expected_best(scores, higher_is_better=METRICS[select].higher_is_better)
     return Tuning(
         trials=tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in cell.trials),

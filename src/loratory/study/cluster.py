@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -61,15 +61,13 @@ class Cluster:
         except Exception as error:
             raise ResourceError(f"--executor ray: {first_line(error)}") from error
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
-        there = ray.cluster_resources()
-        room = [int(there.get(kind, 0) // self._needs[key]) for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus"))
-                if self._needs[key]]  # fmt: skip
-        if min(room) == 0:
+        room = sum(self._room(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        if room == 0:
             ray.shutdown()
             raise ResourceError(
                 f"--executor ray: no node has room for a run ({self._needs}); lower --threads, or join it"
             )
-        self.slots = min(room) if self._asked_slots is None else min(*room, self._asked_slots)
+        self.slots = room if self._asked_slots is None else min(room, self._asked_slots)
         return self
 
     def __exit__(
@@ -79,6 +77,11 @@ class Cluster:
         import ray
 
         ray.shutdown()
+
+    def _room(self, node: Mapping[str, float]) -> int:
+        """How many runs a node of these resources holds at once."""
+        kinds = (("CPU", "num_cpus"), ("GPU", "num_gpus"))
+        return min(int(node.get(kind, 0) // self._needs[key]) for kind, key in kinds if self._needs[key])
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
         """Computed in a task, because the device and the libraries there count.

@@ -15,8 +15,9 @@ _OTHER_WAY: Mapping[Verdict | None, Verdict | None] = {"better": "worse", "worse
 def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) -> tuple[Front, ...]:
     """A front for each data set x model and axis, over the cells that have both the cost and `metric` on test.
 
-    A cell is on the front unless another one that costs no more (medians) is better by its pair's verdict. Cells of
-    which neither is better are tied: so are all that have no verdict.
+    A cell is on the front unless another one that costs no more is better by its pair's verdict. A measured cost is no
+    more where its median is not higher, or its range over seeds touches the other's. Cells of which neither is better
+    are tied: so are all that have no verdict.
     """
     verdicts = verdicts_of(pairs)
     groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
@@ -40,14 +41,25 @@ def _points(
     cells: Sequence[CellSummary], axis: str, metric: str, verdicts: Mapping[tuple[str, str], Verdict | None]
 ) -> tuple[FrontPoint, ...]:
     costs = {cell.id: cost for cell in cells if (cost := _cost(cell, axis)) is not None and _tested(cell, metric)}
+    by_id = {cell.id: cell for cell in cells}
     points = []
     for cell in sorted((cell for cell in cells if cell.id in costs), key=lambda cell: costs[cell.id]):
         others = [other for other in costs if other != cell.id]
-        beaten = any(costs[other] <= costs[cell.id] and verdicts.get((other, cell.id)) == "better" for other in others)
+        beaten = any(
+            verdicts.get((other, cell.id)) == "better" and _no_more(by_id[other], cell, axis) for other in others
+        )
         tied = tuple(other for other in others if verdicts.get((other, cell.id)) not in ("better", "worse"))
         spread = cell.quality["test"][metric]
         points.append(FrontPoint(cell.id, costs[cell.id], spread.mean, spread.low, spread.high, not beaten, tied))
     return tuple(points)
+
+
+def _no_more(one: CellSummary, other: CellSummary, axis: str) -> bool:
+    if axis in one.cost and axis in other.cost:
+        a, b = one.cost[axis], other.cost[axis]
+        return a.median <= b.median or a.low <= b.high
+    own, others = _cost(one, axis), _cost(other, axis)
+    return own is not None and others is not None and own <= others
 
 
 def _cost(cell: CellSummary, axis: str) -> float | None:

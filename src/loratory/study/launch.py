@@ -17,9 +17,9 @@ from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute
 from loratory.study.fitting import check_settings
 from loratory.study.jobs import Job
-from loratory.study.layout import PLAN, STUDY, read_json
+from loratory.study.layout import PLAN, RUNS, STUDY, read_json
 from loratory.study.lock import launching
-from loratory.study.plan import Plan, without_use
+from loratory.study.plan import Plan, without_use, without_weights
 from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
 from loratory.study.workers import Workers
@@ -68,11 +68,16 @@ def launch(
         threads = _threads(directory, spec, workers or 1)
         with _executor(executor, workers, spec, inputs, threads) as place:
             plan = Plan(spec, directory, known=place.known, threads=threads, retry_failed=retry_failed)
-            if others := without_use(plan):
-                runs = counted(others, "run")
-                log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
+            if bare := without_weights(plan):
+                log.warning(
+                    "%s: %s without weights; remove their directories to train them again", directory / RUNS,
+                    f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
+                )  # fmt: skip
             planned(plan, place.slots)
             execute(plan, place, told=told)
+            if others := without_use(plan):  # known now that every rate is chosen
+                runs = counted(others, "run")
+                log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
     return plan
 
 
@@ -104,5 +109,7 @@ def _check_place(directory: Path) -> None:
 
 def _say_what_changed(directory: Path, spec: StudySpec) -> None:
     before = directory / STUDY
+    if (directory / PLAN).is_file() and (name := read_json(directory / PLAN).get("name")) != spec.name:
+        raise StorageError(f"{directory} holds the study {name!r}, not {spec.name!r}; choose another --output")
     for line in file_says_otherwise(before, spec) if before.is_file() else []:
         log.warning("%s: %s; what still fits is used again", before, line)

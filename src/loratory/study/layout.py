@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def read_json(
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
     return document
+
+
+def digest_of(text: str) -> str:
+    """The first 12 digits of the SHA-256 of a selection's text: its name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def as_json(document: dict[str, Any]) -> str:

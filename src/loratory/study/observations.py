@@ -1,6 +1,6 @@
 """What may be said of a study, in sentences: each from the figures beside it, none beyond its verdict.
 
-parameters ─▶ quality of each pair ─▶ the best and its ties ─▶ ranks ─▶ time ─▶ memory ─▶ fronts
+parameters ─▶ quality of each pair ─▶ the best ─▶ baselines ─▶ ranks ─▶ time ─▶ memory ─▶ fronts
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ from collections.abc import Sequence
 
 from loratory.study.observed import Scene
 from loratory.study.observed_costs import fronts_seen, memory, parameters, time
-from loratory.study.observed_quality import best, comparisons, incomplete, ranks
-from loratory.study.parts import CellSummary, Front, Observation, Pair
+from loratory.study.observed_quality import beside_baselines, best, comparisons, incomplete, ranks
+from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair
 
 
 def observe(
-    cells: Sequence[CellSummary], pairs: Sequence[Pair], fronts: Sequence[Front], *, metric: str, margin: float
+    cells: Sequence[CellSummary],
+    pairs: Sequence[Pair],
+    fronts: Sequence[Front],
+    baselines: Sequence[BaselineSummary] = (),
+    *,
+    metric: str,
+    margin: float,
 ) -> tuple[Observation, ...]:
     """The sentences, one data set x model after the other.
 
@@ -31,10 +37,11 @@ def observe(
             cells=members,
             pairs=tuple(pair for pair in pairs if pair.a in names),
             fronts=tuple(front for front in fronts if (front.data, front.model) == (data, model)),
+            baselines=tuple(one for one in baselines if one.data == data),
             metric=metric,
             margin=margin,
             where=f"{data}, {model}: " if len(groups) > 1 else "",
         )
-        for say in (parameters, incomplete, comparisons, best, ranks, time, memory, fronts_seen):
+        for say in (parameters, incomplete, comparisons, best, beside_baselines, ranks, time, memory, fronts_seen):
             found += say(scene)
     return tuple(found)

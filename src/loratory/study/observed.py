@@ -10,7 +10,7 @@ from typing import Any
 from loratory import units
 from loratory.evaluation.metrics import METRICS, Metric
 from loratory.study.fronts import verdicts_of
-from loratory.study.parts import CellSummary, Front, Observation, Pair, Spread, Verdict
+from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, Spread, Verdict
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Scene:
     cells: tuple[CellSummary, ...]
     pairs: tuple[Pair, ...]
     fronts: tuple[Front, ...]
+    baselines: tuple[BaselineSummary, ...]
     metric: str
     margin: float
     where: str
@@ -43,7 +44,12 @@ class Scene:
     @property
     def title(self) -> str:
         """The metric inside a sentence: test accuracy, test macro-F1."""
-        return f"test {self.measure.title[0].lower()}{self.measure.title[1:]}"
+        return f"test {self.short}"
+
+    @property
+    def short(self) -> str:
+        """The metric alone: accuracy, macro-F1."""
+        return f"{self.measure.title[0].lower()}{self.measure.title[1:]}"
 
     @property
     def tested(self) -> tuple[CellSummary, ...]:

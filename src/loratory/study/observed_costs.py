@@ -44,7 +44,8 @@ def parameters(scene: Scene) -> list[Observation]:
 def time(scene: Scene) -> list[Observation]:
     """Training time beside that of standard fine-tuning, and what total time is made of."""
     compared = _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster)
-    return [*compared, *(found for cell in scene.cells if (found := _total_time(scene, cell)) is not None)]
+    reached = (found for cell in scene.cells if (found := _reached(scene, cell)) is not None)
+    return [*compared, *reached, *(found for cell in scene.cells if (found := _total_time(scene, cell)) is not None)]
 
 
 def memory(scene: Scene) -> list[Observation]:
@@ -126,10 +127,26 @@ def _why_not_smaller(cell: CellSummary, standard: CellSummary) -> tuple[str, dic
 
 def _shares(cell: CellSummary) -> dict[str, float] | None:
     parts = cell.memory_parts_bytes
-    if not parts or sum(parts.values()) <= 0:
+    if not parts or sum(parts.values()) <= 0 or min(parts.values()) < 0:  # medians of parts need not add up
         return None
     whole = sum(parts.values())
     return {name: number / whole for name, number in sorted(parts.items(), key=lambda item: -item[1])}
+
+
+def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
+    """How soon a cell's validation score reaches the level that all cells reach on average."""
+    if cell.time_to is None:
+        return None
+    level, found = scene.value(cell.time_to.score), cell.time_to.seconds
+    seeds = counted(len(cell.seeds), "seed")
+    if found.median is None:
+        text = f"{cell.approach} reaches a validation {scene.short} of {level} with none of {seeds}."
+    else:
+        text = (
+            f"{cell.approach} reaches a validation {scene.short} of {level}, looked at after each epoch, after "
+            f"{units.duration(found.median)} of training (median of the {found.reached} of {seeds} that do)."
+        )
+    return scene.say(text, (cell,), {"score": cell.time_to.score, "seconds": found.median, "reached": found.reached})
 
 
 def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
@@ -146,7 +163,7 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
 
 
 def fronts_seen(scene: Scene) -> list[Observation]:
-    """For each cost, the cells that none is better than at no more cost, and who is tied there."""
+    """For each cost, the cells that none is better than at no more cost, and which of them are not told apart."""
     return [_front(scene, front) for front in scene.fronts if len(front.points) > 1]
 
 
@@ -165,7 +182,7 @@ def _standing(scene: Scene, front: Front) -> str:
     text = f"on the front {'is' if len(on) == 1 else 'are'} {listed([scene.name[point.cell] for point in on])}"
     tied = [scene.name[point.cell] for point in on[1:] if point.cell in on[0].tied_with]
     if tied:
-        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is tied with {listed(tied)}"
+        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is not shown to differ from {listed(tied)}"
     beaten = [scene.name[point.cell] for point in front.points if not point.on_front]
     if beaten:
         text += f"; {listed(beaten)} {'is' if len(beaten) == 1 else 'are'} worse than one that costs no more"

@@ -96,13 +96,33 @@ def best(scene: Scene) -> list[Observation]:
     phrases: list[tuple[Verdict | None, str]] = [
         ("better", "it is better than {}"),
         ("equivalent", "equivalent to {}"),
-        ("inconclusive", "tied with {}, of which it is not shown to be better"),
+        ("inconclusive", "not shown to differ from {}"),
         (None, "without a verdict against {}"),
     ]
     parts = [phrase.format(listed(by_verdict[verdict])) for verdict, phrase in phrases if by_verdict[verdict]]
     text = f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}"
     figures = {cell.id: scene.score(cell).mean for cell in (top, *others)}
     return [scene.say(f"{text}: {'; '.join(parts)}.", (top, *others), figures)]
+
+
+def beside_baselines(scene: Scene) -> list[Observation]:
+    """How the approaches' means stand to the best baseline on the same test split: it has no seeds, so no verdict."""
+    scores = {
+        one.name: float(value) for one in scene.baselines if (value := getattr(one, scene.metric, None)) is not None
+    }
+    if not scores or not scene.tested:
+        return []
+    name = max(scores, key=lambda one: scores[one])
+    above = [cell for cell in scene.tested if scene.score(cell).mean > scores[name]]
+    text = f"The best baseline, {name}, has a {scene.title} of {scene.value(scores[name])}: "
+    if not above:
+        text += "the mean of no approach is above it, so that more epochs, data or learning rates may be worth trying."
+    elif len(above) == len(scene.tested):
+        text += "every approach's mean is above it."
+    else:
+        verb = "is the mean" if len(above) == 1 else "are the means"
+        text += f"above it {verb} of {listed([cell.approach for cell in above])}."
+    return [scene.say(text, scene.tested, {"baseline": scores[name], "above": len(above)})]
 
 
 def ranks(scene: Scene) -> list[Observation]:

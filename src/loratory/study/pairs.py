@@ -151,6 +151,9 @@ def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | No
 def _why_none(compared: _Compared) -> str | None:
     if compared.estimate is None:
         return "they were tested on different examples"
+    for cell, which in ((compared.a, "first"), (compared.b, "second")):
+        if failed := len(cell.finals) - len(cell.completed):  # the seeds that are left may be those that went well
+            return f"{failed} of {counted(len(cell.finals), 'final run')} of the {which} failed"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
     return None

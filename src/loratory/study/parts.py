@@ -25,7 +25,7 @@ Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over the seeds of a cell. `sd`, `low`, `high` are None below two seeds."""
+    """A metric over the seeds of a cell. `sd` is None below two seeds, `low` and `high` below three."""
 
     mean: float
     sd: float | None
@@ -122,6 +122,8 @@ class CellSummary:
     time_to: TimeTo | None
     failed: tuple[str, ...]
     missing: int
+    scored_before: int = 0
+    """Final runs that had been scored on test before this selection was there: an earlier file's, used again."""
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""

@@ -254,6 +254,15 @@ def without_use(plan: Plan) -> int:
     return sum(path.name not in named for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else 0
 
 
+def without_weights(plan: Plan) -> int:
+    """How many final runs exist without weights though the study keeps all: those made when it did not."""
+    jobs = [job for one in plan.cells for _, job in one.finals] if plan.spec.keep == "all" else []
+    return sum(
+        (record := plan.records.get(job.id)) is not None and record.status == "completed" and not record.weights
+        for job in jobs
+    )
+
+
 def said_of(plan: Plan) -> str:
     """The plan in one line: runs by stage, and how many exist."""
     finals = plan.total - plan.tuning

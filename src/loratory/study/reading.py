@@ -129,7 +129,10 @@ def _names(found: Document, key: str) -> list[str]:
     names = value if isinstance(value, list) else [value]
     for number, name in enumerate(names):
         if not isinstance(name, str):
-            raise SettingsError(f"{found.at((key, number))}: {key} {name!r}: give a name, in quotes if it is a number")
+            raise SettingsError(
+                f"{found.at((key, number))}: {key} {name!r}: give a name, in quotes if it is a number; "
+                "column names and the like go into train, as text_column: …"
+            )
     return names
 
 
@@ -137,12 +140,14 @@ def _seeds(found: Document) -> list[int]:
     value = found.value["seeds"]
     if not isinstance(value, list):
         raise SettingsError(f"{found.at(('seeds',))}: seeds {value!r}: give a list, such as [0, 1, 2, 3, 4]")
+    taken: set[int] = set()
     for number, seed in enumerate(value):
         where = found.at(("seeds", number))
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise SettingsError(f"{where}: seed {seed!r}: give a whole number from 0 to {2**32 - 1}")
-        if seed in value[:number]:
+        if seed in taken:
             raise SettingsError(f"{where}: seed {seed} stands there twice; keep one")
+        taken.add(seed)
     return value
 
 
@@ -212,6 +217,8 @@ def _train(found: Document) -> dict[str, Any]:
     flags: dict[str, Any] = {}
     for key, value in given.items():
         where, flag = found.at(("train", key)), key.replace("-", "_")
+        if flag in flags:
+            raise SettingsError(f"{where}: {key!r} stands there twice, once spelt otherwise; keep one")
         if flag in ELSEWHERE:
             raise SettingsError(f"{where}: {key!r} does not belong into train: {ELSEWHERE[flag]}")
         owners = [method.name for method in METHODS.values() if flag in method.settings.model_fields]

@@ -18,7 +18,7 @@ from loratory.errors import StorageError
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
-from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
+from loratory.study.layout import PLAN, RUNS, SELECTIONS, digest_of, read_json
 
 History = tuple[Mapping[str, Any], ...]
 """A row an epoch, as `history.jsonl` has it: epoch, train_seconds, validation_accuracy …"""
@@ -53,6 +53,12 @@ class Final:
         """Whether it was scored on the test split."""
         return bool(self.record["status"] == "completed")
 
+    @property
+    def selection(self) -> str | None:
+        """The selection that was there before it ran."""
+        found = lookup(self.record, "study", "selection")
+        return None if found is None else str(found)
+
 
 @dataclass(frozen=True)
 class CellRuns:
@@ -65,6 +71,8 @@ class CellRuns:
     """The method's settings, `name` among them."""
     lr: float | None
     """The chosen rate; None until it is chosen."""
+    selection: str | None
+    """The selection that says so."""
     trials: tuple[Trial, ...]
     finals: tuple[Final, ...]
     missing: int
@@ -119,6 +127,7 @@ def load_study(directory: Path) -> StudyRuns:
 
 
 def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
+    lr = _chosen(directory, cell["selection"])
     trials = [(float(one["lr"]), _run(directory, one["run"])) for one in cell["trials"]]
     finals = [(int(one["seed"]), _run(directory, one["run"])) for one in cell["finals"]]
     return CellRuns(
@@ -126,11 +135,10 @@ def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
         data=str(cell["data"]),
         model=str(cell["model"]),
         method=dict(cell["method"]),
-        lr=_chosen(directory, cell["selection"]),
+        lr=lr,
+        selection=cell["selection"],
         trials=tuple(_trial(lr, *found, select) for lr, found in trials if found is not None),
-        finals=tuple(
-            Final(seed, found[1].to_dict(), found[0], _history(found[0])) for seed, found in finals if found is not None
-        ),
+        finals=tuple(_final(seed, *found, lr) for seed, found in finals if found is not None),
         missing=sum(found is None for _, found in [*trials, *finals]),
     )
 
@@ -147,22 +155,33 @@ def _trial(lr: float, directory: Path, record: RunRecord, select: str) -> Trial:
     )
 
 
+def _final(seed: int, directory: Path, record: RunRecord, lr: float | None) -> Final:
+    trained = lookup(record.spec, "training", "lr")
+    if lr is not None and trained is not None and trained != lr:
+        raise StorageError(f"{directory} was trained with lr {trained}, where {lr} was chosen; run the study again")
+    return Final(seed, record.to_dict(), directory, _history(directory))
+
+
 def _chosen(directory: Path, digest: str | None) -> float | None:
     if digest is None:
         return None
     path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
-    lr = lookup(read_json(path, remedy="restore it from a copy"), "chosen", "lr")
+    document = read_json(path, remedy="restore it from a copy")
+    if digest_of(path.read_text("utf8")) != digest:
+        raise StorageError(f"{path} is not what its name says: it was changed; restore it from a copy")
+    lr = lookup(document, "chosen", "lr")
     if isinstance(lr, bool) or not isinstance(lr, (int, float)):
         raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
     return float(lr)
 
 
 def _run(directory: Path, name: str | None) -> tuple[Path, RunRecord] | None:
-    """Where a run lies and its record; None where it is not there yet."""
+    """Where a run lies and its record; None where it is not there yet, or was interrupted and is to be run again."""
     if name is None:
         return None
     path = directory / RUNS / _plain_name(name)
-    return (path, read_run(path)) if os.path.lexists(path) else None
+    record = read_run(path) if os.path.lexists(path) else None
+    return (path, record) if record is not None and record.status != "interrupted" else None
 
 
 def _plain_name(name: str) -> str:

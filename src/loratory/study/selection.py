@@ -6,7 +6,6 @@ selection by the SHA-256 of its content, which holds the trials' runs and scores
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from loratory.evaluation.metrics import Metric
 from loratory.store.files import write_durably
 from loratory.store.record import RunRecord
-from loratory.study.layout import SCHEMA, SELECTIONS, as_json
+from loratory.study.layout import SCHEMA, SELECTIONS, as_json, digest_of
 from loratory.study.spec import Cell
 
 
@@ -64,8 +63,8 @@ def keep(directory: Path, cell: Cell, metric: Metric, trials: Sequence[Tried], l
     ]
     document = {"schema": SCHEMA, "cell": cell.describe(), "select": metric.name, "trials": tried, "chosen": {"lr": lr}}
     text = as_json(document)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    digest = digest_of(text)
     path = directory / SELECTIONS / f"{digest}.json"
-    if not path.exists():
+    if not path.exists() or path.read_text("utf8") != text:  # one that was changed is no selection
         write_durably(path, text)
     return Selection(digest, lr)

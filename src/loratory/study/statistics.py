@@ -70,11 +70,14 @@ def difference(a: Replicates, b: Replicates) -> Difference:
 
 
 def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
-    """Mean, standard deviation and Student's interval of the mean of S seeds; below two there is the mean alone."""
+    """Mean, standard deviation and Student's interval of the mean of S seeds. Below two there is the mean alone, below
+    three no interval: that of two seeds would reach 9 standard deviations to each side."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean, None, None, None, tuple(values))
     sd = float(np.std(values, ddof=1))
+    if len(values) < 3:
+        return Spread(mean, sd, None, None, tuple(values))
     reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * sd / len(values) ** 0.5
     return Spread(mean, sd, mean - reach, mean + reach, tuple(values))
 

@@ -48,7 +48,7 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
         pairs=pairs,
         baselines=tuple(found),
         fronts=(planes := fronts(summaries, pairs, metric=study.select)),
-        observations=observe(summaries, pairs, planes, metric=study.select, margin=study.margin),
+        observations=observe(summaries, pairs, planes, found, metric=study.select, margin=study.margin),
         environment=None if first is None else first.record["environment"],
         data=tuple({"dataset": data, **final.record["data"]} for data, final in firsts.items()),
     )

@@ -137,4 +137,4 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         return _WORDS[text.lower()]
     if _WHOLE.fullmatch(text):
         return int(text) if len(text) < 400 else text
-    return float(text.replace(".inf", "inf").replace(".nan", "nan")) if _NUMBER.fullmatch(text) else text
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if _NUMBER.fullmatch(text) else text
