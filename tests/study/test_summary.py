@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +267,35 @@ def test_at_the_same_cost_the_better_is_on_the_front() -> None:
     assert [(one.cell, one.on_front) for one in front.points] == [("a", True), ("b", False)]
     (front,) = fronts(cells, [judged("b", "a", None)], metric="accuracy")
     assert all(one.on_front for one in front.points)
+
+
+def test_planned_pairs_count_in_the_family_before_they_have_runs(
+    fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    place = fabricated([cell(STANDARD), cell(lora(8)), cell(lora(4), absent=range(5))]).write()
+    (one,) = summarise(load_study(place), draws=DRAWS).pairs
+    assert one.family == 3
+    assert one.p is not None
+    assert one.p_holm == pytest.approx(min(1.0, 3 * one.p))
+
+
+def test_of_a_falling_metric_the_score_that_every_cell_reaches_is_the_highest(
+    fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    place = fabricated([cell(STANDARD), cell(lora(8), accuracy=0.6)]).write(select="log_loss")
+    found = summarise(load_study(place), draws=DRAWS).cells
+    means = [one.quality["validation"]["log_loss"].mean for one in found]
+    assert means[0] != means[1]
+    assert all(one.time_to is not None and one.time_to.score == max(means) for one in found)
+
+
+def test_costs_are_medians_of_skewed_values(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    study = load_study(fabricated([cell(STANDARD)], seeds=range(3)).write())
+    (one,) = study.cells
+    finals = tuple(
+        dataclasses.replace(final, record={**final.record, "cost": {**final.record["cost"], "train_seconds": seconds}})
+        for final, seconds in zip(one.finals, (1.0, 2.0, 9.0), strict=True)
+    )
+    study = dataclasses.replace(study, cells=(dataclasses.replace(one, finals=finals),))
+    cost = summarise(study, draws=DRAWS).cells[0].cost["train_seconds"]
+    assert (cost.median, cost.low, cost.high) == (2.0, 1.0, 9.0)
