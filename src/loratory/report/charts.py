@@ -27,8 +27,11 @@ NARROW = 480
 PLOTS = {"wide": (WIDTH - 50.0, HEIGHT - 70.0), "narrow": (270.0, HEIGHT - 90.0)}
 """Width and height left for the points, about, for which names are placed."""
 
+TICKS = 6
+"""About how many ticks a vertical axis has."""
+
 PLAIN = ".3~r"
-"""Vega's format of a number as it is written: 0.5, 20, 1250."""
+"""Vega's format of the few ticks of a logarithmic axis: 0.5, 20, 1250."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -41,11 +44,13 @@ class Chart:
         name: of the file, and of its place in the page; [a-z0-9_-].
         spec: Vega-Lite's, without data from elsewhere and without configuration.
         summary: what it shows, in words, for who does not see it.
+        note: what a reader of the chart must know beside its caption.
     """
 
     name: str
     spec: dict[str, Any]
     summary: str
+    note: str = ""
 
 
 def chart(rows: Rows) -> alt.Chart:
@@ -55,7 +60,9 @@ def chart(rows: Rows) -> alt.Chart:
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
 
 
-def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST) -> Chart:
+def finished(
+    name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST, note: str = ""
+) -> Chart:
     """The layers on one plane, as wide as there is room, and at most `widest` pixels."""
     import altair as alt
 
@@ -68,7 +75,7 @@ def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HE
     spec = whole.to_dict()
     for key in ("$schema", "config"):
         spec.pop(key, None)
-    return Chart(name, _shared_data(spec), summary)
+    return Chart(name, _shared_data(spec), summary, note)
 
 
 def _shared_data(spec: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +117,18 @@ def y_metric(metric: str, values: Sequence[float], *, split: str, field: str = "
     """The vertical axis of a metric, as far as these values reach."""
     import altair as alt
 
-    axis = alt.Axis(format=axes.metric_format(metric, values), tickCount=6)
+    ends = axes.bounds(values)
+    axis = alt.Axis(format=axes.metric_format(metric, ends, TICKS), tickCount=TICKS)
     title = f"{axes.metric_title(metric)} ({split})"
-    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(axes.bounds(values)), nice=False))
+    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(ends), nice=False))
+
+
+def x_ticks(ends: tuple[float, float], *, log: bool, most: int = 8) -> dict[str, Any]:
+    """How a horizontal axis between these ends is marked: fewer ticks on a phone, no two written alike."""
+    import altair as alt
+
+    count = alt.ExprRef(f"width < {NARROW} ? {min(4, most)} : {most}")
+    return {"format": PLAIN if log else axes.number_format(ends, most), "tickCount": count, "labelSeparation": 6}
 
 
 def chosen() -> Any:
@@ -145,23 +161,24 @@ def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, heig
     """The name of each line right of its last point, moved apart where lines end close together.
 
     Args:
-        rows: a row a line: x, y, label.
+        rows: a row a line: x, y, label; gap, the pixels to the name, where it is not 8.
         ends: the values at the foot and the top of the plot.
         height: of the whole chart.
     """
     import altair as alt
 
     inner = height - HEIGHT + PLOTS["wide"][1]
+    reach = max((row.get("gap", 8) for row in rows), default=8)
     wanted = [inner * (1 - axes.position(row["y"], ends)) for row in rows]
     moved = apart(wanted, LINE - 1)
     found = [{**row, "dy": new - old} for row, old, new in zip(rows, wanted, moved, strict=True)]
     room = _room([row["label"] for row in rows])
     mark = chart(found).mark_text(
         align="left",
-        dx=8,
+        dx=reach,
         dy=alt.ExprRef("datum.dy"),
         baseline="middle",
-        limit=alt.ExprRef(f"{room} - 8"),
+        limit=alt.ExprRef(f"{room} - {reach}"),
         opacity=pale(),
     )
     return mark.encode(x=x, y=y, text="label:N").add_params(chosen())
@@ -191,8 +208,9 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
         for row in rows
     ]
     ends = [{"approach": name, "x": total / unit.size, "shown": unit.show(total)} for name, total in totals.items()]
-    scale = alt.Scale(domain=[0, 1.18 * max(totals.values()) / unit.size], nice=False)
-    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(tickCount=5, format=PLAIN))
+    reach = (0.0, 1.18 * max(totals.values()) / unit.size)
+    scale = alt.Scale(domain=list(reach), nice=False)
+    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(**x_ticks(reach, log=False, most=5)))
     y = alt.Y("approach:N", sort=names, title=None, axis=None)
     colors = alt.Scale(domain=list(kinds), range=[theme.category(number) for number in range(len(kinds))])
     legend = alt.Legend(title=None, columns=alt.ExprRef(f"width < {NARROW} ? 3 : 5"), symbolType="square")
@@ -210,4 +228,4 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
         chart(ends).mark_text(align="left", dx=6).encode(x=x, y=y, text="shown:N"),
         chart(ends).mark_text(align="left", dy=-14).encode(x=alt.value(0), y=y, text="approach:N"),
     ]
-    return finished(name, layers, summary, height=70 + 38 * len(names))
+    return finished(name, layers, summary, height=104 + 40 * len(names))  # the legend of a phone has two lines

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from loratory import units
 from loratory.errors import counted
 from loratory.report import axes, theme
-from loratory.report.charts import PLAIN, Chart, chart, finished, names_at_ends, pale, room_for, series, y_metric
+from loratory.report.charts import Chart, chart, finished, names_at_ends, pale, room_for, series, x_ticks, y_metric
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
 from loratory.study.parts import Spread
@@ -33,7 +34,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
         "x:Q",
         title=unit.title("Training time") + (", logarithmic" if log else ""),
         scale=_scale([row["x"] for row in rows], _labels(rows), log=log),
-        axis=alt.Axis(tickCount=6, format=PLAIN),
+        axis=alt.Axis(**x_ticks((min(times) / unit.size, max(times) / unit.size), log=log, most=6)),
     )
     y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
     color, shape = series(members)
@@ -136,7 +137,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
             **_names(member),
             "x": trial.lr,
             "y": trial.score,
-            "rate": f"{trial.lr:g}",
+            "rate": units.rate(trial.lr),
             "chosen": trial.lr == member.cell.lr,
             "shown": axes.show_metric(metric)(trial.score),
         }
@@ -144,6 +145,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         for trial in member.cell.tuning.trials
         if trial.score is not None
     ]
+    rows = [{**row, "gap": 14 if row["chosen"] else 8} for row in rows]  # beyond the ring
     if len(rows) < 2:
         return None
     values = [row["y"] for row in rows]
@@ -151,7 +153,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         "x:Q",
         title="Learning rate, logarithmic",
         scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
-        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".1~e", labelOverlap="greedy"),
+        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".3~e", labelOverlap="greedy"),
     )
     y = y_metric(metric, values, split="validation")
     color, shape = series(members)
@@ -202,7 +204,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         ),
         names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
     ]
-    summary = f"Expected best {axes.metric_title(metric).lower()} on validation for 1 to {numbers[-1]} learning rates."
+    summary = f"Expected best {axes.metric_words(metric)} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
 
 
