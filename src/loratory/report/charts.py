@@ -7,13 +7,15 @@ theme explains.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from loratory.report import axes, theme
 from loratory.report.families import Member
-from loratory.report.labels import LETTER, LINE, apart
+from loratory.report.labels import LETTER, LINE, Box, Place, apart, placed
 
 if TYPE_CHECKING:
     import altair as alt
@@ -157,31 +159,101 @@ def _room(names: Sequence[str]) -> str:
     return f"min({widest:.0f}, 0.4 * width)"
 
 
-def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT) -> Any:
+def pick(key: str) -> Any:
+    """What the rows say for a wide or a narrow plot."""
+    import altair as alt
+
+    return alt.ExprRef(f"width < {NARROW} ? datum.narrow_{key} : datum.wide_{key}")
+
+
+def names_at_ends(
+    rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT, along: Along | None = None
+) -> Any:
     """The name of each line right of its last point, moved apart where lines end close together.
 
     Args:
         rows: a row a line: x, y, label; gap, the pixels to the name, where it is not 8.
         ends: the values at the foot and the top of the plot.
         height: of the whole chart.
+        along: all points, where lines may end inside the plot; their names then stand where they cover least.
     """
     import altair as alt
 
     inner = height - HEIGHT + PLOTS["wide"][1]
-    reach = max((row.get("gap", 8) for row in rows), default=8)
-    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in rows]
+    last = max(row["x"] for row in rows)
+    outer = [row for row in rows if along is None or row["x"] == last]
+    reach = max((row.get("gap", 8) for row in outer), default=8)
+    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in outer]
     moved = apart(wanted, LINE - 1)
-    found = [{**row, "dy": new - old} for row, old, new in zip(rows, wanted, moved, strict=True)]
-    room = _room([row["label"] for row in rows])
+    found = []
+    for row, old, new in zip(outer, wanted, moved, strict=True):
+        place = Place(reach, new - old, "left")
+        found.append({**row, "limited": True, **_places(dict.fromkeys(PLOTS, place))})
+    if along is not None:
+        among = [row for row in rows if row["x"] != last]
+        room = {plot: min(_longest(rows), 0.4 * size[0]) for plot, size in PLOTS.items()}
+        places = {
+            plot: along.places(among, (size[0] - room[plot], height - HEIGHT + size[1]), ends)
+            for plot, size in PLOTS.items()
+        }
+        for number, row in enumerate(among):
+            found.append({**row, "limited": False, **_places({plot: places[plot][number] for plot in PLOTS})})
+    limit = f"datum.limited ? {_room([row['label'] for row in rows])} - {reach} : 0"
     mark = chart(found).mark_text(
-        align="left",
-        dx=reach,
-        dy=alt.ExprRef("datum.dy"),
+        align=pick("align"),
+        dx=pick("dx"),
+        dy=pick("dy"),
         baseline="middle",
-        limit=alt.ExprRef(f"{room} - {reach}"),
+        limit=alt.ExprRef(limit),
         opacity=pale(),
     )
     return mark.encode(x=x, y=y, text="label:N").add_params(chosen())
+
+
+def _longest(rows: Rows) -> float:
+    return max(len(row["label"]) for row in rows) * LETTER + 18
+
+
+def _places(found: Mapping[str, Place]) -> dict[str, Any]:
+    return {f"{plot}_{key}": getattr(place, key) for plot, place in found.items() for key in ("dx", "dy", "align")}
+
+
+@dataclass(frozen=True)
+class Along:
+    """What the names of lines must not cover: the points of every line, their intervals and what joins them.
+
+    Attributes:
+        points: a row a point: cell, x, y, and low and high where it has an interval.
+        ends: the values at the left and right end of the horizontal scale.
+    """
+
+    points: Rows
+    ends: tuple[float, float]
+    log: bool
+
+    def places(self, rows: Rows, size: tuple[float, float], heights: tuple[float, float]) -> list[Place]:
+        """Where the names of `rows` stand in a plot of this size."""
+
+        def at(row: Mapping[str, Any], key: str = "y") -> tuple[float, float]:
+            across = axes.position(row["x"], self.ends, log=self.log)
+            return size[0] * across, size[1] * (1 - axes.position(row[key], heights))
+
+        covered: list[Box] = []
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in self.points:
+            x, y = at(row)
+            reach = row.get("gap", 8) - 4
+            covered.append((x - reach, y - reach, x + reach, y + reach))
+            lines.setdefault(row["cell"], []).append((x, y))
+            if row.get("low") is not None:
+                covered.append((x - 1, at(row, "high")[1], x + 1, at(row, "low")[1]))
+        for line in lines.values():
+            for (x0, y0), (x1, y1) in pairwise(sorted(line)):
+                steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 6))
+                for step in range(steps + 1):
+                    x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+                    covered.append((x - 2, y - 2, x + 2, y + 2))
+        return placed([at(row) for row in rows], [row["label"] for row in rows], covered, size)
 
 
 def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Unit, summary: str) -> Chart:

@@ -9,7 +9,18 @@ from typing import Any
 from loratory import units
 from loratory.errors import counted
 from loratory.report import axes, theme
-from loratory.report.charts import Chart, chart, finished, names_at_ends, pale, room_for, series, x_ticks, y_metric
+from loratory.report.charts import (
+    Along,
+    Chart,
+    chart,
+    finished,
+    names_at_ends,
+    pale,
+    room_for,
+    series,
+    x_ticks,
+    y_metric,
+)
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
 from loratory.study.parts import Spread
@@ -47,7 +58,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=log)),
     ]
     summary = (
         f"{axes.metric_title(metric)} on validation after each epoch against training time, "
@@ -168,7 +179,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         base.transform_filter("datum.chosen")
         .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
         .encode(x=x, y=y),
-        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
     return finished("tuning", layers, summary)
@@ -202,7 +213,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280, along=_along(rows, log=False)),
     ]
     summary = f"Expected best {axes.metric_words(metric)} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
@@ -280,7 +291,15 @@ def _scale(values: Sequence[float], names: Sequence[str], *, log: bool, base: in
     """A scale over these values with room on the right for the lines' names."""
     import altair as alt
 
-    low, high = axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
+    low, high = _ends(values, log=log)
     if not log:
         return alt.Scale(domain=[low, high], nice=False, range=room_for(names))
     return alt.Scale(type="log", base=base, domain=[low, high], nice=False, range=room_for(names))
+
+
+def _ends(values: Sequence[float], *, log: bool) -> tuple[float, float]:
+    return axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
+
+
+def _along(rows: Sequence[dict[str, Any]], *, log: bool) -> Along:
+    return Along(rows, _ends([row["x"] for row in rows], log=log), log)

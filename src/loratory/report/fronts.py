@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from loratory.report import axes, theme
-from loratory.report.charts import NARROW, PLOTS, Chart, Rows, chart, finished, series, x_ticks, y_metric
+from loratory.report.charts import PLOTS, Chart, Rows, chart, finished, pick, series, x_ticks, y_metric
 from loratory.report.families import Member
 from loratory.report.labels import LETTER, LINE, Box, Place, apart, covered, placed
 from loratory.study.parts import Front, FrontPoint
@@ -91,11 +91,20 @@ def _near(baselines: Scores, values: Sequence[float]) -> tuple[list[tuple[str, f
 
 @dataclass(frozen=True)
 class _Line:
-    """The name of a line across the plot: at which of its ends, and how many pixels above it the name's middle is."""
+    """Where a line's name stands: the share of the width at which its end is, and the pixels from its line."""
 
-    align: Literal["left", "right"]
+    at: float
     dy: float
     box: Box
+
+    @property
+    def align(self) -> str:
+        """Which end of the name is there."""
+        return "right" if self.at == 1 else "left"
+
+
+ALONG = (1.0, 0.0, 0.75, 0.5, 0.25)
+"""Where along its line a name may begin, 1 for where it ends; tried in this order."""
 
 
 def _lines(
@@ -107,17 +116,21 @@ def _lines(
     *,
     log: bool,
 ) -> list[_Line]:
-    """Where the baselines' names stand: above their lines, at the end with fewer points and intervals below them."""
+    """Where the baselines' names stand: above their lines, where they cover least."""
     taken = _marks(points, size, ends, heights, log=log)
     wanted = [size[1] * (1 - axes.position(score, heights)) - LINE / 2 - 1 for _, score in baselines]
     found = []
     for (name, score), middle in zip(baselines, apart(wanted, LINE), strict=True):
-        width = min(size[0], LETTER * len(name))
-        at_left = (0.0, middle - LINE / 2, width, middle + LINE / 2)
-        at_right = (size[0] - width, at_left[1], size[0], at_left[3])
-        left = covered(at_left, taken) < covered(at_right, taken)
+        width = LETTER * len(name)
+        boxes: dict[float, Box] = {}
+        for at in ALONG:
+            left = size[0] - width if at == 1 else at * size[0]
+            if at in (0, 1) or left + width <= size[0]:
+                boxes[at] = (left, middle - LINE / 2, left + width, middle + LINE / 2)
+        _, best = min((covered(box, taken), order) for order, box in enumerate(boxes.values()))
         line = size[1] * (1 - axes.position(score, heights))
-        found.append(_Line("left" if left else "right", middle - line, at_left if left else at_right))
+        at, box = list(boxes.items())[best]
+        found.append(_Line(at, middle - line, box))
     return found
 
 
@@ -130,23 +143,21 @@ def _baseline_layers(baselines: Scores, lines: Mapping[str, Sequence[_Line]], y:
     for number, (name, score) in enumerate(baselines):
         row: dict[str, Any] = {"label": name, "y": score}
         for plot, found in lines.items():
-            row |= {f"{plot}_align": found[number].align, f"{plot}_dy": found[number].dy}
+            row |= {
+                f"{plot}_align": found[number].align,
+                f"{plot}_at": found[number].at,
+                f"{plot}_dy": found[number].dy,
+            }
         rows.append(row)
     base = chart(rows)
-    align = _pick("align")
-    across = alt.value(alt.ExprRef(f"{align.expr} === 'left' ? 0 : width"))
-    name = base.mark_text(align=align, dy=_pick("dy"), baseline="middle", color=theme.color("muted"), fontSize=11)
+    across = alt.value(alt.ExprRef(f"({pick('at').expr}) * width"))
+    name = base.mark_text(
+        align=pick("align"), dy=pick("dy"), baseline="middle", color=theme.color("muted"), fontSize=11
+    )
     return [
-        base.mark_rule(color=theme.color("muted"), strokeDash=[6, 3], strokeWidth=1).encode(y=y),
-        name.encode(x=across, y=y, text="label:N"),
+        base.mark_rule(color=muted, strokeDash=[6, 3], strokeWidth=1).encode(y=y),
+        names.encode(x=across, y=y, text="label:N"),
     ]
-
-
-def _pick(key: str) -> Any:
-    """What the rows say for a wide or a narrow plot."""
-    import altair as alt
-
-    return alt.ExprRef(f"width < {NARROW} ? datum.narrow_{key} : datum.wide_{key}")
 
 
 def _front_rows(
@@ -244,5 +255,5 @@ def _marks(
 
 def names_beside(base: Any, x: Any, y: Any) -> list[Any]:
     """The points' names, where the rows say for a wide and a narrow plot."""
-    mark = base.mark_text(dx=_pick("dx"), dy=_pick("dy"), align=_pick("align"), baseline="middle")
+    mark = base.mark_text(dx=pick("dx"), dy=pick("dy"), align=pick("align"), baseline="middle")
     return [mark.encode(x=x, y=y, text="label:N")]
