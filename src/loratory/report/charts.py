@@ -32,6 +32,9 @@ PLOTS = {"wide": (WIDTH - 50.0, HEIGHT - 70.0), "narrow": (270.0, HEIGHT - 90.0)
 TICKS = 6
 """About how many ticks a vertical axis has."""
 
+SHORT = 16
+"""Letters of a name inside the plot of a phone; longer ones are cut."""
+
 PLAIN = ".3~r"
 """Vega's format of the few ticks of a logarithmic axis: 0.5, 20, 1250."""
 
@@ -193,12 +196,15 @@ def names_at_ends(
         among = [row for row in rows if row["x"] != last]
         room = {plot: min(_longest(rows), 0.4 * size[0]) for plot, size in PLOTS.items()}
         places = {
-            plot: along.places(among, (size[0] - room[plot], height - HEIGHT + size[1]), ends)
+            plot: along.places(
+                among, (size[0] - room[plot], height - HEIGHT + size[1]), ends, SHORT if plot == "narrow" else None
+            )
             for plot, size in PLOTS.items()
         }
         for number, row in enumerate(among):
             found.append({**row, "limited": False, **_places({plot: places[plot][number] for plot in PLOTS})})
-    limit = f"datum.limited ? {_room([row['label'] for row in rows])} - {reach} : 0"
+    inside = f"width < {NARROW} ? {SHORT * LETTER:.0f} : 0"  # 0 is no limit
+    limit = f"datum.limited ? {_room([row['label'] for row in rows])} - {reach} : {inside}"
     mark = chart(found).mark_text(
         align=pick("align"),
         dx=pick("dx"),
@@ -231,8 +237,10 @@ class Along:
     ends: tuple[float, float]
     log: bool
 
-    def places(self, rows: Rows, size: tuple[float, float], heights: tuple[float, float]) -> list[Place]:
-        """Where the names of `rows` stand in a plot of this size."""
+    def places(
+        self, rows: Rows, size: tuple[float, float], heights: tuple[float, float], longest: int | None
+    ) -> list[Place]:
+        """Where the names of `rows`, cut to the `longest`, stand in a plot of this size."""
 
         def at(row: Mapping[str, Any], key: str = "y") -> tuple[float, float]:
             across = axes.position(row["x"], self.ends, log=self.log)
@@ -253,7 +261,7 @@ class Along:
                 for step in range(steps + 1):
                     x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
                     covered.append((x - 2, y - 2, x + 2, y + 2))
-        return placed([at(row) for row in rows], [row["label"] for row in rows], covered, size)
+        return placed([at(row) for row in rows], [row["label"][:longest] for row in rows], covered, size)
 
 
 def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Unit, summary: str) -> Chart:

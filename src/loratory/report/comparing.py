@@ -113,7 +113,7 @@ def _verdict(pair: Pair, a: str, b: str) -> Entry:
     if pair.verdict is None:
         return Entry("no verdict", pair.why_none or "", "~")
     text = {"better": f"{a} is better", "worse": f"{b} is better"}.get(pair.verdict, pair.verdict)
-    return Entry(f"{MARKS[pair.verdict]} {text}", tag=pair.verdict, value=pair.verdict)
+    return Entry(f"{MARKS[pair.verdict]}\N{NO-BREAK SPACE}{text}", tag=pair.verdict, value=pair.verdict)
 
 
 def points(value: float | None, metric: str) -> str:

@@ -151,9 +151,8 @@ def _baseline_layers(baselines: Scores, lines: Mapping[str, Sequence[_Line]], y:
         rows.append(row)
     base = chart(rows)
     across = alt.value(alt.ExprRef(f"({pick('at').expr}) * width"))
-    name = base.mark_text(
-        align=pick("align"), dy=pick("dy"), baseline="middle", color=theme.color("muted"), fontSize=11
-    )
+    muted = theme.color("muted")
+    names = base.mark_text(align=pick("align"), dy=pick("dy"), baseline="middle", color=muted, fontSize=11)
     return [
         base.mark_rule(color=muted, strokeDash=[6, 3], strokeWidth=1).encode(y=y),
         names.encode(x=across, y=y, text="label:N"),
