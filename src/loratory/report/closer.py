@@ -145,7 +145,7 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
                 status = failed[name].status if name in failed else "completed"
                 said = _run_entries(evidence.records.get(name), study.select, status, error)
                 rows.append(row([_run_name(name), Entry(stage), words(cell.approach), *where, *said], cell.id))
-    caption = "Every run, with how it ended; a run's directory has a name that ends like this"
+    caption = "Every run, with how it ended; the name of its directory ends in what stands under Run"
     return Grid("runs", caption, headings, tuple(rows), dense=True)
 
 
