@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Iterable
 
 MISSING = "–"
 """How a table says that there is no number."""
@@ -40,6 +41,31 @@ def percent(share: float | None) -> str:
     return f"{share:.2%}" if share < 0.1 else f"{share:.1%}"
 
 
+def percent_of(shares: Iterable[float | None]) -> Callable[[float | None], str]:
+    """How a column of these shares is written: all with one digit after the point, or all with two where one is small.
+
+    None at all and all there is stay 0% and 100%.
+    """
+    digits = 2 if any(share is not None and 0 < share < 0.01 for share in shares) else 1
+
+    def show(share: float | None) -> str:
+        if share is None or share in (0.0, 1.0):
+            return percent(share)
+        return f"{share:.{digits}%}"
+
+    return show
+
+
+def rate(value: float | None) -> str:
+    """A learning rate as 5e-5 or 1.5e-3, always in powers of ten."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    digits, _, power = f"{value:.6e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+
+
 def accuracy(share: float | None) -> str:
     """A share in [0, 1] as 85.9%: one digit after the point, always."""
     return MISSING if share is None else f"{share:.1%}"
@@ -51,9 +77,11 @@ def fraction(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 54.8 s, 3.2 min or 1.5 h."""
+    """Seconds as <0.1 s, 54.8 s, 3.2 min or 1.5 h."""
     if seconds is None:
         return MISSING
+    if seconds < 0.05:
+        return "<0.1 s"
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     if round(seconds / 60, 1) < 60:

@@ -192,6 +192,10 @@ def test_on_a_phone_quality_stands_beside_the_names(browser: Any, study: Path) -
     assert narrow[:4] == ["Approach", "Accuracy", "Macro-F1", "Trainable parameters"]
     ends = page.locator("#g1-table tr > :nth-child(3)").evaluate_all("all => all.map(x => x.getBoundingClientRect())")
     assert max(one["right"] for one in ends) <= 390
+    assert page.locator(".more:visible").first.inner_text().startswith("More columns follow to the right")
+    verdicts = page.locator("#g1-pairs tr:visible > :nth-child(2)")
+    assert verdicts.first.inner_text().startswith("Verdict")
+    assert max(one["right"] for one in verdicts.evaluate_all("all => all.map(x => x.getBoundingClientRect())")) <= 390
     headings.nth(1).get_by_role("button").click()
     shares = page.locator("#g1-table tbody:not(.foot) td:nth-child(2)").all_inner_texts()
     shown = [float(text.partition("%")[0]) for text in shares]

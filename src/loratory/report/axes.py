@@ -77,14 +77,33 @@ def metric_title(metric: str) -> str:
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
 
 
+def metric_words(metric: str) -> str:
+    """What the metric is called inside a sentence: accuracy, macro-F1, ECE."""
+    title = metric_title(metric)
+    return title if title.isupper() or metric == "mcc" else title[:1].lower() + title[1:]
+
+
 def show_metric(metric: str) -> Callable[[float | None], str]:
     """A value of the metric as a reader sees it."""
     return units.accuracy if metric == "accuracy" else units.fraction
 
 
-def metric_format(metric: str, values: Sequence[float]) -> str:
-    """Vega's format of an axis with these values: as many digits as they need."""
-    spread = max(values, default=1.0) - min(values, default=0.0)
+def digits(ends: tuple[float, float], ticks: int) -> int:
+    """Digits after the point that tell about `ticks` ticks between these ends apart.
+
+    Vega's steps are 1, 2 or 5 times a power of ten, and no smaller than the one below (end - end) / ticks.
+    """
+    step = (ends[1] - ends[0]) / ticks
+    return max(0, -math.floor(math.log10(step))) if step > 0 else 0
+
+
+def number_format(ends: tuple[float, float], ticks: int) -> str:
+    """Vega's format of a linear axis of numbers."""
+    return f",.{digits(ends, ticks)}f"
+
+
+def metric_format(metric: str, ends: tuple[float, float], ticks: int) -> str:
+    """Vega's format of a linear axis of the metric."""
     if metric == "accuracy":
-        return ".0%" if spread > 0.03 else ".1%"
-    return ".2f" if spread > 0.03 else ".3f"
+        return f".{digits((100 * ends[0], 100 * ends[1]), ticks)}%"
+    return f".{max(2, digits(ends, ticks))}f"

@@ -7,13 +7,15 @@ theme explains.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from loratory.report import axes, theme
 from loratory.report.families import Member
-from loratory.report.labels import LETTER, LINE, apart
+from loratory.report.labels import LETTER, LINE, Box, Place, apart, placed
 
 if TYPE_CHECKING:
     import altair as alt
@@ -27,8 +29,14 @@ NARROW = 480
 PLOTS = {"wide": (WIDTH - 50.0, HEIGHT - 70.0), "narrow": (270.0, HEIGHT - 90.0)}
 """Width and height left for the points, about, for which names are placed."""
 
+TICKS = 6
+"""About how many ticks a vertical axis has."""
+
+SHORT = 16
+"""Letters of a name inside the plot of a phone; longer ones are cut."""
+
 PLAIN = ".3~r"
-"""Vega's format of a number as it is written: 0.5, 20, 1250."""
+"""Vega's format of the few ticks of a logarithmic axis: 0.5, 20, 1250."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -41,11 +49,13 @@ class Chart:
         name: of the file, and of its place in the page; [a-z0-9_-].
         spec: Vega-Lite's, without data from elsewhere and without configuration.
         summary: what it shows, in words, for who does not see it.
+        note: what a reader of the chart must know beside its caption.
     """
 
     name: str
     spec: dict[str, Any]
     summary: str
+    note: str = ""
 
 
 def chart(rows: Rows) -> alt.Chart:
@@ -55,7 +65,9 @@ def chart(rows: Rows) -> alt.Chart:
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
 
 
-def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST) -> Chart:
+def finished(
+    name: str, layers: Sequence[Any], summary: str, *, height: int = HEIGHT, widest: int = WIDEST, note: str = ""
+) -> Chart:
     """The layers on one plane, as wide as there is room, and at most `widest` pixels."""
     import altair as alt
 
@@ -68,7 +80,7 @@ def finished(name: str, layers: Sequence[Any], summary: str, *, height: int = HE
     spec = whole.to_dict()
     for key in ("$schema", "config"):
         spec.pop(key, None)
-    return Chart(name, _shared_data(spec), summary)
+    return Chart(name, _shared_data(spec), summary, note)
 
 
 def _shared_data(spec: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +122,18 @@ def y_metric(metric: str, values: Sequence[float], *, split: str, field: str = "
     """The vertical axis of a metric, as far as these values reach."""
     import altair as alt
 
-    axis = alt.Axis(format=axes.metric_format(metric, values), tickCount=6)
+    ends = axes.bounds(values)
+    axis = alt.Axis(format=axes.metric_format(metric, ends, TICKS), tickCount=TICKS)
     title = f"{axes.metric_title(metric)} ({split})"
-    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(axes.bounds(values)), nice=False))
+    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=list(ends), nice=False))
+
+
+def x_ticks(ends: tuple[float, float], *, log: bool, most: int = 8) -> dict[str, Any]:
+    """How a horizontal axis between these ends is marked: fewer ticks on a phone, no two written alike."""
+    import altair as alt
+
+    count = alt.ExprRef(f"width < {NARROW} ? {min(4, most)} : {most}")
+    return {"format": PLAIN if log else axes.number_format(ends, most), "tickCount": count, "labelSeparation": 6}
 
 
 def chosen() -> Any:
@@ -141,30 +162,106 @@ def _room(names: Sequence[str]) -> str:
     return f"min({widest:.0f}, 0.4 * width)"
 
 
-def names_at_ends(rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT) -> Any:
+def pick(key: str) -> Any:
+    """What the rows say for a wide or a narrow plot."""
+    import altair as alt
+
+    return alt.ExprRef(f"width < {NARROW} ? datum.narrow_{key} : datum.wide_{key}")
+
+
+def names_at_ends(
+    rows: Rows, y: Any, x: Any, ends: tuple[float, float], *, height: int = HEIGHT, along: Along | None = None
+) -> Any:
     """The name of each line right of its last point, moved apart where lines end close together.
 
     Args:
-        rows: a row a line: x, y, label.
+        rows: a row a line: x, y, label; gap, the pixels to the name, where it is not 8.
         ends: the values at the foot and the top of the plot.
         height: of the whole chart.
+        along: all points, where lines may end inside the plot; their names then stand where they cover least.
     """
     import altair as alt
 
     inner = height - HEIGHT + PLOTS["wide"][1]
-    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in rows]
+    last = max(row["x"] for row in rows)
+    outer = [row for row in rows if along is None or row["x"] == last]
+    reach = max((row.get("gap", 8) for row in outer), default=8)
+    wanted = [inner * (1 - axes.position(row["y"], ends)) for row in outer]
     moved = apart(wanted, LINE - 1)
-    found = [{**row, "dy": new - old} for row, old, new in zip(rows, wanted, moved, strict=True)]
-    room = _room([row["label"] for row in rows])
+    found = []
+    for row, old, new in zip(outer, wanted, moved, strict=True):
+        place = Place(reach, new - old, "left")
+        found.append({**row, "limited": True, **_places(dict.fromkeys(PLOTS, place))})
+    if along is not None:
+        among = [row for row in rows if row["x"] != last]
+        room = {plot: min(_longest(rows), 0.4 * size[0]) for plot, size in PLOTS.items()}
+        places = {
+            plot: along.places(
+                among, (size[0] - room[plot], height - HEIGHT + size[1]), ends, SHORT if plot == "narrow" else None
+            )
+            for plot, size in PLOTS.items()
+        }
+        for number, row in enumerate(among):
+            found.append({**row, "limited": False, **_places({plot: places[plot][number] for plot in PLOTS})})
+    inside = f"width < {NARROW} ? {SHORT * LETTER:.0f} : 0"  # 0 is no limit
+    limit = f"datum.limited ? {_room([row['label'] for row in rows])} - {reach} : {inside}"
     mark = chart(found).mark_text(
-        align="left",
-        dx=8,
-        dy=alt.ExprRef("datum.dy"),
+        align=pick("align"),
+        dx=pick("dx"),
+        dy=pick("dy"),
         baseline="middle",
-        limit=alt.ExprRef(f"{room} - 8"),
+        limit=alt.ExprRef(limit),
         opacity=pale(),
     )
     return mark.encode(x=x, y=y, text="label:N").add_params(chosen())
+
+
+def _longest(rows: Rows) -> float:
+    return max(len(row["label"]) for row in rows) * LETTER + 18
+
+
+def _places(found: Mapping[str, Place]) -> dict[str, Any]:
+    return {f"{plot}_{key}": getattr(place, key) for plot, place in found.items() for key in ("dx", "dy", "align")}
+
+
+@dataclass(frozen=True)
+class Along:
+    """What the names of lines must not cover: the points of every line, their intervals and what joins them.
+
+    Attributes:
+        points: a row a point: cell, x, y, and low and high where it has an interval.
+        ends: the values at the left and right end of the horizontal scale.
+    """
+
+    points: Rows
+    ends: tuple[float, float]
+    log: bool
+
+    def places(
+        self, rows: Rows, size: tuple[float, float], heights: tuple[float, float], longest: int | None
+    ) -> list[Place]:
+        """Where the names of `rows`, cut to the `longest`, stand in a plot of this size."""
+
+        def at(row: Mapping[str, Any], key: str = "y") -> tuple[float, float]:
+            across = axes.position(row["x"], self.ends, log=self.log)
+            return size[0] * across, size[1] * (1 - axes.position(row[key], heights))
+
+        covered: list[Box] = []
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in self.points:
+            x, y = at(row)
+            reach = row.get("gap", 8) - 4
+            covered.append((x - reach, y - reach, x + reach, y + reach))
+            lines.setdefault(row["cell"], []).append((x, y))
+            if row.get("low") is not None:
+                covered.append((x - 1, at(row, "high")[1], x + 1, at(row, "low")[1]))
+        for line in lines.values():
+            for (x0, y0), (x1, y1) in pairwise(sorted(line)):
+                steps = max(1, round(math.dist((x0, y0), (x1, y1)) / 6))
+                for step in range(steps + 1):
+                    x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+                    covered.append((x - 2, y - 2, x + 2, y + 2))
+        return placed([at(row) for row in rows], [row["label"][:longest] for row in rows], covered, size)
 
 
 def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Unit, summary: str) -> Chart:
@@ -191,8 +288,9 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
         for row in rows
     ]
     ends = [{"approach": name, "x": total / unit.size, "shown": unit.show(total)} for name, total in totals.items()]
-    scale = alt.Scale(domain=[0, 1.18 * max(totals.values()) / unit.size], nice=False)
-    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(tickCount=5, format=PLAIN))
+    reach = (0.0, 1.18 * max(totals.values()) / unit.size)
+    scale = alt.Scale(domain=list(reach), nice=False)
+    x = alt.X("x:Q", title=unit.title(what), scale=scale, axis=alt.Axis(**x_ticks(reach, log=False, most=5)))
     y = alt.Y("approach:N", sort=names, title=None, axis=None)
     colors = alt.Scale(domain=list(kinds), range=[theme.category(number) for number in range(len(kinds))])
     legend = alt.Legend(title=None, columns=alt.ExprRef(f"width < {NARROW} ? 3 : 5"), symbolType="square")
@@ -210,4 +308,4 @@ def parts(name: str, what: str, rows: Rows, kinds: Sequence[str], unit: axes.Uni
         chart(ends).mark_text(align="left", dx=6).encode(x=x, y=y, text="shown:N"),
         chart(ends).mark_text(align="left", dy=-14).encode(x=alt.value(0), y=y, text="approach:N"),
     ]
-    return finished(name, layers, summary, height=70 + 38 * len(names))
+    return finished(name, layers, summary, height=104 + 40 * len(names))  # the legend of a phone has two lines

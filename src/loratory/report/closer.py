@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from loratory import units
+from loratory.report import axes
 from loratory.report.disagreement import Disagreement
 from loratory.report.evidence import CellEvidence, Evidence
-from loratory.report.grids import Entry, Grid, Heading, Row, missing, number, row, words
+from loratory.report.grids import Entry, Grid, Heading, missing, number, row, words
 from loratory.store.record import RunRecord
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
@@ -31,7 +33,7 @@ def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> G
             reverse=True,
         )[:CONFUSIONS]
         rows = [
-            row([Entry(names[i]), Entry(names[j]), number(count, _mean), number(count / totals[i], units.percent)])
+            row([Entry(names[i]), Entry(names[j]), number(count, _mean), number(count / totals[i], units.accuracy)])
             for count, i, j in worst
         ]
         headings: tuple[Heading, ...] = (
@@ -47,7 +49,7 @@ def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> G
         for j in range(len(names)):
             share = counts[i, j] / totals[i] if totals[i] else 0.0
             shown = _mean(float(counts[i, j]))
-            entries.append(Entry(shown, units.percent(round(share, 4)), float(counts[i, j]), shade=round(10 * share)))
+            entries.append(Entry(shown, units.accuracy(share), float(counts[i, j]), shade=round(10 * share)))
         rows.append(row([Entry(label), *entries]))
     headings = (Heading("True class", numeric=False), *(Heading(f"predicted {label}") for label in names))
     caption = f"Test examples of each true class by predicted class, mean over {seeds} seeds; share of the true class"
@@ -113,19 +115,21 @@ def _right(right: Mapping[str, tuple[int, int]], cells: list[CellSummary]) -> li
 
 
 def runs_grid(study: Summary, evidence: Evidence) -> Grid:
-    """Every run of the study, trials first, with how it ended and what it scored."""
+    """Every run of the study, trials first, with how it ended, what it scored, and whether its weights are there."""
+    metric, several = axes.metric_words(study.select), len(study.groups) > 1
     headings = (
         Heading("Run", numeric=False),
         Heading("Stage", numeric=False),
-        Heading("Approach", numeric=False),
-        Heading("Data and model", numeric=False),
+        Heading("Approach", numeric=False, lead=True),
+        *([Heading("Data and model", numeric=False)] if several else []),
         Heading("Seed"),
         Heading("Learning rate"),
         Heading("Status", numeric=False),
-        Heading("Validation accuracy"),
-        Heading("Test accuracy"),
+        Heading(f"Validation {metric}", lead=True),
+        Heading(f"Test {metric}"),
         Heading("Training time"),
         Heading("Peak memory"),
+        Heading("Weights", numeric=False, meaning="whether the run's directory holds the trained weights"),
     )
     failed = {one.run: one for one in study.failed}
     rows = []
@@ -135,46 +139,59 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
             stages |= {run.run: run.stage for run in study.failed if run.cell == cell.id}
             for name in (*cell.runs, *cell.failed):
                 stages.setdefault(name, "final")
+            where = [words(group.title)] if several else []
             for name, stage in stages.items():
                 error = failed[name].error if name in failed else None
                 status = failed[name].status if name in failed else "completed"
-                rows.append(_run_row(name, stage, cell, group, evidence.records.get(name), status, error))
-    return Grid("runs", "Every run, with how it ended", headings, tuple(rows))
+                said = _run_entries(evidence.records.get(name), study.select, status, error)
+                rows.append(row([_run_name(name), Entry(stage), words(cell.approach), *where, *said], cell.id))
+    caption = "Every run, with how it ended; the name of its directory ends in what stands under Run"
+    return Grid("runs", caption, headings, tuple(rows), dense=True)
 
 
-def _run_row(
-    name: str, stage: str, cell: CellSummary, group: Group, record: RunRecord | None, status: str, error: str | None
-) -> Row:
+def _run_name(name: str) -> Entry:
+    """The last part of a run's name, which no other run has; the rest says what other columns say."""
+    end = name.rpartition("-")[2]
+    return Entry(units.printable(end if re.fullmatch("[0-9a-f]{12}", end) else name), whole=units.printable(name))
+
+
+def _run_entries(record: RunRecord | None, metric: str, status: str, error: str | None) -> list[Entry]:
+    """From the seed on."""
     if record is None:
-        rest = [missing() for _ in range(4)]
-        seed = lr = missing()
-        shown = status
-    else:
-        spec, cost = record.spec, record.cost
-        seed = number(spec.get("seed"), _whole)
-        lr = number((spec.get("training") or {}).get("lr"), _rate)
-        shown, error = record.status, error or record.error
-        quality = [(record.quality.get(part) or {}).get("accuracy") for part in ("validation", "test")]
-        peak = cost.get("peak_memory_bytes") or {}
-        rest = [
-            *(number(value, units.accuracy) for value in quality),
-            number(cost.get("train_seconds"), units.duration),
-            number(peak.get("allocated") or peak.get("resident"), units.memory),
-        ]
-    entry = Entry(shown.replace("_", " "), units.printable(error or ""), tag="" if shown == "completed" else "failed")
-    return row([words(name), Entry(stage), words(cell.approach), words(group.title), seed, lr, entry, *rest], cell.id)
+        return [missing(), missing(), _ended(status, error), *(missing() for _ in range(5))]
+    spec, cost = record.spec, record.cost
+    scores = [(record.quality.get(part) or {}).get(metric) for part in ("validation", "test")]
+    peak = cost.get("peak_memory_bytes") or {}
+    kept = record.status == "completed" and record.weights
+    return [
+        number(spec.get("seed"), _whole),
+        number((spec.get("training") or {}).get("lr"), units.rate),
+        _ended(record.status, error or record.error),
+        *(number(value, axes.show_metric(metric)) for value in scores),
+        number(cost.get("train_seconds"), units.duration),
+        number(peak.get("allocated") or peak.get("resident"), units.memory),
+        Entry("kept" if kept else "not kept"),
+    ]
+
+
+def _ended(status: str, error: str | None) -> Entry:
+    tag = "" if status == "completed" else "failed"
+    return Entry(status.replace("_", " "), units.printable(error or ""), tag=tag)
 
 
 def _whole(value: float | None) -> str:
     return units.MISSING if value is None else f"{value:.0f}"
 
 
-def _rate(value: float | None) -> str:
-    return units.MISSING if value is None else f"{value:g}"
+def settings_of(study: Summary, cell: CellSummary, evidence: Evidence) -> str:
+    """The settings that the cell's runs share, as JSON, or its method's where no record is there.
 
-
-def settings_of(cell: CellSummary, evidence: Evidence) -> str:
-    """The spec of the cell's first finished run as JSON, or its method settings where no record is there."""
+    They are those of its first finished run without the seed. A final run selects nothing, so that the metric by which
+    the study chose stands in place of its own.
+    """
     record = next((evidence.records[name] for name in cell.runs if name in evidence.records), None)
-    document = record.spec if record is not None else {"method": cell.method, "lr": cell.lr}
-    return json.dumps(document, indent=1, ensure_ascii=False)
+    if record is None:
+        return json.dumps({"method": cell.method, "lr": cell.lr}, indent=1, ensure_ascii=False)
+    shared = {key: value for key, value in record.spec.items() if key != "seed"}
+    shared["training"] = {**(shared.get("training") or {}), "select": study.select}
+    return json.dumps(shared, indent=1, ensure_ascii=False)

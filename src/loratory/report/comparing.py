@@ -35,10 +35,11 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         ),
     ]
     drawn = whiskers([cell.score(study.select) for cell in group.cells])
+    show_share = units.percent_of(cell.share for cell in group.cells)
     rows = []
     for position, cell in enumerate(group.cells):
         scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
-        rows.append(row([_approach(cell, study), *_costs(cell), *scores], cell.id))
+        rows.append(row([_approach(cell, study), *_costs(cell, show_share), *scores], cell.id))
     foot = [
         row(
             [
@@ -64,8 +65,8 @@ def _approach(cell: CellSummary, study: Summary) -> Entry:
     return Entry(units.printable(cell.approach), ", ".join(ended))
 
 
-def _costs(cell: CellSummary) -> list[Entry]:
-    found = [number(cell.parameter("trainable"), units.count), number(cell.share, units.percent)]
+def _costs(cell: CellSummary, show_share: Callable[[float | None], str]) -> list[Entry]:
+    found = [number(cell.parameter("trainable"), units.count), number(cell.share, show_share)]
     for key, (_, show) in COST.items():
         if key != "checkpoint_bytes":
             cost = cell.cost.get(key)
@@ -102,9 +103,9 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
         Heading("Pair", numeric=False),
         Heading(f"Difference {unit}", meaning=f"{axes.metric_title(study.select)} of the first minus the second"),
         Heading("p, corrected", meaning="two-sided, after Holm's correction over the pairs of this data set and model"),
-        Heading("Verdict", numeric=False),
+        Heading("Verdict", numeric=False, lead=True),
     )
-    caption = f"Differences in {axes.metric_title(study.select).lower()} on the test split, {group.title}"
+    caption = f"Differences in {axes.metric_words(study.select)} on the test split, {group.title}"
     return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows), wide=True)
 
 
@@ -112,7 +113,7 @@ def _verdict(pair: Pair, a: str, b: str) -> Entry:
     if pair.verdict is None:
         return Entry("no verdict", pair.why_none or "", "~")
     text = {"better": f"{a} is better", "worse": f"{b} is better"}.get(pair.verdict, pair.verdict)
-    return Entry(f"{MARKS[pair.verdict]} {text}", tag=pair.verdict, value=pair.verdict)
+    return Entry(f"{MARKS[pair.verdict]}\N{NO-BREAK SPACE}{text}", tag=pair.verdict, value=pair.verdict)
 
 
 def points(value: float | None, metric: str) -> str:
@@ -176,6 +177,7 @@ def cost_numbers(group: Group) -> Grid:
         Heading("Tokens a second"),
         Heading("Padding", meaning="share of the rows computed that are no tokens"),
     )
+    show_share = units.percent_of(cell.padding_share for cell in group.cells)
     rows = []
     for cell in group.cells:
         entries = []
@@ -184,7 +186,7 @@ def cost_numbers(group: Group) -> Grid:
             entries.append(missing() if cost is None else number(cost.median, show, spread(cost, show)))
         rate = cell.cost.get("tokens_per_second")
         entries.append(number(None if rate is None else rate.median, units.count))
-        entries.append(number(cell.padding_share, units.percent))
+        entries.append(number(cell.padding_share, show_share))
         rows.append(row([words(cell.approach), *entries], cell.id))
     return Grid(f"{group.key}-costs", "Medians over seeds, with the smallest and the largest", headings, tuple(rows))
 

@@ -6,9 +6,21 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from loratory import units
 from loratory.errors import counted
 from loratory.report import axes, theme
-from loratory.report.charts import PLAIN, Chart, chart, finished, names_at_ends, pale, room_for, series, y_metric
+from loratory.report.charts import (
+    Along,
+    Chart,
+    chart,
+    finished,
+    names_at_ends,
+    pale,
+    room_for,
+    series,
+    x_ticks,
+    y_metric,
+)
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
 from loratory.study.parts import Spread
@@ -33,7 +45,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
         "x:Q",
         title=unit.title("Training time") + (", logarithmic" if log else ""),
         scale=_scale([row["x"] for row in rows], _labels(rows), log=log),
-        axis=alt.Axis(tickCount=6, format=PLAIN),
+        axis=alt.Axis(**x_ticks((min(times) / unit.size, max(times) / unit.size), log=log, most=6)),
     )
     y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
     color, shape = series(members)
@@ -46,7 +58,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=log)),
     ]
     summary = (
         f"{axes.metric_title(metric)} on validation after each epoch against training time, "
@@ -136,7 +148,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
             **_names(member),
             "x": trial.lr,
             "y": trial.score,
-            "rate": f"{trial.lr:g}",
+            "rate": units.rate(trial.lr),
             "chosen": trial.lr == member.cell.lr,
             "shown": axes.show_metric(metric)(trial.score),
         }
@@ -144,6 +156,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         for trial in member.cell.tuning.trials
         if trial.score is not None
     ]
+    rows = [{**row, "gap": 14 if row["chosen"] else 8} for row in rows]  # beyond the ring
     if len(rows) < 2:
         return None
     values = [row["y"] for row in rows]
@@ -151,7 +164,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         "x:Q",
         title="Learning rate, logarithmic",
         scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
-        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".1~e", labelOverlap="greedy"),
+        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".3~e", labelOverlap="greedy"),
     )
     y = y_metric(metric, values, split="validation")
     color, shape = series(members)
@@ -166,7 +179,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         base.transform_filter("datum.chosen")
         .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
         .encode(x=x, y=y),
-        names_at_ends(_last(rows), y, x, axes.bounds(values)),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
     return finished("tuning", layers, summary)
@@ -200,9 +213,9 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280),
+        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280, along=_along(rows, log=False)),
     ]
-    summary = f"Expected best {axes.metric_title(metric).lower()} on validation for 1 to {numbers[-1]} learning rates."
+    summary = f"Expected best {axes.metric_words(metric)} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
 
 
@@ -278,7 +291,15 @@ def _scale(values: Sequence[float], names: Sequence[str], *, log: bool, base: in
     """A scale over these values with room on the right for the lines' names."""
     import altair as alt
 
-    low, high = axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
+    low, high = _ends(values, log=log)
     if not log:
         return alt.Scale(domain=[low, high], nice=False, range=room_for(names))
     return alt.Scale(type="log", base=base, domain=[low, high], nice=False, range=room_for(names))
+
+
+def _ends(values: Sequence[float], *, log: bool) -> tuple[float, float]:
+    return axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
+
+
+def _along(rows: Sequence[dict[str, Any]], *, log: bool) -> Along:
+    return Along(rows, _ends([row["x"] for row in rows], log=log), log)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratory import units
-from loratory.report import axes, comparing, curves
+from loratory.report import axes, comparing, curves, prose
 from loratory.report.charts import Chart, parts
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
@@ -61,10 +61,11 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     places = members(group.cells)
     all_members = list(places.values())
     quality = {}
+    baselines = prose.baselines(study, group)
     for key in axes.COSTS:
         fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
         for front in fronts[:1]:
-            if (chart := quality_against_cost(front, places, study.select)) is not None:
+            if (chart := quality_against_cost(front, places, study.select, baselines)) is not None:
                 quality[key] = chart
     by_setting = [(name, curves.by_setting(name, all_members, study.select)) for name in curves.SETTINGS]
     learning = curves.learning(all_members, evidence, study.select)
@@ -130,7 +131,7 @@ def _tuning_numbers(study: Summary, group: Group) -> Grid:
     lines = [
         (cell.approach, {t.lr: t.score for t in cell.tuning.trials if t.score is not None}) for cell in group.cells
     ]
-    columns = {rate: f"{rate:g}" for rate in rates}
+    columns = {rate: units.rate(rate) for rate in rates}
     caption = f"{axes.metric_title(study.select)} on validation by learning rate"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 
@@ -138,5 +139,5 @@ def _tuning_numbers(study: Summary, group: Group) -> Grid:
 def _best_numbers(study: Summary, group: Group) -> Grid:
     lines = [(cell.approach, {b.trials: b.score for b in cell.tuning.expected_best}) for cell in group.cells]
     columns = {n: f"{n} tried" for n in sorted({n for _, values in lines for n in values})}
-    caption = f"Expected best {axes.metric_title(study.select).lower()} on validation"
+    caption = f"Expected best {axes.metric_words(study.select)} on validation"
     return comparing.numbers(f"{group.key}-best", caption, columns, lines, axes.show_metric(study.select))

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from loratory.report import axes, theme
-from loratory.report.charts import NARROW, PLAIN, PLOTS, Chart, Rows, chart, finished, series, y_metric
+from loratory.report.charts import PLOTS, Chart, Rows, chart, finished, pick, series, x_ticks, y_metric
 from loratory.report.families import Member
-from loratory.report.labels import Box, Place, placed
+from loratory.report.labels import LETTER, LINE, Box, Place, apart, covered, placed
 from loratory.study.parts import Front, FrontPoint
 
+CORE = {"front": 85, "tied": 16, "beaten": 0}
+"""Area of the filled part of a point: all of it, a dot, or nothing."""
 
-def quality_against_cost(front: Front, members: Mapping[str, Member], metric: str) -> Chart | None:
-    """Each cell's mean and interval against one cost; the front joined. None where no cell has both numbers."""
+Scores = Sequence[tuple[str, float]]
+
+
+def quality_against_cost(
+    front: Front, members: Mapping[str, Member], metric: str, baselines: Scores = ()
+) -> Chart | None:
+    """Each cell's mean and interval against one cost; the front joined. None where no cell has both numbers.
+
+    Args:
+        baselines: names and scores, drawn as lines across; those far below all cells are named in the chart's note.
+    """
     import altair as alt
 
     points = [point for point in front.points if point.cell in members]
@@ -22,25 +34,31 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
     costs = [point.cost for point in points]
     unit, log = axes.unit_of(front.axis, costs), axes.is_log(costs)
     values = [value for p in points for value in (p.quality, p.low, p.high) if value is not None]
+    near, far = _near(baselines, values)
+    values += [score for _, score in near]
     ends = axes.log_bounds(costs, beyond=0.12) if log else axes.bounds(costs, beyond=0.12)
-    x_scale = alt.Scale(type="log" if log else "linear", domain=[end / unit.size for end in ends], nice=False)
-    x_axis = alt.Axis(format="~s" if not unit.name else PLAIN, tickCount=alt.ExprRef(f"width < {NARROW} ? 4 : 8"))
+    shown = (ends[0] / unit.size, ends[1] / unit.size)
+    x_scale = alt.Scale(type="log" if log else "linear", domain=list(shown), nice=False)
+    x_axis = alt.Axis(**x_ticks(shown, log=log) | ({} if unit.name else {"format": "~s"}))
     title = unit.title(axes.COSTS[front.axis]) + (", logarithmic" if log else "")
     x = alt.X("x:Q", title=title, scale=x_scale, axis=x_axis)
     y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
-    base = chart(_front_rows(front, points, members, unit, metric, ends, log=log))
+    heights = axes.bounds(values)
+    lines = {name: _lines(near, points, size, ends, heights, log=log) for name, size in PLOTS.items()}
+    base = chart(_front_rows(front, points, members, unit, metric, ends, heights, lines, log=log))
     color, shape = series([members[point.cell] for point in points])
     tooltip = [alt.Tooltip(f"{key}:N", title=key.capitalize()) for key in ("approach", "cost", "quality", "standing")]
     layers = [
-        base.transform_filter("datum.fill === 1")
+        *_baseline_layers(near, lines, y),
+        base.transform_filter("datum.core === 85")
         .mark_line(color=theme.color("muted"), strokeDash=[2, 3], strokeWidth=1)
         .encode(x=x, y=y),
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.5)
         .encode(x=x, y=low, y2="high:Q", color=color),
-        base.mark_point(size=85, filled=True).encode(
-            x=x, y=y, color=color, shape=shape, opacity=alt.Opacity("fill:Q", scale=None, legend=None)
-        ),
+        base.transform_filter("datum.core > 0")
+        .mark_point(filled=True, opacity=1)
+        .encode(x=x, y=y, color=color, shape=shape, size=alt.Size("core:Q", scale=None, legend=None)),
         base.mark_point(size=85, filled=False, strokeWidth=1.6, opacity=1).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
@@ -52,7 +70,93 @@ def quality_against_cost(front: Front, members: Mapping[str, Member], metric: st
         f"{len(points)} cells. Highest mean: {members[best.cell].cell.approach}. On the front: "
         f"{'; '.join(members[point.cell].cell.approach for point in points if point.on_front) or 'none'}."
     )
-    return finished(f"quality-{front.axis}", layers, summary)
+    if near:
+        summary += f" Lines across: {_scored(near, metric)}."
+    note = f"Dashed lines: baselines. Below what is drawn: {_scored(far, metric)}." if near and far else ""
+    note = note or ("Dashed lines: baselines." if near else "")
+    note = note or (f"Baselines, below what is drawn: {_scored(far, metric)}." if far else "")
+    return finished(f"quality-{front.axis}", layers, summary, note=note)
+
+
+def _scored(baselines: Scores, metric: str) -> str:
+    return ", ".join(f"{name} {axes.show_metric(metric)(score)}" for name, score in baselines)
+
+
+def _near(baselines: Scores, values: Sequence[float]) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """Baselines above all cells, or no farther below than half of what the cells and those span; and the others."""
+    top = max([*values, *(score for _, score in baselines)])
+    least = min(values) - 0.5 * (top - min(values))
+    return [one for one in baselines if one[1] >= least], [one for one in baselines if one[1] < least]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Where a line's name stands: the share of the width at which its end is, and the pixels from its line."""
+
+    at: float
+    dy: float
+    box: Box
+
+    @property
+    def align(self) -> str:
+        """Which end of the name is there."""
+        return "right" if self.at == 1 else "left"
+
+
+ALONG = (1.0, 0.0, 0.75, 0.5, 0.25)
+"""Where along its line a name may begin, 1 for where it ends; tried in this order."""
+
+
+def _lines(
+    baselines: Scores,
+    points: Sequence[FrontPoint],
+    size: tuple[float, float],
+    ends: tuple[float, float],
+    heights: tuple[float, float],
+    *,
+    log: bool,
+) -> list[_Line]:
+    """Where the baselines' names stand: above their lines, where they cover least."""
+    taken = _marks(points, size, ends, heights, log=log)
+    wanted = [size[1] * (1 - axes.position(score, heights)) - LINE / 2 - 1 for _, score in baselines]
+    found = []
+    for (name, score), middle in zip(baselines, apart(wanted, LINE), strict=True):
+        width = LETTER * len(name)
+        boxes: dict[float, Box] = {}
+        for at in ALONG:
+            left = size[0] - width if at == 1 else at * size[0]
+            if at in (0, 1) or left + width <= size[0]:
+                boxes[at] = (left, middle - LINE / 2, left + width, middle + LINE / 2)
+        _, best = min((covered(box, taken), order) for order, box in enumerate(boxes.values()))
+        line = size[1] * (1 - axes.position(score, heights))
+        at, box = list(boxes.items())[best]
+        found.append(_Line(at, middle - line, box))
+    return found
+
+
+def _baseline_layers(baselines: Scores, lines: Mapping[str, Sequence[_Line]], y: Any) -> list[Any]:
+    import altair as alt
+
+    if not baselines:
+        return []
+    rows = []
+    for number, (name, score) in enumerate(baselines):
+        row: dict[str, Any] = {"label": name, "y": score}
+        for plot, found in lines.items():
+            row |= {
+                f"{plot}_align": found[number].align,
+                f"{plot}_at": found[number].at,
+                f"{plot}_dy": found[number].dy,
+            }
+        rows.append(row)
+    base = chart(rows)
+    across = alt.value(alt.ExprRef(f"({pick('at').expr}) * width"))
+    muted = theme.color("muted")
+    names = base.mark_text(align=pick("align"), dy=pick("dy"), baseline="middle", color=muted, fontSize=11)
+    return [
+        base.mark_rule(color=muted, strokeDash=[6, 3], strokeWidth=1).encode(y=y),
+        names.encode(x=across, y=y, text="label:N"),
+    ]
 
 
 def _front_rows(
@@ -62,14 +166,22 @@ def _front_rows(
     unit: axes.Unit,
     metric: str,
     ends: tuple[float, float],
+    heights: tuple[float, float],
+    lines: Mapping[str, Sequence[_Line]],
     *,
     log: bool,
 ) -> Rows:
-    values = [value for p in points for value in (p.quality, p.low, p.high) if value is not None]
-    heights = axes.bounds(values)
     show = axes.show_metric(metric)
     places = {
-        name: _places(points, [members[p.cell].label for p in points], size, ends, heights, log=log)
+        name: _places(
+            points,
+            [members[p.cell].label for p in points],
+            size,
+            ends,
+            heights,
+            [line.box for line in lines[name]],
+            log=log,
+        )
         for name, size in PLOTS.items()
     }
     rows = []
@@ -84,11 +196,11 @@ def _front_rows(
             "y": point.quality,
             "low": point.low,
             "high": point.high,
-            "fill": 0.35 if tied else 1.0 if point.on_front else 0.0,
+            "core": CORE["tied" if tied else "front" if point.on_front else "beaten"],
             "cost": unit.show(point.cost),
             "quality": show(point.quality)
             + (f" ({show(point.low)} to {show(point.high)})" if point.low is not None else ""),
-            "standing": "tied with a cheaper approach"
+            "standing": "on the front, not shown to differ from a cheaper one"
             if tied
             else "on the front"
             if point.on_front
@@ -107,29 +219,40 @@ def _places(
     size: tuple[float, float],
     ends: tuple[float, float],
     heights: tuple[float, float],
+    others: Sequence[Box],
     *,
     log: bool,
 ) -> list[Place]:
+    marks = _marks(points, size, ends, heights, log=log)
+    middles = [((left + right) / 2, (top + foot) / 2) for left, top, right, foot in marks[: len(points)]]
+    return placed(middles, names, [*marks[len(points) :], *others], size)
+
+
+def _marks(
+    points: Sequence[FrontPoint],
+    size: tuple[float, float],
+    ends: tuple[float, float],
+    heights: tuple[float, float],
+    *,
+    log: bool,
+) -> list[Box]:
+    """What the points cover, then what their intervals do."""
+
     def across(point: FrontPoint) -> float:
         return size[0] * axes.position(point.cost, ends, log=log)
 
     def down(value: float) -> float:
         return size[1] * (1 - axes.position(value, heights))
 
-    intervals: list[Box] = [
+    spots: list[Box] = [(across(p) - 5, down(p.quality) - 5, across(p) + 5, down(p.quality) + 5) for p in points]
+    return spots + [
         (across(p) - 1, down(p.high), across(p) + 1, down(p.low))
         for p in points
         if p.low is not None and p.high is not None
     ]
-    return placed([(across(p), down(p.quality)) for p in points], names, intervals, size)
 
 
 def names_beside(base: Any, x: Any, y: Any) -> list[Any]:
     """The points' names, where the rows say for a wide and a narrow plot."""
-    import altair as alt
-
-    def pick(key: str) -> Any:
-        return alt.ExprRef(f"width < {NARROW} ? datum.narrow_{key} : datum.wide_{key}")
-
     mark = base.mark_text(dx=pick("dx"), dy=pick("dy"), align=pick("align"), baseline="middle")
     return [mark.encode(x=x, y=y, text="label:N")]

@@ -31,6 +31,7 @@ class Entry:
             "".
         shade: 0 to 10, how deep the background is.
         tag: the kind of verdict or status that the text names, for its mark.
+        whole: the text in full, where a shorter one stands there.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Entry:
     whisker: Whisker | None = None
     shade: int | None = None
     tag: str = ""
+    whole: str = ""
 
     @property
     def key(self) -> str:
@@ -72,7 +74,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with its caption; `foot` are rows that stay below the others, `wide` gives its whiskers more room."""
+    """A table with its caption; `foot` are rows that stay below the others.
+
+    `wide` gives its whiskers more room, `dense` its columns no more than they need.
+    """
 
     name: str
     caption: str
@@ -81,6 +86,7 @@ class Grid:
     foot: tuple[Row, ...] = ()
     sortable: bool = True
     wide: bool = False
+    dense: bool = False
 
 
 def words(text: object) -> Entry:

@@ -68,7 +68,12 @@ def _box(point: tuple[float, float], name: str, place: Place) -> Box:
 def _cost(box: Box, taken: Sequence[Box], size: tuple[float, float]) -> float:
     """Pixels of the box that cover something, or lie outside, which is worse."""
     outside = max(0, -box[0]) + max(0, box[2] - size[0]) + max(0, -box[1]) + max(0, box[3] - size[1])
-    return sum(_overlap(box, other) for other in taken) + 50 * outside
+    return covered(box, taken) + 50 * outside
+
+
+def covered(box: Box, taken: Sequence[Box]) -> float:
+    """Square pixels of `taken` that the box covers."""
+    return sum(_overlap(box, other) for other in taken)
 
 
 def _overlap(one: Box, other: Box) -> float:

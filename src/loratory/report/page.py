@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
-from loratory.report import axes, closer, comparing, prose, theme
+from loratory.report import axes, closer, comparing, prose, provenance, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
@@ -25,6 +25,9 @@ from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
 PACKAGE = "loratory.report"
+
+LONG = 22
+"""Letters of the longest word that no line break divides."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class GroupView:
     group: Group
     drawn: Drawn
     table: Grid
+    intervals: bool
     pairs: Grid | None
     against: str
     costs: Grid
@@ -65,6 +69,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
     environment = Environment(
         loader=PackageLoader(PACKAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["pieces"] = pieces
     environment.filters["printable"] = lambda text: units.printable(str(text))
     style = _source(environment, "page.css")
     scripts = {"bundle": bundle(), "page": _source(environment, "page.js")}
@@ -81,8 +86,8 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
         runs=closer.runs_grid(study, evidence),
-        versions=(study.environment or {}).get("versions") or {},
-        environment={k: v for k, v in (study.environment or {}).items() if isinstance(v, str | int | float | bool)},
+        machine=provenance.machine(study),
+        data_sets=provenance.data_sets(study),
         version=__version__,
         style=style,
         scripts=scripts,
@@ -101,13 +106,14 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
             if one is None
             else (closer.confusion_grid(group, cell, one), closer.classes_grid(group, cell, one))
         )
-        cells.append(CellView(cell, confusion, classes, closer.settings_of(cell, evidence)))
+        cells.append(CellView(cell, confusion, classes, closer.settings_of(study, cell, evidence)))
     record = next((evidence.records[n] for cell in group.cells for n in cell.runs if n in evidence.records), None)
     split = disputed(found, record) if record is not None else None
     return GroupView(
         group=group,
         drawn=drawn,
         table=comparing.quality_grid(study, group),
+        intervals=any(m.low is not None for c in group.cells if (m := c.score(study.select)) is not None),
         pairs=comparing.pairs_grid(study, group),
         against=_reference(group),
         costs=comparing.cost_numbers(group),
@@ -134,6 +140,12 @@ def _how_to_find(group: Group, found: Disagreement | None) -> str:
         f"{counted_from}: with pandas, pandas.read_csv(...).iloc[row]. The texts are not here because {group.data} was "
         "not at hand without network when this page was written."
     )
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """The text in pieces: words with a sign at which a browser would break them are to stay whole, unless long."""
+    found = re.split(r"(\S+)", text)
+    return [(one, 1 < len(one) <= LONG and re.search(r"\w\W|\W\w", one) is not None) for one in found if one]
 
 
 @cache

@@ -13,6 +13,7 @@ from loratory.report.evidence import Evidence
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, Observation
+from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
 
 
@@ -46,7 +47,7 @@ def best_mean(study: Summary, group: Group) -> str | None:
         return None
     best = (max if METRICS[study.select].higher_is_better else min)(scored, key=lambda one: one[0])
     where = f"{group.title}: " if len(study.groups) > 1 else ""
-    shown = f"{axes.metric_title(study.select).lower()} ({axes.show_metric(study.select)(best[0])})"
+    shown = f"{axes.metric_words(study.select)} ({axes.show_metric(study.select)(best[0])})"
     return f"{where}{best[1].approach} has the best mean {shown}; no statement goes further than that."
 
 
@@ -96,15 +97,40 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
     if fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
         found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
+    found += _above_all(study)
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
         found.append(f"The directories of {count} are not there: curves, classes and examples go without them.")
     return found
 
 
+def _above_all(study: Summary) -> list[str]:
+    """Of each data set and model, the baselines that score above the mean of every approach."""
+    found = []
+    show = axes.show_metric(study.select)
+    for group in study.groups:
+        means = [mean.mean for cell in group.cells if (mean := cell.score(study.select)) is not None]
+        above = [one for one in baselines(study, group) if means and one[1] > max(means)]
+        if above:
+            where = f"{group.title}: " if len(study.groups) > 1 else ""
+            reach = listed([f"{name} reaches {show(score)}" for name, score in above])
+            found.append(f"{where}{reach}, above the mean of every approach ({axes.metric_words(study.select)}, test).")
+    return found
+
+
+def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
+    """Names and scores of the group's baselines by the metric of the study, best first; none where they lack it."""
+    scores = [
+        (one.name, score)
+        for one in study.baselines
+        if one.data == group.data and (score := getattr(one, study.select, None)) is not None
+    ]
+    return sorted(scores, key=lambda one: one[1], reverse=True)
+
+
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    metric = axes.metric_title(study.select).lower()
+    metric = axes.metric_words(study.select)
     margin = points(study.margin, study.select).lstrip("+")
     unit = " points" if METRICS[study.select].unit == "share" else ""
     trials = [cell.tuning.trials for cell in study.cells if cell.tuning.trials]
@@ -119,14 +145,17 @@ def how(study: Summary) -> list[str]:
         tuned,
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
-        f"Means have {study.confidence:.0%} intervals over seeds (Student's t). Pairs are compared by resampling seeds "
-        "and test examples, the same ones for both; p-values are corrected by Holm's method over all pairs of a data "
-        "set and model.",
+        f"Means of at least two seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
+        "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
+        f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
+        "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
+        "degrees of freedom between those of the seeds and of the examples (Satterthwaite). p-values are corrected by "
+        "Holm's method over all pairs of a data set and model.",
         f"Better: the corrected p-value is below {1 - study.confidence:.2g}. Equivalent: the interval that holds for "
         f"all pairs at once lies within ±{margin}{unit}. Inconclusive: neither. "
         f"Below {MIN_SEEDS} common seeds there is no verdict.",
-        "On the front: no approach that costs no more is better. Where neither of two is better, they are tied; "
-        "without verdicts all are.",
+        "On the front: no approach that costs no more is shown to be better. Without verdicts no two are shown to "
+        "differ, and all are on it.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",

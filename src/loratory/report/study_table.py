@@ -121,6 +121,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
         for key, (title, _) in COST.items()
         for end, word in (("low", "smallest"), ("high", "largest"))
     ]
+    show_share = units.percent_of(cell.share for cell in study.cells)
     uneven = len({len(cell.seeds) for cell in study.cells}) > 1
     return (
         _text("data", "Data", "data set", len({group.data for group in study.groups}) > 1),
@@ -129,10 +130,10 @@ def _columns(study: Summary) -> tuple[Column, ...]:
         _text("cell", "Cell", "the cell's id in the study", False),
         _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
         _column("failed", "Failed", units.count, "runs that did not complete", False),
-        _column("lr", "Learning rate", lambda value: units.MISSING if value is None else f"{value:g}", "chosen", False),
+        _column("lr", "Learning rate", units.rate, "chosen", False),
         _column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
         _column("total", "Total", units.count, "all parameters", False),
-        _column("trainable_share", "Share", units.percent, "trainable of all parameters"),
+        _column("trainable_share", "Share", show_share, "trainable of all parameters"),
         *(
             _column(key, key.title(), units.count, f"trainable parameters: {key}", False)
             for key in ("adapter", "head", "unfrozen")

@@ -169,6 +169,7 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     def text(key: str, title: str, meaning: str) -> Column:
         return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown=False)
 
+    show_share = units.percent_of(_number(row.get("trainable_share")) for row in rows)
     unfrozen = any(row.get("unfrozen") for row in rows if row.get("adapter"))
     return (
         Column("approach", "Approach", "left", "method and settings, or baseline", show_approach),
@@ -177,7 +178,7 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         column("seed", "Seed", units.count, "the run's seed", shown=False),
         column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
         column("total", "Total", units.count, "all parameters", shown=False),
-        column("trainable_share", "Share", units.percent, "trainable of all parameters"),
+        column("trainable_share", "Share", show_share, "trainable of all parameters"),
         column("adapter", "Adapter", units.count, "trainable parameters added by the method"),
         column("head", "Head", units.count, "parameters of the classifier head"),
         column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=unfrozen),

@@ -136,5 +136,11 @@
   phone.addEventListener("change", arrange);
   arrange();
 
+  // A table wider than its place says so.
+  const wider = new ResizeObserver((changes) => {
+    for (const { target } of changes) target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth + 1;
+  });
+  for (const place of document.querySelectorAll(".scroll")) wider.observe(place);
+
   drawAll();
 })();

@@ -1,0 +1,89 @@
+"""Where a study comes from, in words: the machine and versions, and for each data set its source, classes and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loratory import units
+from loratory.study.document import Summary
+
+Facts = list[tuple[str, str]]
+
+PARTS = ("train", "validation", "test")
+
+NAMES = {
+    "device_type": "kind of device",
+    "cpu_capability": "CPU instructions",
+    "flat": "padding left out",
+    "model_digest": "model, SHA-256",
+    "version": "Loratory",
+}
+"""What the environment's keys are called where their own name does not say it."""
+
+
+def machine(study: Summary) -> Facts:
+    """Device, settings and versions of the first final run."""
+    environment = study.environment or {}
+    plain = [(NAMES.get(key, key.replace("_", " ")), _plain(value)) for key, value in environment.items()]
+    versions = environment.get("versions")
+    plain += [(key, _plain(value)) for key, value in versions.items()] if isinstance(versions, Mapping) else []
+    return [(name, text) for name, text in plain if text]
+
+
+def data_sets(study: Summary) -> list[tuple[str, Facts]]:
+    """Each data set's name and what is known of it."""
+    return [(str(one.get("dataset", one.get("source", "data"))), _data(one)) for one in study.data]
+
+
+def _data(one: Mapping[str, Any]) -> Facts:
+    labels = [str(label) for label in one.get("labels") or ()]
+    counts = _mapping(one, "class_counts")
+    facts = [
+        ("source", _plain(one.get("source")) if one.get("source") != one.get("dataset") else ""),
+        ("revision", _plain(one.get("revision"))),
+        ("examples", _by_part(_mapping(one, "sizes"))),
+        ("classes", "" if counts else ", ".join(labels)),
+        *((f"classes of {part}", _classes(labels, counts[part])) for part in PARTS if part in counts),
+        ("rows without a class, left out", _some(one.get("dropped"))),
+        ("repeated texts", _repeated(_mapping(one, "duplicates"))),
+        ("texts with different labels", _some(one.get("conflicts"))),
+        *((f"in {pair.replace('-', ' and ')} alike", _some(n)) for pair, n in _mapping(one, "overlap").items()),
+        ("SHA-256", _plain(one.get("digest"))),
+        *((f"SHA-256 of {part}", _plain(digest)) for part, digest in _mapping(one, "digests").items()),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _mapping(one: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = one.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _classes(labels: list[str], counts: Any) -> str:
+    if not isinstance(counts, list | tuple) or len(counts) != len(labels):
+        return ""
+    return ", ".join(f"{label} {_plain(number)}" for label, number in zip(labels, counts, strict=True))
+
+
+def _by_part(sizes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{part} {_plain(size)}" for part, size in sizes.items())
+
+
+def _repeated(found: Mapping[str, Any]) -> str:
+    """`2`, or by the source's parts where it has some; "" for none."""
+    parts = [(part, _some(number)) for part, number in found.items()]
+    return ", ".join(text if part == "all" else f"{part} {text}" for part, text in parts if text)
+
+
+def _some(number: Any) -> str:
+    return _plain(number) if number else ""
+
+
+def _plain(value: Any) -> str:
+    """A number, a word, or yes and no; "" for what is absent or has parts of its own."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return units.printable(str(value)) if isinstance(value, str | float) else ""
