@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, theme
 from loratory.report.charts import PLOTS, Chart, Rows, chart, finished, pick, series, x_ticks, y_metric
 from loratory.report.families import Member
@@ -64,10 +65,11 @@ def quality_against_cost(
         ),
         *names_beside(base, x, y),
     ]
-    best = max(points, key=lambda point: point.quality)
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    best = max(points, key=lambda point: sign * point.quality)
     summary = (
         f"{axes.metric_title(metric)} on the test split against {axes.COSTS[front.axis].lower()}, "
-        f"{len(points)} cells. Highest mean: {members[best.cell].cell.approach}. On the front: "
+        f"{len(points)} cells. Best mean: {members[best.cell].cell.approach}. On the front: "
         f"{'; '.join(members[point.cell].cell.approach for point in points if point.on_front) or 'none'}."
     )
     if near:

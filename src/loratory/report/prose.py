@@ -136,8 +136,7 @@ def how(study: Summary) -> list[str]:
     trials = [cell.tuning.trials for cell in study.cells if cell.tuning.trials]
     tuned = (
         f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored "
-        f"on validation alone; the one with the best validation {metric} was kept, and the choice written down before "
-        "any of its runs saw the test split."
+        f"on validation alone; the one with the best validation {metric} was kept{_written_down(study)}."
         if trials
         else "Learning rates were not tuned: each approach has one that was given or is its default."
     )
@@ -145,7 +144,7 @@ def how(study: Summary) -> list[str]:
         tuned,
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
-        f"Means of at least two seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
+        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
@@ -162,6 +161,18 @@ def how(study: Summary) -> list[str]:
     ]
 
 
+def _written_down(study: Summary) -> str:
+    """What the records prove of the choice: each final run names the selection that was there before it."""
+    late = sum(cell.scored_before for cell in study.cells)
+    if late:
+        were = "was" if late == 1 else "were"
+        return (
+            f"; but {counted(late, 'final run')} had been scored on test before this choice was made, for an earlier "
+            f"study file, and {were} used again"
+        )
+    return ", and the choice written down before any of its runs saw the test split"
+
+
 def limits(study: Summary) -> list[str]:
     """What the study does not show."""
     names = sorted({cell.data for cell in study.cells})
@@ -169,18 +180,29 @@ def limits(study: Summary) -> list[str]:
     device = (study.environment or {}).get("device")
     found = [
         f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
-        "Intervals cover the seeds and the draw of test examples, not another split of the data or another "
+        "Intervals of differences cover the seeds and the draw of test examples; those of means, in the table and the "
+        "charts, cover the seeds alone, on these test examples. None covers another split of the data or another "
         "pretrained model.",
     ]
     if device:
         found.append(
             f"Times and memory are those of one device ({device}) and of this program: their ratios may differ "
-            "elsewhere."
+            "elsewhere. Runs that went side by side (--workers, Ray) slowed one another, and their times do not "
+            "compare with those of runs that went alone."
         )
     if any(cell.tuning.trials for cell in study.cells):
         found.append(
             "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "
             "all, and may suit one approach better than another."
+        )
+        found.append(
+            "Verdicts hold at the rates that were chosen, and take the choice as given: with another seed or other "
+            "validation texts another rate may be chosen, and no interval covers that. More seeds make it weigh "
+            "more."
+        )
+        found.append(
+            "Each setting had the same number of trials; an approach with more settings had more chances to be the "
+            "best by luck."
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
