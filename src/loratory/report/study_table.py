@@ -167,7 +167,8 @@ def notes(study: Summary) -> list[str]:
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0] if counts else 0, "seed")
     kinds = {cost.kind for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes")) is not None}
     found = [
-        f"Accuracy and macro-F1: on the test split, means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples. "
+        f"Accuracy and macro-F1: on the test split, means over {seeds} with {study.confidence:.0%} intervals "
+        "over seeds, on these examples. "
         "Times and memory: medians over seeds.",
         SHARE,
         TIMES,
