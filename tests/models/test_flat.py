@@ -249,3 +249,19 @@ def test_a_padding_token_inside_a_text_is_counted_as_stock_does(family: str, mod
             stock(input_ids=part[None], attention_mask=torch.ones(1, len(part))).logits for part in (ids[:5], ids[5:])
         ]
         torch.testing.assert_close(ours(batch), torch.cat(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_sequence_by_sequence_attention_gives_what_the_padded_view_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = torch.tensor([0, 9, 10, 31, 60], dtype=torch.int32)
+    places = torch.cat([torch.arange(int(n)) for n in bounds.diff()])
+    layout = flat.Layout(bounds, 29, places)
+    results = []
+    for apart in (10**6, 0):
+        monkeypatch.setattr(flat, "APART", apart)
+        torch.manual_seed(1)
+        mixed = torch.randn(60, 3, 2, 16, requires_grad=True)
+        out = flat.attend_packed(mixed, layout, dropout=0.0)
+        out.backward(torch.randn(60, 2, 16))
+        results.append((out.detach(), mixed.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -9,12 +9,13 @@ the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -26,6 +27,10 @@ ATTENTION = "loratory_flat"
 
 ROUNDED = 32
 """The tokens of a flat batch are filled up to a multiple of this. oneDNN makes and keeps a kernel for every shape."""
+
+APART = 80
+"""On a CPU batches with a sequence longer than this are attended sequence by sequence: scores of a padded view would
+take more time and memory than that saves in calls."""
 
 _MASKED = -1e30
 """Added to a score that must not count: finite, because a padding row may have no key left in its window."""
@@ -77,6 +82,12 @@ class Layout:
     def of(cls, batch: Batch) -> Layout:
         """The layout of `batch`, on its device."""
         return cls(batch.cu_seqlens, batch.max_seqlen, batch.position_ids)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The sequences' lengths, on the host."""
+        lengths: list[int] = self.cu_seqlens.diff().tolist()
+        return lengths
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -216,8 +227,19 @@ def _attend(
         out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=sides)
         assert isinstance(out, Tensor)
         return out
+    if not q.is_cuda and longest > APART and window is None and dropout == 0.0:
+        return _attend_apart([torch.split(part, layout.lengths) for part in (q, k, v)], scale=scale)
     rows: Tensor = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
     return rows
+
+
+def _attend_apart(parts: Sequence[Sequence[Tensor]], *, scale: float) -> Tensor:
+    """Query, key and value, each as its sequences (L, H, D) -> (T, H, D): torch's fused kernel, once a sequence."""
+    attended = []
+    for sequence in zip(*parts, strict=True):
+        q, k, v = (rows.transpose(0, 1).unsqueeze(0) for rows in sequence)  # (1, H, L, D)
+        attended.append(F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+    return torch.cat(attended)
 
 
 def attend_packed(mixed: Tensor, layout: Layout, *, dropout: float) -> Tensor:
