@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from triton.errors import TritonError
 
 from loratory.models import tiled
 from loratory.models.short import Settings
@@ -122,7 +123,7 @@ def search(kind: str) -> dict[str, list[int]]:
     for name, candidate in work:
         try:
             ms = _time(kind, name, Tiles(*candidate))
-        except Exception as error:  # noqa: BLE001  # a way to cut it that the device cannot hold
+        except (TritonError, RuntimeError) as error:  # a way to cut it that the device cannot hold
             print(f"| {name} | {candidate} | {type(error).__name__} |", flush=True)
             continue
         print(f"| {name} | {candidate} | {ms:.3f} ms |", flush=True)
@@ -146,7 +147,7 @@ def _compile(kind: str, work: list[tuple[str, tuple[int, int, int, int]]]) -> No
     for name, candidate in work:
         try:
             _time(kind, name, Tiles(*candidate))
-        except Exception as error:  # noqa: BLE001  # the parent meets it again, and says so
+        except (TritonError, RuntimeError) as error:  # the parent meets it again, and says so
             print(f"{name} {candidate}: {type(error).__name__}")
 
 

@@ -93,7 +93,7 @@ def failures_recorded(setup: Setup, meter: Meter, name: str, directory: Path) ->
     except (LoratoryError, OSError, KeyboardInterrupt) as error:  # staging knows which OSErrors are the disk's
         _commit_failure(setup, meter, name, directory, error)
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a library raises while training: recorded, and out as one of ours
         ours = TrainingError(f"training stopped with {type(error).__name__}: {first_line(error)}; --debug shows where")
         _commit_failure(setup, meter, name, directory, ours)
         raise ours from error

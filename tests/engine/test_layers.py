@@ -51,6 +51,20 @@ def prepared(directory: Any, method: str, **settings: Any) -> Classifier:
     return Classifier(base.model, base.family, base.pad_id)
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The masks that our layers draw from now on, in their order."""
+    masks: list[Tensor] = []
+    draw = layers.Dropout.mask
+
+    def recorded(self: layers.Dropout, x: Tensor) -> Tensor:
+        masks.append(draw(self, x))
+        return masks[-1]
+
+    monkeypatch.setattr(layers.Dropout, "mask", recorded)
+    return masks
+
+
 def some(labelled: Any) -> Batch:
     data = labelled(LENGTHS, classes=3)
     return collate(data.tokens, data.labels, np.arange(len(LENGTHS))).to(EXACT.device)
@@ -142,25 +156,17 @@ def test_trained_weights_are_copied_anew_for_each_pass(tiny_bert: Any, labelled:
 @pytest.mark.skipif(DEVICE == "cuda", reason="masks are drawn inside kernels there")
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_hidden_dropout_is_where_the_stock_modules_have_it(
-    family: str, model_directory: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+    family: str, model_directory: Any, labelled: Any, drawn: list[Tensor]
 ) -> None:
     """The stock modules are given the masks that ours drew, in the order in which ours drew them."""
     classifier, batch = prepared(model_directory(family), "standard"), some(labelled)
     blocks = classifier.family.blocks(classifier.model)
     for block in blocks:
         for module in block.modules():
-            if isinstance(module, torch.nn.Dropout) and "attention" not in type(module).__name__.lower():
+            if isinstance(module, torch.nn.Dropout):
                 module.p = 0.3
     for block in blocks:  # attention's own is another matter
         block.attention.get_submodule("self.dropout" if family == "bert" else "dropout").p = 0.0
-    drawn: list[Tensor] = []
-    draw = layers.Dropout.mask
-
-    def recorded(self: layers.Dropout, x: Tensor) -> Tensor:
-        drawn.append(draw(self, x))
-        return drawn[-1]
-
-    monkeypatch.setattr(layers.Dropout, "mask", recorded)
     with quickened(classifier.model, EXACT):
         logits, ours = computed(classifier, batch)
     assert len(drawn) == len(blocks) * (2 if family == "bert" else 1)
@@ -217,18 +223,10 @@ def test_a_part_of_a_joint_projection_may_be_trained_alone(tiny_bert: Any, label
 @pytest.mark.skipif(DEVICE == "cuda", reason="masks are drawn inside kernels there")
 @pytest.mark.parametrize("method", ["lora", "lora-all"])
 def test_adapter_dropout_is_the_same_mask_in_both_directions(
-    method: str, tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+    method: str, tiny_bert: Any, labelled: Any, drawn: list[Tensor]
 ) -> None:
     """The stock modules are given the masks that ours drew, in the order in which ours drew them."""
     classifier, batch = prepared(tiny_bert, method, lora_dropout=0.3), some(labelled)
-    drawn: list[Tensor] = []
-    draw = layers.Dropout.mask
-
-    def recorded(self: layers.Dropout, x: Tensor) -> Tensor:
-        drawn.append(draw(self, x))
-        return drawn[-1]
-
-    monkeypatch.setattr(layers.Dropout, "mask", recorded)
     with quickened(classifier.model, EXACT):
         logits, ours = computed(classifier, batch)
     zeros = float(torch.cat([mask.flatten() for mask in drawn]).eq(0).float().mean())

@@ -25,7 +25,7 @@ def write_durably(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(work, path)
-        except BaseException:
+        except BaseException:  # an interruption too must leave nothing beside the file
             with suppress(OSError):
                 work.unlink()
             raise

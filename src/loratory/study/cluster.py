@@ -58,7 +58,7 @@ class Cluster:
         own: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
-        except Exception as error:
+        except Exception as error:  # Ray has no one class for the ways in which a cluster cannot be joined
             raise ResourceError(f"--executor ray: {first_line(error)}") from error
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
         room = sum(self._room(node["Resources"]) for node in ray.nodes() if node["Alive"])
