@@ -213,7 +213,7 @@ def measure_workload(
         "longest": LONGEST[job.workload],
         "warmup": job.warmup,
         "steps": job.steps,
-        "rival": asdict(rival(job)),
+        "rivals": {name: asdict(rival(replace(job, contender=name))) for name in ("tuned", "compiled")},
     }
     for method in options.methods:
         floor = operations(AutoConfig.from_pretrained(job.model), timed, method)

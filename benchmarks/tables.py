@@ -72,11 +72,13 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for workload, texts in report["workloads"].items():
         entries = [entry for entry in report["rows"] if entry["workload"] == workload]
-        tuned = ", ".join(f"{key} {value}" for key, value in texts["rival"].items())
+        tuned, compiled = texts["rivals"]["tuned"], texts["rivals"]["compiled"]
+        changed = {key: value for key, value in compiled.items() if value != tuned[key]}
         lines += [
             "",
             f"**{workload}**: {texts['mean_tokens']:.0f} tokens a text on average, cut at {texts['longest']}; "
-            f"{texts['steps']} steps timed after {texts['warmup']}. (b): {tuned}.",
+            f"{texts['steps']} steps timed after {texts['warmup']}. (b): {_settings(tuned)}. "
+            f"(b'): {_settings(changed)}.",
             "",
         ]
         lines += _table(entries)
@@ -84,6 +86,10 @@ def markdown(report: dict[str, Any]) -> str:
     if waited > 0.1:
         lines += ["", f"Other processes wanted the processor for up to {waited:.0%} of the time: not a quiet machine."]
     return "\n".join(lines)
+
+
+def _settings(chosen: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in chosen.items())
 
 
 _COLUMNS = (

@@ -47,5 +47,5 @@ def test_quick_measures_rival_and_loratory(texts: Path) -> None:
         assert 0 < row["rate_share"] < 1
         assert row["speed_over_best_rival"] > 0
     assert report["rows"][0]["speed_over_best_rival"] == 1
-    assert report["workloads"]["short"]["rival"]["bf16"] == (report["environment"]["precision"] == "bf16")
+    assert report["workloads"]["short"]["rivals"]["tuned"]["bf16"] == (report["environment"]["precision"] == "bf16")
     assert report["environment"]["threads"] == 1
