@@ -51,7 +51,13 @@ def write(path: Path, splits: Mapping[str, tuple[Labels, Logits, npt.NDArray[np.
         raise ValueError("no split to write")
     table = _table({name: _predictions(name, *arrays) for name, arrays in splits.items()})
     try:
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(
+            table,
+            path,
+            compression="zstd",
+            use_dictionary=["split"],
+            column_encoding=dict.fromkeys(("index", "row", "label", "prediction"), "DELTA_BINARY_PACKED"),
+        )
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({_one_line(error)})") from None
 
