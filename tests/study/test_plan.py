@@ -23,14 +23,6 @@ CELLS = 2
 RUNS = CELLS * (2 + 2)
 
 
-@pytest.fixture
-def ran(study_file: Any, tmp_path: Path) -> Path:
-    """The directory of the small study."""
-    directory = tmp_path / "out"
-    assert main(["study", "run", str(study_file()), "--output", str(directory)]) == 0
-    return directory
-
-
 def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_used(
     ran: Path, records: Any, plan: Any
 ) -> None:
@@ -44,7 +36,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         for trial, planned in zip(selection["trials"], cell["trials"], strict=True):
             record = found[trial["run"]]
             assert (trial["run"], trial["lr"]) == (planned["run"], planned["lr"])
-            assert record.study == {"stage": "tuning", "selection": None}
+            assert record.study == {"stage": "tuning", "selection": None, "runs_at_once": 1}
             assert record.spec["seed"] == 3
             assert set(record.quality) == {"validation"}
             assert set(predictions.read(ran / "runs" / record.id / "predictions.parquet")) == {"validation"}
@@ -52,7 +44,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         assert [final["seed"] for final in cell["finals"]] == [3, 4]
         for final in cell["finals"]:
             record = found[final["run"]]
-            assert record.study == {"stage": "final", "selection": cell["selection"]}
+            assert record.study == {"stage": "final", "selection": cell["selection"], "runs_at_once": 1}
             assert set(record.quality) == {"validation", "test"}
             assert record.spec["training"]["lr"] == selection["chosen"]["lr"]
             assert os.stat(path).st_mtime <= os.stat(ran / "runs" / record.id / MANIFEST).st_mtime

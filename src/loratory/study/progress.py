@@ -56,8 +56,16 @@ class Progress:
     failed: int
     seconds_left: float | None
     """Of runs one after the other; None while no run is there to judge by."""
+    final_seconds_left: float | None
+    """Of the final runs among them."""
     memory_bytes: int | None
     """The largest peak of a run that is there."""
+
+    def seconds_until(self, tuning: int, finals: int) -> float | None:
+        """The time that is left with so many tuning runs and so many final runs at once."""
+        if self.seconds_left is None or self.final_seconds_left is None:
+            return None
+        return (self.seconds_left - self.final_seconds_left) / tuning + self.final_seconds_left / finals
 
     @property
     def cells_done(self) -> int:
@@ -110,8 +118,8 @@ def read_status(directory: Path) -> Status:
 def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Progress:
     """How far the study of `plan` (as `plan.json` has it) has come with these runs, by their ids."""
     cells = [_cell(cell, plan["select"], records) for cell in plan["cells"]]
-    seconds = [_seconds_left(cell, plan["cells"], records) for cell in plan["cells"]]
-    known = [one for one in seconds if one is not None]
+    left = [_seconds_left(one, cell, plan["cells"], records) for one, cell in zip(cells, plan["cells"], strict=True)]
+    known = [one for one in left if one is not None]
     named = [records[name] for name in _names(plan) if name in records]
     return Progress(
         name=plan["name"],
@@ -120,7 +128,8 @@ def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Pr
         runs=sum(cell.trials + cell.finals for cell in cells),
         done=sum(cell.trials_done + cell.finals_done for cell in cells),
         failed=sum(cell.failed for cell in cells),
-        seconds_left=sum(known) if len(known) == len(seconds) else None,
+        seconds_left=sum(tuning + final for tuning, final in known) if len(known) == len(left) else None,
+        final_seconds_left=sum(final for _, final in known) if len(known) == len(left) else None,
         memory_bytes=max((peak for record in named if (peak := _peak(record))), default=None),
     )
 
@@ -163,19 +172,18 @@ def method_said(settings: Mapping[str, Any]) -> str:
 
 
 def _seconds_left(
-    cell: Mapping[str, Any], cells: list[Mapping[str, Any]], records: Mapping[str, RunRecord]
-) -> float | None:
-    """What the cell's missing runs will take; None where there is nothing to judge by."""
-    names = _names_of(cell)
-    missing = sum(name not in records for name in names)
-    if missing == 0:
-        return 0.0
+    progress: CellProgress, cell: Mapping[str, Any], cells: list[Mapping[str, Any]], records: Mapping[str, RunRecord]
+) -> tuple[float, float] | None:
+    """What the cell's missing tuning runs and final runs will take; None where there is nothing to judge by."""
+    if progress.done:
+        return 0.0, 0.0
     group = [other for other in cells if (other["data"], other["model"]) == (cell["data"], cell["model"])]
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
         seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
         if seconds:
-            return missing * median(seconds)
+            each = median(seconds)
+            return (progress.trials - progress.trials_done) * each, (progress.finals - progress.finals_done) * each
     return None
 
 
