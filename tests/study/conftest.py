@@ -43,6 +43,8 @@ class Cell:
     """Seeds whose runs are not there yet."""
     like: int | None = None
     """Draw as the cell at this place does: two such cells are identical."""
+    at_once: Sequence[int | None] = (None,)
+    """`runs_at_once` of its runs: of the first seed, the second, and so on again."""
 
 
 def _parameters(method: Mapping[str, Any]) -> dict[str, int]:
@@ -198,7 +200,11 @@ class Fabricated:
             quality=quality,
             environment={"device": "cpu", "device_type": "cpu", "versions": {"torch": "2.13.0"}},
             error=None if status == "completed" else "on purpose",
-            study={"stage": "tuning" if selection is None else "final", "selection": selection},
+            study={
+                "stage": "tuning" if selection is None else "final",
+                "selection": selection,
+                "runs_at_once": cell.at_once[seed % len(cell.at_once)],
+            },
         )
 
     def _history(self, record: RunRecord, cell: Cell) -> str:
