@@ -55,8 +55,9 @@ def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
     def line(plan: Plan, job: Job) -> None:
         nonlocal ended
         ended += 1
-        errors.print(f"{_run_said(plan, job)}; {_so_far(progress_of(plan.to_dict(), plan.records), begun, ended)}",
-                     markup=False, soft_wrap=True)  # fmt: skip
+        progress = progress_of(plan.to_dict(), plan.records)
+        said = f"{_run_said(plan, job, progress)}; {_so_far(progress, begun, ended)}"
+        errors.print(said, markup=False, soft_wrap=True)
 
     if not errors.is_terminal:
         yield line
@@ -74,12 +75,10 @@ def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
         yield advance
 
 
-def _run_said(plan: Plan, job: Job) -> str:
+def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     """One run and how it ended."""
-    from loratory.study.progress import method_said
-
-    record, cell = plan.records[job.id], plan.cell_of(job)
-    name = f"{cell.data} {method_said(record.spec['method'])}"
+    record, of = plan.records[job.id], plan.cell_of(job).id
+    name = next(f"{cell.data} {cell.method}" for cell in progress.cells if cell.id == of)
     setting = f"{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"

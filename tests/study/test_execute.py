@@ -164,7 +164,7 @@ def test_a_run_that_fails_is_a_record_and_the_study_goes_on(
         patch.setattr(jobs, "train", failing(DivergedError("too far"), lambda spec: spec.training.lr == 1e-2))
         assert main(command) == 0
     err = capsys.readouterr().err
-    assert "lora rank=2 (tuning, lr 0.01, seed 3): diverged: too far" in err
+    assert "lora r=2 attention (tuning, lr 0.01, seed 3): diverged: too far" in err
     found = records(tmp_path / "out")
     assert sorted(record.status for record in found.values()) == ["completed"] * 7 + ["diverged"]
     (failed,) = (name for name, record in found.items() if record.status == "diverged")

@@ -170,7 +170,7 @@ def test_a_setting_that_does_not_fit_the_model_is_found_before_anything_is_run(
     assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "small: lora rank=33 on" in err
+    assert "small: lora r=33 attention on" in err
     assert "--rank 33 is above the width 32" in err
     assert not (tmp_path / "out" / "runs").exists()
 

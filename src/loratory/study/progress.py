@@ -5,15 +5,16 @@ What a run will take is what runs like it took: the median of its cell, else of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from loratory.evaluation.metrics import METRICS
-from loratory.methods import METHODS
 from loratory.store.directory import glance
+from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
 from loratory.study.lock import Launcher, launcher
@@ -27,7 +28,7 @@ class CellProgress:
     data: str
     model: str
     method: str
-    """Its name and what differs from the method's defaults."""
+    """What the study's table calls it."""
     trials: int
     trials_done: int
     selection: str | None
@@ -117,7 +118,8 @@ def read_status(directory: Path) -> Status:
 
 def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Progress:
     """How far the study of `plan` (as `plan.json` has it) has come with these runs, by their ids."""
-    cells = [_cell(cell, plan["select"], records) for cell in plan["cells"]]
+    names = _named(plan["cells"])
+    cells = [_cell(cell, names[cell["id"]], plan["select"], records) for cell in plan["cells"]]
     left = [_seconds_left(one, cell, plan["cells"], records) for one, cell in zip(cells, plan["cells"], strict=True)]
     known = [one for one in left if one is not None]
     named = [records[name] for name in _names(plan) if name in records]
@@ -142,7 +144,7 @@ def _names_of(cell: Mapping[str, Any]) -> list[str | None]:
     return [one["run"] for one in (*cell["trials"], *cell["finals"])]
 
 
-def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]) -> CellProgress:
+def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str, RunRecord]) -> CellProgress:
     trials, finals = ([records.get(one["run"]) for one in cell[stage]] for stage in ("trials", "finals"))
     ended = [record for record in (*trials, *finals) if record is not None]
     scores = [record.quality["validation"][select] for record in ended if record.status == "completed"]
@@ -151,7 +153,7 @@ def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]
         id=cell["id"],
         data=cell["data"],
         model=cell["model"],
-        method=method_said(cell["method"]),
+        method=name,
         trials=len(trials),
         trials_done=sum(record is not None for record in trials),
         selection=cell["selection"],
@@ -162,13 +164,16 @@ def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]
     )
 
 
-def method_said(settings: Mapping[str, Any]) -> str:
-    """A method and its settings in short; those that are the defaults are left out, but for what most grids vary."""
-    name = str(settings["name"])
-    fields = METHODS[name].settings.model_fields
-    always = ("rank", "unfrozen_layers")
-    told = [key for key in settings if key != "name" and (key in always or settings[key] != fields[key].default)]
-    return " ".join([name, *(f"{key}={settings[key]}" for key in told)])
+def _named(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each cell's approach, by the cell's id: as the study's table has it, unique within data set and model."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["data"], cell["model"]].append(cell)
+    found: dict[str, str] = {}
+    for members in groups.values():
+        names = approaches([{"id": cell["id"], "spec": {"method": cell["method"]}} for cell in members])
+        found |= {cell["id"]: name for cell, name in zip(members, names, strict=True)}
+    return found
 
 
 def _seconds_left(
