@@ -217,6 +217,12 @@ class Fabricated:
 
 
 @pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that ends writes its summary and no page: drawing it takes longer than the small study's runs."""
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+
+
+@pytest.fixture
 def fabricated(tmp_path: Path) -> Callable[..., Fabricated]:
     """(cells, seeds=0 … 4, sizes of validation and test) -> a study that `write()` puts on disk."""
 

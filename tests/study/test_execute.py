@@ -24,6 +24,8 @@ from loratory.study.lock import launching
 from loratory.study.reading import read_study
 from loratory.study.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 KILLED = """
 name: killed
 data: [{data}]
@@ -74,7 +76,7 @@ def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numb
     midway = 0
     for _ in range(KILLS):
         pid = forked(command, tmp_path / "log")
-        time.sleep(draw.uniform(0.2, 1.5))
+        time.sleep(draw.uniform(0.2, 0.9))
         os.kill(pid, signal.SIGKILL)
         midway += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         if (directory / "runs").is_dir():

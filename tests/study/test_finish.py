@@ -39,6 +39,7 @@ def test_the_summary_is_made_anew_from_the_runs(study: Path) -> None:
     assert "standard" in (study / "table.md").read_text("utf8")
 
 
+@pytest.mark.usefixtures("without_page")
 def test_baselines_that_score_as_before_keep_their_time(
     study: Path, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_best_of_each_cell_keeps_its_weights(ran: Path, records: Any, plan: 
     assert not any(record.weights for record in found.values() if record.study["stage"] == "tuning")
 
 
+@pytest.mark.usefixtures("without_page")
 @pytest.mark.parametrize(("keep", "kept"), [("all", 4), ("none", 0)])
 def test_weights_of_all_or_none_are_kept(keep: str, kept: int, study_file: Any, records: Any, tmp_path: Path) -> None:
     command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--set", f"keep={keep}"]
@@ -90,6 +91,7 @@ def chosen(directory: Path, plan: Any) -> list[float]:
     return [json.loads(path.read_text("utf8"))["chosen"]["lr"] for path in names]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_changed_file_says_what_changed_and_runs_what_is_new(
     ran: Path, study_file: Any, records: Any, plan: Any, capsys: Any
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_changed_file_says_what_changed_and_runs_what_is_new(
     assert selections < {path.name for path in (ran / "selections").iterdir()}  # what was chosen before is kept
 
 
+@pytest.mark.usefixtures("without_page")
 def test_runs_that_fit_no_more_are_kept_and_named(ran: Path, study_file: Any, records: Any, capsys: Any) -> None:
     before = records(ran)
     capsys.readouterr()
@@ -143,6 +146,7 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smaller(name: str, runs: Any)
     assert choose([tried(3.0, None)], metric) is None
 
 
+@pytest.mark.usefixtures("without_page")
 def test_without_rates_the_methods_own_is_taken_and_nothing_tuned(
     study_file: Any, tmp_path: Path, records: Any, plan: Any
 ) -> None:
