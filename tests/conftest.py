@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,21 @@ def study_file(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Callable[...,
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _ran(tiny_bert: Path, tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study's directory, which no test may touch."""
+    place = tmp_path_factory.mktemp("ran")
+    (place / "study.yaml").write_text(SMALL_STUDY.format(data=tiny_csv, model=tiny_bert), encoding="utf8")
+    assert main(["study", "run", str(place / "study.yaml"), "--output", str(place / "out")]) == 0
+    return place / "out"
+
+
+@pytest.fixture
+def ran(_ran: Path, tmp_path: Path) -> Path:
+    """The directory of the small study, finished: a copy."""
+    return Path(shutil.copytree(_ran, tmp_path / "ran"))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_tuning_run_never_sees_the_test_split(
     assert len(predicted) == 1  # after training: validation, once
     assert set(run.record.quality) == {"validation"}
     assert set(predictions.read(run.directory / "predictions.parquet")) == {"validation"}
-    assert run.record.study == {"stage": "tuning", "selection": None}
+    assert run.record.study == {"stage": "tuning", "selection": None, "runs_at_once": None}
     assert run.record.quality["validation"] == runs["lora"].record.quality["validation"]
 
 
@@ -69,10 +69,10 @@ def test_a_run_without_weights_is_the_same_run(method: str, spec: Any, tmp_path:
 
 def test_stages_are_other_runs_and_selections_are_not(spec: Any) -> None:
     inputs, hardware = Inputs(), Hardware.of(CPU)
-    places = [None, TUNING, Place("final", "a" * 12), Place("final", "b" * 12)]
+    places = [None, TUNING, Place("final", "a" * 12, 1), Place("final", "b" * 12, 3)]
     alone, tuning, final, again = (identify(spec("lora"), hardware, inputs, place).fingerprint for place in places)
     assert len({alone, tuning, final}) == 3
-    assert final == again  # a grid that grew and chose the same setting finds its runs
+    assert final == again  # a grid that grew and chose the same setting finds its runs, whatever ran beside them
 
 
 def test_what_is_read_once_gives_the_same_runs(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

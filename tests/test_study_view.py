@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from loratory.cli import main
+from loratory.study.document import Summary
+from loratory.study.progress import progress_of
 
 
 def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
@@ -36,3 +38,16 @@ def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
     assert "2 tuning runs and 2 final runs, 3 exist" in out
     assert "Time: about " in out
     assert "a run; 1 run at once" in out
+
+
+def test_status_and_table_call_a_cell_the_same(ran: Path, plan: Any) -> None:
+    document = plan(ran)
+    assert [cell.method for cell in progress_of(document, {}).cells] == ["head", "lora r=2 attention"]
+    assert [cell.approach for cell in Summary.read(ran).cells] == ["head", "lora r=2 attention"]
+    head, lora = document["cells"]
+    more = {**lora, "id": "c3", "method": {**lora["method"], "alpha": 99.0}}
+    elsewhere = {**more, "id": "c4", "data": "other.csv"}
+    names = [cell.method for cell in progress_of({**document, "cells": [head, lora, more, elsewhere]}, {}).cells]
+    alpha = lora["method"]["alpha"]
+    both = [f"lora r=2 attention, alpha={alpha}", "lora r=2 attention, alpha=99.0"]
+    assert names == ["head", *both, "lora r=2 attention"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from loratory.errors import StorageError
 from loratory.report.study import write
 from loratory.study.document import Summary
 from loratory.study.layout import PLAN, RUNS, SUMMARY
@@ -25,9 +27,20 @@ def finish(directory: Path) -> list[Path]:
     """
     if not _has_runs(directory):
         return write(directory, Summary.read(directory))
-    summary = summarise(load_study(directory))
+    summary = _timed_as_before(summarise(load_study(directory)), directory)
     stored = summary.write(directory)
     return [*write(directory, summary), stored]
+
+
+def _timed_as_before(summary: Summary, directory: Path) -> Summary:
+    """Baselines that score as before keep the time that was measured first: what is finished again stays the same."""
+    try:
+        before = Summary.read(directory)
+    except StorageError:  # none yet, or damaged: all is written anew
+        return summary
+    seconds = {replace(one, seconds=None): one.seconds for one in before.baselines}
+    kept = [replace(one, seconds=seconds.get(replace(one, seconds=None), one.seconds)) for one in summary.baselines]
+    return replace(summary, baselines=tuple(kept))
 
 
 def _has_runs(directory: Path) -> bool:

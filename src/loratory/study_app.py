@@ -23,6 +23,10 @@ def run_study(
     output: Annotated[Path | None, typer.Option(help="the study's directory [results/ and its name]")] = None,
     executor: Annotated[str, typer.Option(metavar="local|ray", help="where the runs are carried out")] = "local",
     workers: Annotated[int | None, typer.Option(help="runs at once [1; with Ray as many as there is room for]")] = None,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="final runs one by one on each device, after all tuning runs: none slows another"),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="in place of what the file says: models=DIR, train.epochs=1"),
@@ -43,8 +47,8 @@ def run_study(
     check_size(spec, str(file), asked=yes)
     directory = output if output is not None else Path("results") / spec.name
 
-    def planned(plan: Plan, slots: int) -> None:
-        for line in plan_lines(plan, slots):
+    def planned(plan: Plan, tuning: int, finals: int) -> None:
+        for line in plan_lines(plan, tuning, finals):
             (errors if as_json else Console()).print(line, markup=False, highlight=False, soft_wrap=True)
 
     with study_shown() as told:
@@ -52,6 +56,7 @@ def run_study(
             *(spec, text, directory),
             executor=executor,
             workers=workers,
+            alone=alone,
             retry_failed=retry_failed,
             planned=planned,
             told=told,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from loratory.study.progress import Progress, Status
 
 
-def plan_lines(plan: Plan, slots: int) -> list[str]:
-    """The plan: runs by stage, which exist, and what the others will take."""
+def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
+    """The plan: runs by stage, which exist, and what the others will take, so many of each stage at once."""
     from loratory.study.plan import said_of
     from loratory.study.progress import progress_of
 
@@ -31,11 +31,14 @@ def plan_lines(plan: Plan, slots: int) -> list[str]:
     if failed := len(plan.failed):
         lines.append(f"{counted(failed, 'run')} failed and will not be run again (--retry-failed does)")
     if progress.done < progress.runs:
-        left = progress.seconds_left
-        seconds = "unknown until the first run" if left is None else f"about {units.duration(left / slots)}"
+        left = progress.seconds_until(tuning, finals)
+        seconds = "unknown until the first run" if left is None else f"about {units.duration(left)}"
         peak = progress.memory_bytes
         memory = "unknown until the first run" if peak is None else f"about {units.memory(peak)} a run"
-        lines.append(f"Time: {seconds}; memory: {memory}; {counted(slots, 'run')} at once")
+        at_once = f"{counted(tuning, 'run')} at once"
+        if finals != tuning:
+            at_once = f"{counted(tuning, 'tuning run')} at once, then {counted(finals, 'final run')}"
+        lines.append(f"Time: {seconds}; memory: {memory}; {at_once}")
     return lines
 
 
@@ -52,8 +55,9 @@ def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
     def line(plan: Plan, job: Job) -> None:
         nonlocal ended
         ended += 1
-        errors.print(f"{_run_said(plan, job)}; {_so_far(progress_of(plan.to_dict(), plan.records), begun, ended)}",
-                     markup=False, soft_wrap=True)  # fmt: skip
+        progress = progress_of(plan.to_dict(), plan.records)
+        said = f"{_run_said(plan, job, progress)}; {_so_far(progress, begun, ended)}"
+        errors.print(said, markup=False, soft_wrap=True)
 
     if not errors.is_terminal:
         yield line
@@ -71,12 +75,10 @@ def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
         yield advance
 
 
-def _run_said(plan: Plan, job: Job) -> str:
+def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     """One run and how it ended."""
-    from loratory.study.progress import method_said
-
-    record, cell = plan.records[job.id], plan.cell_of(job)
-    name = f"{cell.data} {method_said(record.spec['method'])}"
+    record, of = plan.records[job.id], plan.cell_of(job).id
+    name = next(f"{cell.data} {cell.method}" for cell in progress.cells if cell.id == of)
     setting = f"{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
@@ -133,8 +135,9 @@ def status_table(status: Status) -> RenderableType:
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
         table.add_row(*(Text(units.printable(text)) for text in texts))
     said = f"{progress.name}: {progress.done} of {counted(progress.runs, 'run')}"
-    if progress.done < progress.runs and progress.seconds_left is not None:
-        workers = status.launcher.workers if status.launcher is not None else 1
-        said += f", about {units.duration(progress.seconds_left / workers)} left"
+    launcher = status.launcher
+    tuning, finals = (launcher.workers, launcher.finals or launcher.workers) if launcher is not None else (1, 1)
+    if progress.done < progress.runs and (left := progress.seconds_until(tuning, finals)) is not None:
+        said += f", about {units.duration(left)} left"
     who = str(status.launcher) if status.launcher is not None else "nobody is running it"
     return Group(table, Text(units.printable(f"{said}; {who}. Best: validation {progress.select}.")))

@@ -16,6 +16,7 @@ from loratory.errors import ResourceError
 from loratory.report import theme
 from loratory.report.families import members
 from loratory.report.labels import apart, placed
+from loratory.report.prose import limits
 from loratory.report.study import write
 from loratory.report.study_table import study_table
 
@@ -68,6 +69,27 @@ def test_csv_has_every_number_in_full(summary: Document, read_back: Any) -> None
         assert float(row["train_seconds_low"]) == cell["cost"]["train_seconds"]["low"]
         assert int(row["trainable"]) == cell["parameters"]["trainable"]
         assert float(row["lr"]) == cell["lr"]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "says"),
+    [
+        ((1, 1, 1, 1), ["Each final run had its device to itself: no other run of the study was there."]),
+        ((3, 3, 2, 3), ["Up to 3 runs of the study went at once on one device: they slowed one another"]),
+        ((1, 2, 1, 1), ["Up to 2 runs of the study went at once on one device in 1 of 4 cells: they slowed"]),
+        ((None,) * 4, ["How many runs of the study went at once on one device is not known: those that did"]),
+        ((None, 2, 1, 1), ["Up to 2 runs of the study", "is not known in 1 of 4 cells"]),
+    ],
+)
+def test_table_and_page_say_how_many_runs_went_at_once(
+    at_once: tuple[int | None, ...], says: list[str], summary: Document, read_back: Any
+) -> None:
+    cells = [{**cell, "runs_at_once": number} for cell, number in zip(summary["cells"], at_once, strict=True)]
+    study = read_back({**summary, "cells": cells})
+    (limit,) = (text for text in limits(study) if text.startswith("Times and memory are those of one device"))
+    for text in ("\n".join(study_table(study).notes), limit):
+        assert all(part in text for part in says)
+        assert text.count("at once") + text.count("to itself") == len(says)
 
 
 def test_names_of_several_data_sets_stand_in_the_table(summary: Document, read_back: Any) -> None:

@@ -43,6 +43,8 @@ class Cell:
     """Seeds whose runs are not there yet."""
     like: int | None = None
     """Draw as the cell at this place does: two such cells are identical."""
+    at_once: Sequence[int | None] = (None,)
+    """`runs_at_once` of its runs: of the first seed, the second, and so on again."""
 
 
 def _parameters(method: Mapping[str, Any]) -> dict[str, int]:
@@ -198,7 +200,11 @@ class Fabricated:
             quality=quality,
             environment={"device": "cpu", "device_type": "cpu", "versions": {"torch": "2.13.0"}},
             error=None if status == "completed" else "on purpose",
-            study={"stage": "tuning" if selection is None else "final", "selection": selection},
+            study={
+                "stage": "tuning" if selection is None else "final",
+                "selection": selection,
+                "runs_at_once": cell.at_once[seed % len(cell.at_once)],
+            },
         )
 
     def _history(self, record: RunRecord, cell: Cell) -> str:
@@ -208,6 +214,12 @@ class Fabricated:
             for epoch, gap in ((1, 0.05), (2, 0.0))
         ]
         return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that ends writes its summary and no page: drawing it takes longer than the small study's runs."""
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
 
 
 @pytest.fixture

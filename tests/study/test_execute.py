@@ -24,6 +24,8 @@ from loratory.study.lock import launching
 from loratory.study.reading import read_study
 from loratory.study.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 KILLED = """
 name: killed
 data: [{data}]
@@ -39,7 +41,16 @@ KILLS = 10
 
 
 def numbers(records: dict[str, RunRecord]) -> dict[str, Any]:
-    return {name: (record.status, record.quality, record.study, record.weights) for name, record in records.items()}
+    """What is the same however the runs were carried out."""
+    return {
+        name: (record.status, record.quality, record.study | {"runs_at_once": None}, record.weights)
+        for name, record in records.items()
+        if record.study is not None
+    }
+
+
+def at_once(records: dict[str, RunRecord]) -> set[Any]:
+    return {record.study["runs_at_once"] for record in records.values() if record.study is not None}
 
 
 def forked(command: list[str], output: Path) -> int:
@@ -65,7 +76,7 @@ def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numb
     midway = 0
     for _ in range(KILLS):
         pid = forked(command, tmp_path / "log")
-        time.sleep(draw.uniform(0.2, 1.5))
+        time.sleep(draw.uniform(0.2, 0.9))
         os.kill(pid, signal.SIGKILL)
         midway += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         if (directory / "runs").is_dir():
@@ -85,11 +96,11 @@ def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numb
 def run_with(place: Path, study: Path, **settings: Any) -> Any:
     spec, text = read_study(study)
     told = settings.pop("told", lambda plan, job: None)
-    return launch(spec, text, place, planned=lambda plan, slots: None, told=told, **settings)
+    return launch(spec, text, place, planned=lambda plan, tuning, finals: None, told=told, **settings)
 
 
 def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
-    study_file: Any, tmp_path: Path, records: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    ran: Path, study_file: Any, tmp_path: Path, records: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Any] = []
     start = Workers._start
@@ -101,11 +112,11 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
             started.append(None)
 
     run_with(tmp_path / "two", study_file(), workers=2, told=kill)
-    run_with(tmp_path / "one", study_file())
     assert len(started) == 4
     assert "its process ended with SIGKILL; it is run again" in caplog.text
-    assert numbers(records(tmp_path / "two")) == numbers(records(tmp_path / "one"))
-    assert (tmp_path / "two" / "plan.json").read_text() == (tmp_path / "one" / "plan.json").read_text()
+    assert numbers(records(tmp_path / "two")) == numbers(records(ran))
+    assert (at_once(records(tmp_path / "two")), at_once(records(ran))) == ({2}, {1})
+    assert (tmp_path / "two" / "plan.json").read_text() == (ran / "plan.json").read_text()
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
@@ -155,7 +166,7 @@ def test_a_run_that_fails_is_a_record_and_the_study_goes_on(
         patch.setattr(jobs, "train", failing(DivergedError("too far"), lambda spec: spec.training.lr == 1e-2))
         assert main(command) == 0
     err = capsys.readouterr().err
-    assert "lora rank=2 (tuning, lr 0.01, seed 3): diverged: too far" in err
+    assert "lora r=2 attention (tuning, lr 0.01, seed 3): diverged: too far" in err
     found = records(tmp_path / "out")
     assert sorted(record.status for record in found.values()) == ["completed"] * 7 + ["diverged"]
     (failed,) = (name for name, record in found.items() if record.status == "diverged")
@@ -211,22 +222,20 @@ def test_an_interrupted_run_is_run_again(
     assert {record.status for record in records(tmp_path / "out").values()} == {"completed"}
 
 
-def test_the_second_launcher_names_the_first_and_stops(study_file: Any, tmp_path: Path, capsys: Any) -> None:
-    directory = tmp_path / "out"
-    command = ["study", "run", str(study_file()), "--output", str(directory)]
-    assert main(command) == 0
-    before = (directory / "plan.json").read_bytes()
-    with launching(directory):
+def test_the_second_launcher_names_the_first_and_stops(ran: Path, study_file: Any, capsys: Any) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(ran)]
+    before = (ran / "plan.json").read_bytes()
+    with launching(ran):
         capsys.readouterr()
         assert main(command) == 5
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         assert f"process {os.getpid()} on " in err
         assert "has been running it since " in err
-        assert main(["study", "status", str(directory)]) == 0
+        assert main(["study", "status", str(ran)]) == 0
         assert f"process {os.getpid()} on" in " ".join(capsys.readouterr().out.split())
-    assert (directory / "plan.json").read_bytes() == before
-    assert main(["study", "status", str(directory), "--json"]) == 0
+    assert (ran / "plan.json").read_bytes() == before
+    assert main(["study", "status", str(ran), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["running"], status["runs"], status["done"]) == (None, 8, 8)
     assert [cell["id"] for cell in status["cells"]] == ["c1", "c2"]

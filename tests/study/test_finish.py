@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from loratory.cli import main
+from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.finish import finish
+from loratory.spec import DataSpec
 from loratory.study.document import Summary
 from loratory.study.layout import SUMMARY
 
@@ -34,6 +37,26 @@ def test_the_summary_is_made_anew_from_the_runs(study: Path) -> None:
     assert all(path.is_file() for path in written)
     assert [cell.approach for cell in Summary.read(study).cells] == ["standard", "head"]
     assert "standard" in (study / "table.md").read_text("utf8")
+
+
+@pytest.mark.usefixtures("without_page")
+def test_baselines_that_score_as_before_keep_their_time(
+    study: Path, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(DataSpec(dataset=str(tiny_csv)))
+    monkeypatch.setattr("loratory.study.summary._not_here", lambda data: None)
+    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record: dataset)
+    finish(study)
+    first = Summary.read(study)
+    times = [one.seconds for one in first.baselines]
+    assert times[0]
+    finish(study)
+    assert Summary.read(study) == first
+    majority, *others = first.baselines
+    dataclasses.replace(first, baselines=(dataclasses.replace(majority, accuracy=0.1), *others)).write(study)
+    finish(study)
+    after = [one.seconds for one in Summary.read(study).baselines]
+    assert (after[0] == times[0], after[1:]) == (False, times[1:])
 
 
 @pytest.mark.parametrize("left_out", ["plan.json", "runs"])

@@ -23,14 +23,6 @@ CELLS = 2
 RUNS = CELLS * (2 + 2)
 
 
-@pytest.fixture
-def ran(study_file: Any, tmp_path: Path) -> Path:
-    """The directory of the small study."""
-    directory = tmp_path / "out"
-    assert main(["study", "run", str(study_file()), "--output", str(directory)]) == 0
-    return directory
-
-
 def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_used(
     ran: Path, records: Any, plan: Any
 ) -> None:
@@ -44,7 +36,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         for trial, planned in zip(selection["trials"], cell["trials"], strict=True):
             record = found[trial["run"]]
             assert (trial["run"], trial["lr"]) == (planned["run"], planned["lr"])
-            assert record.study == {"stage": "tuning", "selection": None}
+            assert record.study == {"stage": "tuning", "selection": None, "runs_at_once": 1}
             assert record.spec["seed"] == 3
             assert set(record.quality) == {"validation"}
             assert set(predictions.read(ran / "runs" / record.id / "predictions.parquet")) == {"validation"}
@@ -52,7 +44,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         assert [final["seed"] for final in cell["finals"]] == [3, 4]
         for final in cell["finals"]:
             record = found[final["run"]]
-            assert record.study == {"stage": "final", "selection": cell["selection"]}
+            assert record.study == {"stage": "final", "selection": cell["selection"], "runs_at_once": 1}
             assert set(record.quality) == {"validation", "test"}
             assert record.spec["training"]["lr"] == selection["chosen"]["lr"]
             assert os.stat(path).st_mtime <= os.stat(ran / "runs" / record.id / MANIFEST).st_mtime
@@ -69,6 +61,7 @@ def test_the_best_of_each_cell_keeps_its_weights(ran: Path, records: Any, plan: 
     assert not any(record.weights for record in found.values() if record.study["stage"] == "tuning")
 
 
+@pytest.mark.usefixtures("without_page")
 @pytest.mark.parametrize(("keep", "kept"), [("all", 4), ("none", 0)])
 def test_weights_of_all_or_none_are_kept(keep: str, kept: int, study_file: Any, records: Any, tmp_path: Path) -> None:
     command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--set", f"keep={keep}"]
@@ -84,18 +77,12 @@ def refuse(*arguments: Any, **settings: Any) -> None:
 def test_what_exists_is_not_run_again(
     ran: Path, study_file: Any, snapshot: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed = ("summary.json", "report.html", "table.csv", "table.md")  # the time that baselines take is measured anew
-
-    def kept() -> dict[str, str]:
-        return {name: digest for name, digest in snapshot(ran).items() if name not in timed}
-
-    before = kept()
+    before = snapshot(ran)
     capsys.readouterr()
     monkeypatch.setattr("loratory.study.jobs.train", refuse)
     assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 0
     assert f"2 cells: 4 tuning runs and 4 final runs, {RUNS} exist" in capsys.readouterr().out
-    assert kept() == before
-    assert all((ran / name).is_file() for name in timed)
+    assert snapshot(ran) == before
 
 
 def chosen(directory: Path, plan: Any) -> list[float]:
@@ -104,6 +91,7 @@ def chosen(directory: Path, plan: Any) -> list[float]:
     return [json.loads(path.read_text("utf8"))["chosen"]["lr"] for path in names]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_changed_file_says_what_changed_and_runs_what_is_new(
     ran: Path, study_file: Any, records: Any, plan: Any, capsys: Any
 ) -> None:
@@ -133,6 +121,7 @@ def test_a_changed_file_says_what_changed_and_runs_what_is_new(
     assert selections < {path.name for path in (ran / "selections").iterdir()}  # what was chosen before is kept
 
 
+@pytest.mark.usefixtures("without_page")
 def test_runs_that_fit_no_more_are_kept_and_named(ran: Path, study_file: Any, records: Any, capsys: Any) -> None:
     before = records(ran)
     capsys.readouterr()
@@ -157,6 +146,7 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smaller(name: str, runs: Any)
     assert choose([tried(3.0, None)], metric) is None
 
 
+@pytest.mark.usefixtures("without_page")
 def test_without_rates_the_methods_own_is_taken_and_nothing_tuned(
     study_file: Any, tmp_path: Path, records: Any, plan: Any
 ) -> None:
@@ -178,7 +168,7 @@ def test_a_setting_that_does_not_fit_the_model_is_found_before_anything_is_run(
     assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "small: lora rank=33 on" in err
+    assert "small: lora r=33 attention on" in err
     assert "--rank 33 is above the width 32" in err
     assert not (tmp_path / "out" / "runs").exists()
 

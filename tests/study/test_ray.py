@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import loratory
-from loratory.cli import main
 from loratory.errors import ResourceError
 from loratory.inputs import Inputs
 from loratory.study.cluster import Cluster
@@ -39,7 +38,7 @@ sys.exit(main(sys.argv[1:]))
 
 @needs_ray
 def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
-    study_file: Any, tmp_path: Path, records: Any
+    ran: Path, study_file: Any, tmp_path: Path, records: Any
 ) -> None:
     environment = {
         **os.environ,
@@ -61,12 +60,12 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
     assert "8 runs in" in done.stdout
     assert (tmp_path / "mark").exists()  # a worker was killed
     assert (tmp_path / ".ray" / "auth_token").is_file()  # the cluster asked for a token
-    assert main(["study", "run", str(study_file()), "--output", str(tmp_path / "local")]) == 0
-    ray, local = (records(tmp_path / place) for place in ("ray", "local"))
+    ray, local = (records(place) for place in (tmp_path / "ray", ran))
     assert {name: record.quality for name, record in ray.items()} == {
         name: record.quality for name, record in local.items()
     }
-    assert (tmp_path / "ray" / "plan.json").read_text() == (tmp_path / "local" / "plan.json").read_text()
+    assert {record.study["runs_at_once"] for record in ray.values() if record.study is not None} == {None}
+    assert (tmp_path / "ray" / "plan.json").read_text() == (ran / "plan.json").read_text()
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

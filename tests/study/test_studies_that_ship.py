@@ -44,13 +44,13 @@ def test_a_study_that_ships_is_fair_and_says_what_it_is_for(path: Path) -> None:
 def test_a_study_that_ships_runs_whole(
     path: Path, few: Path, model_directory: Any, tmp_path: Path, records: Any, plan: Any
 ) -> None:
-    # wide enough for rank 64, and as deep as minilm
-    model = model_directory("bert", hidden_size=64, num_hidden_layers=6, intermediate_size=64)
+    spec, _ = read_study(path)
+    deep = max(3, *(getattr(cell.method, "unfrozen_layers", 0) for cell in spec.cells()))
+    model = model_directory("bert", hidden_size=64, num_hidden_layers=deep, intermediate_size=64)  # rank 64 fits in
     given = {"models": model, "data": few, "seeds": "[0]", "train.epochs": 1, "train.max_length": 16}
     given |= {"train.device": "cpu", "train.precision": "fp32", "train.threads": 1}
     words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     assert main(["study", "run", str(path), *words, "--output", str(tmp_path / "out")]) == 0
-    spec, _ = read_study(path)
     cells = len(spec.cells()) // (len(spec.data) * len(spec.models))
     found = records(tmp_path / "out")
     assert len(plan(tmp_path / "out")["cells"]) == cells

@@ -78,6 +78,15 @@ def test_a_cell_is_what_its_runs_hold(summary: Summary) -> None:
     assert [one.score for one in cell.tuning.expected_best] == pytest.approx([np.mean(scores), max(scores)])
 
 
+def test_the_most_runs_at_once_are_known_where_every_record_says_so(
+    fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    numbers: list[tuple[int | None, ...]] = [(1,), (1, 3), (2, None), (None,)]
+    cells = [cell({"name": "standard"}, at_once=at_once, data=f"{place}") for place, at_once in enumerate(numbers)]
+    found = summarise(load_study(fabricated(cells, sizes=(60, 200)).write()), with_baselines=False, draws=10)
+    assert [one.runs_at_once for one in found.cells] == [1, 3, None, None]
+
+
 def test_time_to_a_score_that_every_cell_reaches(summary: Summary) -> None:
     movies = [cell for cell in summary.cells if cell.data == "hutto:movies"]
     target = min(cell.quality["validation"]["accuracy"].mean for cell in movies)

@@ -18,6 +18,7 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
         *_data(records, baselines),
         *_settings(records),
         *_device(records),
+        *_beside(records),
         *_seeds(records, names),
         *(f"{one.name} left out: {one.reason}." for one in baselines if one.reason is not None),
     ]
@@ -83,6 +84,15 @@ def _device(records: Sequence[Record]) -> list[str]:
     if len(devices) == 1 and len(threads) > 1:
         lines.append(f"Different numbers of threads ({', '.join(sorted(threads))}): times do not compare.")
     return lines
+
+
+def _beside(records: Sequence[Record]) -> list[str]:
+    found = [lookup(record, "study", "runs_at_once") for record in records]
+    crowded = [value for value in found if isinstance(value, int) and value > 1]
+    if not crowded:
+        return []
+    some = "" if len(crowded) == len(found) else f" with {len(crowded):,} of these {len(found):,} runs"
+    return [f"Up to {max(crowded)} runs of a study went at once on one device{some}: they slowed one another."]
 
 
 def _text(value: object) -> str:

@@ -10,6 +10,7 @@ from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.comparing import points
 from loratory.report.evidence import Evidence
+from loratory.report.study_table import beside
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, Observation
@@ -185,11 +186,8 @@ def limits(study: Summary) -> list[str]:
         "pretrained model.",
     ]
     if device:
-        found.append(
-            f"Times and memory are those of one device ({device}) and of this program: their ratios may differ "
-            "elsewhere. Runs that went side by side (--workers, Ray) slowed one another, and their times do not "
-            "compare with those of runs that went alone."
-        )
+        of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
+        found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
     if any(cell.tuning.trials for cell in study.cells):
         found.append(
             "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loratory import units
 from loratory.errors import counted
@@ -172,6 +172,7 @@ def notes(study: Summary) -> list[str]:
         "Times and memory: medians over seeds.",
         SHARE,
         TIMES,
+        *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
     ]
     found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
@@ -180,6 +181,32 @@ def notes(study: Summary) -> list[str]:
     if study.failed:
         found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
+
+
+def beside(study: Summary) -> list[str]:
+    """How many of the study's runs went at once on one device while final runs were timed, as their records say."""
+    cells = [cell for cell in study.cells if cell.seeds]
+    crowded = [cell for cell in cells if (cell.runs_at_once or 1) > 1]
+    unknown = [cell for cell in cells if cell.runs_at_once is None]
+    found = []
+    if crowded:
+        most = max(cell.runs_at_once or 1 for cell in crowded)
+        found.append(
+            f"Up to {most} runs of the study went at once on one device{_of(crowded, cells)}: they slowed one another, "
+            "and their times do not compare with those of runs that have a device to themselves (--alone)."
+        )
+    if unknown:
+        found.append(
+            f"How many runs of the study went at once on one device is not known{_of(unknown, cells)}: those that did "
+            "slowed one another."
+        )
+    if cells and not found:
+        found.append("Each final run had its device to itself: no other run of the study was there.")
+    return found
+
+
+def _of(some: Sequence[CellSummary], cells: Sequence[CellSummary]) -> str:
+    return "" if len(some) == len(cells) else f" in {len(some):,} of {counted(len(cells), 'cell')}"
 
 
 def spread(value: Cost | None, show: Show) -> str:

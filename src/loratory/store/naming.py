@@ -20,9 +20,8 @@ def lookup(record: Any, *path: str) -> Any:
     return record
 
 
-def approach(record: Record) -> str:
-    """The run's method in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention, top 2 unfrozen`."""
-    method = lookup(record, "spec", "method")
+def approach(method: Any) -> str:
+    """A method's settings in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention, top 2 unfrozen`."""
     words = [str(lookup(method, "name") or "unknown")]
     rank = lookup(method, "rank")
     if rank is not None:
@@ -38,7 +37,7 @@ def approach(record: Record) -> str:
 
 def approaches(records: Sequence[Record]) -> list[str]:
     """One name for each run. Runs that would share one also say the settings in which they differ, or their id."""
-    names = [approach(record) for record in records]
+    names = [approach(lookup(record, "spec", "method")) for record in records]
     for setting in ("model", "data.dataset"):
         values = [flat(record).get(setting) for record in records]
         if len(set(values)) > 1:

@@ -24,6 +24,9 @@ class Place:
     """Tuning runs choose a setting and never see the test split; final runs are scored on it."""
     selection: str | None = None
     """Of a final run: the selection, written before, that chose its setting (12 digits of its SHA-256)."""
+    runs_at_once: int | None = None
+    """At most how many of the study's runs, this one among them, its device (one GPU, or the CPU) had at once while it
+    ran: promised by the launcher before it began. None where nobody knows. No part of what makes the run this run."""
 
     @property
     def sees(self) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         failed=tuple(str(final.record["id"]) for final in cell.finals if not final.completed),
         missing=cell.missing,
         scored_before=sum(final.selection != cell.selection for final in cell.completed),
+        runs_at_once=_runs_at_once(records),
     )
 
 
@@ -65,6 +66,11 @@ def _numbers(records: Sequence[Mapping[str, Any]], *path: str) -> list[float] | 
     values = [lookup(record, *path) for record in records]
     numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
     return numbers if numbers and len(numbers) == len(values) else None
+
+
+def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:
+    found = _numbers(records, "study", "runs_at_once")
+    return None if found is None else int(max(found))
 
 
 def _quality(records: Sequence[Mapping[str, Any]], part: str) -> dict[str, Spread]:

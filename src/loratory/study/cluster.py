@@ -41,6 +41,7 @@ class Cluster:
         self._jobs: dict[Any, Job] = {}
         self._environment = {name: os.environ[name] for name in ("LORATORY_DATA",) if name in os.environ}
         self.slots = 1
+        self.devices: int | None = None
 
     def __enter__(self) -> Cluster:
         """Join the cluster, or start one.
@@ -68,6 +69,8 @@ class Cluster:
                 f"--executor ray: no node has room for a run ({self._needs}); lower --threads, or join it"
             )
         self.slots = room if self._asked_slots is None else min(room, self._asked_slots)
+        if self._needs["num_gpus"]:
+            self.devices = self.slots  # a task's GPU is its own; which node's CPU it will have, only Ray knows
         return self
 
     def __exit__(

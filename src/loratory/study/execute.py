@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
@@ -19,6 +21,8 @@ class Executor(Protocol):
 
     slots: int
     """How many jobs run at once."""
+    devices: int | None
+    """Over how many devices they are spread evenly; None where nobody knows."""
 
     def __enter__(self) -> Executor: ...
     def __exit__(
@@ -30,7 +34,8 @@ class Executor(Protocol):
         ...
 
     def submit(self, job: Job) -> None:
-        """Take a job; never more than `slots` that have not ended."""
+        """Take a job, for a device that then has no more of them than the job's place promises; never more than
+        `slots` that have not ended."""
         ...
 
     def next(self) -> Outcome:
@@ -42,6 +47,7 @@ class InProcess:
     """One job after the other, in this process, on one device."""
 
     slots = 1
+    devices: int | None = 1
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs, self._jobs = inputs, deque[Job]()
@@ -70,24 +76,53 @@ class InProcess:
         return carry_out(self._jobs.popleft(), self._inputs)
 
 
-def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]) -> None:
+def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None], alone: bool = False) -> None:
     """Carry out what is missing of `plan`.
 
     Args:
         told: the plan and the run, after each run that ended.
+        alone: final runs begin once no tuning run is under way or waiting, and go one by one on each device. Else runs
+            begin as soon as they are known.
 
     Raises:
         LoratoryError: what no further run could get past, such as a full disk.
     """
-    waiting, running = deque(plan.missing()), 0
+    waiting, running = plan.missing(), dict[str, Job]()
     while waiting or running:
-        while waiting and running < executor.slots:
-            executor.submit(waiting.popleft())
-            running += 1
+        if alone:
+            waiting.sort(key=_is_final)
+        while waiting and len(running) < _room(waiting[0], running.values(), executor, alone):
+            job = _promised(waiting.pop(0), executor, alone)
+            executor.submit(job)
+            running[job.id] = job
         outcome = executor.next()
-        running -= 1
+        del running[outcome.job.id]
         if outcome.record is not None:
-            waiting.extend(plan.finished(outcome.job, outcome.record))
+            waiting += plan.finished(outcome.job, outcome.record)
             told(plan, outcome.job)
         if outcome.stops is not None:
             raise outcome.stops
+
+
+def _is_final(job: Job) -> bool:
+    return job.place.stage == "final"
+
+
+def _room(job: Job, running: Collection[Job], executor: Executor, alone: bool) -> int:
+    """How many jobs may be under way with `job` among them."""
+    if not alone:
+        return executor.slots
+    if any(_is_final(one) != _is_final(job) for one in running):
+        return 0
+    return finals_at_once(executor) if _is_final(job) else executor.slots
+
+
+def finals_at_once(executor: Executor) -> int:
+    """How many final runs are under way at once where each has its device to itself."""
+    return min(executor.slots, executor.devices or 1)
+
+
+def _promised(job: Job, executor: Executor, alone: bool) -> Job:
+    """The job, told how many of the study's runs its device will have at once: its record says so."""
+    most = None if executor.devices is None else math.ceil(executor.slots / executor.devices)
+    return replace(job, place=replace(job.place, runs_at_once=1 if alone and _is_final(job) else most))

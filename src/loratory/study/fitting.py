@@ -6,7 +6,7 @@ from loratory.errors import SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import method_named
 from loratory.models.load import skeleton
-from loratory.study.progress import method_said
+from loratory.store.naming import approach
 from loratory.study.spec import StudySpec
 
 
@@ -28,5 +28,5 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         try:
             method_named(cell.method.name).prepare(base, cell.method, seed=0)
         except SettingsError as error:
-            said = method_said(cell.method.model_dump(mode="json"))
+            said = approach(cell.method.model_dump(mode="json"))
             raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None

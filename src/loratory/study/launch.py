@@ -14,7 +14,7 @@ from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
 from loratory.store.files import write_durably
 from loratory.study.cluster import Cluster
-from loratory.study.execute import Executor, InProcess, execute
+from loratory.study.execute import Executor, InProcess, execute, finals_at_once
 from loratory.study.fitting import check_settings
 from loratory.study.jobs import Job
 from loratory.study.layout import PLAN, RUNS, STUDY, read_json
@@ -36,8 +36,9 @@ def launch(
     *,
     executor: str = "local",
     workers: int | None = None,
+    alone: bool = False,
     retry_failed: bool = False,
-    planned: Callable[[Plan, int], None],
+    planned: Callable[[Plan, int, int], None],
     told: Callable[[Plan, Job], None],
 ) -> Plan:
     """Run what is missing of a study.
@@ -46,8 +47,9 @@ def launch(
         text: the study file, which the directory keeps.
         executor: `local` or `ray`.
         workers: runs at once; one by default, with Ray as many as there is room for.
+        alone: whether final runs go one by one on each device, after all tuning runs.
         retry_failed: run again what failed before.
-        planned: told the plan before anything is run, and how many runs will be under way at once.
+        planned: told the plan before anything is run, and how many tuning and final runs will be under way at once.
         told: told the plan and the run, after each run that ended.
 
     Raises:
@@ -59,8 +61,10 @@ def launch(
         raise SettingsError(f"--executor {executor!r}; {nearest(executor, EXECUTORS)}")
     if workers is not None and workers < 1:
         raise SettingsError(f"--workers {workers}: give 1 or more")
+    if alone and executor == "ray":
+        raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
     _check_place(directory)
-    with launching(directory, workers=workers or 1):
+    with launching(directory) as tell:
         _say_what_changed(directory, spec)
         inputs = Inputs()
         check_settings(spec, inputs)
@@ -73,8 +77,10 @@ def launch(
                     "%s: %s without weights; remove their directories to train them again", directory / RUNS,
                     f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
                 )  # fmt: skip
-            planned(plan, place.slots)
-            execute(plan, place, told=told)
+            finals = finals_at_once(place) if alone else place.slots
+            tell(place.slots, finals)
+            planned(plan, place.slots, finals)
+            execute(plan, place, told=told, alone=alone)
             if others := without_use(plan):  # known now that every rate is chosen
                 runs = counted(others, "run")
                 log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,17 +28,19 @@ class Launcher:
     """Its start, ISO 8601 in UTC."""
     workers: int = 1
     """How many runs it has under way at once."""
+    finals: int | None = None
+    """How many final runs, where it is another number."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} has been running it since {self.since}"
 
 
 @contextmanager
-def launching(directory: Path, *, workers: int = 1) -> Iterator[None]:
+def launching(directory: Path) -> Iterator[Callable[[int, int], None]]:
     """Hold a study's directory; the lock is the operating system's, and ends with this process however it ends.
 
-    Args:
-        workers: how many runs are to be under way at once, for whoever asks.
+    Yields:
+        What is to be told how many tuning runs and how many final runs are under way at once, for whoever asks.
 
     Raises:
         StorageError: another process holds it, which is named, or the place cannot be written.
@@ -53,9 +55,14 @@ def launching(directory: Path, *, workers: int = 1) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"cannot write to {directory}: {error.strerror}; choose another --output") from error
     try:
-        me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"), workers)
-        write_durably(directory / LAUNCHER, json.dumps(asdict(me)) + "\n")
-        yield
+        me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+
+        def tell(workers: int, finals: int) -> None:
+            said = replace(me, workers=workers, finals=finals if finals != workers else None)
+            write_durably(directory / LAUNCHER, json.dumps(asdict(said)) + "\n")
+
+        tell(1, 1)
+        yield tell
     finally:
         with suppress(OSError):
             (directory / LAUNCHER).unlink()

@@ -124,6 +124,8 @@ class CellSummary:
     missing: int
     scored_before: int = 0
     """Final runs that had been scored on test before this selection was there: an earlier file's, used again."""
+    runs_at_once: int | None = None
+    """At most how many of the study's runs the device of a final run had at once; None where a record does not say."""
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""

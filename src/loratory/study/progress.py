@@ -5,15 +5,16 @@ What a run will take is what runs like it took: the median of its cell, else of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from loratory.evaluation.metrics import METRICS
-from loratory.methods import METHODS
 from loratory.store.directory import glance
+from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
 from loratory.study.lock import Launcher, launcher
@@ -27,7 +28,7 @@ class CellProgress:
     data: str
     model: str
     method: str
-    """Its name and what differs from the method's defaults."""
+    """What the study's table calls it."""
     trials: int
     trials_done: int
     selection: str | None
@@ -56,8 +57,16 @@ class Progress:
     failed: int
     seconds_left: float | None
     """Of runs one after the other; None while no run is there to judge by."""
+    final_seconds_left: float | None
+    """Of the final runs among them."""
     memory_bytes: int | None
     """The largest peak of a run that is there."""
+
+    def seconds_until(self, tuning: int, finals: int) -> float | None:
+        """The time that is left with so many tuning runs and so many final runs at once."""
+        if self.seconds_left is None or self.final_seconds_left is None:
+            return None
+        return (self.seconds_left - self.final_seconds_left) / tuning + self.final_seconds_left / finals
 
     @property
     def cells_done(self) -> int:
@@ -109,9 +118,10 @@ def read_status(directory: Path) -> Status:
 
 def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Progress:
     """How far the study of `plan` (as `plan.json` has it) has come with these runs, by their ids."""
-    cells = [_cell(cell, plan["select"], records) for cell in plan["cells"]]
-    seconds = [_seconds_left(cell, plan["cells"], records) for cell in plan["cells"]]
-    known = [one for one in seconds if one is not None]
+    names = _named(plan["cells"])
+    cells = [_cell(cell, names[cell["id"]], plan["select"], records) for cell in plan["cells"]]
+    left = [_seconds_left(one, cell, plan["cells"], records) for one, cell in zip(cells, plan["cells"], strict=True)]
+    known = [one for one in left if one is not None]
     named = [records[name] for name in _names(plan) if name in records]
     return Progress(
         name=plan["name"],
@@ -120,7 +130,8 @@ def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Pr
         runs=sum(cell.trials + cell.finals for cell in cells),
         done=sum(cell.trials_done + cell.finals_done for cell in cells),
         failed=sum(cell.failed for cell in cells),
-        seconds_left=sum(known) if len(known) == len(seconds) else None,
+        seconds_left=sum(tuning + final for tuning, final in known) if len(known) == len(left) else None,
+        final_seconds_left=sum(final for _, final in known) if len(known) == len(left) else None,
         memory_bytes=max((peak for record in named if (peak := _peak(record))), default=None),
     )
 
@@ -133,7 +144,7 @@ def _names_of(cell: Mapping[str, Any]) -> list[str | None]:
     return [one["run"] for one in (*cell["trials"], *cell["finals"])]
 
 
-def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]) -> CellProgress:
+def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str, RunRecord]) -> CellProgress:
     trials, finals = ([records.get(one["run"]) for one in cell[stage]] for stage in ("trials", "finals"))
     ended = [record for record in (*trials, *finals) if record is not None]
     scores = [record.quality["validation"][select] for record in ended if record.status == "completed"]
@@ -142,7 +153,7 @@ def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]
         id=cell["id"],
         data=cell["data"],
         model=cell["model"],
-        method=method_said(cell["method"]),
+        method=name,
         trials=len(trials),
         trials_done=sum(record is not None for record in trials),
         selection=cell["selection"],
@@ -153,29 +164,31 @@ def _cell(cell: Mapping[str, Any], select: str, records: Mapping[str, RunRecord]
     )
 
 
-def method_said(settings: Mapping[str, Any]) -> str:
-    """A method and its settings in short; those that are the defaults are left out, but for what most grids vary."""
-    name = str(settings["name"])
-    fields = METHODS[name].settings.model_fields
-    always = ("rank", "unfrozen_layers")
-    told = [key for key in settings if key != "name" and (key in always or settings[key] != fields[key].default)]
-    return " ".join([name, *(f"{key}={settings[key]}" for key in told)])
+def _named(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each cell's approach, by the cell's id: as the study's table has it, unique within data set and model."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["data"], cell["model"]].append(cell)
+    found: dict[str, str] = {}
+    for members in groups.values():
+        names = approaches([{"id": cell["id"], "spec": {"method": cell["method"]}} for cell in members])
+        found |= {cell["id"]: name for cell, name in zip(members, names, strict=True)}
+    return found
 
 
 def _seconds_left(
-    cell: Mapping[str, Any], cells: list[Mapping[str, Any]], records: Mapping[str, RunRecord]
-) -> float | None:
-    """What the cell's missing runs will take; None where there is nothing to judge by."""
-    names = _names_of(cell)
-    missing = sum(name not in records for name in names)
-    if missing == 0:
-        return 0.0
+    progress: CellProgress, cell: Mapping[str, Any], cells: list[Mapping[str, Any]], records: Mapping[str, RunRecord]
+) -> tuple[float, float] | None:
+    """What the cell's missing tuning runs and final runs will take; None where there is nothing to judge by."""
+    if progress.done:
+        return 0.0, 0.0
     group = [other for other in cells if (other["data"], other["model"]) == (cell["data"], cell["model"])]
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
         seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
         if seconds:
-            return missing * median(seconds)
+            each = median(seconds)
+            return (progress.trials - progress.trials_done) * each, (progress.finals - progress.finals_done) * each
     return None
 
 

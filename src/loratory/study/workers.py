@@ -51,6 +51,7 @@ class Workers:
         self.slots = slots
         self._inputs = inputs
         self._gpus = visible_gpus() if cuda else []
+        self.devices: int | None = max(1, min(slots, len(self._gpus)))
         self._workers: list[_Worker] = []
         self._lost = Counter[str]()
 
@@ -63,20 +64,29 @@ class Workers:
         """End every process; what a killed one leaves is cleared away by the next that comes there."""
         for worker in self._workers:
             worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
+        for worker in list(self._workers):
+            self._end(worker)
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
         """Computed here: all processes have this machine's devices and libraries."""
         return known(asked, self._inputs)
 
     def submit(self, job: Job) -> None:
-        """Give the job to a process that has none; one is started where all that run are busy."""
-        worker = next((one for one in self._workers if one.job is None and one.process.is_alive()), None)
+        """Give the job to a process that has none, on a GPU that has room for it; one is started where there is none.
+
+        A job that is to have its GPU to itself finds no other process there, which would still hold memory.
+        """
+        for one in [one for one in self._workers if one.job is None and not one.process.is_alive()]:
+            self._end(one)
+        busy = Counter(one.gpu for one in self._workers if one.job is not None)
+        most = job.place.runs_at_once or self.slots
+        worker = next((one for one in self._workers if one.job is None and busy[one.gpu] < most), None)
         if worker is None:
             worker = self._start()
         worker.job = job
+        if most == 1:
+            for one in [one for one in self._workers if one.job is None and one.gpu == worker.gpu]:
+                self._end(one)
         worker.pipe.send(job)
 
     def next(self) -> Outcome:
@@ -106,6 +116,12 @@ class Workers:
         self._workers.append(_Worker(process, ours, gpu))
         return self._workers[-1]
 
+    def _end(self, worker: _Worker) -> None:
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+        self._workers.remove(worker)
+
     def _free_gpu(self) -> str | None:
         """The GPU that the fewest processes have, the first of equals."""
         taken = Counter(worker.gpu for worker in self._workers)
@@ -115,9 +131,8 @@ class Workers:
         """Carry the job of a lost process out in another one; its failure where it was lost too often."""
         job = worker.job
         assert job is not None
-        worker.process.join()
-        worker.pipe.close()
-        self._workers.remove(worker)
+        worker.process.join()  # by itself, so that its exit code says how it ended
+        self._end(worker)
         self._lost[job.id] += 1
         ended = f"its process ended with {_said(worker.process.exitcode)}"
         if self._lost[job.id] <= RETRIES:

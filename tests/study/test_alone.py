@@ -1,0 +1,213 @@
+"""Final runs that have their device to themselves: when they begin, where, and what their records promise."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from loratory.cli import main
+from loratory.inputs import Inputs
+from loratory.methods.head import HeadSettings
+from loratory.spec import RunSpec
+from loratory.store.record import Place, RunRecord, Stage
+from loratory.study.execute import Executor, InProcess, execute
+from loratory.study.jobs import Job, Outcome
+from loratory.study.lock import launching
+from loratory.study.plan import Plan
+from loratory.study.progress import progress_of, read_status
+from loratory.study.workers import Workers
+
+
+def job_of(name: str, stage: Stage) -> Job:
+    return Job(name, "f" * 64, RunSpec(method=HeadSettings()), Place(stage), Path(name), False, Path.cwd())
+
+
+class Cells:
+    """As a plan is: cells of some trials each, whose end makes two final runs known."""
+
+    def __init__(self, *trials: int) -> None:
+        self.left = dict(enumerate(trials))
+
+    def missing(self) -> list[Job]:
+        """All trials; the final runs of a cell without any."""
+        trials = [job_of(f"{cell}-t{number}", "tuning") for cell, size in self.left.items() for number in range(size)]
+        return [*(job for cell, size in self.left.items() if not size for job in self.finals(cell)), *trials]
+
+    def finals(self, cell: int) -> list[Job]:
+        return [job_of(f"{cell}-f{number}", "final") for number in range(2)]
+
+    def finished(self, job: Job, record: RunRecord) -> list[Job]:
+        if job.place.stage == "final":
+            return []
+        cell = int(job.id.partition("-")[0])
+        self.left[cell] -= 1
+        return [] if self.left[cell] else self.finals(cell)
+
+
+@dataclass
+class Ran:
+    job: Job
+    gpu: str
+    begin: float
+    end: float = 0.0
+
+
+@dataclass
+class Threads:
+    """Stand in for processes: each job takes a few milliseconds, and is written down."""
+
+    draw: random.Random
+    ran: list[Ran] = field(default_factory=list)
+    alive: set[Any] = field(default_factory=set)
+
+    def process(self, target: Any, args: tuple[Connection], daemon: bool) -> Any:
+        threads = self
+
+        class Process:
+            exitcode = -9
+
+            def start(self) -> None:
+                self.gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+                self.pipe = Connection(os.dup(args[0].fileno()))
+                threads.alive.add(self)
+                threading.Thread(target=self.serve, daemon=True).start()
+
+            def serve(self) -> None:
+                try:
+                    while True:
+                        job = self.pipe.recv()
+                        threads.ran.append(ran := Ran(job, self.gpu, time.perf_counter()))
+                        time.sleep(threads.draw.uniform(0.001, 0.01))
+                        ran.end = time.perf_counter()
+                        self.pipe.send(Outcome(job, cast(RunRecord, object())))
+                except EOFError:
+                    self.pipe.close()
+
+            def is_alive(self) -> bool:
+                return self in threads.alive
+
+            def kill(self) -> None:
+                threads.alive.discard(self)
+
+            def join(self) -> None:
+                pass
+
+        return Process()
+
+    def at_once(self, one: Ran) -> int:
+        """The most runs that its device had at once while it ran."""
+        beside = [two for two in self.ran if two.gpu == one.gpu and two.begin < one.end and one.begin < two.end]
+        return max(sum(two.begin <= three.begin < two.end for two in beside) for three in beside)
+
+
+@pytest.fixture
+def carried_out(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Threads]:
+    """(cells, slots, gpus, alone) -> what ran where and when."""
+
+    def run(cells: tuple[int, ...], slots: int, gpus: str, alone: bool) -> Threads:
+        threads = Threads(random.Random(slots))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", threads.process)
+        plan = Cells(*cells)
+        with Workers(slots, Inputs(), cuda=bool(gpus)) as place:
+            execute(cast(Plan, plan), place, told=lambda plan, job: None, alone=alone)
+        assert len({ran.job.id for ran in threads.ran}) == len(threads.ran) == sum(cells) + 2 * len(cells)
+        assert not threads.alive
+        return threads
+
+    return run
+
+
+@pytest.mark.parametrize(("slots", "gpus", "tuning"), [(3, "", 3), (4, "2,3", 2), (3, "0,1", 2), (2, "0,1,2", 1)])
+@pytest.mark.parametrize("cells", [(3, 1, 5, 2), (0, 3, 0), (0, 0, 0, 0)])
+def test_final_runs_begin_after_all_tuning_runs_and_have_their_device_to_themselves(
+    cells: tuple[int, ...], slots: int, gpus: str, tuning: int, carried_out: Callable[..., Threads]
+) -> None:
+    found = carried_out(cells, slots, gpus, alone=True)
+    trials, finals = ([ran for ran in found.ran if ran.job.place.stage == stage] for stage in ("tuning", "final"))
+    assert max((ran.end for ran in trials), default=0.0) <= min(ran.begin for ran in finals)
+    assert [found.at_once(ran) for ran in finals] == [1] * len(finals)
+    assert {ran.job.place.runs_at_once for ran in finals} == {1}
+    assert len({ran.gpu for ran in finals}) == min(slots, len(gpus.split(",")))
+    assert {ran.job.place.runs_at_once for ran in trials} <= {tuning}
+    assert max((found.at_once(ran) for ran in trials), default=0) <= tuning
+
+
+@pytest.mark.parametrize(("slots", "gpus", "most"), [(3, "", 3), (4, "2,3", 2), (3, "0,1", 2), (2, "0,1,2", 1)])
+def test_else_runs_begin_when_they_are_known_and_no_device_has_more_than_was_promised(
+    slots: int, gpus: str, most: int, carried_out: Callable[..., Threads]
+) -> None:
+    found = carried_out((0, 1, 3, 5), slots, gpus, alone=False)
+    stages = [ran.job.place.stage for ran in sorted(found.ran, key=lambda ran: ran.begin)]
+    assert "tuning" in stages[stages.index("final") :]
+    assert {ran.job.place.runs_at_once for ran in found.ran} == {most}
+    assert max(found.at_once(ran) for ran in found.ran) <= most
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_in_one_process_only_the_order_changes(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Job] = []
+
+    def carry_out(job: Job, inputs: Inputs) -> Outcome:
+        ran.append(job)
+        return Outcome(job, cast(RunRecord, object()))
+
+    monkeypatch.setattr("loratory.study.execute.carry_out", carry_out)
+    with InProcess(Inputs()) as place:
+        execute(cast(Plan, Cells(0, 2)), place, told=lambda plan, job: None, alone=alone)
+    names = ["1-t0", "1-t1", "1-f0", "1-f1"]
+    names[2 if alone else 0 : 0] = ["0-f0", "0-f1"]
+    assert [job.id for job in ran] == names
+    assert {job.place.runs_at_once for job in ran} == {1}
+
+
+def test_the_plan_and_the_status_count_with_fewer_final_runs_at_once(
+    ran: Path, records: Any, plan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, found = plan(ran), records(ran)
+    trial = found[document["cells"][0]["trials"][0]["run"]]
+    progress = progress_of(document, {trial.id: trial})
+    each = trial.cost["total_seconds"]
+    assert progress.seconds_until(3, 1) == pytest.approx(3 * each / 3 + 4 * each)
+    assert progress_of(document, {}).seconds_until(3, 1) is None
+    assert progress_of(document, found).seconds_until(3, 1) == 0.0
+    with launching(ran) as tell:
+        assert (status := read_status(ran)).launcher is not None
+        assert (status.launcher.workers, status.launcher.finals) == (1, None)
+        tell(3, 1)
+        assert (status := read_status(ran)).launcher is not None
+        assert (status.launcher.workers, status.launcher.finals) == (3, 1)
+
+
+def test_where_the_devices_are_not_known_nothing_is_promised() -> None:
+    class Somewhere:
+        slots, devices = 2, None
+
+        def submit(self, job: Job) -> None:
+            ran.append(job)
+
+        def next(self) -> Outcome:
+            ended.append(ran[len(ended)])
+            return Outcome(ended[-1], cast(RunRecord, object()))
+
+    ran, ended = list[Job](), list[Job]()
+    execute(cast(Plan, Cells(1)), cast(Executor, Somewhere()), told=lambda plan, job: None)
+    assert [job.place.runs_at_once for job in ended] == [None] * 3
+
+
+def test_ray_refuses_it(study_file: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--alone", "--executor", "ray"]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
