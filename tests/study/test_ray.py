@@ -48,7 +48,8 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
         "OMP_NUM_THREADS": "1",
         "MARK": str(tmp_path / "mark"),
     }
-    command = ["study", "run", str(study_file()), "--executor", "ray", "--workers", "1"]
+    study = str(study_file(tune_seeds="each"))
+    command = ["study", "run", study, "--executor", "ray", "--workers", "1"]
     done = subprocess.run(
         [sys.executable, "-c", KILLING, *command, "--output", str(tmp_path / "ray")],
         env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
@@ -58,10 +59,10 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "8 runs in" in done.stdout
+    assert "12 runs in" in done.stdout
     assert (tmp_path / "mark").exists()  # a worker was killed
     assert (tmp_path / ".ray" / "auth_token").is_file()  # the cluster asked for a token
-    assert main(["study", "run", str(study_file()), "--output", str(tmp_path / "local")]) == 0
+    assert main(["study", "run", study, "--output", str(tmp_path / "local")]) == 0
     ray, local = (records(tmp_path / place) for place in ("ray", "local"))
     assert {name: record.quality for name, record in ray.items()} == {
         name: record.quality for name, record in local.items()
