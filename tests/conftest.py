@@ -245,17 +245,18 @@ methods:
   - {{name: head, tune: {{lr: [1e-3, 5e-3]}}}}
   - {{name: lora, rank: 2, tune: {{lr: [5e-3, 1e-2]}}}}
 seeds: [3, 4]
+tune_seeds: {tune_seeds}
 train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32, threads: 1}}
 """
 
 
 @pytest.fixture
 def study_file(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Callable[..., Path]:
-    """(text=SMALL_STUDY) -> a study file of the tiny model and data."""
+    """(text=SMALL_STUDY, tune_seeds=first) -> a study file of the tiny model and data."""
 
-    def write(text: str = SMALL_STUDY) -> Path:
+    def write(text: str = SMALL_STUDY, *, tune_seeds: str = "first") -> Path:
         path = tmp_path / "study.yaml"
-        path.write_text(text.format(data=tiny_csv, model=tiny_bert), encoding="utf8")
+        path.write_text(text.format(data=tiny_csv, model=tiny_bert, tune_seeds=tune_seeds), encoding="utf8")
         return path
 
     return write
@@ -265,7 +266,9 @@ def study_file(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Callable[...,
 def _ran(tiny_bert: Path, tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study's directory, which no test may touch."""
     place = tmp_path_factory.mktemp("ran")
-    (place / "study.yaml").write_text(SMALL_STUDY.format(data=tiny_csv, model=tiny_bert), encoding="utf8")
+    (place / "study.yaml").write_text(
+        SMALL_STUDY.format(data=tiny_csv, model=tiny_bert, tune_seeds="first"), encoding="utf8"
+    )
     assert main(["study", "run", str(place / "study.yaml"), "--output", str(place / "out")]) == 0
     return place / "out"
 

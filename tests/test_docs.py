@@ -44,7 +44,7 @@ def run(block: str, capsys: pytest.CaptureFixture[str]) -> int:
         if arguments[0] == "train":
             arguments += ["--max-length", "48"]  # the tiny model takes no more than 64
         if arguments[:2] == ["study", "run"]:
-            arguments += ["--set", "train.max_length=48"]
+            arguments += ["--set", "train.max_length=48", "--set", "seeds=[0, 1]"]
         code = main(arguments)
         assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
     return len(lines)

@@ -35,7 +35,7 @@ def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
     assert err == ""
     assert main(["study", "run", str(path), "--output", str(tmp_path / "out"), "--set", "seeds=[0, 1]"]) == 0
     out = capsys.readouterr().out
-    assert "2 tuning runs and 2 final runs, 3 exist" in out
+    assert "4 tuning runs and 2 final runs, 3 exist" in out
     assert "Time: about " in out
     assert "a run; 1 run at once" in out
 

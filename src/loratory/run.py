@@ -64,7 +64,7 @@ def train(
     Args:
         output: the run's directory; `models/` and the run's id by default. If it holds this very run already,
             nothing is trained.
-        place: the run's place in a study. A tuning run is scored on validation alone.
+        place: the run's place in a study. A tuning run is scored on validation alone, and keeps no predictions.
         keep_weights: whether the weights are saved; how many bytes they would take is recorded either way.
         inputs: what earlier runs of this process have read.
         on_step: told after each step.
@@ -134,10 +134,12 @@ def _written(
         meter.checkpoint_bytes = save(setup, stage) if keep_weights else bytes_of_weights(setup)
         if keep_weights:
             check_saved(setup, stage)
-    kept = {
-        part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows) for part in logits
-    }
-    predictions.write(stage / PREDICTIONS, kept)
+    if setup.place is None or setup.place.stage == "final":  # of a tuning run nobody reads more than its scores
+        kept = {
+            part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows)
+            for part in logits
+        }
+        predictions.write(stage / PREDICTIONS, kept)
     _write_history(stage / HISTORY, result)
     scores = {part: quality[part].record() for part in quality}
     record = record_of(setup, meter, name, "completed", quality=scores, engine=result.engine, weights=keep_weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -127,11 +128,11 @@ def status_table(status: Status) -> RenderableType:
     for name in ("cell", *varied, "method"):
         table.add_column(name.capitalize(), overflow="fold")
     for name in ("Tuning", "lr", "Final", "Failed", "Best"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=name != "lr")
     for cell in progress.cells:
-        lr = status.chosen.get(cell.id)
+        rates = Counter(sorted(status.chosen[cell.id].values()))
         texts = [cell.id, *(getattr(cell, key) for key in varied), cell.method, f"{cell.trials_done}/{cell.trials}"]
-        texts += [units.MISSING if lr is None else f"{lr:g}", f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
+        texts += [units.rates(rates), f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
         table.add_row(*(Text(units.printable(text)) for text in texts))
     said = f"{progress.name}: {progress.done} of {counted(progress.runs, 'run')}"

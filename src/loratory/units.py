@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 MISSING = "–"
 """How a table says that there is no number."""
@@ -64,6 +64,13 @@ def rate(value: float | None) -> str:
         return "0"
     digits, _, power = f"{value:.6e}".partition("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+
+
+def rates(seeds: Mapping[float, int]) -> str:
+    """Learning rates with how many seeds take each: 5e-5 ×4, 1e-4 ×1; a rate that is the only one stands alone."""
+    if len(seeds) == 1:
+        return rate(*seeds)
+    return ", ".join(f"{rate(lr)} ×{number}" for lr, number in seeds.items()) or MISSING
 
 
 def accuracy(share: float | None) -> str:

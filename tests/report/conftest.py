@@ -179,21 +179,27 @@ class Maker:
             },
         }
         rates = RATES.get(method["name"], (2e-4, 5e-4, 1e-3, 2e-3))
-        cell["lr"] = rates[2]
-        trials = []
+        lr, trials = rates[2], []
         for position, rate in enumerate(rates if tuned else ()):
             name = f"{cell['id']}-t{position}"
             done = self.run(cell, name, seed=0, lr=rate, quality=level - 0.02 * abs(position - 2), final=False)
             found = done.quality["validation"]["accuracy"]
             trials.append({"lr": rate, "score": found, "status": "completed", "run": name})
         if trials:
-            cell["lr"] = max(trials, key=lambda trial: trial["score"])["lr"]
-        runs = [
-            self.run(cell, f"{cell['id']}-s{seed}", seed=seed, lr=cell["lr"], quality=level, final=True)
-            for seed in seeds
+            lr = max(trials, key=lambda trial: trial["score"])["lr"]
+        runs = [self.run(cell, f"{cell['id']}-s{seed}", seed=seed, lr=lr, quality=level, final=True) for seed in seeds]
+        choice = {"seeds": list(seeds), "lr": lr, "selection": "feed", "trials": trials, "hopeless": False}
+        tried = [
+            {
+                "lr": trial["lr"],
+                "score": interval([trial["score"]]),
+                "chosen": len(seeds) if trial["lr"] == lr else 0,
+            }
+            for trial in trials
         ]
-        scores = sorted(trial["score"] for trial in trials)
-        return {**cell, **summed(runs, list(seeds)), "tuning": {"trials": trials, "expected_best": best_of(scores)}}
+        best = best_of(sorted(trial["score"] for trial in trials))
+        tuning = {"choices": [choice], "rates": tried, "expected_best": best}
+        return {**cell, **summed(runs, list(seeds)), "tuning": tuning}
 
 
 def best_of(scores: Sequence[float]) -> list[dict[str, Any]]:
@@ -345,11 +351,12 @@ def make_study() -> StudyMaker:
             )
         ]
         return {
-            "schema": 1,
+            "schema": 2,
             "name": "seed",
             "select": "accuracy",
             "margin": 0.01,
             "seeds": list(seeds),
+            "tune_seeds": "first",
             "confidence": 0.95,
             "complete": True,
             "missing": 0,

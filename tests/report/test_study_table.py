@@ -47,7 +47,7 @@ def rows_of(markdown: str) -> list[list[str]]:
 def test_table_has_a_row_a_cell_with_intervals_and_the_baselines(summary: Document, read_back: Any) -> None:
     rows = rows_of(study_table(read_back(summary)).to_markdown())
     assert rows[0] == [
-        *("Approach", "Trainable parameters", "Share", "Training time", "Total time", "Peak memory"),
+        *("Approach", "Learning rate", "Trainable parameters", "Share", "Training time", "Total time", "Peak memory"),
         *("Accuracy (test)", "Macro-F1 (test)"),
     ]
     assert [row[0] for row in rows[2:]] == [
@@ -55,9 +55,10 @@ def test_table_has_a_row_a_cell_with_intervals_and_the_baselines(summary: Docume
         *("majority class", "VADER", "TF-IDF + logistic regression"),
     ]
     mean = summary["cells"][0]["quality"]["test"]["accuracy"]
-    assert rows[2][6] == f"{mean['mean']:.1%} ({mean['low']:.1%} to {mean['high']:.1%})"
-    assert rows[2][2] == "100%"
-    assert rows[-1][6] == "78.1%"
+    assert rows[2][7] == f"{mean['mean']:.1%} ({mean['low']:.1%} to {mean['high']:.1%})"
+    assert rows[2][1] == "1e-4"
+    assert rows[2][3] == "100%"
+    assert rows[-1][7] == "78.1%"
 
 
 def test_csv_has_every_number_in_full(summary: Document, read_back: Any) -> None:
@@ -68,7 +69,7 @@ def test_csv_has_every_number_in_full(summary: Document, read_back: Any) -> None
         assert float(row["ece_high"]) == cell["quality"]["test"]["ece"]["high"]
         assert float(row["train_seconds_low"]) == cell["cost"]["train_seconds"]["low"]
         assert int(row["trainable"]) == cell["parameters"]["trainable"]
-        assert float(row["lr"]) == cell["lr"]
+        assert float(row["lr"]) == cell["tuning"]["choices"][0]["lr"]
 
 
 @pytest.mark.parametrize(

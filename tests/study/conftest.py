@@ -41,6 +41,9 @@ class Cell:
     failed: Mapping[int, str] = dataclasses.field(default_factory=dict)
     absent: Sequence[int] = ()
     """Seeds whose runs are not there yet."""
+    chosen: Sequence[int | None] = ()
+    """For each seed that chooses for itself the place of its rate, None where every trial fails; empty: the first
+    seed chooses the last rate for all."""
     like: int | None = None
     """Draw as the cell at this place does: two such cells are identical."""
     at_once: Sequence[int | None] = (None,)
@@ -87,11 +90,12 @@ class Fabricated:
         """Runs, selections and plan.json; `plan` replaces keys of the plan."""
         cells = [self._cell(number, cell) for number, cell in enumerate(self.cells, start=1)]
         document = {
-            "schema": 1,
+            "schema": 2,
             "name": "fabricated",
             "select": "accuracy",
             "margin": 0.01,
             "seeds": list(self.seeds),
+            "tune_seeds": "each" if any(cell.chosen for cell in self.cells) else "first",
             "keep": "none",
             "cells": cells,
         }
@@ -99,32 +103,38 @@ class Fabricated:
         return self.directory
 
     def _cell(self, number: int, cell: Cell) -> dict[str, Any]:
-        trials = [
-            {"lr": lr, "run": self._run(number, cell, self.seeds[0], lr, ("validation",), place)}
-            for place, lr in enumerate(cell.lrs)
-        ]
-        chosen = {"lr": cell.lrs[-1]}
-        text = json.dumps({"schema": 1, "cell": number, "select": "accuracy", "trials": trials, "chosen": chosen})
-        digest = digest_of(text)
-        (self.directory / "selections").mkdir(exist_ok=True)
-        (self.directory / "selections" / f"{digest}.json").write_text(text, encoding="utf8")
-        finals = [
-            {
-                "seed": seed,
-                "run": None if seed in cell.absent else self._run(number, cell, seed, cell.lrs[-1], selection=digest),
-            }
-            for seed in self.seeds
-        ]
+        own = [((seed,), place) for seed, place in zip(self.seeds, cell.chosen, strict=bool(cell.chosen))]
         return {
             "id": f"c{number}",
             "data": cell.data,
             "model": cell.model,
             "method": cell.method,
             "tune": list(cell.lrs),
-            "trials": trials,
-            "selection": digest,
-            "finals": finals,
+            "choices": [self._choice(number, cell, *one) for one in own or [(self.seeds, len(cell.lrs) - 1)]],
         }
+
+    def _choice(self, number: int, cell: Cell, seeds: tuple[int, ...], chosen: int | None) -> dict[str, Any]:
+        status = "completed" if chosen is not None else "diverged"
+        trials = [
+            {"lr": lr, "run": self._run(number, cell, seeds[0], lr, ("validation",), place, status)}
+            for place, lr in enumerate(cell.lrs)
+        ]
+        if chosen is None:
+            return {"seeds": list(seeds), "trials": trials, "selection": None, "finals": []}
+        lr = cell.lrs[chosen]
+        selection = {"schema": 2, "cell": number, "select": "accuracy", "trials": trials, "chosen": {"lr": lr}}
+        text = json.dumps(selection)
+        digest = digest_of(text)
+        (self.directory / "selections").mkdir(exist_ok=True)
+        (self.directory / "selections" / f"{digest}.json").write_text(text, encoding="utf8")
+        finals = [
+            {
+                "seed": seed,
+                "run": None if seed in cell.absent else self._run(number, cell, seed, lr, selection=digest),
+            }
+            for seed in seeds
+        ]
+        return {"seeds": list(seeds), "trials": trials, "selection": digest, "finals": finals}
 
     def _run(
         self,
@@ -134,6 +144,8 @@ class Fabricated:
         lr: float,
         parts: Sequence[str] = ("validation", "test"),
         trial: int | None = None,
+        status: str = "completed",
+        *,
         selection: str | None = None,
     ) -> str:
         draw = np.random.default_rng([cell.like or number, seed, 99 if trial is None else trial])
@@ -141,7 +153,7 @@ class Fabricated:
             cell.accuracy + cell.seed_sd * draw.normal() - (0 if trial is None else 0.01 * (len(cell.lrs) - trial))
         )
         logits = {part: _answers(self.labels[part], accuracy, self.hard[part], draw) for part in parts}
-        status = cell.failed.get(seed, "completed") if trial is None else "completed"
+        status = cell.failed.get(seed, "completed") if trial is None else status
         quality = {part: score(self.labels[part], logits[part], None, LABELS).record() for part in parts}
         name = f"{number}-s{seed}" + ("" if trial is None else f"-t{trial}")
         record = self._record(name, cell, seed, lr, status, quality if status == "completed" else {}, selection)

@@ -174,7 +174,7 @@ def test_the_plan_and_the_status_count_with_fewer_final_runs_at_once(
     ran: Path, records: Any, plan: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document, found = plan(ran), records(ran)
-    trial = found[document["cells"][0]["trials"][0]["run"]]
+    trial = found[document["cells"][0]["choices"][0]["trials"][0]["run"]]
     progress = progress_of(document, {trial.id: trial})
     each = trial.cost["total_seconds"]
     assert progress.seconds_until(3, 1) == pytest.approx(3 * each / 3 + 4 * each)

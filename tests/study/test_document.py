@@ -61,8 +61,8 @@ def _changed(document: dict[str, Any], *path: str | int, to: Any) -> dict[str, A
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda s: {**s, "schema": 2}, "schema 2, not 1"),
-        (lambda s: {key: value for key, value in s.items() if key != "schema"}, "schema None, not 1"),
+        (lambda s: {**s, "schema": 1}, "schema 1, not 2"),
+        (lambda s: {key: value for key, value in s.items() if key != "schema"}, "schema None, not 2"),
         (lambda s: [s], "not a study's summary"),
         (lambda s: {key: value for key, value in s.items() if key != "cells"}, "damaged at cells (Field required)"),
         (lambda s: {**s, "margin": "wide"}, "damaged at margin"),

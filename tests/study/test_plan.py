@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from loratory.cli import main
-from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS
-from loratory.store.directory import MANIFEST
+from loratory.store.directory import MANIFEST, PREDICTIONS
 from loratory.study.progress import progress_of
 from loratory.study.selection import Tried, choose
 
@@ -29,22 +28,24 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
     found = records(ran)
     assert len(found) == RUNS
     for cell in plan(ran)["cells"]:
-        path = ran / "selections" / f"{cell['selection']}.json"
-        assert hashlib.sha256(path.read_bytes()).hexdigest()[:12] == cell["selection"]
+        (choice,) = cell["choices"]
+        path = ran / "selections" / f"{choice['selection']}.json"
+        assert hashlib.sha256(path.read_bytes()).hexdigest()[:12] == choice["selection"]
         selection = json.loads(path.read_text("utf8"))
         assert selection["cell"] == {key: cell[key] for key in ("data", "model", "method")}
-        for trial, planned in zip(selection["trials"], cell["trials"], strict=True):
+        assert selection["seed"] == 3
+        for trial, planned in zip(selection["trials"], choice["trials"], strict=True):
             record = found[trial["run"]]
             assert (trial["run"], trial["lr"]) == (planned["run"], planned["lr"])
             assert record.study == {"stage": "tuning", "selection": None, "runs_at_once": 1}
             assert record.spec["seed"] == 3
             assert set(record.quality) == {"validation"}
-            assert set(predictions.read(ran / "runs" / record.id / "predictions.parquet")) == {"validation"}
+            assert not (ran / "runs" / record.id / PREDICTIONS).exists()
             assert trial["score"] == record.quality["validation"]["accuracy"]
-        assert [final["seed"] for final in cell["finals"]] == [3, 4]
-        for final in cell["finals"]:
+        assert [final["seed"] for final in choice["finals"]] == [3, 4]
+        for final in choice["finals"]:
             record = found[final["run"]]
-            assert record.study == {"stage": "final", "selection": cell["selection"], "runs_at_once": 1}
+            assert record.study == {"stage": "final", "selection": choice["selection"], "runs_at_once": 1}
             assert set(record.quality) == {"validation", "test"}
             assert record.spec["training"]["lr"] == selection["chosen"]["lr"]
             assert os.stat(path).st_mtime <= os.stat(ran / "runs" / record.id / MANIFEST).st_mtime
@@ -53,7 +54,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
 def test_the_best_of_each_cell_keeps_its_weights(ran: Path, records: Any, plan: Any) -> None:
     found = records(ran)
     for cell in plan(ran)["cells"]:
-        finals = [found[final["run"]] for final in cell["finals"]]
+        finals = [found[final["run"]] for choice in cell["choices"] for final in choice["finals"]]
         best = max(finals, key=lambda record: record.quality["validation"]["accuracy"])  # the first of equals
         assert [record.weights for record in finals] == [record is best for record in finals]
         for record in finals:
@@ -86,8 +87,9 @@ def test_what_exists_is_not_run_again(
 
 
 def chosen(directory: Path, plan: Any) -> list[float]:
-    """Each cell's rate."""
-    names = [directory / "selections" / f"{cell['selection']}.json" for cell in plan(directory)["cells"]]
+    """Each choice's rate."""
+    choices = [choice for cell in plan(directory)["cells"] for choice in cell["choices"]]
+    names = [directory / "selections" / f"{choice['selection']}.json" for choice in choices]
     return [json.loads(path.read_text("utf8"))["chosen"]["lr"] for path in names]
 
 
@@ -156,7 +158,8 @@ def test_without_rates_the_methods_own_is_taken_and_nothing_tuned(
     assert main(["study", "run", str(path), "--output", str(tmp_path / "out")]) == 0
     assert len(records(tmp_path / "out")) == 4
     head, lora = plan(tmp_path / "out")["cells"]
-    assert (head["tune"], head["trials"], lora["tune"], lora["trials"]) == ([], [], [0.01], [])
+    assert (head["tune"], lora["tune"]) == ([], [0.01])
+    assert [(one["seeds"], one["trials"]) for cell in (head, lora) for one in cell["choices"]] == [([3, 4], [])] * 2
     assert chosen(tmp_path / "out", plan) == [1e-3, 0.01]
 
 
@@ -177,7 +180,7 @@ def test_what_is_left_is_judged_by_runs_like_those_that_are_missing(ran: Path, r
     document, found = plan(ran), records(ran)
     assert progress_of(document, {}).seconds_left is None
     assert progress_of(document, found).seconds_left == 0.0
-    head, lora = document["cells"]
+    head, lora = (choice for cell in document["cells"] for choice in cell["choices"])
     one = found[head["trials"][0]["run"]]
     seconds = one.cost["total_seconds"]
     progress = progress_of(document, {one.id: one})

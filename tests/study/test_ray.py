@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import loratory
+from loratory.cli import main
 from loratory.errors import ResourceError
 from loratory.inputs import Inputs
 from loratory.study.cluster import Cluster
@@ -38,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 
 @needs_ray
 def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
-    ran: Path, study_file: Any, tmp_path: Path, records: Any
+    study_file: Any, tmp_path: Path, records: Any
 ) -> None:
     environment = {
         **os.environ,
@@ -47,7 +48,8 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
         "OMP_NUM_THREADS": "1",
         "MARK": str(tmp_path / "mark"),
     }
-    command = ["study", "run", str(study_file()), "--executor", "ray", "--workers", "1"]
+    study = str(study_file(tune_seeds="each"))
+    command = ["study", "run", study, "--executor", "ray", "--workers", "1"]
     done = subprocess.run(
         [sys.executable, "-c", KILLING, *command, "--output", str(tmp_path / "ray")],
         env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
@@ -57,15 +59,16 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "8 runs in" in done.stdout
+    assert "12 runs in" in done.stdout
     assert (tmp_path / "mark").exists()  # a worker was killed
     assert (tmp_path / ".ray" / "auth_token").is_file()  # the cluster asked for a token
-    ray, local = (records(place) for place in (tmp_path / "ray", ran))
+    assert main(["study", "run", study, "--output", str(tmp_path / "local")]) == 0
+    ray, local = (records(tmp_path / place) for place in ("ray", "local"))
     assert {name: record.quality for name, record in ray.items()} == {
         name: record.quality for name, record in local.items()
     }
     assert {record.study["runs_at_once"] for record in ray.values() if record.study is not None} == {None}
-    assert (tmp_path / "ray" / "plan.json").read_text() == (ran / "plan.json").read_text()
+    assert (tmp_path / "ray" / "plan.json").read_text() == (tmp_path / "local" / "plan.json").read_text()
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

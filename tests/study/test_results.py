@@ -26,6 +26,12 @@ def place(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Path:
     return found
 
 
+def choice_of(plan: dict[str, Any]) -> dict[str, Any]:
+    """The first cell's."""
+    found: dict[str, Any] = plan["cells"][0]["choices"][0]
+    return found
+
+
 def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     document = json.loads(path.read_text("utf8"))
     change(document)
@@ -36,10 +42,8 @@ def test_what_is_there_is_read(place: Path) -> None:
     study = load_study(place)
     assert (study.name, study.select, study.margin, study.seeds) == ("fabricated", "accuracy", 0.02, (0, 1, 2))
     first, second = study.cells
-    assert (first.id, first.data, first.model, first.method, first.lr) == (
-        *("c1", "hutto:movies", "minilm"),
-        *(STANDARD, 2e-3),
-    )
+    assert (first.id, first.data, first.model, first.method) == ("c1", "hutto:movies", "minilm", STANDARD)
+    assert [(choice.seeds, choice.lr, choice.hopeless) for choice in first.choices] == [((0, 1, 2), 2e-3, False)]
     assert [(trial.lr, trial.status) for trial in first.trials] == [(1e-3, "completed"), (2e-3, "completed")]
     trial = read_run(place / "runs" / first.trials[0].run)
     assert first.trials[0].score == trial.quality["validation"]["accuracy"]
@@ -53,10 +57,10 @@ def test_what_is_there_is_read(place: Path) -> None:
 
 
 def test_runs_that_are_planned_and_not_there_are_missing(place: Path) -> None:
-    changed(place / "plan.json", lambda plan: plan["cells"][0]["finals"][0].update(run="not-yet"))
-    changed(place / "plan.json", lambda plan: plan["cells"][0].update(selection=None))
+    changed(place / "plan.json", lambda plan: choice_of(plan)["finals"][0].update(run="not-yet"))
+    changed(place / "plan.json", lambda plan: choice_of(plan).update(selection=None))
     cell = load_study(place).cells[0]
-    assert (cell.missing, cell.lr, [final.seed for final in cell.finals]) == (1, None, [1, 2])
+    assert (cell.missing, cell.choices[0].lr, [final.seed for final in cell.finals]) == (1, None, [1, 2])
 
 
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet", "history.jsonl", "manifest.json"])
@@ -75,10 +79,11 @@ def test_a_damaged_run_is_one_line(place: Path, name: str) -> None:
         (lambda plan: plan.update(seeds=["x"]), "damaged .ValueError"),
         (lambda plan: plan.update(cells=None), "damaged .TypeError"),
         (lambda plan: plan["cells"][0].pop("method"), "damaged .KeyError: 'method'"),
-        (lambda plan: plan["cells"][0]["finals"][0].update(run="../../etc"), "not a plain name"),
-        (lambda plan: plan["cells"][0].update(selection="../x"), "not a plain name"),
-        (lambda plan: plan["cells"][0].update(selection="feed"), r"feed\.json is not there"),
-        (lambda plan: plan.update(schema=2), "another schema"),
+        (lambda plan: plan.update(tune_seeds="none"), "damaged .ValueError: tune_seeds is 'none'"),
+        (lambda plan: choice_of(plan)["finals"][0].update(run="../../etc"), "not a plain name"),
+        (lambda plan: choice_of(plan).update(selection="../x"), "not a plain name"),
+        (lambda plan: choice_of(plan).update(selection="feed"), r"feed\.json is not there"),
+        (lambda plan: plan.update(schema=1), "another schema than 2"),
     ],
 )
 def test_a_damaged_plan_is_one_line(place: Path, change: Callable[..., Any], message: str) -> None:
@@ -108,7 +113,7 @@ def test_a_selection_names_its_choice(place: Path) -> None:
 def test_a_final_run_of_an_earlier_selection_is_told(place: Path) -> None:
     assert [cell.scored_before for cell in cells(load_study(place))] == [0] * len(load_study(place).cells)
     plan = json.loads((place / "plan.json").read_text("utf8"))
-    one = plan["cells"][0]
+    one = choice_of(plan)
     path = place / "selections" / f"{one['selection']}.json"
     text = path.read_text("utf8").replace('"trials": [', '"trials": [ ')  # the same choice, written at another time
     one["selection"] = digest_of(text)
@@ -120,8 +125,8 @@ def test_a_final_run_of_an_earlier_selection_is_told(place: Path) -> None:
 
 def test_a_final_run_has_the_rate_that_was_chosen(place: Path) -> None:
     plan = json.loads((place / "plan.json").read_text("utf8"))
-    one = plan["cells"][0]
-    text = json.dumps({"schema": 1, "trials": [], "chosen": {"lr": 0.5}})
+    one = choice_of(plan)
+    text = json.dumps({"schema": 2, "trials": [], "chosen": {"lr": 0.5}})
     one["selection"] = digest_of(text)
     (place / "selections" / f"{one['selection']}.json").write_text(text, encoding="utf8")
     (place / "plan.json").write_text(json.dumps(plan), encoding="utf8")

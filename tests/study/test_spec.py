@@ -38,8 +38,7 @@ def test_a_study_is_its_cells_rates_and_seeds(tmp_path: Path) -> None:
     assert [(cell.method.name, getattr(cell.method, "rank", None)) for cell in cells] == [
         *(("standard", None), ("lora", 1), ("lora", 1), ("lora", 8), ("lora", 8))
     ]
-    assert spec.runs == 5 * (2 + 2)
-    assert (spec.select, spec.margin, spec.keep) == ("accuracy", 0.01, "best")
+    assert (spec.select, spec.margin, spec.keep, spec.tune_seeds) == ("accuracy", 0.01, "best", "each")
     run = spec.run(cells[4], lr=0.002, seed=3, threads=2)
     assert run.method.model_dump() == {
         "name": "lora",
@@ -52,10 +51,17 @@ def test_a_study_is_its_cells_rates_and_seeds(tmp_path: Path) -> None:
     assert (run.data.dataset, run.model, run.hardware.threads) == ("hutto:movies", "minilm", 2)
 
 
+def test_each_seed_chooses_or_the_first_for_all(tmp_path: Path) -> None:
+    each, first = read(GOOD, tmp_path), read(GOOD + "tune_seeds: first", tmp_path)
+    assert (each.choosing, each.runs) == (((3,), (1,)), 5 * (2 * 2 + 2))
+    assert (first.choosing, first.runs) == (((3, 1),), 5 * (2 + 2))
+    assert first.differences(each) == ["tune_seeds: first before, each now"]
+
+
 def test_a_grid_of_one_rate_and_no_grid_need_no_tuning(tmp_path: Path) -> None:
     text = GOOD.replace("[2e-5, 1.0e-4]", "1e-4").replace(", tune: {lr: [5e-4, 2e-3]}", "")
     spec = read(text, tmp_path)
-    assert spec.trials == 0
+    assert (spec.trials, spec.choosing, spec.runs) == (0, ((3, 1),), 5 * 2)
     assert [cell.rates for cell in spec.cells()][:2] == [(1e-4,), ()]
 
 
@@ -156,6 +162,10 @@ WRONG = {
     "unknown metric": (GOOD + "select: acuracy", "line 10: select 'acuracy': input should be 'accuracy', 'f1_macro'"),
     "negative margin": (GOOD + "margin: -1", "line 10: margin -1: input should be greater than or equal to 0"),
     "NaN margin": (GOOD + "margin: .nan", "line 10: margin nan: input should be a finite number"),
+    "unknown choosers": (GOOD + "tune_seeds: all", "line 10: tune_seeds 'all': input should be 'each' or 'first'"),
+    "choosers as a list": (GOOD + "tune_seeds: [0]", "line 10: tune_seeds [0]: input should be 'each' or 'first'"),
+    "no choosers": (GOOD + "tune_seeds:", "line 10: tune_seeds is empty; give it a value, or leave it out"),
+    "misspelt choosers": (GOOD + "tune_seed: each", "line 10: unknown key 'tune_seed'; did you mean 'tune_seeds'?"),
     "unknown keep": (GOOD + "keep: some", "line 10: keep 'some': input should be 'best', 'all' or 'none'"),
 }
 
@@ -202,10 +212,12 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 def test_a_large_grid_is_asked_for_twice_and_a_huge_one_refused(tmp_path: Path) -> None:
     many = ", ".join(map(str, range(1, 103)))
     spec = read(GOOD.replace("[1, 8]", f"[{many}]"), tmp_path)
+    assert spec.runs == (1 + 102 * 2) * (2 * 2 + 2)
+    spec = read(GOOD.replace("[1, 8]", f"[{many}]") + "tune_seeds: first", tmp_path)
     assert spec.runs == (1 + 102 * 2) * 4
     check_size(spec, "s.yaml", asked=False)
     spec = read(GOOD.replace("[1, 8]", f"[{many}]").replace("[3, 1]", "[0, 1, 2, 3, 4]"), tmp_path)
-    with pytest.raises(SettingsError, match=r"1,435 runs; give --yes for more than 1,000"):
+    with pytest.raises(SettingsError, match=r"3,075 runs; give --yes for more than 1,000"):
         check_size(spec, "s.yaml", asked=False)
     check_size(spec, "s.yaml", asked=True)
     huge = GOOD.replace("[1, 8]", f"[{many}]").replace("{name: lora,", f"{{name: lora, alpha: [{many}],")

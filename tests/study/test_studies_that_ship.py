@@ -35,6 +35,7 @@ def test_a_study_that_ships_is_fair_and_says_what_it_is_for(path: Path) -> None:
     spec, _ = read_study(path)
     assert spec.name == path.stem
     assert len(spec.seeds) >= 5
+    assert spec.tune_seeds == "each"
     assert spec.trials >= 4
     for method in spec.methods:
         assert all(high / low <= 4 for low, high in zip(method.rates[:-1], method.rates[1:], strict=True))
@@ -56,4 +57,5 @@ def test_a_study_that_ships_runs_whole(
     assert len(plan(tmp_path / "out")["cells"]) == cells
     assert len(found) == cells * (4 + 1)
     assert {record.status for record in found.values()} <= {"completed", "diverged"}
-    assert all(final["run"] in found for cell in plan(tmp_path / "out")["cells"] for final in cell["finals"])
+    choices = [choice for cell in plan(tmp_path / "out")["cells"] for choice in cell["choices"]]
+    assert all(final["run"] in found for choice in choices for final in choice["finals"])

@@ -51,7 +51,7 @@ def test_it_goes_through_json_unchanged(summary: Summary) -> None:
     document = summary.to_dict()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert json.loads(summary.to_json()) == document
-    assert document["schema"] == 1
+    assert document["schema"] == 2
 
 
 def test_it_is_the_same_each_time(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
@@ -64,7 +64,7 @@ def test_it_is_the_same_each_time(fabricated: Callable[..., Any], cell: Callable
 
 def test_a_cell_is_what_its_runs_hold(summary: Summary) -> None:
     cell = summary.cells[0]
-    assert (cell.approach, cell.lr, cell.seeds) == ("standard", 2e-3, (0, 1, 2, 3, 4))
+    assert (cell.approach, cell.tuning.chosen, cell.seeds) == ("standard", {2e-3: 5}, (0, 1, 2, 3, 4))
     accuracy = cell.quality["test"]["accuracy"]
     assert accuracy.mean == pytest.approx(np.mean(accuracy.values))
     assert set(cell.quality["validation"]) == {"accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss", "ece"}
@@ -229,7 +229,7 @@ def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSumm
     from loratory.study.parts import Cost, Tuning
     from loratory.study.statistics import over_seeds
 
-    empty = {"lr": None, "seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}
+    empty = {"seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}
     return [
         CellSummary(
             id=name,
@@ -240,7 +240,7 @@ def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSumm
             quality={"test": {"accuracy": over_seeds([scores[name]])}},
             cost={"train_seconds": Cost(cost, cost, cost, (cost,))},
             padding_share=None,
-            tuning=Tuning((), ()),
+            tuning=Tuning((), (), ()),
             time_to=None,
             failed=(),
             missing=0,
@@ -305,6 +305,7 @@ def test_costs_are_medians_of_skewed_values(fabricated: Callable[..., Any], cell
         dataclasses.replace(final, record={**final.record, "cost": {**final.record["cost"], "train_seconds": seconds}})
         for final, seconds in zip(one.finals, (1.0, 2.0, 9.0), strict=True)
     )
-    study = dataclasses.replace(study, cells=(dataclasses.replace(one, finals=finals),))
+    choice = dataclasses.replace(one.choices[0], finals=finals)
+    study = dataclasses.replace(study, cells=(dataclasses.replace(one, choices=(choice,)),))
     cost = summarise(study, draws=DRAWS).cells[0].cost["train_seconds"]
     assert (cost.median, cost.low, cost.high) == (2.0, 1.0, 9.0)

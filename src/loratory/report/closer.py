@@ -186,12 +186,20 @@ def _whole(value: float | None) -> str:
 def settings_of(study: Summary, cell: CellSummary, evidence: Evidence) -> str:
     """The settings that the cell's runs share, as JSON, or its method's where no record is there.
 
-    They are those of its first finished run without the seed. A final run selects nothing, so that the metric by which
-    the study chose stands in place of its own.
+    They are those of its first finished run without the seed, with the rate of every seed. A final run selects nothing,
+    so that the metric by which the study chose stands in place of its own.
     """
     record = next((evidence.records[name] for name in cell.runs if name in evidence.records), None)
     if record is None:
-        return json.dumps({"method": cell.method, "lr": cell.lr}, indent=1, ensure_ascii=False)
+        return json.dumps({"method": cell.method, "lr": _rates(cell)}, indent=1, ensure_ascii=False)
     shared = {key: value for key, value in record.spec.items() if key != "seed"}
-    shared["training"] = {**(shared.get("training") or {}), "select": study.select}
+    shared["training"] = {**(shared.get("training") or {}), "lr": _rates(cell), "select": study.select}
     return json.dumps(shared, indent=1, ensure_ascii=False)
+
+
+def _rates(cell: CellSummary) -> float | dict[str, float] | None:
+    """The rate that all seeds take, or that of each seed."""
+    chosen = cell.tuning.chosen
+    if len(chosen) < 2:
+        return next(iter(chosen), None)
+    return {f"seed {seed}": one.lr for one in cell.tuning.choices if one.lr is not None for seed in one.seeds}

@@ -59,10 +59,13 @@ def quality_grid(study: Summary, group: Group) -> Grid:
 
 
 def _approach(cell: CellSummary, study: Summary) -> Entry:
+    """With its learning rates below where they were chosen, and how many seeds finished where some did not."""
+    shown = units.rates(cell.tuning.chosen).replace(" ×", "\N{NO-BREAK SPACE}×")
+    rates = [f"lr {shown}"] if cell.tuning.trials else []
     ended = [counted(len(cell.failed), "failed run")] if cell.failed else []
     if len(cell.seeds) != len(study.seeds) or ended:
         ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}")
-    return Entry(units.printable(cell.approach), ", ".join(ended))
+    return Entry(units.printable(cell.approach), "; ".join([*rates, *([", ".join(ended)] if ended else [])]))
 
 
 def _costs(cell: CellSummary, show_share: Callable[[float | None], str]) -> list[Entry]:

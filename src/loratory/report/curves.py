@@ -7,7 +7,6 @@ from statistics import fmean, median
 from typing import Any
 
 from loratory import units
-from loratory.errors import counted
 from loratory.report import axes, theme
 from loratory.report.charts import (
     Along,
@@ -23,7 +22,7 @@ from loratory.report.charts import (
 )
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
-from loratory.study.parts import Spread
+from loratory.study.parts import RateTried, Spread
 
 SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
 """Settings whose curve is drawn where cells differ in them."""
@@ -140,53 +139,70 @@ def _setting_row(member: Member, mean: Spread, metric: str, *, x: int) -> dict[s
 
 
 def tuning(members: Sequence[Member], metric: str) -> Chart | None:
-    """Validation score against the learning rate, the chosen one ringed. None where nothing was tuned."""
+    """Validation score against the learning rate, mean and range over seeds, the chosen ones ringed.
+
+    None where nothing was tuned.
+    """
     import altair as alt
 
-    rows: list[dict[str, Any]] = [
-        {
-            **_names(member),
-            "x": trial.lr,
-            "y": trial.score,
-            "rate": units.rate(trial.lr),
-            "chosen": trial.lr == member.cell.lr,
-            "shown": axes.show_metric(metric)(trial.score),
-        }
+    rows = [
+        _rate_row(member, one, one.score, metric)
         for member in members
-        for trial in member.cell.tuning.trials
-        if trial.score is not None
+        for one in member.cell.tuning.rates
+        if one.score is not None
     ]
-    rows = [{**row, "gap": 14 if row["chosen"] else 8} for row in rows]  # beyond the ring
     if len(rows) < 2:
         return None
-    values = [row["y"] for row in rows]
+    values = [row[key] for row in rows for key in ("y", "low", "high")]
     x = alt.X(
         "x:Q",
         title="Learning rate, logarithmic",
         scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
         axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".3~e", labelOverlap="greedy"),
     )
-    y = y_metric(metric, values, split="validation")
+    y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("rate:N", title="Learning rate")]
-    tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric))]
+    tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric)), alt.Tooltip("chosen:Q", title="Chosen by")]
+    ringed = base.transform_filter("datum.chosen > 0")
+    ink = theme.color("ink")
     layers = [
+        base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
         base.mark_point(size=50, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        base.transform_filter("datum.chosen")
-        .mark_point(size=260, filled=False, shape="circle", color=theme.color("ink"), strokeWidth=1.3, opacity=pale())
-        .encode(x=x, y=y),
+        ringed.mark_point(size=260, filled=False, shape="circle", color=ink, strokeWidth=1.3, opacity=pale()).encode(
+            x=x, y=y
+        ),
+        ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=pale()).encode(x=x, y=y, text="count:N"),
         names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
     return finished("tuning", layers, summary)
 
 
+def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> dict[str, Any]:
+    show = axes.show_metric(metric)
+    low, high = min(score.values), max(score.values)
+    ends = f" ({show(low)} to {show(high)} over seeds)" if len(score.values) > 1 else ""
+    return {
+        **_names(member),
+        "x": tried.lr,
+        "y": score.mean,
+        "low": low,
+        "high": high,
+        "rate": units.rate(tried.lr),
+        "chosen": tried.chosen,
+        "count": f"×{tried.chosen}" if len(member.cell.tuning.chosen) > 1 else "",
+        "gap": 14 if tried.chosen else 8,  # beyond the ring
+        "shown": show(score.mean) + ends,
+    }
+
+
 def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
-    """The score to expect of the best of n learning rates drawn from those tried. None where nothing was tuned."""
+    """The score to expect of the best of n learning rates drawn from those tried; None where nothing was tuned."""
     import altair as alt
 
     rows: list[dict[str, Any]] = [
@@ -217,52 +233,6 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
     ]
     summary = f"Expected best {axes.metric_words(metric)} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
-
-
-def calibration(members: Sequence[Member], evidence: Mapping[str, CellEvidence]) -> Chart | None:
-    """Accuracy against confidence in 15 bins, of the cell that the parameter `cell` names. None without predictions."""
-    import altair as alt
-
-    rows: list[dict[str, Any]] = [
-        {
-            "cell": member.cell.id,
-            "approach": member.cell.approach,
-            "x": one.confidence,
-            "y": one.accuracy,
-            "share": one.share,
-        }
-        for member in members
-        if member.cell.id in evidence
-        for one in evidence[member.cell.id].reliability
-    ]
-    if not rows:
-        return None
-    low = min(0.5, *(min(row["x"], row["y"]) for row in rows))
-    scale = alt.Scale(domain=[low, 1], nice=False)
-    x = alt.X("x:Q", title="Confidence", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
-    y = alt.Y("y:Q", title="Accuracy (test)", scale=scale, axis=alt.Axis(format=".0%", tickCount=5))
-    which = alt.param(name="cell", value=rows[0]["cell"])
-    one = chart(rows).transform_filter("datum.cell === cell")
-    tooltip = [
-        alt.Tooltip("x:Q", title="Confidence", format=".1%"),
-        alt.Tooltip("y:Q", title="Accuracy", format=".1%"),
-        alt.Tooltip("share:Q", title="Predictions", format=".1%"),
-    ]
-    size = alt.Size("share:Q", title="Predictions", scale=alt.Scale(domain=[0, 1], range=[20, 900]), legend=None)
-    layers = [
-        chart([{"x": low, "y": low}, {"x": 1, "y": 1}])
-        .mark_line(color=theme.color("muted"), strokeDash=[4, 4], strokeWidth=1)
-        .encode(x=x, y=y),
-        one.mark_line(color=theme.category(0), strokeWidth=1.5).encode(x=x, y=y),
-        one.mark_point(filled=True, color=theme.category(0), opacity=0.75)
-        .encode(x=x, y=y, size=size, tooltip=tooltip)
-        .add_params(which),
-    ]
-    summary = (
-        "Accuracy against confidence in 15 equal bins; points on the diagonal are calibrated, points below it are "
-        f"overconfident. {counted(len({row['cell'] for row in rows}), 'cell')}, one at a time."
-    )
-    return finished("calibration", layers, summary, height=380, widest=460)
 
 
 def _names(member: Member) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loratory import units
 from loratory.report import axes, comparing, curves, prose
+from loratory.report.calibration import calibration
 from loratory.report.charts import Chart, parts
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
@@ -79,7 +80,7 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
         expected_best=_with(best, _best_numbers(study, group)),
         time=_parts(group, "time", "Total time", {cell.id: times(cell) for cell in group.cells}, TIMES),
         memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY),
-        calibration=curves.calibration(all_members, evidence),
+        calibration=calibration(all_members, evidence),
     )
 
 
@@ -127,12 +128,14 @@ def _parts(
 
 
 def _tuning_numbers(study: Summary, group: Group) -> Grid:
-    rates = sorted({t.lr for cell in group.cells for t in cell.tuning.trials})
+    rates = sorted({one.lr for cell in group.cells for one in cell.tuning.rates})
     lines = [
-        (cell.approach, {t.lr: t.score for t in cell.tuning.trials if t.score is not None}) for cell in group.cells
+        (cell.approach, {one.lr: one.score.mean for one in cell.tuning.rates if one.score is not None})
+        for cell in group.cells
     ]
     columns = {rate: units.rate(rate) for rate in rates}
-    caption = f"{axes.metric_title(study.select)} on validation by learning rate"
+    over = ", mean over seeds" if study.tune_seeds == "each" else ""
+    caption = f"{axes.metric_title(study.select)} on validation by learning rate{over}"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 
 

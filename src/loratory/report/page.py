@@ -83,6 +83,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         alerts=prose.alerts(study, evidence),
         how=prose.how(study),
         limits=prose.limits(study),
+        tuning_said=prose.tuning_said(study),
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
         runs=closer.runs_grid(study, evidence),

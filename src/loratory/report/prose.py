@@ -13,9 +13,19 @@ from loratory.report.evidence import Evidence
 from loratory.report.study_table import beside
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, Observation
+from loratory.study.parts import CellSummary, Choice, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
+
+NOT_COVERED = {
+    "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
+    "repetition of it, so that intervals cover what seeds change in the choice; all of them chose on the same "
+    "validation texts, and what those favour is not covered.",
+    "first": "Verdicts hold at the rates that were chosen, and take the choice as given: with another seed or other "
+    "validation texts another rate may be chosen, and no interval covers that. More seeds make it weigh more; "
+    "tune_seeds: each lets every seed choose.",
+}
+"""What intervals and verdicts leave out of the choice of the rates, by the study's `tune_seeds`."""
 
 
 def answers(study: Summary) -> list[str]:
@@ -65,8 +75,9 @@ def further(study: Summary, group: Group) -> list[Observation]:
 
 def facts(study: Summary) -> list[str]:
     """The study's size, a few words each."""
-    trials = {len(cell.tuning.trials) for cell in study.cells if cell.tuning.trials}
-    tuned = " to ".join(map(str, sorted({min(trials), max(trials)}))) if trials else ""
+    tried = {len(choice.trials) for choice in _tuned(study)}
+    tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
+    seeds = " for every seed" if study.tune_seeds == "each" else ""
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
     models = len({cell.model for cell in study.cells})
@@ -76,7 +87,7 @@ def facts(study: Summary) -> list[str]:
             study.cells[0].model if models == 1 else counted(models, "model"),
             counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
             counted(len(study.seeds), "seed"),
-            *([f"{tuned} learning rates each"] if tuned else []),
+            *([f"{tuned} learning rates each{seeds}"] if tuned else []),
             *([str(device)] if device else []),
         ]
         if study.cells
@@ -131,18 +142,10 @@ def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
 
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    metric = axes.metric_words(study.select)
     margin = points(study.margin, study.select).lstrip("+")
     unit = " points" if METRICS[study.select].unit == "share" else ""
-    trials = [cell.tuning.trials for cell in study.cells if cell.tuning.trials]
-    tuned = (
-        f"For each approach {counted(max(map(len, trials)), 'learning rate')} were tried with the first seed, scored "
-        f"on validation alone; the one with the best validation {metric} was kept{_written_down(study)}."
-        if trials
-        else "Learning rates were not tuned: each approach has one that was given or is its default."
-    )
     return [
-        tuned,
+        _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
@@ -162,6 +165,32 @@ def how(study: Summary) -> list[str]:
     ]
 
 
+def _tuned(study: Summary) -> list[Choice]:
+    """The choices that had trials."""
+    return [choice for cell in study.cells for choice in cell.tuning.choices if choice.trials]
+
+
+def _choosing(study: Summary) -> str:
+    if not (tuned := _tuned(study)):
+        return "Learning rates were not tuned: each approach has one that was given or is its default."
+    tried = counted(max(len(choice.trials) for choice in tuned), "learning rate")
+    who = "by every seed for itself" if study.tune_seeds == "each" else "with the first seed, for all seeds"
+    return (
+        f"For each approach {tried} were tried {who}, scored on validation alone; the one with the best validation "
+        f"{axes.metric_words(study.select)} was kept{_written_down(study)}."
+    )
+
+
+def tuning_said(study: Summary) -> str:
+    """What stands under the chart of learning rates."""
+    if study.tune_seeds == "each":
+        return (
+            "Points: the mean over seeds, scored on validation alone. Vertical lines: the range over seeds. "
+            "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
+        )
+    return "The first seed, scored on validation alone. Ringed: chosen, and trained with every seed."
+
+
 def _written_down(study: Summary) -> str:
     """What the records prove of the choice: each final run names the selection that was there before it."""
     late = sum(cell.scored_before for cell in study.cells)
@@ -171,7 +200,7 @@ def _written_down(study: Summary) -> str:
             f"; but {counted(late, 'final run')} had been scored on test before this choice was made, for an earlier "
             f"study file, and {were} used again"
         )
-    return ", and the choice written down before any of its runs saw the test split"
+    return ", and each choice written down before any final run of it saw the test split"
 
 
 def limits(study: Summary) -> list[str]:
@@ -188,33 +217,29 @@ def limits(study: Summary) -> list[str]:
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
-    if any(cell.tuning.trials for cell in study.cells):
+    if _tuned(study):
         found.append(
-            "Only the learning rate was tuned, with one seed. Batch size, epochs, warm-up and decay are the same for "
-            "all, and may suit one approach better than another."
+            "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
+            "suit one approach better than another."
         )
-        found.append(
-            "Verdicts hold at the rates that were chosen, and take the choice as given: with another seed or other "
-            "validation texts another rate may be chosen, and no interval covers that. More seeds make it weigh "
-            "more."
-        )
+        found.append(NOT_COVERED[study.tune_seeds])
         found.append(
             "Each setting had the same number of trials; an approach with more settings had more chances to be the "
             "best by luck."
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
-    if any(_at_edge(cell) for cell in study.cells):
-        edge = listed([units.printable(cell.approach) for cell in study.cells if _at_edge(cell)][:4])
+    if edge := [_at_end(cell) for cell in study.cells if any(choice.at_end for choice in cell.tuning.choices)]:
         found.append(
-            f"The best learning rate of some cells ({edge}) is the smallest or largest tried: a wider range may do "
-            "better."
+            f"The chosen learning rate of some cells is the smallest or largest tried ({listed(edge[:4])}): a wider "
+            "range may do better."
         )
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
 
 
-def _at_edge(cell: CellSummary) -> bool:
-    rates = [trial.lr for trial in cell.tuning.trials]
-    return len(rates) > 1 and cell.lr in (min(rates), max(rates))
+def _at_end(cell: CellSummary) -> str:
+    ends = sum(len(choice.seeds) for choice in cell.tuning.choices if choice.at_end)
+    seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
+    return f"{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"

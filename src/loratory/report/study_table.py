@@ -28,6 +28,14 @@ COST: dict[str, tuple[str, Show]] = {
 }
 
 
+CHOSEN = {
+    "each": "Learning rate: each seed chose its own on validation; ×4 means that four seeds chose it.",
+    "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
+    "that choice.",
+}
+"""How rates came about, by the study's `tune_seeds`."""
+
+
 def interval(low: float | None, high: float | None, show: Show) -> str:
     """The ends of a mean's interval, `84.9% to 85.9%`; nothing where there is none."""
     return "" if low is None or high is None else f"{show(low)} to {show(high)}"
@@ -61,7 +69,7 @@ def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
         "approach": cell.approach,
         "seeds": len(cell.seeds),
         "failed": len(cell.failed),
-        "lr": cell.lr,
+        "lr": _rates(cell),
         "trainable_share": cell.share,
         **{key: cell.parameter(key) for key in ("trainable", "total", "adapter", "head", "unfrozen")},
     }
@@ -75,6 +83,12 @@ def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
         if value is not None:
             row |= {metric: value.mean} | {f"{metric}_{key}": getattr(value, key) for key in ("sd", "low", "high")}
     return row
+
+
+def _rates(cell: CellSummary) -> str | float | None:
+    """The rate as a number where all seeds take the same, else each with how many seeds take it."""
+    chosen = cell.tuning.chosen
+    return next(iter(chosen), None) if len(chosen) < 2 else units.rates(chosen)
 
 
 def _baseline_row(study: Summary, number: int, group: Group) -> Row:
@@ -107,6 +121,11 @@ def _show_mean(metric: str) -> Callable[[Row], str]:
     return cell
 
 
+def _show_rates(row: Row) -> str:
+    value = row.get("lr")
+    return value if isinstance(value, str) else units.rate(value)
+
+
 def _text(key: str, title: str, meaning: str, shown: bool) -> Column:
     return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown)
 
@@ -130,7 +149,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
         _text("cell", "Cell", "the cell's id in the study", False),
         _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
         _column("failed", "Failed", units.count, "runs that did not complete", False),
-        _column("lr", "Learning rate", units.rate, "chosen", False),
+        Column("lr", "Learning rate", "left", "chosen", _show_rates, any(cell.tuning.trials for cell in study.cells)),
         _column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
         _column("total", "Total", units.count, "all parameters", False),
         _column("trainable_share", "Share", show_share, "trainable of all parameters"),
@@ -175,6 +194,8 @@ def notes(study: Summary) -> list[str]:
         *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
     ]
+    if any(cell.tuning.trials for cell in study.cells):
+        found.append(CHOSEN[study.tune_seeds])
     found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
     if not study.complete:
         found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")

@@ -22,6 +22,9 @@ PARTS = ("adapter", "head", "unfrozen")
 WIDE = 110
 """From this many characters on, all columns stand side by side."""
 
+RATES = ("lr",)
+"""The column that always stands in a table of its own: a cell may have as many as it has seeds."""
+
 COST = ("train_seconds", "total_seconds", "peak_memory_bytes")
 """The columns that stand in a table of their own where even that leaves too little room for the approach."""
 
@@ -31,8 +34,8 @@ APPROACH = 16
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The comparison, one line a row: one table from `WIDE` on, else the parts of the parameters and, where it is
-    narrower still, the cost in tables of their own.
+    """The comparison, one line a row: one table from `WIDE` on, with learning rates in one of their own; else also the
+    parts of the parameters and, where it is narrower still, the cost in tables of their own.
     """
 
     table: Table
@@ -41,21 +44,19 @@ class ComparisonTable:
         from rich.text import Text
 
         columns, rows = self.table.shown, self.table.rows
-        if options.max_width >= WIDE:
-            yield _grid(columns, rows, gap=2)
-        else:
-            main = [column for column in columns if column.key not in PARTS]
-            asides = {"Trainable parameters by part": PARTS}
-            if APPROACH + sum(1 + _width(column, rows) for column in main[1:]) > options.max_width:
-                main = [column for column in main if column.key not in COST]
-                asides = {"Time and memory": COST, **asides}
-            yield _grid(main, rows, gap=1)
-            for title, keys in asides.items():
-                having = [row for row in rows if any(row.get(key) is not None for key in keys)]
-                aside = [column for column in columns if column.key in ("approach", *keys)]
-                if having and len(aside) > 1:
-                    yield Text(f"\n{title}", style="bold")
-                    yield _grid(aside, having, gap=2)
+        wide = options.max_width >= WIDE
+        asides = {"Chosen": RATES} if wide else {"Trainable parameters by part": PARTS, "Chosen": RATES}
+        main = [column for column in columns if not any(column.key in keys for keys in asides.values())]
+        if not wide and APPROACH + sum(1 + _width(column, rows) for column in main[1:]) > options.max_width:
+            main = [column for column in main if column.key not in COST]
+            asides = {"Time and memory": COST, **asides}
+        yield _grid(main, rows, gap=2 if wide else 1)
+        for title, keys in asides.items():
+            having = [row for row in rows if any(row.get(key) is not None for key in keys)]
+            aside = [column for column in columns if column.key in ("approach", *keys)]
+            if having and len(aside) > 1:
+                yield Text(f"\n{title}", style="bold")
+                yield _grid(aside, having, gap=2)
         yield Text()
         for note in self.table.notes:
             yield Text(units.printable(note), style="dim")

@@ -13,15 +13,17 @@ from loratory.store.naming import approaches, lookup
 from loratory.study.parts import (
     COSTS,
     CellSummary,
+    Choice,
     Cost,
     ExpectedBest,
+    RateTried,
     Reached,
     Spread,
     TimeTo,
     TrialSummary,
     Tuning,
 )
-from loratory.study.results import CellRuns, Final, StudyRuns
+from loratory.study.results import CellRuns, ChoiceRuns, Final, StudyRuns
 from loratory.study.statistics import expected_best, over_seeds, seconds_to
 
 
@@ -44,7 +46,6 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         model=cell.model,
         method=cell.method,
         approach=name,
-        lr=cell.lr,
         seeds=tuple(final.seed for final in cell.completed),
         runs=tuple(str(record["id"]) for record in records),
         parameters=records[0]["parameters"] if records else None,
@@ -56,7 +57,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         time_to=None if target is None or not records else _time_to(cell.completed, select, target),
         failed=tuple(str(final.record["id"]) for final in cell.finals if not final.completed),
         missing=cell.missing,
-        scored_before=sum(final.selection != cell.selection for final in cell.completed),
+        scored_before=sum(choice.scored_before for choice in cell.choices),
         runs_at_once=_runs_at_once(records),
     )
 
@@ -112,14 +113,32 @@ def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _tuning(cell: CellRuns, select: str) -> Tuning:
-    scores = [trial.score for trial in cell.trials if trial.score is not None]
-    if len(scores) < len(cell.trials):
-        scores = []  # of the rates that happened to complete the best says nothing of so many tries
-    best = expected_best(scores, higher_is_better=METRICS[select].higher_is_better)
+    scores: dict[float, list[float]] = {trial.lr: [] for trial in sorted(cell.trials, key=lambda trial: trial.lr)}
+    for trial in cell.trials:
+        if trial.score is not None:
+            scores[trial.lr].append(trial.score)
+    taken = [choice.lr for choice in cell.choices for _ in choice.seeds]
     return Tuning(
-        trials=tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in cell.trials),
-        expected_best=tuple(ExpectedBest(number, score) for number, score in enumerate(best, start=1)),
+        choices=tuple(_choice(choice) for choice in cell.choices),
+        rates=tuple(RateTried(lr, over_seeds(one) if one else None, taken.count(lr)) for lr, one in scores.items()),
+        expected_best=_expected_best(cell, select),
     )
+
+
+def _choice(choice: ChoiceRuns) -> Choice:
+    trials = tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in choice.trials)
+    return Choice(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless)
+
+
+def _expected_best(cell: CellRuns, select: str) -> tuple[ExpectedBest, ...]:
+    """The mean over seeds; of rates that happened to complete the best says nothing of so many tries."""
+    rising = METRICS[select].higher_is_better
+    scores = [[trial.score for trial in choice.trials] for choice in cell.choices]
+    whole = [[score for score in one if score is not None] for one in scores if None not in one]
+    most = max(map(len, whole), default=0)
+    curves = [expected_best(one, higher_is_better=rising) for one in whole if len(one) == most]
+    means = [float(np.mean(at)) for at in zip(*curves, strict=True)]
+    return tuple(ExpectedBest(number, score) for number, score in enumerate(means, start=1))
 
 
 def _target(members: Sequence[CellRuns], select: str) -> float | None:

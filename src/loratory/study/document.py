@@ -24,8 +24,9 @@ from loratory.store.directory import RECORD
 from loratory.store.files import write_durably
 from loratory.study.layout import SUMMARY, as_json
 from loratory.study.parts import BaselineSummary, CellSummary, FailedRun, Front, Observation, Pair
+from loratory.study.spec import TuneSeeds
 
-SCHEMA = 1
+SCHEMA = 2
 _REMEDY = "write it again from the study's runs"
 
 
@@ -61,6 +62,8 @@ class Summary:
     margin: float
     """The difference in that metric, in its own unit, that counts as none."""
     seeds: tuple[int, ...]
+    tune_seeds: TuneSeeds
+    """Who chose the rates: each seed for itself, or the first for all."""
     confidence: float
     complete: bool
     """No run is missing."""

@@ -18,7 +18,8 @@ LOCK = ".study.lock"
 LAUNCHER = ".study.json"
 """Who runs the study now: process, host, since when."""
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of plans and selections; 1 had one choice a cell."""
 
 
 def read_json(

@@ -71,7 +71,7 @@ def _basis(pair: Pair) -> str:
 
 
 def incomplete(scene: Scene) -> list[Observation]:
-    """Cells of which some final runs did not complete: what is said of them rests on the others."""
+    """Cells of which final runs did not complete or have no rate: what is said of them rests on the others."""
     found = []
     for cell in scene.cells:
         if cell.failed:
@@ -80,6 +80,12 @@ def incomplete(scene: Scene) -> list[Observation]:
             )
             text += "did not complete; its numbers are those of the others, which may flatter it."
             found.append(scene.say(text, (cell,), {"failed": len(cell.failed), "completed": len(cell.seeds)}))
+        if none := cell.tuning.unchosen:
+            seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
+            text = f"With {none} of {counted(seeds, 'seed')} every learning rate of {cell.approach} failed, so that "
+            text += "there is no final run"
+            text += "." if none == seeds else "; its numbers are those of the others, which may flatter it."
+            found.append(scene.say(text, (cell,), {"without a rate": none, "seeds": seeds}))
     return found
 
 

@@ -122,7 +122,7 @@ def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:
-    found, why = compared.difference, _why_none(compared)
+    found, why = compared.difference, _why_none(study, compared)
     given = None
     if found is not None and p_holm is not None and why is None:
         rising = METRICS[study.select].higher_is_better
@@ -148,12 +148,14 @@ def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | No
     )
 
 
-def _why_none(compared: _Compared) -> str | None:
+def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
     if compared.estimate is None:
         return "they were tested on different examples"
     for cell, which in ((compared.a, "first"), (compared.b, "second")):
         if failed := len(cell.finals) - len(cell.completed):  # the seeds that are left may be those that went well
             return f"{failed} of {counted(len(cell.finals), 'final run')} of the {which} failed"
+        if none := len(cell.unchosen):
+            return f"for {none} of {counted(len(study.seeds), 'seed')} of the {which} every learning rate failed"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
     return None

@@ -68,11 +68,63 @@ class TrialSummary:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How a cell's learning rate was chosen."""
+class Choice:
+    """A learning rate chosen for seeds of a cell."""
 
+    seeds: tuple[int, ...]
+    """Those that take it; its trials are runs of the first."""
+    lr: float | None
+    """None until it is chosen, and where no trial completed."""
+    selection: str | None
+    """The selection that was written before any final run of it, by the first 12 digits of its SHA-256."""
     trials: tuple[TrialSummary, ...]
+    hopeless: bool
+    """Every trial failed, so that these seeds have no final run."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it is the smallest or the largest rate tried."""
+        rates = [trial.lr for trial in self.trials]
+        return len(rates) > 1 and self.lr in (min(rates), max(rates))
+
+
+@dataclass(frozen=True)
+class RateTried:
+    """A learning rate over the seeds that tried it."""
+
+    lr: float
+    score: Spread | None
+    """On validation, over the trials that completed; None without one."""
+    chosen: int
+    """How many seeds take it."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a cell's learning rates were chosen."""
+
+    choices: tuple[Choice, ...]
+    """In the order of the seeds."""
+    rates: tuple[RateTried, ...]
+    """Smallest first."""
     expected_best: tuple[ExpectedBest, ...]
+    """The mean of the seeds' curves, of those seeds of which every trial completed."""
+
+    @property
+    def trials(self) -> tuple[TrialSummary, ...]:
+        """Those of every choice."""
+        return tuple(trial for choice in self.choices for trial in choice.trials)
+
+    @property
+    def chosen(self) -> dict[float, int]:
+        """How many seeds take each rate, smallest first."""
+        rates = sorted({choice.lr for choice in self.choices if choice.lr is not None})
+        return {lr: sum(len(choice.seeds) for choice in self.choices if choice.lr == lr) for lr in rates}
+
+    @property
+    def unchosen(self) -> int:
+        """For how many seeds every rate failed."""
+        return sum(len(choice.seeds) for choice in self.choices if choice.hopeless)
 
 
 @dataclass(frozen=True)
@@ -96,7 +148,7 @@ class TimeTo:
 
 @dataclass(frozen=True)
 class CellSummary:
-    """One setting: data set, model, method's settings, and the chosen learning rate; all its seeds."""
+    """One setting: data set, model, method's settings, and the chosen learning rates; all its seeds."""
 
     id: str
     data: str
@@ -104,7 +156,6 @@ class CellSummary:
     method: Mapping[str, Any]
     approach: str
     """Its name, unique within its data set x model."""
-    lr: float | None
     seeds: tuple[int, ...]
     """Those whose final runs completed."""
     runs: tuple[str, ...]
@@ -123,7 +174,7 @@ class CellSummary:
     failed: tuple[str, ...]
     missing: int
     scored_before: int = 0
-    """Final runs that had been scored on test before this selection was there: an earlier file's, used again."""
+    """Final runs that had been scored on test before their selection was there: an earlier file's, used again."""
     runs_at_once: int | None = None
     """At most how many of the study's runs the device of a final run had at once; None where a record does not say."""
 

@@ -1,16 +1,15 @@
 """A study's runs: which there are, which exist, and which come next.
 
-    cell ─▶ trials (a rate each, first seed, validation only) ─▶ selection, written ─▶ finals (all seeds, test)
+    cell ─▶ choices ─▶ trials (a rate each, one seed, validation only) ─▶ selection, written ─▶ finals (its seeds, test)
 
-`plan.json` says it on disk: each cell with its trials, its selection and its finals, runs by their ids. A run's id
+`plan.json` says it on disk: each cell's choices with their trials, selection and finals, runs by their ids. A run's id
 comes from what decides its result, so that a plan made again finds the runs of before, also those of another file.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,16 @@ from loratory.store.directory import drop_weights, glance, settle
 from loratory.store.files import write_durably
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
+from loratory.study.choice import CellPlan, Choice
 from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
-from loratory.study.selection import Selection, Tried
+from loratory.study.selection import Tried
 from loratory.study.spec import Cell, StudySpec
 
 log = logging.getLogger("loratory")
 
 Known = Callable[[Sequence[Asked]], list[tuple[str, str, RunSpec]]]
 """Id, fingerprint and resolved spec of runs, as :func:`loratory.study.jobs.known` gives them."""
-
-
-@dataclass
-class CellPlan:
-    """One cell's runs as far as they are known."""
-
-    cell: Cell
-    trials: list[tuple[float, Job]]
-    finals: list[tuple[int, Job]] = field(default_factory=list)
-    """Known once the rate is chosen."""
-    selection: Selection | None = None
-    hopeless: bool = False
-    """Every trial failed, so that nothing can be chosen."""
-
-    def jobs(self) -> Iterator[Job]:
-        """Every run that is known."""
-        for _, job in (*self.trials, *self.finals):
-            yield job
 
 
 class Plan:
@@ -69,26 +51,27 @@ class Plan:
         self.records: dict[str, RunRecord] = {}
         """Runs that are done, by id: completed, or failed and not to be run again."""
         self._known, self._retry = known, retry_failed
-        self._cells: dict[str, CellPlan] = {}
-        """The cell of each run, by its id."""
+        self._of: dict[str, tuple[CellPlan, Choice]] = {}
+        """The cell and the choice that each run belongs to, by its id."""
         if (directory / RUNS).is_dir():
             settle(directory / RUNS)
         self.cells = self._with_trials()
         for one in self.cells:
-            self._look_up(one, [job for _, job in one.trials])
-            self._advance(one)
+            for choice in one.choices:
+                self._look_up([job for _, job in choice.trials])
+                self._advance(one, choice)
         self._write()
 
     @property
     def total(self) -> int:
-        """How many runs the study takes; cells of which nothing can be chosen have no final runs."""
-        finals = len(self.spec.seeds) * sum(not one.hopeless for one in self.cells)
-        return finals + sum(len(one.trials) for one in self.cells)
+        """How many runs the study takes; seeds for which nothing can be chosen have no final run."""
+        choices = [choice for one in self.cells for choice in one.choices]
+        return self.tuning + sum(len(choice.seeds) for choice in choices if not choice.hopeless)
 
     @property
     def tuning(self) -> int:
         """How many of them are tuning runs."""
-        return sum(len(one.trials) for one in self.cells)
+        return sum(len(choice.trials) for one in self.cells for choice in one.choices)
 
     @property
     def done(self) -> int:
@@ -111,7 +94,7 @@ class Plan:
 
     def cell_of(self, job: Job) -> Cell:
         """The cell of a run."""
-        return self._cells[job.id].cell
+        return self._of[job.id][0].cell
 
     def finished(self, job: Job, record: RunRecord) -> list[Job]:
         """Take note of a run that has ended; the runs that can be carried out now and could not before.
@@ -120,30 +103,27 @@ class Plan:
             StorageError: the disk refuses.
         """
         self.records[job.id] = record
-        one = self._cells[job.id]
+        one, choice = self._of[job.id]
         if job.place.stage == "final":
             self._prune(one)
             return []
-        if not self._advance(one):
+        if not self._advance(one, choice):
             return []
         self._write()
-        return [job for _, job in one.finals if job.id not in self.records]
+        return [job for _, job in choice.finals if job.id not in self.records]
 
     def _with_trials(self) -> list[CellPlan]:
         spec = self.spec
-        cells = spec.cells()
-        asked = [
-            (cell, lr, spec.run(cell, lr=lr, seed=spec.seeds[0], threads=self.threads))
-            for cell in cells
-            if cell.tuned
-            for lr in cell.rates
+        cells = [CellPlan(cell, tuple(map(Choice, spec.choosing))) for cell in spec.cells()]
+        places = [
+            (one, choice, lr) for one in cells if one.cell.tuned for choice in one.choices for lr in one.cell.rates
         ]
-        jobs = self._jobs([Asked(run, Place("tuning")) for _, _, run in asked])
-        plans = {cell.id: CellPlan(cell, []) for cell in cells}
-        for (cell, lr, _), job in zip(asked, jobs, strict=True):
-            plans[cell.id].trials.append((lr, job))
-            self._cells[job.id] = plans[cell.id]
-        return list(plans.values())
+        runs = [spec.run(one.cell, lr=lr, seed=choice.seeds[0], threads=self.threads) for one, choice, lr in places]
+        jobs = self._jobs([Asked(run, Place("tuning")) for run in runs])
+        for (one, choice, lr), job in zip(places, jobs, strict=True):
+            choice.trials.append((lr, job))
+            self._of[job.id] = one, choice
+        return cells
 
     def _jobs(self, asked: Sequence[Asked]) -> list[Job]:
         folder = Path.cwd()
@@ -160,7 +140,7 @@ class Plan:
             for one, (name, fingerprint, run) in zip(asked, self._known(asked), strict=True)
         ]
 
-    def _look_up(self, one: CellPlan, jobs: Sequence[Job]) -> None:
+    def _look_up(self, jobs: Sequence[Job]) -> None:
         """Find the runs that exist; interrupted ones do not, nor do failed ones that are to be run again."""
         for job in jobs:
             record = glance(job.output)
@@ -172,24 +152,27 @@ class Plan:
             if record.status not in again:
                 self.records[job.id] = record
 
-    def _advance(self, one: CellPlan) -> bool:
-        """Choose the cell's rate once all its trials have ended, write the selection, and plan its final runs."""
-        if one.selection is not None or any(job.id not in self.records for _, job in one.trials):
+    def _advance(self, one: CellPlan, choice: Choice) -> bool:
+        """Choose a rate once all the choice's trials have ended, write the selection, and plan its final runs."""
+        if choice.selection is not None or any(job.id not in self.records for _, job in choice.trials):
             return False
-        metric = self.spec.metric
-        tried = [Tried(lr, self.records[job.id]) for lr, job in one.trials]
-        lr = selection.choose(tried, metric) if one.cell.tuned else self._only_rate(one.cell)
+        cell, metric = one.cell, self.spec.metric
+        tried = [Tried(lr, self.records[job.id]) for lr, job in choice.trials]
+        lr = selection.choose(tried, metric) if cell.tuned else self._only_rate(cell)
         if lr is None:
-            one.hopeless = True
-            log.warning("%s (%s): every learning rate failed, so none is chosen", one.cell.id, one.cell.method.name)
+            choice.hopeless = True
+            log.warning(
+                "%s (%s), seed %d: every learning rate failed, so none is chosen",
+                cell.id, cell.method.name, choice.seeds[0],
+            )  # fmt: skip
             return True
-        one.selection = selection.keep(self.directory, one.cell, metric, tried, lr)
-        place = Place("final", one.selection.digest)
-        runs = [self.spec.run(one.cell, lr=lr, seed=seed, threads=self.threads) for seed in self.spec.seeds]
+        choice.selection = selection.keep(self.directory, cell, metric, tried, lr)
+        place = Place("final", choice.selection.digest)
+        runs = [self.spec.run(cell, lr=lr, seed=seed, threads=self.threads) for seed in choice.seeds]
         jobs = self._jobs([Asked(run, place) for run in runs])
-        one.finals = list(zip(self.spec.seeds, jobs, strict=True))
-        self._cells.update((job.id, one) for job in jobs)
-        self._look_up(one, jobs)
+        choice.finals = list(zip(choice.seeds, jobs, strict=True))
+        self._of.update((job.id, (one, choice)) for job in jobs)
+        self._look_up(jobs)
         self._prune(one)
         return True
 
@@ -207,7 +190,7 @@ class Plan:
         if self.spec.keep != "best":
             return
         metric, best = self.spec.metric, None
-        completed = [job for _, job in one.finals if job.id in self.records]
+        completed = [job for job in one.finals if job.id in self.records]
         completed = [job for job in completed if self.records[job.id].status == "completed"]
         for job in completed:  # in the order of the seeds, so that the first of equals stays
             score = self.records[job.id].quality["validation"][metric.name]
@@ -229,22 +212,11 @@ class Plan:
             "select": spec.select,
             "margin": spec.margin,
             "seeds": list(spec.seeds),
+            "tune_seeds": spec.tune_seeds,
             "keep": spec.keep,
             "threads": self.threads,
-            "cells": [_cell_dict(one, spec.seeds) for one in self.cells],
+            "cells": [one.to_dict() for one in self.cells],
         }
-
-
-def _cell_dict(one: CellPlan, seeds: Sequence[int]) -> dict[str, Any]:
-    finals = {seed: job.id for seed, job in one.finals}
-    return {
-        "id": one.cell.id,
-        **one.cell.describe(),
-        "tune": list(one.cell.rates),
-        "trials": [{"lr": lr, "run": job.id} for lr, job in one.trials],
-        "selection": one.selection.digest if one.selection is not None else None,
-        "finals": [] if one.hopeless else [{"seed": seed, "run": finals.get(seed)} for seed in seeds],
-    }
 
 
 def without_use(plan: Plan) -> int:
@@ -256,7 +228,7 @@ def without_use(plan: Plan) -> int:
 
 def without_weights(plan: Plan) -> int:
     """How many final runs exist without weights though the study keeps all: those made when it did not."""
-    jobs = [job for one in plan.cells for _, job in one.finals] if plan.spec.keep == "all" else []
+    jobs = [job for one in plan.cells for job in one.finals] if plan.spec.keep == "all" else []
     return sum(
         (record := plan.records.get(job.id)) is not None and record.status == "completed" and not record.weights
         for job in jobs

@@ -31,7 +31,6 @@ class CellProgress:
     """What the study's table calls it."""
     trials: int
     trials_done: int
-    selection: str | None
     finals: int
     finals_done: int
     failed: int
@@ -88,13 +87,13 @@ class Status:
     directory: Path
     progress: Progress
     launcher: Launcher | None
-    chosen: dict[str, float]
-    """The learning rate of each cell that has one, by the cell's id."""
+    chosen: dict[str, dict[int, float]]
+    """By a cell's id, the learning rate of each seed for which one is chosen."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         progress = asdict(self.progress)
-        cells = [{**cell, "lr": self.chosen.get(cell["id"])} for cell in progress.pop("cells")]
+        cells = [{**cell, "lr": self.chosen[cell["id"]]} for cell in progress.pop("cells")]
         running = asdict(self.launcher) if self.launcher is not None else None
         return {"directory": str(self.directory), **progress, "running": running, "cells": cells}
 
@@ -108,12 +107,17 @@ def read_status(directory: Path) -> Status:
     plan = read_json(directory / PLAN)
     records = {name: record for name in _names(plan) if (record := glance(directory / RUNS / name)) is not None}
     ended = {name: record for name, record in records.items() if record.status != "interrupted"}
-    chosen = {
-        cell["id"]: float(read_json(directory / SELECTIONS / f"{cell['selection']}.json")["chosen"]["lr"])
-        for cell in plan["cells"]
-        if cell["selection"] is not None
-    }
+    chosen = {cell["id"]: _chosen(directory, cell) for cell in plan["cells"]}
     return Status(directory, progress_of(plan, ended), launcher(directory), chosen)
+
+
+def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int, float]:
+    found = {}
+    for choice in cell["choices"]:
+        if choice["selection"] is not None:
+            selection = read_json(directory / SELECTIONS / f"{choice['selection']}.json")
+            found.update(dict.fromkeys(choice["seeds"], float(selection["chosen"]["lr"])))
+    return found
 
 
 def progress_of(plan: Mapping[str, Any], records: Mapping[str, RunRecord]) -> Progress:
@@ -141,11 +145,14 @@ def _names(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _names_of(cell: Mapping[str, Any]) -> list[str | None]:
-    return [one["run"] for one in (*cell["trials"], *cell["finals"])]
+    return [one["run"] for stage in ("trials", "finals") for choice in cell["choices"] for one in choice[stage]]
 
 
 def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str, RunRecord]) -> CellProgress:
-    trials, finals = ([records.get(one["run"]) for one in cell[stage]] for stage in ("trials", "finals"))
+    trials, finals = (
+        [records.get(one["run"]) for choice in cell["choices"] for one in choice[stage]]
+        for stage in ("trials", "finals")
+    )
     ended = [record for record in (*trials, *finals) if record is not None]
     scores = [record.quality["validation"][select] for record in ended if record.status == "completed"]
     metric = METRICS[select]
@@ -156,7 +163,6 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         method=name,
         trials=len(trials),
         trials_done=sum(record is not None for record in trials),
-        selection=cell["selection"],
         finals=len(finals),
         finals_done=sum(record is not None for record in finals),
         failed=sum(record.status != "completed" for record in ended),

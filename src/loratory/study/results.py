@@ -1,6 +1,6 @@
 """A study's runs as they lie on disk, half done or done: what statistics start from.
 
-plan.json (cells, trials, finals) ─┐
+plan.json (cells, choices, runs)  ─┐
 selections/<digest>.json (chosen) ─┼─▶ StudyRuns
 runs/<run id>/ (records, history) ─┘
 """
@@ -12,13 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from loratory.errors import StorageError
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, SELECTIONS, digest_of, read_json
+from loratory.study.spec import TuneSeeds
 
 History = tuple[Mapping[str, Any], ...]
 """A row an epoch, as `history.jsonl` has it: epoch, train_seconds, validation_accuracy …"""
@@ -26,7 +27,7 @@ History = tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate that a cell tried, scored on validation alone."""
+    """One learning rate that was tried, scored on validation alone."""
 
     lr: float
     run: str
@@ -61,6 +62,29 @@ class Final:
 
 
 @dataclass(frozen=True)
+class ChoiceRuns:
+    """A rate chosen for seeds of one cell, and the runs before and after that are there."""
+
+    seeds: tuple[int, ...]
+    """Those of its final runs; the first is that of its trials."""
+    lr: float | None
+    """The chosen rate; None until it is chosen."""
+    selection: str | None
+    """The selection that says so."""
+    trials: tuple[Trial, ...]
+    finals: tuple[Final, ...]
+    hopeless: bool
+    """Every trial failed, so that there are no final runs."""
+    missing: int
+    """Runs that the plan names and that are not there yet."""
+
+    @property
+    def scored_before(self) -> int:
+        """Final runs that do not name this selection: they had been scored before it was there."""
+        return sum(final.completed and final.selection != self.selection for final in self.finals)
+
+
+@dataclass(frozen=True)
 class CellRuns:
     """All runs of one setting that are there: data set, model, and the method's settings."""
 
@@ -69,14 +93,27 @@ class CellRuns:
     model: str
     method: Mapping[str, Any]
     """The method's settings, `name` among them."""
-    lr: float | None
-    """The chosen rate; None until it is chosen."""
-    selection: str | None
-    """The selection that says so."""
-    trials: tuple[Trial, ...]
-    finals: tuple[Final, ...]
-    missing: int
-    """Runs that the plan names and that are not there yet."""
+    choices: tuple[ChoiceRuns, ...]
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Those of every choice."""
+        return tuple(trial for choice in self.choices for trial in choice.trials)
+
+    @property
+    def finals(self) -> tuple[Final, ...]:
+        """Those of every choice, in the order of the study's seeds."""
+        return tuple(final for choice in self.choices for final in choice.finals)
+
+    @property
+    def unchosen(self) -> tuple[int, ...]:
+        """The seeds for which every rate failed."""
+        return tuple(seed for choice in self.choices if choice.hopeless for seed in choice.seeds)
+
+    @property
+    def missing(self) -> int:
+        """Runs that the plan names and that are not there yet."""
+        return sum(choice.missing for choice in self.choices)
 
     @property
     def completed(self) -> tuple[Final, ...]:
@@ -95,6 +132,8 @@ class StudyRuns:
     margin: float
     """The difference in that metric, in its own unit, that counts as none."""
     seeds: tuple[int, ...]
+    tune_seeds: TuneSeeds
+    """Who chose the rates: each seed for itself, or the first for all."""
     cells: tuple[CellRuns, ...]
 
     @property
@@ -118,6 +157,7 @@ def load_study(directory: Path) -> StudyRuns:
             select=str(plan["select"]),
             margin=float(plan["margin"]),
             seeds=tuple(int(seed) for seed in plan["seeds"]),
+            tune_seeds=_tune_seeds(plan["tune_seeds"]),
             cells=tuple(_cell(directory, cell, str(plan["select"])) for cell in plan["cells"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,19 +166,34 @@ def load_study(directory: Path) -> StudyRuns:
         ) from None
 
 
+def _tune_seeds(value: Any) -> TuneSeeds:
+    if value not in get_args(TuneSeeds):
+        raise ValueError(f"tune_seeds is {value!r}")
+    found: TuneSeeds = value
+    return found
+
+
 def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
-    lr = _chosen(directory, cell["selection"])
-    trials = [(float(one["lr"]), _run(directory, one["run"])) for one in cell["trials"]]
-    finals = [(int(one["seed"]), _run(directory, one["run"])) for one in cell["finals"]]
     return CellRuns(
         id=str(cell["id"]),
         data=str(cell["data"]),
         model=str(cell["model"]),
         method=dict(cell["method"]),
+        choices=tuple(_choice(directory, one, select) for one in cell["choices"]),
+    )
+
+
+def _choice(directory: Path, choice: Mapping[str, Any], select: str) -> ChoiceRuns:
+    lr = _chosen(directory, choice["selection"])
+    trials = [(float(one["lr"]), _run(directory, one["run"])) for one in choice["trials"]]
+    finals = [(int(one["seed"]), _run(directory, one["run"])) for one in choice["finals"]]
+    return ChoiceRuns(
+        seeds=tuple(int(seed) for seed in choice["seeds"]),
         lr=lr,
-        selection=cell["selection"],
+        selection=choice["selection"],
         trials=tuple(_trial(lr, *found, select) for lr, found in trials if found is not None),
         finals=tuple(_final(seed, *found, lr) for seed, found in finals if found is not None),
+        hopeless=not finals,
         missing=sum(found is None for _, found in [*trials, *finals]),
     )
 

@@ -1,4 +1,4 @@
-"""Choosing a cell's learning rate from its trials, and keeping what was chosen from what.
+"""Choosing a learning rate for a cell from trials of one seed, and keeping what was chosen from what.
 
 A selection is written to disk before any run that it chose sees the test split. Such a run's record names the
 selection by the SHA-256 of its content, which holds the trials' runs and scores: so the choice was made first.
@@ -32,7 +32,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen for one cell."""
+    """What was chosen for seeds of one cell."""
 
     digest: str
     """The first 12 digits of the SHA-256 of its file."""
@@ -61,7 +61,14 @@ def keep(directory: Path, cell: Cell, metric: Metric, trials: Sequence[Tried], l
     tried = [
         {"lr": one.lr, "run": one.record.id, "status": one.record.status, "score": one.score(metric)} for one in trials
     ]
-    document = {"schema": SCHEMA, "cell": cell.describe(), "select": metric.name, "trials": tried, "chosen": {"lr": lr}}
+    document = {
+        "schema": SCHEMA,
+        "cell": cell.describe(),
+        "select": metric.name,
+        "seed": trials[0].record.spec["seed"] if trials else None,  # not those it is for: with more it stays the same
+        "trials": tried,
+        "chosen": {"lr": lr},
+    }
     text = as_json(document)
     digest = digest_of(text)
     path = directory / SELECTIONS / f"{digest}.json"

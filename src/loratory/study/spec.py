@@ -14,6 +14,8 @@ from loratory.evaluation.metrics import METRICS, Metric
 from loratory.methods import method_settings, parse_spec
 from loratory.spec import MethodSettings, RunSpec, Settings, group_of
 
+TuneSeeds = Literal["each", "first"]
+
 UNASKED_RUNS = 1_000
 """A study of more runs is asked for twice (`--yes`)."""
 
@@ -36,7 +38,7 @@ class MethodGrid(Settings):
 
     @property
     def trials(self) -> int:
-        """Tuning runs of each cell: none where there is no choice."""
+        """Tuning runs of each choice: none where there is nothing to choose."""
         return len(self.rates) if len(self.rates) > 1 else 0
 
     def settings(self) -> Iterator[MethodSettings]:
@@ -75,7 +77,8 @@ class StudySpec(Settings):
     models: tuple[str, ...]
     methods: tuple[MethodGrid, ...]
     seeds: tuple[int, ...]
-    """The first one is that of every tuning run."""
+    tune_seeds: TuneSeeds = "each"
+    """Who chooses a rate: each seed for itself, or the first for all."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Flags of `loratory train`, the same for every run."""
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
@@ -92,14 +95,19 @@ class StudySpec(Settings):
 
     @property
     def trials(self) -> int:
-        """Tuning runs of each cell, the same for every method."""
+        """Tuning runs of each choice, the same for every method."""
         return self.methods[0].trials
+
+    @property
+    def choosing(self) -> tuple[tuple[int, ...], ...]:
+        """The seeds of each choice of a cell; one choice for all of them where there is nothing to choose."""
+        return tuple((seed,) for seed in self.seeds) if self.tune_seeds == "each" and self.trials else (self.seeds,)
 
     @property
     def runs(self) -> int:
         """How many runs the file asks for, repeated cells counted as often as they stand there."""
         cells = len(self.data) * len(self.models) * sum(method.size for method in self.methods)
-        return cells * (self.trials + len(self.seeds))
+        return cells * (len(self.choosing) * self.trials + len(self.seeds))
 
     def cells(self) -> tuple[Cell, ...]:
         """Every setting once, in the file's order: data sets, in them models, in them methods."""

@@ -40,6 +40,7 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
         select=study.select,
         margin=study.margin,
         seeds=study.seeds,
+        tune_seeds=study.tune_seeds,
         confidence=CONFIDENCE,
         complete=missing == 0,
         missing=missing,
