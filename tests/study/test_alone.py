@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import threading
@@ -58,14 +59,16 @@ class Ran:
     job: Job
     gpu: str
     begin: float
+    processes: int
+    """Those that the GPU had when it began, busy or not."""
     end: float = 0.0
 
 
 @dataclass
 class Threads:
-    """Stand in for processes: each job takes a few milliseconds, and is written down."""
+    """Stand in for processes: each job takes the seconds that are given, and is written down."""
 
-    draw: random.Random
+    takes: Callable[[Job], float]
     ran: list[Ran] = field(default_factory=list)
     alive: set[Any] = field(default_factory=set)
 
@@ -85,8 +88,9 @@ class Threads:
                 try:
                     while True:
                         job = self.pipe.recv()
-                        threads.ran.append(ran := Ran(job, self.gpu, time.perf_counter()))
-                        time.sleep(threads.draw.uniform(0.001, 0.01))
+                        here = sum(one.gpu == self.gpu for one in list(threads.alive))
+                        threads.ran.append(ran := Ran(job, self.gpu, time.perf_counter(), here))
+                        time.sleep(threads.takes(job))
                         ran.end = time.perf_counter()
                         self.pipe.send(Outcome(job, cast(RunRecord, object())))
                 except EOFError:
@@ -114,7 +118,8 @@ def carried_out(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Threads]:
     """(cells, slots, gpus, alone) -> what ran where and when."""
 
     def run(cells: tuple[int, ...], slots: int, gpus: str, alone: bool) -> Threads:
-        threads = Threads(random.Random(slots))
+        draw = random.Random(slots)
+        threads = Threads(lambda job: draw.uniform(0.001, 0.01))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", threads.process)
         plan = Cells(*cells)
@@ -135,7 +140,7 @@ def test_final_runs_begin_after_all_tuning_runs_and_have_their_device_to_themsel
     found = carried_out(cells, slots, gpus, alone=True)
     trials, finals = ([ran for ran in found.ran if ran.job.place.stage == stage] for stage in ("tuning", "final"))
     assert max((ran.end for ran in trials), default=0.0) <= min(ran.begin for ran in finals)
-    assert [found.at_once(ran) for ran in finals] == [1] * len(finals)
+    assert [(found.at_once(ran), ran.processes) for ran in finals] == [(1, 1)] * len(finals)
     assert {ran.job.place.runs_at_once for ran in finals} == {1}
     assert len({ran.gpu for ran in finals}) == min(slots, len(gpus.split(",")))
     assert {ran.job.place.runs_at_once for ran in trials} <= {tuning}
@@ -151,6 +156,20 @@ def test_else_runs_begin_when_they_are_known_and_no_device_has_more_than_was_pro
     assert "tuning" in stages[stages.index("final") :]
     assert {ran.job.place.runs_at_once for ran in found.ran} == {most}
     assert max(found.at_once(ran) for ran in found.ran) <= most
+
+
+def test_a_job_finds_a_gpu_that_has_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(lambda job: 0.4 if job.id == "long" else 0.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", threads.process)
+    with Workers(3, Inputs(), cuda=True) as place:
+        for name in ("first", "second", "long"):
+            place.submit(job_of(name, "tuning"))
+        assert {place.next().job.id, place.next().job.id} == {"first", "second"}
+        job = job_of("final", "final")
+        place.submit(dataclasses.replace(job, place=Place("final", runs_at_once=1)))
+        assert [place.next().job.id, place.next().job.id] == ["final", "long"]
+    assert {ran.job.id: ran.gpu for ran in threads.ran} == {"first": "0", "second": "1", "long": "0", "final": "1"}
 
 
 @pytest.mark.parametrize("alone", [True, False])
