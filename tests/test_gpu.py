@@ -165,3 +165,14 @@ def test_layers_are_compiled_where_steps_pay_for_it_and_the_record_says_so(
     history = [(each.directory / "history.jsonl").read_text("utf8").splitlines() for each in (plain, run)]
     losses = [[json.loads(row)["loss"] for row in rows] for rows in history]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_peak_memory_holds_nothing_of_earlier_runs(tmp_path: Path, tiny_bert: Path, tiny_csv: Path) -> None:
+    def peak(name: str, method: str) -> int:
+        return int(_train(tmp_path / name, tiny_bert, tiny_csv, method).record.cost["peak_memory_bytes"]["allocated"])
+
+    _train(tmp_path / "warm", tiny_bert, tiny_csv, "lora", epochs=1)
+    first = peak("first", "lora")
+    others = [peak(f"other{number}", "standard") for number in range(3)]
+    assert max(others) - min(others) < 2**20
+    assert abs(peak("last", "lora") - first) < 2**20  # 32 MiB would be one workspace

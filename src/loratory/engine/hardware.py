@@ -102,6 +102,18 @@ class Hardware:
             waking = pool.submit(_wake, self.device)
             yield
             waking.result()
+        self.release()
+
+    def release(self) -> None:
+        """Give back what the device holds for earlier work of this process: a run begins as in a new one.
+
+        torch keeps cuBLAS's workspaces, 32 MiB on an H100 for each thread and stream that ever computed a product,
+        and every capture has a stream of its own. None is freed but by this call, which torch's own compiler makes
+        too. CUDA graphs captured before, the caller's own too, must not be replayed afterwards.
+        """
+        if self.device.type == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()
+            torch.cuda.empty_cache()
 
     def record(self) -> dict[str, Any]:
         """The `environment` part of run.json."""

@@ -36,11 +36,11 @@ class Meter:
         self.memory_parts: dict[str, int] | None = None
         """Bytes of what training must hold, by part, on its largest batch; the rest of the peak is added."""
         gc.collect()
+        hardware.release()
         self._resident = _resident_meter()
         self._peak: dict[str, int | None] | None = None
         self._stopped = False
         if hardware.device.type == "cuda":
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         self._start = time.perf_counter()
 
