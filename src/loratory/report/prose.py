@@ -194,9 +194,9 @@ def _written_down(study: Summary) -> str:
     """What the records prove of the choice: each final run names the selection that was there before it."""
     late = sum(cell.scored_before for cell in study.cells)
     if late:
-        were = "was" if late == 1 else "were"
+        its, were = ("its", "was") if late == 1 else ("their", "were")
         return (
-            f"; but {counted(late, 'final run')} had been scored on test before this choice was made, for an earlier "
+            f"; but {counted(late, 'final run')} had been scored on test before {its} choice was made, for an earlier "
             f"study file, and {were} used again"
         )
     return ", and each choice written down before any final run of it saw the test split"
