@@ -12,7 +12,7 @@ from loratory.report.comparing import points
 from loratory.report.evidence import Evidence
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, Choice, Observation
+from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
 
@@ -164,7 +164,7 @@ def how(study: Summary) -> list[str]:
     ]
 
 
-def _tuned(study: Summary) -> list[Choice]:
+def _tuned(study: Summary) -> list[ChoiceSummary]:
     """The choices that had trials."""
     return [choice for cell in study.cells for choice in cell.tuning.choices if choice.trials]
 
