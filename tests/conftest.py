@@ -250,25 +250,33 @@ train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32
 """
 
 
-@pytest.fixture
-def study_file(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Callable[..., Path]:
-    """(text=SMALL_STUDY, tune_seeds=first) -> a study file of the tiny model and data."""
+@pytest.fixture(scope="session")
+def study_text(tiny_bert: Path, tiny_csv: Path) -> Callable[..., str]:
+    """(text=SMALL_STUDY, tune_seeds=first) -> a study of the tiny model and data."""
 
-    def write(text: str = SMALL_STUDY, *, tune_seeds: str = "first") -> Path:
+    def given(text: str = SMALL_STUDY, *, tune_seeds: str = "first") -> str:
+        return text.format(data=tiny_csv, model=tiny_bert, tune_seeds=tune_seeds)
+
+    return given
+
+
+@pytest.fixture
+def study_file(study_text: Callable[..., str], tmp_path: Path) -> Callable[..., Path]:
+    """:func:`study_text` in a file."""
+
+    def write(*text: str, **settings: str) -> Path:
         path = tmp_path / "study.yaml"
-        path.write_text(text.format(data=tiny_csv, model=tiny_bert, tune_seeds=tune_seeds), encoding="utf8")
+        path.write_text(study_text(*text, **settings), encoding="utf8")
         return path
 
     return write
 
 
 @pytest.fixture(scope="session")
-def _ran(tiny_bert: Path, tiny_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _ran(study_text: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study's directory, which no test may touch."""
     place = tmp_path_factory.mktemp("ran")
-    (place / "study.yaml").write_text(
-        SMALL_STUDY.format(data=tiny_csv, model=tiny_bert, tune_seeds="first"), encoding="utf8"
-    )
+    (place / "study.yaml").write_text(study_text(), encoding="utf8")
     assert main(["study", "run", str(place / "study.yaml"), "--output", str(place / "out")]) == 0
     return place / "out"
 

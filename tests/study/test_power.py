@@ -1,4 +1,4 @@
-"""Simulated studies: what is not there is claimed in at most 5%, and 3 points are found in at least 90%."""
+"""Simulated studies: what is not there is claimed in at most 5%, tuned or not; 3 points are found in at least 90%."""
 
 from __future__ import annotations
 
@@ -41,3 +41,12 @@ def test_three_points_are_found_at_ten_seeds(power: ModuleType, own: bool) -> No
 def test_a_difference_as_large_as_the_margin_is_seldom_called_equivalent(power: ModuleType) -> None:
     found = power.verdicts(power.Setting(2114, 10, 0.0), power.MARGIN, studies=200, draws=300)
     assert found["equivalent"] <= 10
+
+
+def test_methods_that_are_the_same_are_told_apart_where_one_seed_chooses_for_all(power: ModuleType) -> None:
+    each, first = (
+        power.tuned_verdicts(power.Tuned(10, 0.005, 0.02, 1.0, who), studies=200, draws=100) for who in (True, False)
+    )
+    assert each.total() == 200
+    assert each["better"] + each["worse"] <= 10
+    assert first["better"] + first["worse"] >= 20

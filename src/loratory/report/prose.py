@@ -13,7 +13,7 @@ from loratory.report.evidence import Evidence
 from loratory.report.study_table import beside
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, Choice, Observation
+from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
 
@@ -165,7 +165,7 @@ def how(study: Summary) -> list[str]:
     ]
 
 
-def _tuned(study: Summary) -> list[Choice]:
+def _tuned(study: Summary) -> list[ChoiceSummary]:
     """The choices that had trials."""
     return [choice for cell in study.cells for choice in cell.tuning.choices if choice.trials]
 
@@ -195,9 +195,9 @@ def _written_down(study: Summary) -> str:
     """What the records prove of the choice: each final run names the selection that was there before it."""
     late = sum(cell.scored_before for cell in study.cells)
     if late:
-        were = "was" if late == 1 else "were"
+        its, were = ("its", "was") if late == 1 else ("their", "were")
         return (
-            f"; but {counted(late, 'final run')} had been scored on test before this choice was made, for an earlier "
+            f"; but {counted(late, 'final run')} had been scored on test before {its} choice was made, for an earlier "
             f"study file, and {were} used again"
         )
     return ", and each choice written down before any final run of it saw the test split"

@@ -13,7 +13,7 @@ from loratory.store.naming import approaches, lookup
 from loratory.study.parts import (
     COSTS,
     CellSummary,
-    Choice,
+    ChoiceSummary,
     Cost,
     ExpectedBest,
     RateTried,
@@ -125,9 +125,9 @@ def _tuning(cell: CellRuns, select: str) -> Tuning:
     )
 
 
-def _choice(choice: ChoiceRuns) -> Choice:
+def _choice(choice: ChoiceRuns) -> ChoiceSummary:
     trials = tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in choice.trials)
-    return Choice(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless)
+    return ChoiceSummary(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless)
 
 
 def _expected_best(cell: CellRuns, select: str) -> tuple[ExpectedBest, ...]:

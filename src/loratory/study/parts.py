@@ -68,7 +68,7 @@ class TrialSummary:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceSummary:
     """A learning rate chosen for seeds of a cell."""
 
     seeds: tuple[int, ...]
@@ -103,7 +103,7 @@ class RateTried:
 class Tuning:
     """How a cell's learning rates were chosen."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ChoiceSummary, ...]
     """In the order of the seeds."""
     rates: tuple[RateTried, ...]
     """Smallest first."""
