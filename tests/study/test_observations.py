@@ -104,7 +104,24 @@ def test_better_is_said_only_with_the_verdict(summarised: Callable[..., Summary]
 def test_the_best_and_its_ties(summarised: Callable[..., Summary]) -> None:
     found = summarised((STANDARD, 0.86, {}), (lora(8), 0.855, {}), (HEAD, 0.75, {}))
     text = about(found, "The best mean test accuracy is").text
-    assert "of standard: it is better than head; not shown to differ from lora r=8 attention" in text
+    assert "of standard: it is better than head; not shown to differ from lora r=8 attention. lora r=8" in text
+    assert text.endswith("attention, not shown to be worse, trains fewer parameters: 222.3k against 22.9M.")
+
+
+def test_many_ties_are_counted_and_the_smallest_of_them_is_named(summarised: Callable[..., Summary]) -> None:
+    found = summarised(*((lora(rank), 0.85 + rank / 1e4, {}) for rank in (1, 2, 4, 8, 16)), (HEAD, 0.6, {}))
+    tied = [replace(one, verdict="inconclusive") if "c5" not in (one.a, one.b) else one for one in found.pairs]
+    text = next(line for line in texts_of(found, tied).splitlines() if line.startswith("The best mean"))
+    assert (
+        "of lora r=16 attention: it is better than head; not shown to differ from 4 of the 5 others. lora r=1" in text
+    )
+    assert text.endswith(
+        "lora r=1 attention, not shown to be worse, trains the fewest parameters of these: 157.8k against 296.1k."
+    )
+    all_tied = [replace(one, verdict="inconclusive") for one in found.pairs]
+    text = next(line for line in texts_of(found, all_tied).splitlines() if line.startswith("The best mean"))
+    assert "of lora r=16 attention: not shown to differ from all 5 others." in text
+    assert "head, not shown to be worse, trains the fewest" in text
 
 
 def test_ranks(summarised: Callable[..., Summary]) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+from loratory import units
 from loratory.errors import counted
 from loratory.study.observed import Scene, listed
 from loratory.study.parts import CellSummary, Observation, Pair, Verdict
+
+NAMED = 3
+"""More approaches than this are counted in a sentence, not named: the table has their names."""
 
 
 def comparisons(scene: Scene) -> list[Observation]:
@@ -96,19 +100,40 @@ def best(scene: Scene) -> list[Observation]:
     sign = 1 if scene.measure.higher_is_better else -1
     top = max(scene.tested, key=lambda cell: sign * scene.score(cell).mean)
     others = [cell for cell in scene.tested if cell.id != top.id]
-    by_verdict: dict[Verdict | None, list[str]] = defaultdict(list)
+    by_verdict: dict[Verdict | None, list[CellSummary]] = defaultdict(list)
     for cell in others:
-        by_verdict[scene.verdicts.get((top.id, cell.id))].append(cell.approach)
+        by_verdict[scene.verdicts.get((top.id, cell.id))].append(cell)
     phrases: list[tuple[Verdict | None, str]] = [
         ("better", "it is better than {}"),
         ("equivalent", "equivalent to {}"),
         ("inconclusive", "not shown to differ from {}"),
         (None, "without a verdict against {}"),
     ]
-    parts = [phrase.format(listed(by_verdict[verdict])) for verdict, phrase in phrases if by_verdict[verdict]]
-    text = f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}"
+    parts = [phrase.format(_some(by_verdict[one], others)) for one, phrase in phrases if by_verdict[one]]
+    text = f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}: "
     figures = {cell.id: scene.score(cell).mean for cell in (top, *others)}
-    return [scene.say(f"{text}: {'; '.join(parts)}.", (top, *others), figures)]
+    said = [text + "; ".join(parts) + ".", *_smallest(top, by_verdict["equivalent"] + by_verdict["inconclusive"])]
+    return [scene.say(" ".join(said), (top, *others), figures)]
+
+
+def _some(cells: Sequence[CellSummary], others: Sequence[CellSummary]) -> str:
+    """Their names, or where these are many how many they are: 12 of the 13 others."""
+    if len(cells) <= NAMED:
+        return listed([cell.approach for cell in cells])
+    return f"all {len(others)} others" if len(cells) == len(others) else f"{len(cells)} of the {len(others)} others"
+
+
+def _smallest(top: CellSummary, tied: Sequence[CellSummary]) -> list[str]:
+    """Which of those not shown to be worse than the best trains the fewest parameters, where it is not the best."""
+    trained = {cell.id: cell.parameters["trainable"] for cell in (top, *tied) if cell.parameters is not None}
+    if len(trained) <= len(tied) or not tied:
+        return []
+    least = min(tied, key=lambda cell: trained[cell.id])
+    if trained[least.id] >= trained[top.id]:
+        return []
+    fewer = "fewer parameters" if len(tied) == 1 else "the fewest parameters of these"
+    counts = f"{units.count(trained[least.id])} against {units.count(trained[top.id])}"
+    return [f"{least.approach}, not shown to be worse, trains {fewer}: {counts}."]
 
 
 def beside_baselines(scene: Scene) -> list[Observation]:
