@@ -46,6 +46,7 @@ BERT = {
 }
 ROBERTA = {**BERT, "max_position_embeddings": 66, "type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3}
 DEBERTA = {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+DECODER = {**BERT, "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": BERT,
     "roberta": ROBERTA,
@@ -72,6 +73,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "eos_token_id": 3,
         "sep_token_id": 3,
     },
+    "gpt2": {
+        "vocab_size": BERT["vocab_size"],
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "initializer_range": 0.2,
+    },
+    "llama": DECODER,
+    "qwen2": DECODER,
+    "qwen3": {**DECODER, "head_dim": 16},
     "mpnet": {**BERT, "pad_token_id": 0},
     "deberta": DEBERTA,
     "deberta-v2": {**DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
@@ -90,6 +105,19 @@ def _tokenizer() -> Any:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def _qwen_tokenizer() -> Any:
+    """transformers opens Qwen2's directories with this class alone: byte pairs, no token around a text."""
+    from transformers import Qwen2Tokenizer
+
+    pairs = [("w", digit) for digit in "0123456789"]
+    pairs += [(f"w{tens}", ones) for tens in "123456789" for ones in "0123456789" if int(tens + ones) < 80]
+    tokens = [*SPECIAL, "Ġ", "w", *"0123456789", *("".join(pair) for pair in pairs)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return Qwen2Tokenizer(
+        vocab=vocabulary, merges=pairs, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", bos_token="[CLS]"
     )
 
 
@@ -131,7 +159,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
                         parameter.data += 0.1 * torch.randn_like(parameter)
                     assert "lora" not in name
                 model.save_pretrained(place)
-            _tokenizer().save_pretrained(place)
+            (_qwen_tokenizer() if family == "qwen2" else _tokenizer()).save_pretrained(place)
             made[key] = place
         return made[key]
 

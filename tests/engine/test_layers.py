@@ -114,7 +114,7 @@ def test_other_families_adapted_layers_agree_too(family: str, method: str, model
     classifier, batch = prepared(model_directory(family), method), some(labelled)
     expected, stock = computed(classifier, batch)
     with quickened(classifier.model, EXACT) as quick:
-        assert quick.parts
+        assert bool(quick.parts) == (family != "gpt2")  # whose layers are no nn.Linear: PEFT's own stay
         logits, ours = computed(classifier, batch)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert_agree(ours, stock, 1e-5)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from loratory.data import collate
 from loratory.errors import SettingsError
@@ -81,6 +82,8 @@ QUERY_AND_VALUE = {
     "mpnet": {"q", "v"},
     "deberta": {"in_proj"},
     "deberta-v2": {"query_proj", "value_proj"},
+    "gpt2": {"c_attn"},
+    **{family: {"q_proj", "v_proj"} for family in ("llama", "qwen2", "qwen3")},
 }
 
 
@@ -88,7 +91,7 @@ QUERY_AND_VALUE = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_adapts_the_encoder_and_never_the_head(family: str, targets: str, model_directory: Any) -> None:
     base = load_base(str(model_directory(family)), labels=LABELS, seed=0)
-    linear = {name for name, module in base.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {name for name, module in base.model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))}
     heads = base.family.head
     trainable = prepared(base, "lora", rank=2, targets=targets)
     adapted = adapted_modules(trainable)
@@ -163,7 +166,7 @@ def test_hybrid_trains_the_top_layer_and_adapts_those_below(family: str, model_d
     )
     frozen = [name for name, parameter in base.model.named_parameters() if not parameter.requires_grad]
     assert any(name.startswith(below[0] + ".") for name in frozen)
-    assert any("embeddings" in name for name in frozen)
+    assert any("embeddings" in name or "embed_tokens" in name or "wte" in name for name in frozen)
 
 
 CHOICES = st.fixed_dictionaries(
@@ -276,7 +279,10 @@ def test_settings_that_do_not_fit_the_model_are_refused(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rank_as_wide_as_the_layer_is_allowed(family: str, model_directory: Any) -> None:
     base = load_base(str(model_directory(family)), labels=LABELS, seed=0)
-    assert prepared(base, "lora", rank=32).counts()["adapter"] > 0
+    narrowest = min(
+        min(base.model.get_submodule(name).weight.shape) for name in find_targets(base.model, base.family, "attention")
+    )
+    assert prepared(base, "lora", rank=narrowest).counts()["adapter"] > 0
 
 
 def test_targets_are_found_in_the_order_of_the_model_and_once(tiny_bert: Any) -> None:

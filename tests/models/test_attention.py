@@ -23,14 +23,18 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16]
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float, window: int | None) -> Tensor:
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float, window: int | None, causal: bool
+) -> Tensor:
     parts = []
     for start, end in pairwise(bounds):
         a, b, c = (x[start:end].transpose(0, 1) for x in (q, k, v))
         scores = scale * a @ b.transpose(1, 2)
+        places = torch.arange(end - start, device=q.device)
         if window is not None:
-            places = torch.arange(end - start, device=q.device)
             scores = scores.masked_fill((places[:, None] - places).abs() > window, -torch.inf)
+        if causal:
+            scores = scores.masked_fill(places > places[:, None], -torch.inf)
         parts.append((scores.softmax(-1) @ c).transpose(0, 1))
     return torch.cat(parts)
 
@@ -41,10 +45,13 @@ def error(result: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("width", [16, 32, 64] if INTERPRETED else [32, 64])
 @pytest.mark.parametrize("longest", [SHORT, LONG])
-def test_every_length_agrees_with_fp64(longest: int, width: int, window: int | None, dtype: torch.dtype) -> None:
+def test_every_length_agrees_with_fp64(
+    longest: int, width: int, window: int | None, causal: bool, dtype: torch.dtype
+) -> None:
     lengths = [*range(1, SHORT + 1)] if longest == SHORT else [1, 31, *range(SHORT - 2, 516, 3), 1023, LONG]
     if INTERPRETED:
         lengths = [1, 27, 32, 33, 64, 65, 128] if longest == SHORT else [1, 64, 130, 257]
@@ -60,10 +67,11 @@ def test_every_length_agrees_with_fp64(longest: int, width: int, window: int | N
         longest=longest,
         scale=0.3,
         window=window,
+        causal=causal,
     )
     out.backward(grad)
     exact = whole.double().requires_grad_()
-    expected = reference(*exact.unbind(1), bounds, 0.3, window)
+    expected = reference(*exact.unbind(1), bounds, 0.3, window, causal)
     expected.backward(grad.double())
     tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
     assert leaf.grad is not None

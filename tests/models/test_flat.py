@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +55,10 @@ def test_the_families_that_run_flat_are_those_the_design_names() -> None:
         "distilbert",
         "albert",
         "modernbert",
+        "gpt2",
+        "llama",
+        "qwen2",
+        "qwen3",
     }
     assert set(PADDED) == {"mpnet", "deberta", "deberta-v2"}
 
@@ -265,3 +272,31 @@ def test_sequence_by_sequence_attention_gives_what_the_padded_view_gives(monkeyp
         results.append((out.detach(), mixed.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_without_a_padding_token_pads_with_its_end_of_text(
+    model_directory: Any, labelled: Any, tmp_path: Any
+) -> None:
+    place = Path(shutil.copytree(model_directory("gpt2", pad_token_id=None), tmp_path / "gpt2"))
+    settings = json.loads((place / "tokenizer_config.json").read_text("utf8"))
+    settings |= {"pad_token": None, "eos_token": "w95"}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf8")
+    flat_one, padded_one = (classifier(place, flat_tokens=flat_tokens) for flat_tokens in (True, False))
+    config: Any = padded_one.model.config
+    assert (flat_one.pad_id, padded_one.pad_id, config.pad_token_id) == (99, 99, 99)
+    data = labelled(LENGTHS, classes=3)
+    batch = collate(data.tokens, data.labels, range(len(LENGTHS)))
+    with torch.no_grad():
+        torch.testing.assert_close(flat_one(batch), padded_one(batch), atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_sees_what_stands_before_and_pools_the_last_token(model_directory: Any, labelled: Any) -> None:
+    model, data = classifier(model_directory("llama"), flat_tokens=True), labelled([9])
+    batch = collate(data.tokens, data.labels, [0])
+    with torch.no_grad():
+        hidden = model.encode(batch)
+        batch.input_ids[-1] = (batch.input_ids[-1] - 3) % 90 + 4
+        other = model.encode(batch)
+    torch.testing.assert_close(hidden[:-1], other[:-1])
+    assert not torch.allclose(hidden[-1], other[-1])
+    assert model.pooled(batch).tolist() == [8]

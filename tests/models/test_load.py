@@ -156,7 +156,7 @@ def test_a_header_that_claims_more_than_the_file_has(whole: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_type": "gpt2"},
+        {"model_type": "bloom"},
         {"model_type": "wonder"},
         {"model_type": None},
         {"model_type": ["bert"]},
@@ -168,13 +168,13 @@ def test_a_header_that_claims_more_than_the_file_has(whole: Path) -> None:
 def test_an_architecture_or_setting_out_of_the_table_is_one_line(change: dict[str, Any], whole: Path) -> None:
     config = whole / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-    refused(whole, ModelError, "architecture 'gpt2' is not supported" if "gpt2" in change.values() else "model")
+    refused(whole, ModelError, "architecture 'bloom' is not supported" if "bloom" in change.values() else "model")
 
 
 def test_an_unknown_family_is_exit_code_4(whole: Path, tiny_csv: Path, tmp_path: Path, capsys: Any) -> None:
     config = whole / "config.json"
     command = ["train", f"--model={whole}", f"--dataset={tiny_csv}", "--device=cpu", f"--output={tmp_path / 'run'}"]
-    for family in ("gpt2", "wonder"):
+    for family in ("bloom", "wonder"):
         config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": family}))
         assert main(command) == 4
         out, err = capsys.readouterr()

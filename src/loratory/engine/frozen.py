@@ -3,7 +3,7 @@
     embeddings ─▶ layer 1 … layer d ─▶│ kept, (tokens, H) │─▶ layer d+1 … ─▶ head
     ╰──────── no trained weight ─────╯
 
-Where nothing below the head is trained (d is all layers), only the first token of each sequence is kept, because the
+Where nothing below the head is trained (d is all layers), only the pooled token of each sequence is kept, because the
 head reads no other. Dropout is off in the frozen bottom: a feature extractor has no weight for it to regularise.
 """
 
@@ -172,7 +172,7 @@ def resumed(
 
 
 def _places(data: Labelled, first: int, count: int, *, whole: bool) -> Labelled:
-    """As `data`, with the place of a kept row where a token's id was: of every token, or of each sequence's first."""
+    """As `data`, with the place of a kept row where a token's id was: of every token, or of each pooled one."""
     offsets = np.arange(len(data.labels) + 1) if whole else data.tokens.offsets
     return Labelled(TokenTable(np.arange(first, first + count, dtype=np.int32), offsets), data.labels)
 
@@ -190,7 +190,7 @@ def _bottom_rows(
     for chosen, batch in data.by_length(tokens=8192):
         if bottom.whole:
             places = torch.from_numpy(chosen)
-            taken = batch.cu_seqlens[:-1].long()
+            taken = classifier.pooled(batch)
         else:
             places = batch.position_ids + torch.from_numpy(np.repeat(starts[chosen], lengths[chosen]))
             taken = torch.arange(batch.tokens)
@@ -242,5 +242,10 @@ def _enter(bottom: Bottom, entrance: list[Tensor], stack: ExitStack) -> None:
     def same(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden
 
-    for number, module in enumerate((*bottom.before, *bottom.below)):
-        stack.callback(stand_in(module, same if number else given))
+    def nothing(*_: Any, **__: Any) -> Tensor:
+        return entrance[0].new_zeros(())
+
+    first, *others = (*bottom.before, *bottom.below)
+    stack.callback(stand_in(first, given))
+    for module in others:  # embeddings beside the first (of positions) are added to what it gives
+        stack.callback(stand_in(module, nothing if isinstance(module, nn.Embedding) else same))

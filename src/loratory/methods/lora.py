@@ -73,6 +73,7 @@ def adapt(
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
 
     from loratory.models.source import quiet
 
@@ -90,7 +91,11 @@ def adapt(
             f"--rank {settings.rank} is above the width {width} of the narrowest target; give at most {width}"
         )
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.lora_dropout, target_modules=names
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=names,
+        fan_in_fan_out=any(isinstance(modules[name], Conv1D) for name in names),
     )
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # PEFT draws A from the global generator
@@ -113,16 +118,18 @@ def find_targets(model: nn.Module, family: Family, targets: str) -> list[str]:
         SettingsError: a name matches nothing; the nearest names are suggested.
     """
     from torch import nn
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
     def below_head(name: str) -> bool:
         return not any(name == head or name.startswith(head + ".") for head in family.head)
 
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and below_head(name)]
+    kinds = (nn.Linear, Conv1D)
+    linear = [name for name, module in model.named_modules() if isinstance(module, kinds) and below_head(name)]
     if targets == "all-linear":
         return linear
     if targets == "attention":
         return [name for name in linear if name.rsplit(".", 1)[-1] in family.attention]
-    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding)) and below_head(n)]
+    layers = [n for n, m in model.named_modules() if isinstance(m, (*kinds, nn.Embedding)) and below_head(n)]
     found: list[str] = []
     for wanted in (part.strip() for part in targets.split(",")):
         matches = [name for name in layers if name == wanted or name.endswith("." + wanted)]

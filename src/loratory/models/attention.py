@@ -86,6 +86,7 @@ def attention(
     scale: float,
     window: int | None = None,
     dropout: float = 0.0,
+    causal: bool = False,
 ) -> Tensor:
     """softmax(scale·QKᵀ)·V within each sequence: (T, H, D) each -> (T, H, D).
 
@@ -94,10 +95,11 @@ def attention(
         bounds: int32 (B + 1,), where each sequence begins; the last is T. None is longer than `longest`.
         window: a key counts only this far from its query; None: everywhere.
         dropout: on attention weights; its seed is drawn from torch's generator of the device.
+        causal: whether no key counts for the queries before it.
     """
     seeds = bounds
     if dropout > 0.0:
         seeds = torch.randint(2**31 - 1, (1,), device=query.device)
-    settings = Settings(longest, -1 if window is None else window, scale, dropout)
+    settings = Settings(longest, -1 if window is None else window, scale, dropout, causal)
     out: Tensor = _Attention.apply(query, key, value, bounds, seeds, settings)
     return out

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from loratory.errors import ModelError, nearest
 
 HeadFunction = Callable[[Any, Tensor], Tensor]
-"""(model, first-token rows (B, H)) -> logits (B, C)"""
+"""(model, pooled rows (B, H)) -> logits (B, C)"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Family:
     head: tuple[str, ...]
     """Modules between the encoder's last hidden state and the logits, pooler included: trained in every method."""
     apply_head: HeadFunction | None = None
-    """Logits from first-token rows; None where the family runs padded only."""
+    """Logits from the rows of the pooled tokens; None where the family runs padded only."""
     positions_after_padding: bool = False
     """Positions count from `pad_token_id + 1` (RoBERTa and its descendants)."""
     shared: bool = False
@@ -41,6 +41,8 @@ class Family:
     """Whether transformers' code of the family runs under autocast; where not, it is computed in fp32."""
     fixed_padding_index: int | None = None
     """The padding index that the family's code has in place of `pad_token_id`; its positions count from the next."""
+    causal: bool = False
+    """A decoder: a token sees those before it and itself, and the last one is pooled, not the first."""
 
     @property
     def flat(self) -> bool:
@@ -94,6 +96,15 @@ def _modernbert_head(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
+def _score(model: Any, rows: Tensor) -> Tensor:
+    logits: Tensor = model.score(rows)
+    return logits
+
+
+def _llama_like(name: str) -> Family:
+    return Family(name, "layers", ("q_proj", "v_proj"), ("score",), _score, causal=True)
+
+
 def _roberta_like(name: str) -> Family:
     return Family(name, "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, True)
 
@@ -122,6 +133,10 @@ FAMILIES: dict[str, Family] = {
         # fills bf16 scores with the lowest fp32 number, which overflows
         Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier"), autocast=False),
         Family("deberta-v2", "encoder.layer", ("query_proj", "value_proj"), ("pooler", "classifier")),
+        Family("gpt2", "h", ("c_attn",), ("score",), _score, causal=True),
+        _llama_like("llama"),
+        _llama_like("qwen2"),
+        _llama_like("qwen3"),
     )
 }
 

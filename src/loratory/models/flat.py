@@ -72,16 +72,18 @@ class Layout:
         cu_seqlens: int32 (B + 1,), the sequences' bounds in the flat row.
         max_seqlen: the longest sequence.
         position_ids: int64 (T,), each token's position in its sequence.
+        causal: whether a token sees those before it and itself alone.
     """
 
     cu_seqlens: Tensor
     max_seqlen: int
     position_ids: Tensor
+    causal: bool = False
 
     @classmethod
-    def of(cls, batch: Batch) -> Layout:
+    def of(cls, batch: Batch, *, causal: bool = False) -> Layout:
         """The layout of `batch`, on its device."""
-        return cls(batch.cu_seqlens, batch.max_seqlen, batch.position_ids)
+        return cls(batch.cu_seqlens, batch.max_seqlen, batch.position_ids, causal)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -129,18 +131,20 @@ class _PaddedAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        groups: list[Group],
+        layout: Layout,
         window: int | None,
         scaling: float,
         dropout: float,
     ) -> Tensor:
         """(T, H, D) each -> (T, H, D)."""
-        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out, groups = torch.empty_like(query, memory_format=torch.contiguous_format), layout.groups
         kept: list[Tensor | None] = []
         for group in groups:
             q, k, v = (group.pad(rows).flatten(0, 1) for rows in (query, key, value))  # (b·H, L, D)
             scores = torch.bmm(q, k.transpose(1, 2)).view(group.size, -1, group.length, group.length)
-            bias = group.key_bias if window is None else group.key_bias + _window_bias(group, window)
+            bias = group.key_bias
+            if window is not None or layout.causal:
+                bias = bias + _place_bias(group, window, causal=layout.causal)
             weights = torch.softmax(scores.float().mul_(scaling).add_(bias), dim=-1).to(q.dtype).flatten(0, 1)
             mask = None
             if dropout > 0.0:
@@ -174,11 +178,15 @@ class _PaddedAttention(torch.autograd.Function):
         return (*results, None, None, None, None)
 
 
-def _window_bias(group: Group, window: int) -> Tensor:
-    """(1, 1, L, L): very negative where query and key stand more than `window` tokens apart."""
+def _place_bias(group: Group, window: int | None, *, causal: bool) -> Tensor:
+    """(1, 1, L, L): very negative where a key stands more than `window` tokens from its query, or, if `causal`,
+    behind it."""
     places = torch.arange(group.length, device=group.slots.device)
-    apart = (places[:, None] - places[None, :]).abs() > window
-    return torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, _MASKED)[None, None]
+    ahead = places[None, :] - places[:, None]  # of the key, from the query
+    hidden = ahead > 0 if causal else torch.zeros_like(ahead, dtype=torch.bool)
+    if window is not None:
+        hidden = hidden | (ahead.abs() > window)
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, _MASKED)[None, None]
 
 
 def attend(
@@ -198,9 +206,10 @@ def attend(
 
     Args:
         module: the attention module that calls (unused; the interface passes it).
-        query, key, value: (1, H, T, D).
+        query, key, value: (1, H, T, D); keys and values may have fewer heads, each of which serves neighbouring ones of
+            the queries.
         attention_mask: always None; `layout` holds the sequence bounds.
-        sliding_window: transformers' half-window plus one (ModernBERT's local layers), or None.
+        sliding_window: transformers' half-window plus one (ModernBERT's local layers; a decoder's window), or None.
 
     Returns:
         (1, T, H, D) and no attention weights.
@@ -208,6 +217,9 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     window = None if sliding_window is None else sliding_window - 1
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))  # (T, H, D): a view, no copy
+    q, k = q.to(v.dtype), k.to(v.dtype)  # rotations in fp32 leave them there under autocast
+    if q.shape[1] != k.shape[1]:
+        k, v = (rows.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for rows in (k, v))
     return _attend(q, k, v, layout, scale=scale, window=window, dropout=dropout).unsqueeze(0), None
 
 
@@ -219,26 +231,30 @@ def _attend(
     if own_kernels(q, longest):
         from loratory.models.attention import attention
 
-        return attention(q, k, v, bounds, longest=longest, scale=scale, window=window, dropout=dropout)
+        return attention(
+            q, k, v, bounds, longest=longest, scale=scale, window=window, dropout=dropout, causal=layout.causal
+        )
     if q.is_cuda and q.dtype == torch.bfloat16 and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
-        sides = (-1, -1) if window is None else (window, window)
+        side = -1 if window is None else window
+        sides = (side, 0 if layout.causal else side)
         out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=sides)
         assert isinstance(out, Tensor)
         return out
     if not q.is_cuda and longest > APART and window is None and dropout == 0.0:
-        return _attend_apart([torch.split(part, layout.lengths) for part in (q, k, v)], scale=scale)
-    rows: Tensor = _PaddedAttention.apply(q, k, v, layout.groups, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
+        parts = [torch.split(part, layout.lengths) for part in (q, k, v)]
+        return _attend_apart(parts, scale=scale, causal=layout.causal)
+    rows: Tensor = _PaddedAttention.apply(q, k, v, layout, window, scale, dropout)  # type: ignore[no-untyped-call]  # torch's own
     return rows
 
 
-def _attend_apart(parts: Sequence[Sequence[Tensor]], *, scale: float) -> Tensor:
+def _attend_apart(parts: Sequence[Sequence[Tensor]], *, scale: float, causal: bool) -> Tensor:
     """Query, key and value, each as its sequences (L, H, D) -> (T, H, D): torch's fused kernel, once a sequence."""
     attended = []
     for sequence in zip(*parts, strict=True):
         q, k, v = (rows.transpose(0, 1).unsqueeze(0) for rows in sequence)  # (1, H, L, D)
-        attended.append(F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+        attended.append(F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=causal)[0].transpose(0, 1))
     return torch.cat(attended)
 
 
@@ -332,11 +348,15 @@ class Classifier:
         """Logits (B, C) of a batch that stands on the model's device."""
         if self.flat and self.family.apply_head is not None:
             hidden = self.encode(self.rounded(batch))
-            first = hidden.index_select(0, batch.cu_seqlens[: len(batch)].long())  # each sequence's first token
-            return self.family.apply_head(self.model, first)
+            return self.family.apply_head(self.model, hidden.index_select(0, self.pooled(batch)))
         ids, mask = padded(batch, self.pad_id)
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
         return logits
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """(B,) where each sequence's pooled token stands in the flat row: its first, a decoder's last."""
+        bounds = batch.cu_seqlens.long()
+        return bounds[1 : len(batch) + 1] - 1 if self.family.causal else bounds[: len(batch)]
 
     def rounded(self, batch: Batch) -> Batch:
         """`batch`, filled up with padding to a multiple of ROUNDED tokens, in sequences that the model takes."""
@@ -353,6 +373,6 @@ class Classifier:
         hidden: Tensor = self.family.encoder(self.model)(
             input_ids=batch.input_ids.unsqueeze(0),
             position_ids=self._positions(batch).unsqueeze(0),
-            layout=Layout.of(batch),
+            layout=Layout.of(batch, causal=self.family.causal),
         ).last_hidden_state[0]
         return hidden

@@ -13,12 +13,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from loratory.errors import ModelError, counted, first_line
 from loratory.models import flat
 from loratory.models.families import Family, family_of
-from loratory.models.source import Pretrained, check_safetensors, locate, pretrained, quiet, read_config
+from loratory.models.source import (
+    Pretrained,
+    check_safetensors,
+    for_classes,
+    locate,
+    pretrained,
+    quiet,
+    read_config,
+    read_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -109,12 +118,12 @@ def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], 
         ModelError: names or shapes are not those of the architecture; `where` names the file.
     """
     source = locate(name)
-    config = read_config(source, labels=labels)
     flat.register()
-    family = family_of(config)
     with quiet():
+        tokenizer = read_tokenizer(source)
+        config = for_classes(read_config(source, labels=labels), tokenizer)
+        family = family_of(config)
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -148,7 +157,7 @@ def load_trained(
             adapted = PeftModel.from_pretrained(base.model, str(directory))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"adapter {directory}: {first_line(error)}") from error
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    tokenizer = read_tokenizer(str(directory))
     inner = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
 
@@ -179,11 +188,12 @@ def _attention(config: PretrainedConfig, flat_tokens: bool) -> str:
 
 def _set_dropout(config: PretrainedConfig, dropout: float | None, attention_dropout: float) -> None:
     """Set every dropout rate a configuration knows; the field names differ by family."""
-    for field in ("attention_probs_dropout_prob", "attention_dropout"):
+    for field in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
         if hasattr(config, field):
             setattr(config, field, attention_dropout)
     if dropout is not None:
         for field in ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout",
-                      "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"):  # fmt: skip
+                      "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "resid_pdrop",
+                      "embd_pdrop"):  # fmt: skip
             if hasattr(config, field):
                 setattr(config, field, dropout)

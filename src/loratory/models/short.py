@@ -6,7 +6,7 @@ FlashAttention's kernels for sequences of any length walk over tiles of 128 keys
 fifth of one, and their backward passes take three launches. Here one program holds a whole sequence of one head in one
 tile of 32, 64 or 128 tokens, whichever is enough:
 
-    forward   S = s·QKᵀ + mask,  P = softmax(S) in fp32,  O = (P∘M)·V
+    forward   S = s·QKᵀ + mask (of the end, a window, what comes later),  P = softmax(S) in fp32,  O = (P∘M)·V
     backward  P again from Q and K,  dV = (P∘M)ᵀ·dO,  dP = (dO·Vᵀ)∘M,  dS = P∘(dP - rowsum(P∘dP)),  dQ = s·dS·K,
               dK = s·dSᵀ·Q
 
@@ -26,13 +26,15 @@ from torch import Tensor
 
 
 @triton.jit
-def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, N: tl.constexpr):
+def _probabilities(q, k, n, scale, WINDOW: tl.constexpr, CAUSAL: tl.constexpr, N: tl.constexpr):
     """softmax(scale·qkᵀ) over the first n keys, (N, N) fp32; rows of no token hold numbers that nobody reads."""
     rows = tl.arange(0, N)[:, None]
     columns = tl.arange(0, N)[None, :]
     seen = columns < n
     if WINDOW >= 0:
         seen = seen & (tl.abs(rows - columns) <= WINDOW)
+    if CAUSAL:
+        seen = seen & (columns <= rows)
     scores = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1.0e30)
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
@@ -48,7 +50,7 @@ def _kept(seed, pair, dropout, N: tl.constexpr):
 @triton.jit
 def _forward_tile(
     Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     rows = tl.arange(0, N)
     lanes = tl.arange(0, D)[None, :]
@@ -57,7 +59,7 @@ def _forward_tile(
     q = tl.load(Q + token * q_row + lanes, mask=inside, other=0.0)
     k = tl.load(K + token * k_row + lanes, mask=inside, other=0.0)
     v = tl.load(V + token * v_row + lanes, mask=inside, other=0.0)
-    weights = _probabilities(q, k, n, scale, WINDOW, N)
+    weights = _probabilities(q, k, n, scale, WINDOW, CAUSAL, N)
     if DROP:
         weights *= _kept(seed, pair, dropout, N)
     out = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
@@ -67,7 +69,7 @@ def _forward_tile(
 @triton.jit
 def _forward(
     Q, K, V, O, bounds, seeds, heads, q_row, k_row, v_row, o_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(0)
     head = tl.program_id(1)
@@ -82,22 +84,76 @@ def _forward(
     if n > 0:
         if n <= 32:
             _forward_tile(
-                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 32, D
+                Q,
+                K,
+                V,
+                O,
+                seed,
+                start,
+                n,
+                pair,
+                q_row,
+                k_row,
+                v_row,
+                o_row,
+                scale,
+                dropout,
+                WINDOW,
+                CAUSAL,
+                DROP,
+                32,
+                D,
             )
         elif n <= 64 and N >= 64:
             _forward_tile(
-                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 64, D
+                Q,
+                K,
+                V,
+                O,
+                seed,
+                start,
+                n,
+                pair,
+                q_row,
+                k_row,
+                v_row,
+                o_row,
+                scale,
+                dropout,
+                WINDOW,
+                CAUSAL,
+                DROP,
+                64,
+                D,
             )
         elif N >= 128:
             _forward_tile(
-                Q, K, V, O, seed, start, n, pair, q_row, k_row, v_row, o_row, scale, dropout, WINDOW, DROP, 128, D
+                Q,
+                K,
+                V,
+                O,
+                seed,
+                start,
+                n,
+                pair,
+                q_row,
+                k_row,
+                v_row,
+                o_row,
+                scale,
+                dropout,
+                WINDOW,
+                CAUSAL,
+                DROP,
+                128,
+                D,
             )
 
 
 @triton.jit
 def _backward_tile(
     Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     rows = tl.arange(0, N)
     lanes = tl.arange(0, D)[None, :]
@@ -107,7 +163,7 @@ def _backward_tile(
     k = tl.load(K + token * k_row + lanes, mask=inside, other=0.0)
     v = tl.load(V + token * v_row + lanes, mask=inside, other=0.0)
     grad = tl.load(G + token * g_row + lanes, mask=inside, other=0.0)  # zero outside: those rows add nothing
-    weights = _probabilities(q, k, n, scale, WINDOW, N)
+    weights = _probabilities(q, k, n, scale, WINDOW, CAUSAL, N)
     grad_weights = tl.dot(grad, tl.trans(v), input_precision="ieee")
     if DROP:
         kept = _kept(seed, pair, dropout, N)
@@ -127,7 +183,7 @@ def _backward_tile(
 @triton.jit
 def _backward(
     Q, K, V, G, DQ, DK, DV, bounds, seeds, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(0)
     head = tl.program_id(1)
@@ -146,17 +202,17 @@ def _backward(
         if n <= 32:
             _backward_tile(
                 Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-                WINDOW, DROP, 32, D,
+                WINDOW, CAUSAL, DROP, 32, D,
             )  # fmt: skip
         elif n <= 64 and N >= 64:
             _backward_tile(
                 Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-                WINDOW, DROP, 64, D,
+                WINDOW, CAUSAL, DROP, 64, D,
             )  # fmt: skip
         elif N >= 128:
             _backward_tile(
                 Q, K, V, G, DQ, DK, DV, seed, start, n, pair, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-                WINDOW, DROP, 128, D,
+                WINDOW, CAUSAL, DROP, 128, D,
             )  # fmt: skip
 
 
@@ -168,6 +224,7 @@ class Settings:
     window: int
     scale: float
     dropout: float
+    causal: bool = False
 
     @property
     def tile(self) -> int:
@@ -183,7 +240,8 @@ def forward(
     out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
     _forward[(bounds.shape[0] - 1, heads)](
         q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), settings.scale,
-        settings.dropout, WINDOW=settings.window, DROP=settings.dropout > 0, N=settings.tile, D=width, num_warps=4,
+        settings.dropout, WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0, N=settings.tile,
+        D=width, num_warps=4,
     )  # fmt: skip
     return out, ()
 
@@ -199,7 +257,7 @@ def backward(
     _backward[(bounds.shape[0] - 1, heads)](
         q, k, v, grad, grad_q, grad_k, grad_v, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0),
         grad.stride(0), grads.stride(0), settings.scale, settings.dropout,
-        WINDOW=settings.window, DROP=settings.dropout > 0, N=settings.tile, D=width,
+        WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0, N=settings.tile, D=width,
         num_warps=8 if settings.tile == 128 else 4,
     )  # fmt: skip
     return grads

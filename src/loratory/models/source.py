@@ -42,7 +42,7 @@ class Pretrained:
 
     def config(self, labels: tuple[str, ...]) -> PretrainedConfig:
         """A configuration of its own, with `labels` as its classes."""
-        return read_config(self.source, labels=labels)
+        return for_classes(read_config(self.source, labels=labels), self.tokenizer)
 
     def unchanged(self) -> bool:
         """Whether its files are still those that were read."""
@@ -64,7 +64,7 @@ def pretrained(name: str) -> Pretrained:
     config = read_config(source)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = read_tokenizer(source)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model {name!r}: {first_line(error)}") from error
     if not files:
@@ -113,6 +113,23 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"model {source!r}: {first_line(error)}") from error
     family_of(config)
+    return config
+
+
+def read_tokenizer(source: str) -> Any:
+    """A model's tokenizer. One without a padding token (GPT-2's, Llama's) pads with its end of text, as is usual."""
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def for_classes(config: PretrainedConfig, tokenizer: Any) -> PretrainedConfig:
+    """`config`, made to classify: a decoder needs the padding token to find each text's last one, and no cache."""
+    if family_of(config).causal:
+        config.use_cache = False
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id
     return config
 
 

@@ -53,7 +53,8 @@ def _mask(seed, pair, rows, columns, dropout):
 @triton.jit
 def _forward(
     Q, K, V, O, L, bounds, seeds, total, heads, q_row, k_row, v_row, o_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    D: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(1)
     head = tl.program_id(2)
@@ -71,6 +72,8 @@ def _forward(
         if WINDOW >= 0:
             low = tl.maximum(0, first - WINDOW) // OTHER * OTHER
             high = tl.minimum(n, first + OWN + WINDOW)
+        if CAUSAL:
+            high = tl.minimum(high, first + OWN)
         highest = tl.full((OWN,), -1.0e30, tl.float32)
         sums = tl.zeros((OWN,), tl.float32)
         out = tl.zeros((OWN, D), tl.float32)
@@ -82,6 +85,8 @@ def _forward(
             seen = (columns < n)[None, :]
             if WINDOW >= 0:
                 seen = seen & (tl.abs(rows[:, None] - columns[None, :]) <= WINDOW)
+            if CAUSAL:
+                seen = seen & (columns[None, :] <= rows[:, None])
             scores = tl.where(seen, scores, -1.0e30)
             higher = tl.maximum(highest, tl.max(scores, 1))
             weights = tl.exp2(scores - higher[:, None])
@@ -100,7 +105,8 @@ def _forward(
 @triton.jit
 def _queries(
     Q, K, V, O, G, DQ, L, DELTA, bounds, seeds, total, heads, q_row, k_row, v_row, o_row, g_row, d_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    D: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(1)
     head = tl.program_id(2)
@@ -123,6 +129,8 @@ def _queries(
         if WINDOW >= 0:
             low = tl.maximum(0, first - WINDOW) // OTHER * OTHER
             high = tl.minimum(n, first + OWN + WINDOW)
+        if CAUSAL:
+            high = tl.minimum(high, first + OWN)
         grad = tl.zeros((OWN, D), tl.float32)
         for begin in range(low, high, OTHER):
             columns = begin + tl.arange(0, OTHER)
@@ -133,6 +141,8 @@ def _queries(
             seen = (columns < n)[None, :]
             if WINDOW >= 0:
                 seen = seen & (tl.abs(rows[:, None] - columns[None, :]) <= WINDOW)
+            if CAUSAL:
+                seen = seen & (columns[None, :] <= rows[:, None])
             weights = tl.exp2(tl.where(seen, scores - logs[:, None], -1.0e30))
             through = tl.dot(g, tl.trans(v), input_precision="ieee")
             if DROP:
@@ -146,7 +156,8 @@ def _queries(
 @triton.jit
 def _keys(
     Q, K, V, G, DK, DV, L, DELTA, bounds, seeds, total, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
-    WINDOW: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, D: tl.constexpr,
+    WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    D: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(1)
     head = tl.program_id(2)
@@ -165,6 +176,8 @@ def _keys(
         if WINDOW >= 0:
             low = tl.maximum(0, first - WINDOW) // OTHER * OTHER
             high = tl.minimum(n, first + OWN + WINDOW)
+        if CAUSAL:
+            low = first // OTHER * OTHER
         grad_k = tl.zeros((OWN, D), tl.float32)
         grad_v = tl.zeros((OWN, D), tl.float32)
         for begin in range(low, high, OTHER):
@@ -178,6 +191,8 @@ def _keys(
             seen = inside  # a query that is not there adds nothing below: q and g are zero
             if WINDOW >= 0:
                 seen = seen & (tl.abs(rows[None, :] - columns[:, None]) <= WINDOW)
+            if CAUSAL:
+                seen = seen & (columns[:, None] <= rows[None, :])
             weights = tl.exp2(tl.where(seen, scores - logs[None, :], -1.0e30))
             through = tl.dot(v, tl.trans(g), input_precision="ieee")
             if DROP:
@@ -208,8 +223,8 @@ def forward(
     tiles = _tiles(FORWARD, width)
     _forward[(triton.cdiv(settings.longest, tiles.own), bounds.shape[0] - 1, heads)](
         q, k, v, out, logs, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
-        settings.scale, settings.dropout, WINDOW=settings.window, DROP=settings.dropout > 0, OWN=tiles.own,
-        OTHER=tiles.other, D=width, num_warps=tiles.warps, num_stages=tiles.stages,
+        settings.scale, settings.dropout, WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0,
+        OWN=tiles.own, OTHER=tiles.other, D=width, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return out, (out, logs)
 
@@ -228,14 +243,14 @@ def backward(
     _queries[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
         q, k, v, out, grad, grad_q, logs, delta, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0),
         out.stride(0), grad.stride(0), grads.stride(0), settings.scale, settings.dropout, WINDOW=settings.window,
-        DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width, num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        CAUSAL=settings.causal, DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width,
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     tiles = _tiles(KEYS, width)
     _keys[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
         q, k, v, grad, grad_k, grad_v, logs, delta, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0),
         grad.stride(0), grads.stride(0), settings.scale, settings.dropout, WINDOW=settings.window,
-        DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width, num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        CAUSAL=settings.causal, DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width,
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return grads
