@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import logging
 import os
 import random
 import signal
 import time
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -22,7 +25,7 @@ from loratory.store.record import RunRecord
 from loratory.study.launch import launch
 from loratory.study.lock import launching
 from loratory.study.reading import read_study
-from loratory.study.workers import Workers
+from loratory.study.workers import Workers, serve
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
@@ -142,6 +145,38 @@ def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.Monk
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2, 3"
     for worker in workers._workers:
         worker.pipe.close()
+
+
+def test_a_process_holds_nothing_of_a_run_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held:
+        """What a traceback holds: a cycle."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    class Pipe:
+        def recv(self) -> Any:
+            if held:
+                raise EOFError
+
+        def send(self, outcome: Any) -> None:
+            pass
+
+    def carry_out(job: Any, inputs: Inputs) -> None:
+        held.append(weakref.ref(Held()))
+
+    held: list[weakref.ref[Held]] = []
+    monkeypatch.setattr("loratory.study.workers.carry_out", carry_out)
+    monkeypatch.setattr("loratory.study.workers._end_with_parent", lambda: None)
+    monkeypatch.setattr("loratory.study.workers.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda logger, level: None)
+    gc.disable()
+    try:
+        serve(cast(Any, Pipe()))
+    finally:
+        gc.enable()
+    gc.collect()
+    assert held[0]() is None
 
 
 def failing(error: Exception, where: Any) -> Any:

@@ -185,6 +185,7 @@ def serve(pipe: Connection) -> None:
         except EOFError:
             return
         pipe.send(carry_out(job, inputs))
+        gc.collect()  # a run that failed is held by its own traceback: frozen, its model would stay for good
         gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
 
 
