@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import time
 import weakref
@@ -19,7 +20,7 @@ import pytest
 
 import loratory.study.jobs as jobs
 from loratory.cli import main
-from loratory.errors import DivergedError, StorageError
+from loratory.errors import DivergedError, LoratoryError, StorageError
 from loratory.inputs import Inputs
 from loratory.store.record import RunRecord
 from loratory.study.launch import launch
@@ -328,3 +329,28 @@ def test_a_worker_with_other_data_than_the_plans_does_not_run(
     with pytest.raises(jobs.ResourceError, match="are not those of the plan here"):
         run_with(tmp_path / "out", study_file())
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_what_a_worker_does_not_find_is_no_failure_of_its_runs(
+    study_file: Any, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out, data = jobs.carry_out, shutil.copyfile(tiny_csv, tmp_path / "data.csv")
+    monkeypatch.chdir(tmp_path)  # which is gone to afterwards
+
+    def without_folder(job: Any, inputs: Inputs) -> Any:
+        return carry_out(dataclasses.replace(job, folder=tmp_path / "none"), inputs)
+
+    def without_data(job: Any, inputs: Inputs) -> Any:
+        data.unlink()
+        return carry_out(job, Inputs())
+
+    path = study_file()
+    path.write_text(path.read_text("utf8").replace(str(tiny_csv), str(data)), encoding="utf8")
+    for elsewhere, says in (
+        (without_folder, "none, where the study was started, is not here"),
+        (without_data, "data.csv"),
+    ):
+        monkeypatch.setattr("loratory.study.execute.carry_out", elsewhere)
+        with pytest.raises(LoratoryError, match=says):
+            run_with(tmp_path / "out", path)
+        assert not (tmp_path / "out" / "runs").exists()
