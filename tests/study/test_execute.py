@@ -126,6 +126,26 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+def test_a_process_that_ends_as_it_gets_a_job_is_replaced(
+    study_file: Any, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    start = Workers._start
+
+    def starting(self: Any) -> Any:
+        started.append(worker := start(self))
+        if len(started) == 1:
+            worker.process.kill()
+            worker.process.join()
+            monkeypatch.setattr(worker.process, "is_alive", lambda: True)  # as it was when it was asked
+        return worker
+
+    monkeypatch.setattr(Workers, "_start", starting)
+    plan = run_with(tmp_path / "out", study_file(), workers=2)
+    assert (plan.done, len(plan.failed)) == (8, 0)
+    assert "its process ended with SIGKILL; it is run again" in caplog.text
+
+
 def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch) -> None:
     class Process:
         def __init__(self, target: Any, args: Any, daemon: bool) -> None:
