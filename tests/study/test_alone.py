@@ -22,9 +22,11 @@ from loratory.spec import RunSpec
 from loratory.store.record import Place, RunRecord, Stage
 from loratory.study.execute import Executor, InProcess, execute
 from loratory.study.jobs import Job, Outcome
+from loratory.study.launch import launch
 from loratory.study.lock import launching
 from loratory.study.plan import Plan
 from loratory.study.progress import progress_of, read_status
+from loratory.study.reading import read_study
 from loratory.study.workers import Workers
 
 
@@ -187,6 +189,21 @@ def test_in_one_process_only_the_order_changes(alone: bool, monkeypatch: pytest.
     names[2 if alone else 0 : 0] = ["0-f0", "0-f1"]
     assert [job.id for job in ran] == names
     assert {job.place.runs_at_once for job in ran} == {1}
+
+
+@pytest.mark.parametrize(("alone", "seeds"), [(True, [3, 3, 4, 4]), (False, [3, 4, 3, 4])])
+def test_final_runs_alone_go_seed_by_seed(alone: bool, seeds: list[int], study_file: Any, tmp_path: Path) -> None:
+    ran: list[Job] = []
+    spec, text = read_study(study_file())
+
+    def told(plan: Plan, job: Job) -> None:
+        ran.append(job)
+
+    launch(spec, text, tmp_path / "out", alone=alone, planned=lambda plan, tuning, finals: None, told=told)
+    assert [job.spec.seed for job in ran if job.place.stage == "final"] == seeds
+    assert [job.spec.method.name for job in ran][-4:] == (
+        ["head", "lora"] * 2 if alone else ["head"] * 2 + ["lora"] * 2
+    )
 
 
 def test_the_plan_and_the_status_count_with_fewer_final_runs_at_once(

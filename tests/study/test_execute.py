@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import logging
 import os
 import random
+import shutil
 import signal
 import time
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 import loratory.study.jobs as jobs
 from loratory.cli import main
-from loratory.errors import DivergedError, StorageError
+from loratory.errors import DivergedError, LoratoryError, StorageError
 from loratory.inputs import Inputs
 from loratory.store.record import RunRecord
 from loratory.study.launch import launch
 from loratory.study.lock import launching
 from loratory.study.reading import read_study
-from loratory.study.workers import Workers
+from loratory.study.workers import Workers, serve
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
@@ -122,6 +126,26 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+def test_a_process_that_ends_as_it_gets_a_job_is_replaced(
+    study_file: Any, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    start = Workers._start
+
+    def starting(self: Any) -> Any:
+        started.append(worker := start(self))
+        if len(started) == 1:
+            worker.process.kill()
+            worker.process.join()
+            monkeypatch.setattr(worker.process, "is_alive", lambda: True)  # as it was when it was asked
+        return worker
+
+    monkeypatch.setattr(Workers, "_start", starting)
+    plan = run_with(tmp_path / "out", study_file(), workers=2)
+    assert (plan.done, len(plan.failed)) == (8, 0)
+    assert "its process ended with SIGKILL; it is run again" in caplog.text
+
+
 def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch) -> None:
     class Process:
         def __init__(self, target: Any, args: Any, daemon: bool) -> None:
@@ -142,6 +166,38 @@ def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.Monk
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2, 3"
     for worker in workers._workers:
         worker.pipe.close()
+
+
+def test_a_process_holds_nothing_of_a_run_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held:
+        """What a traceback holds: a cycle."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    class Pipe:
+        def recv(self) -> Any:
+            if held:
+                raise EOFError
+
+        def send(self, outcome: Any) -> None:
+            pass
+
+    def carry_out(job: Any, inputs: Inputs) -> None:
+        held.append(weakref.ref(Held()))
+
+    held: list[weakref.ref[Held]] = []
+    monkeypatch.setattr("loratory.study.workers.carry_out", carry_out)
+    monkeypatch.setattr("loratory.study.workers._end_with_parent", lambda: None)
+    monkeypatch.setattr("loratory.study.workers.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda logger, level: None)
+    gc.disable()
+    try:
+        serve(cast(Any, Pipe()))
+    finally:
+        gc.enable()
+    gc.collect()
+    assert held[0]() is None
 
 
 def failing(error: Exception, where: Any) -> Any:
@@ -293,3 +349,28 @@ def test_a_worker_with_other_data_than_the_plans_does_not_run(
     with pytest.raises(jobs.ResourceError, match="are not those of the plan here"):
         run_with(tmp_path / "out", study_file())
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_what_a_worker_does_not_find_is_no_failure_of_its_runs(
+    study_file: Any, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out, data = jobs.carry_out, shutil.copyfile(tiny_csv, tmp_path / "data.csv")
+    monkeypatch.chdir(tmp_path)  # which is gone to afterwards
+
+    def without_folder(job: Any, inputs: Inputs) -> Any:
+        return carry_out(dataclasses.replace(job, folder=tmp_path / "none"), inputs)
+
+    def without_data(job: Any, inputs: Inputs) -> Any:
+        data.unlink()
+        return carry_out(job, Inputs())
+
+    path = study_file()
+    path.write_text(path.read_text("utf8").replace(str(tiny_csv), str(data)), encoding="utf8")
+    for elsewhere, says in (
+        (without_folder, "none, where the study was started, is not here"),
+        (without_data, "data.csv"),
+    ):
+        monkeypatch.setattr("loratory.study.execute.carry_out", elsewhere)
+        with pytest.raises(LoratoryError, match=says):
+            run_with(tmp_path / "out", path)
+        assert not (tmp_path / "out" / "runs").exists()

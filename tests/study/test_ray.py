@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ import loratory
 from loratory.cli import main
 from loratory.errors import ResourceError
 from loratory.inputs import Inputs
+from loratory.methods.head import HeadSettings
+from loratory.spec import RunSpec
+from loratory.store.record import Place
 from loratory.study.cluster import Cluster
+from loratory.study.jobs import Job
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -69,6 +74,29 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
     }
     assert {record.study["runs_at_once"] for record in ray.values() if record.study is not None} == {None}
     assert (tmp_path / "ray" / "plan.json").read_text() == (tmp_path / "local" / "plan.json").read_text()
+
+
+def test_an_error_of_a_task_is_no_failure_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        cause = ModuleNotFoundError("No module named 'loratory'")
+
+    def get(task: Any) -> None:
+        raise RayTaskError
+
+    ray = types.ModuleType("ray")
+    exceptions = types.SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    vars(ray).update(wait=lambda tasks, num_returns: (tasks[:1], tasks[1:]), get=get, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    cluster = Cluster(1, Inputs(), cuda=False, threads=1)
+    job = Job("one", "f" * 64, RunSpec(method=HeadSettings()), Place("tuning"), Path("one"), False, Path.cwd())
+    cluster._jobs["task"] = job
+    outcome = cluster.next()
+    assert outcome.record is None
+    assert isinstance(outcome.stops, ResourceError)
+    assert str(outcome.stops) == "--executor ray: one: No module named 'loratory'"
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

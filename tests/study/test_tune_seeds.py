@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from loratory.report.study_table import study_table
 from loratory.store.directory import MANIFEST
 from loratory.study.document import Summary
 from loratory.study.launch import launch
+from loratory.study.pairs import compare_cells
 from loratory.study.reading import read_study
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
@@ -207,6 +209,26 @@ def test_a_cell_that_lacks_a_seed_has_no_verdict(summary: Summary) -> None:
         None,
         *["for 1 of 5 seeds of the second every learning rate failed"] * 2,
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("diverged", None),
+        ("failed", "1 of 15 tuning runs of the second failed: it chose from fewer learning rates"),
+        ("out_of_memory", "1 of 15 tuning runs of the second failed: it chose from fewer learning rates"),
+    ],
+)
+def test_a_cell_that_could_choose_from_fewer_rates_has_no_verdict(place: Path, status: str, why: str | None) -> None:
+    study = load_study(place)
+    first, second, _ = study.cells
+    choice = second.choices[0]
+    trial = dataclasses.replace(choice.trials[0], status=status, score=None)
+    choice = dataclasses.replace(choice, trials=(trial, *choice.trials[1:]))
+    second = dataclasses.replace(second, choices=(choice, *second.choices[1:]))
+    (one,) = compare_cells(dataclasses.replace(study, cells=(first, second)), draws=100)
+    assert one.why_none == why
+    assert (one.verdict is None) == (why is not None)
 
 
 def test_where_the_first_seed_chose_for_all_the_page_says_what_is_not_covered(

@@ -66,7 +66,7 @@ class Cluster:
         if room == 0:
             ray.shutdown()
             raise ResourceError(
-                f"--executor ray: no node has room for a run ({self._needs}); lower --threads, or join it"
+                f"--executor ray: no node has room for a run ({self._needs}); lower threads under train, or join it"
             )
         self.slots = room if self._asked_slots is None else min(room, self._asked_slots)
         if self._needs["num_gpus"]:
@@ -115,6 +115,8 @@ class Cluster:
         job = self._jobs.pop(ended)
         try:
             outcome: Outcome = ray.get(ended)
+        except ray.exceptions.RayTaskError as error:  # raised before the run began, as where Loratory is not installed
+            return Outcome(job, None, stops=ResourceError(f"--executor ray: {job.id}: {first_line(error.cause)}"))
         except ray.exceptions.RayError as error:
             message = f"Ray gave it up after {RETRIES + 1} times: {first_line(error)}"
             try:

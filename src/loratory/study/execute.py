@@ -81,7 +81,8 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
 
     Args:
         told: the plan and the run, after each run that ended.
-        alone: final runs begin once no tuning run is under way or waiting, and go one by one on each device. Else runs
+        alone: final runs begin once no tuning run is under way or waiting, and go one by one on each device, every cell
+            with one seed before any with the next: what slows the device for a while slows no cell alone. Else runs
             begin as soon as they are known.
 
     Raises:
@@ -90,7 +91,7 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
     waiting, running = plan.missing(), dict[str, Job]()
     while waiting or running:
         if alone:
-            waiting.sort(key=_is_final)
+            waiting.sort(key=_turn)
         while waiting and len(running) < _room(waiting[0], running.values(), executor, alone):
             job = _promised(waiting.pop(0), executor, alone)
             executor.submit(job)
@@ -106,6 +107,10 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
 
 def _is_final(job: Job) -> bool:
     return job.place.stage == "final"
+
+
+def _turn(job: Job) -> tuple[bool, int]:
+    return _is_final(job), job.spec.seed if _is_final(job) else 0
 
 
 def _room(job: Job, running: Collection[Job], executor: Executor, alone: bool) -> int:

@@ -72,14 +72,8 @@ def known(asked: Sequence[Asked], inputs: Inputs) -> list[tuple[str, str, RunSpe
 def carry_out(job: Job, inputs: Inputs) -> Outcome:
     """Train once. A run that fails is an outcome, and its record lies in its place."""
     try:
-        if os.getcwd() != str(job.folder):
-            os.chdir(job.folder)
-        identity = identify(job.spec, Hardware.of(job.spec.hardware), inputs, job.place)
-        if identity.fingerprint != job.fingerprint:
-            raise ResourceError(
-                f"{job.id}: its data, model, device or library versions are not those of the plan here "
-                f"({identity.hardware.record()['device']}); give all workers the same, or start the study again"
-            )
+        if (otherwise := _not_as_planned(job, inputs)) is not None:
+            return Outcome(job, None, stops=otherwise)
         run = train(job.spec, output=job.output, place=job.place, keep_weights=job.keep_weights, inputs=inputs)
         return Outcome(job, run.record)
     except OutOfMemoryError as error:
@@ -91,6 +85,25 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
         return _failed(job, str(error), inputs)
     except Exception as error:  # noqa: BLE001  # a defect in one setting's way does not end the others
         return _failed(job, f"{type(error).__name__}: {first_line(error)}", inputs)
+
+
+def _not_as_planned(job: Job, inputs: Inputs) -> LoratoryError | None:
+    """Why no run can be carried out here: what the plan read is gone, or something else. No run's own failure."""
+    try:
+        if os.getcwd() != str(job.folder):
+            os.chdir(job.folder)
+    except OSError as error:
+        return ResourceError(f"{job.folder}, where the study was started, is not here ({error.strerror})")
+    try:
+        identity = identify(job.spec, Hardware.of(job.spec.hardware), inputs, job.place)
+    except LoratoryError as error:
+        return error
+    if identity.fingerprint == job.fingerprint:
+        return None
+    return ResourceError(
+        f"{job.id}: its data, model, device or library versions are not those of the plan here "
+        f"({identity.hardware.record()['device']}); give all workers the same, or start the study again"
+    )
 
 
 def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:

@@ -156,6 +156,9 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
             return f"{failed} of {counted(len(cell.finals), 'final run')} of the {which} failed"
         if none := len(cell.unchosen):
             return f"for {none} of {counted(len(study.seeds), 'seed')} of the {which} every learning rate failed"
+        if lost := sum(trial.lost for trial in cell.trials):
+            runs = counted(len(cell.trials), "tuning run")
+            return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
     return None

@@ -38,6 +38,11 @@ class Trial:
     history: History
     error: str | None
 
+    @property
+    def lost(self) -> bool:
+        """Whether nobody knows how good its rate is; of one that diverged that is known."""
+        return self.status not in ("completed", "diverged")
+
 
 @dataclass(frozen=True)
 class Final:

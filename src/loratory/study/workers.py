@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -87,7 +87,8 @@ class Workers:
         if most == 1:
             for one in [one for one in self._workers if one.job is None and one.gpu == worker.gpu]:
                 self._end(one)
-        worker.pipe.send(job)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it ended just now: `next` meets the end of its pipe
+            worker.pipe.send(job)
 
     def next(self) -> Outcome:
         """Wait for a job to end; one whose process was lost is carried out again, twice at most."""
@@ -185,6 +186,7 @@ def serve(pipe: Connection) -> None:
         except EOFError:
             return
         pipe.send(carry_out(job, inputs))
+        gc.collect()  # a run that failed is held by its own traceback: frozen, its model would stay for good
         gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
 
 
