@@ -19,6 +19,7 @@ from loratory.cli import main
 from loratory.inputs import Inputs
 from loratory.methods.head import HeadSettings
 from loratory.spec import RunSpec
+from loratory.store.directory import glance
 from loratory.store.record import Place, RunRecord, Stage
 from loratory.study.execute import Executor, InProcess, execute
 from loratory.study.jobs import Job, Outcome
@@ -204,6 +205,29 @@ def test_final_runs_alone_go_seed_by_seed(alone: bool, seeds: list[int], study_f
     assert [job.spec.method.name for job in ran][-4:] == (
         ["head", "lora"] * 2 if alone else ["head"] * 2 + ["lora"] * 2
     )
+
+
+def test_final_runs_of_before_that_were_not_alone_are_told(
+    ran: Path, study_file: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["study", "run", str(study_file()), "--output", str(ran), "--alone"]
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    monkeypatch.setattr("loratory.study.jobs.train", None)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "device" not in capsys.readouterr().err
+    monkeypatch.setattr("loratory.study.plan.glance", _crowded)
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    assert "4 final runs of before shared a device, or may have; remove their directories" in err
+    assert main(command[:-1]) == 0
+    assert "device" not in capsys.readouterr().err
+
+
+def _crowded(run: Path) -> RunRecord | None:
+    record = glance(run)
+    assert record is None or record.study is not None
+    return record and dataclasses.replace(record, study={**(record.study or {}), "runs_at_once": 2})
 
 
 def test_the_plan_and_the_status_count_with_fewer_final_runs_at_once(

@@ -19,7 +19,7 @@ from loratory.study.fitting import check_settings
 from loratory.study.jobs import Job
 from loratory.study.layout import PLAN, RUNS, STUDY, read_json
 from loratory.study.lock import launching
-from loratory.study.plan import Plan, without_use, without_weights
+from loratory.study.plan import Plan, not_alone, without_use, without_weights
 from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
 from loratory.study.workers import Workers
@@ -76,6 +76,11 @@ def launch(
                 log.warning(
                     "%s: %s without weights; remove their directories to train them again", directory / RUNS,
                     f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
+                )  # fmt: skip
+            if alone and (crowded := not_alone(plan)):
+                log.warning(
+                    "%s: %s of before shared a device, or may have; remove their directories to time them again",
+                    directory / RUNS, counted(crowded, "final run"),
                 )  # fmt: skip
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)

@@ -17,6 +17,7 @@ from loratory.errors import StorageError, counted
 from loratory.spec import RunSpec
 from loratory.store.directory import drop_weights, glance, settle
 from loratory.store.files import write_durably
+from loratory.store.naming import lookup
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
 from loratory.study.choice import CellPlan, Choice
@@ -233,6 +234,12 @@ def without_weights(plan: Plan) -> int:
         (record := plan.records.get(job.id)) is not None and record.status == "completed" and not record.weights
         for job in jobs
     )
+
+
+def not_alone(plan: Plan) -> int:
+    """How many final runs exist that shared their device with others of a study, or may have."""
+    finals = [record for one in plan.cells for job in one.finals if (record := plan.records.get(job.id)) is not None]
+    return sum(lookup(record.study, "runs_at_once") != 1 for record in finals if record.status == "completed")
 
 
 def said_of(plan: Plan) -> str:
