@@ -181,6 +181,7 @@ def optimize(
         meter=meter,
         score=scores,
         better=better,
+        rates=setup.trainable.rates,
         on_step=on_step,
     )
 

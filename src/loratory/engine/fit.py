@@ -11,9 +11,10 @@ It is the same for every method: what is trained is what the method set free.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def fit(
     meter: Meter,
     score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
+    rates: Mapping[str, float] = MappingProxyType({}),
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
     """Train what is free in the classifier's model, in place, on the device where it is.
@@ -90,6 +92,7 @@ def fit(
         seed: decides data order and dropout, and nothing else does.
         score: the scores of `validation`'s logits (N, C), after each epoch; none where there is no validation.
         better: whether its first scores are better than its second; used where the spec keeps the best weights.
+        rates: what `lr` is multiplied by, for the parameters where that is not 1.
         on_step: told after each step.
 
     Raises:
@@ -97,7 +100,9 @@ def fit(
     """
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
-    with ready(classifier, data, validation, spec, lr=lr, seed=seed, hardware=hardware, meter=meter) as run:
+    with ready(
+        classifier, data, validation, spec, lr=lr, seed=seed, hardware=hardware, meter=meter, rates=rates
+    ) as run:
         for epoch in range(1, spec.epochs + 1):
             row = {"epoch": epoch, **run.epoch(epoch, on_step)}
             with meter.phase("eval"):
@@ -193,6 +198,7 @@ def ready(
     seed: int,
     hardware: Hardware,
     meter: Meter,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
@@ -217,7 +223,10 @@ def ready(
         with meter.phase("setup"):
             embeddings = stack.enter_context(quicken(model)) if hardware.device.type == "cpu" else []
             total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
-            one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
+            one = Step(
+                classifier, spec, hardware, lr=lr, total=total, rates=rates, embeddings=embeddings,
+                refresh=quick.refresh,
+            )  # fmt: skip
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
