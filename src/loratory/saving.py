@@ -54,7 +54,7 @@ def bytes_of_weights(setup: Setup) -> int:
     """The bytes that :func:`save` would write in fp32, the file's header aside (about 100 bytes a tensor)."""
     trainable = setup.trainable
     if trainable.adapter is not None:
-        return 4 * sum(int(parameter.numel()) for parameter in trainable.trainable().values())
+        return 4 * sum(tensor.numel() for tensor in trainable.trained_tensors().values())
     tensors: dict[int, int] = {
         tensor.data_ptr(): tensor.numel() for tensor in setup.base.model.state_dict().values()
     }  # tied ones once

@@ -21,6 +21,7 @@ from loratory.data.batches import Batch
 from loratory.engine.hardware import Hardware
 from loratory.engine.memory import Storages, kept_for_backward
 from loratory.engine.modules import Embedding
+from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
@@ -42,6 +43,7 @@ class Step:
         lr: float,
         total: int,
         rates: Mapping[str, float] = MappingProxyType({}),
+        companion: Companion | None = None,
         embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
@@ -51,6 +53,7 @@ class Step:
             lr: peak learning rate.
             total: steps that will be made; the schedule ends there.
             rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+            companion: adds its penalty to each step's loss, and follows the optimizer.
             embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
         """
@@ -69,6 +72,7 @@ class Step:
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
         self._joint: Tensor | None = None  # the gradients of a step end to end, for one sum over all processes
         self._max_norm = spec.max_grad_norm
+        self._companion = companion
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
         groups = [
@@ -148,9 +152,13 @@ class Step:
         for factor, rate in self._rate_times.items():
             torch.mul(self._rate, factor, out=rate)
         self._done += 1
+        if self._companion is not None:
+            self._companion.penalty().backward()  # type: ignore[no-untyped-call]  # torch's own
         if self._max_norm > 0:
             self._clip()
         self.optimizer.step()
+        if self._companion is not None:
+            self._companion.after(int(self._done) - 1)
         self._clear()
 
     def forget(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -21,6 +22,25 @@ Part = Literal["adapter", "head", "unfrozen"]
 """What a trainable parameter is: added by the method, the classifier head, or a pretrained weight set free."""
 
 
+class Companion(Protocol):
+    """What a method does beside the gradient of the loss, in every step."""
+
+    why_eager: str
+    """Why a step with it cannot be captured as a CUDA graph."""
+
+    def over(self, total: int) -> AbstractContextManager[None]:
+        """Be ready for `total` steps; at the end, leave what is to be saved."""
+        ...
+
+    def penalty(self) -> Tensor:
+        """Added to each step's loss, a number."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Called after the optimizer, before the gradients are forgotten; `step` counts from 0."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainableModel:
     """A model made ready by a method: the engine trains what `parts` names and nothing else.
@@ -31,6 +51,7 @@ class TrainableModel:
         adapter: PEFT's configuration with which the trained part is saved; None saves a whole model.
         wrapper: PEFT's model around `model`, where there is an adapter.
         rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+        companion: what is done beside the gradient of the loss, where anything is.
         converted: where the base's own weights were changed: makes of the adapter's tensors those that belong to the
             unchanged base.
     """
@@ -40,6 +61,7 @@ class TrainableModel:
     adapter: PeftConfig | None = None
     wrapper: PeftModel | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    companion: Companion | None = None
     converted: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def trainable(self) -> dict[str, nn.Parameter]:

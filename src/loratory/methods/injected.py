@@ -36,6 +36,7 @@ def inject(
     """
     import torch
     from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     from loratory.models.source import quiet
 
@@ -47,10 +48,16 @@ def inject(
             wrapper = PeftModel(base.model, config)
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
             raise SettingsError(f"PEFT cannot adapt {base.family.name} so: {first_line(error)}") from error
+    fixed = tuple(  # on the meta device PEFT forgets that these are not trained
+        f"{name}.{other}."
+        for name, module in base.model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+        for other in module.other_param_names
+    )
     added = [
         name
         for name, parameter in base.model.named_parameters()
-        if id(parameter) not in before and parameter.requires_grad
+        if id(parameter) not in before and parameter.requires_grad and not name.startswith(fixed)
     ]
     parts = set_free(base.model, base.family, unfrozen=unfrozen, adapter=added)
     saved.task_type = "SEQ_CLS"

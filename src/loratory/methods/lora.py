@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from loratory.models.families import Family
     from loratory.models.load import Base
 
+Targets = Annotated[
+    str,
+    Field(
+        min_length=1, description="LoRA, AdaLoRA: attention (query and value), all-linear, or module names with commas"
+    ),
+]
+"""What :func:`find_targets` reads."""
+
 STARTS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 """How A and B may begin; and pissa_niter_N, PiSSA by N iterations of a randomised decomposition."""
 
@@ -44,11 +52,7 @@ class LoraSettings(MethodSettings):
     rank: int = Field(8, ge=1, description="LoRA: rank r of the update")
     alpha: float = Field(16.0, gt=0, description="LoRA: α; the update is scaled by α/r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA: dropout on the adapters' input")
-    targets: str = Field(
-        "attention",
-        min_length=1,
-        description="LoRA: attention (query and value), all-linear, or module names with commas",
-    )
+    targets: Targets = "attention"
     rslora: Literal["off", "on"] = Field("off", description="LoRA: scale by α/√r (rsLoRA)")
     dora: Literal["off", "on"] = Field("off", description="LoRA: train each row's norm apart (DoRA)")
     init: str = Field("default", description=f"LoRA: how A and B begin: {', '.join(STARTS)}, pissa_niter_N")
