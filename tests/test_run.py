@@ -24,7 +24,7 @@ from loratory.spec import HardwareSpec
 from loratory.store.directory import read_run
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
-ADAPTERS = ("lora", "hybrid")
+ADAPTERS = ("lora", "hybrid", "ia3", "adalora")
 WORDS = [f"w{n}" for n in range(96)]
 
 

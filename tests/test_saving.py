@@ -24,7 +24,7 @@ from loratory.run import train
 from loratory.spec import HardwareSpec
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
-ADAPTERS = ("lora", "hybrid")
+ADAPTERS = ("lora", "hybrid", "ia3", "adalora")
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,8 @@ def optimize(
         meter=meter,
         score=scores,
         better=better,
+        rates=setup.trainable.rates,
+        companion=setup.trainable.companion,
         on_step=on_step,
     )
 

@@ -183,19 +183,25 @@ def test_hidden_dropout_is_where_the_stock_modules_have_it(
     assert_agree(ours, stock, 1e-5)
 
 
-UNEQUAL: dict[str, dict[str, Any]] = {
-    "ranks": {"rank_pattern": {"query": 3}},
-    "scales": {"alpha_pattern": {"query": 64}},
-    "biases of B": {"lora_bias": True},
-    "biases of targets": {"bias": "lora_only"},
+VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
+    "ranks": ({"rank_pattern": {"query": 3}}, 2),
+    "scales": ({"alpha_pattern": {"query": 64}}, 2),
+    "ranks and scales by layer": ({"rank_pattern": {"layer.0.*": 3}, "alpha_pattern": {"layer.1.*value": 5}}, 2),
+    "rank-stabilised": ({"use_rslora": True, "rank_pattern": {"value": 4}}, 2),
+    "orthogonal": ({"init_lora_weights": "orthogonal"}, 2),
+    "principal": ({"init_lora_weights": "pissa"}, 2),
+    "biases of B": ({"lora_bias": True}, 0),
+    "biases of targets": ({"bias": "lora_only"}, 0),
+    "magnitudes": ({"use_dora": True}, 0),
 }
+"""Kinds of LoRA that PEFT knows, and how many layers of two the engine computes itself."""
 
 
-@pytest.mark.parametrize("what", UNEQUAL)
-def test_adapters_that_do_not_join_are_left_to_stock_modules(what: str, tiny_bert: Any, labelled: Any) -> None:
-    """PEFT knows more kinds of LoRA than Loratory's own settings; whoever adds one gets the right result."""
+@pytest.mark.parametrize("what", VARIANTS)
+def test_variants_are_computed_exactly_or_left_to_stock_modules(what: str, tiny_bert: Any, labelled: Any) -> None:
+    settings, computes = VARIANTS[what]
     base = load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0, dropout=0.0)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], **UNEQUAL[what])
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], **settings)
     model = inject_adapter_in_model(config, base.model)
     torch.manual_seed(5)
     for name, parameter in model.named_parameters():
@@ -203,7 +209,8 @@ def test_adapters_that_do_not_join_are_left_to_stock_modules(what: str, tiny_ber
             parameter.data.normal_(std=0.2)
     classifier, batch = Classifier(model.train().to(DEVICE), base.family, base.pad_id), some(labelled)
     expected, stock = computed(classifier, batch)
-    with quickened(model, EXACT):
+    with quickened(model, EXACT) as quick:
+        assert sum(isinstance(part, Layer) for part in quick.parts) == computes
         logits, ours = computed(classifier, batch)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert_agree(ours, stock, 1e-5)

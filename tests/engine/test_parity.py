@@ -19,7 +19,7 @@ from loratory.engine.meter import Meter
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.families import FAMILIES
 from loratory.models.flat import Classifier
-from loratory.models.load import load_base
+from loratory.models.load import Base, load_base
 from loratory.spec import HardwareSpec, TrainingSpec
 
 LENGTHS = [5, 9, 2, 7, 12, 3, 8, 6, 4, 11, 10, 7]
@@ -29,18 +29,30 @@ CUDA = pytest.param(
 )
 
 
+def prepared(directory: Any, method: str, *, flat_tokens: bool, **own: Any) -> tuple[Base, TrainableModel]:
+    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=0.0, flat_tokens=flat_tokens)
+    return base, method_named(method).prepare(base, method_settings({"name": method, **own}), seed=0)
+
+
 def plain_loop(
-    directory: Any, method: str, data: Labelled, epochs: int, size: int, *, lr: float = LR, device: str = "cpu"
+    directory: Any,
+    method: str,
+    data: Labelled,
+    epochs: int,
+    size: int,
+    *,
+    lr: float = LR,
+    device: str = "cpu",
+    **own: Any,
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Padded batches, transformers' own forward, AdamW and schedule: mean loss of each epoch, and the weights."""
-    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=0.0, flat_tokens=False)
-    trainable = method_named(method).prepare(base, method_settings({"name": method}), seed=0)
+    base, trainable = prepared(directory, method, flat_tokens=False, **own)
     base.model.to(device)
-    free = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
+    free = trainable.trainable()
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in free if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p], "weight_decay": 0.01 if p.ndim > 1 else 0.0, "lr": lr * trainable.rates.get(name, 1.0)}
+            for name, p in free.items()
         ],
         lr=lr,
         fused=False,
@@ -62,7 +74,7 @@ def plain_loop(
                 base.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits, labels.to(device)
             )
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(free, 1.0)
+            torch.nn.utils.clip_grad_norm_(free.values(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -72,17 +84,24 @@ def plain_loop(
 
 
 def our_loop(
-    directory: Any, method: str, data: Labelled, epochs: int, size: int, *, lr: float = LR, device: str = "cpu"
+    directory: Any,
+    method: str,
+    data: Labelled,
+    epochs: int,
+    size: int,
+    *,
+    lr: float = LR,
+    device: str = "cpu",
+    **own: Any,
 ) -> tuple[list[dict[str, Any]], TrainableModel]:
     """The engine's history, and the trained model."""
     hardware = Hardware.of(HardwareSpec.model_validate({"device": device, "precision": "fp32"}))
-    base = load_base(str(directory), labels=("a", "b"), seed=0, dropout=0.0)
-    trainable = method_named(method).prepare(base, method_settings({"name": method}), seed=0)
+    base, trainable = prepared(directory, method, flat_tokens=True, **own)
     base.model.to(device)
     result = fit(
         Classifier(base.model, base.family, base.pad_id), data, None, TrainingSpec(epochs=epochs, batch_size=size),
         lr=lr, seed=0, hardware=hardware, meter=Meter(hardware), score=lambda logits: {},
-        better=lambda new, old: True,
+        better=lambda new, old: True, rates=trainable.rates,
     )  # fmt: skip
     return result.history, trainable
 
@@ -117,3 +136,24 @@ def test_ten_steps_of_every_family_give_the_losses_of_a_plain_padded_loop(
     history, _ = our_loop(directory, method, data, 10, len(LENGTHS), lr=lr, device=device)
     assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4)
     assert abs(expected[-1] - expected[0]) > 0.05  # it moved, so that the later losses say something
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "patterns": {"rank_pattern": "layer.0.*query=2", "alpha_pattern": "value=4", "rslora": "on"},
+    "dora": {"dora": "on"},
+    "pissa": {"init": "pissa"},
+    "lora+": {"lora_plus": 8, "lr": 2e-3},
+    "biases": {"bias": "all"},
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("what", VARIANTS)
+def test_variants_of_lora_give_the_losses_of_a_plain_padded_loop(
+    what: str, device: str, tiny_bert: Any, labelled: Any
+) -> None:
+    data = labelled(LENGTHS)
+    expected, _ = plain_loop(tiny_bert, "lora", data, 10, len(LENGTHS), device=device, **VARIANTS[what])
+    history, _ = our_loop(tiny_bert, "lora", data, 10, len(LENGTHS), device=device, **VARIANTS[what])
+    assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4)
+    assert abs(expected[-1] - expected[0]) > 0.05

@@ -15,6 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from loratory.data import collate
+from loratory.engine.fit import fit
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
 from loratory.errors import SettingsError
 from loratory.methods import METHODS, TrainableModel, method_named, method_settings
 from loratory.methods.hybrid import layer_names
@@ -22,6 +25,7 @@ from loratory.methods.lora import find_targets
 from loratory.models.families import FAMILIES, family_of
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base
+from loratory.spec import HardwareSpec, TrainingSpec
 
 LABELS = ("a", "b", "c")
 
@@ -182,7 +186,7 @@ CHOICES = st.fixed_dictionaries(
 @settings(max_examples=30, deadline=None)
 @given(CHOICES)
 def test_the_parts_divide_what_is_trainable_and_the_counts_add_up(model_directory: Any, chosen: dict[str, Any]) -> None:
-    if (chosen["family"], chosen["method"]) == ("albert", "hybrid"):
+    if (chosen["family"], chosen["method"]) in (("albert", "hybrid"), ("modernbert", "bitfit")):
         return
     base = without_weights(AutoConfig.from_pretrained(model_directory(chosen["family"]), num_labels=3))
     before = sum(parameter.numel() for parameter in base.model.parameters())
@@ -193,11 +197,12 @@ def test_the_parts_divide_what_is_trainable_and_the_counts_add_up(model_director
     assert set(trainable.trainable()) == set(trainable.parts)
     counts = trainable.counts()
     assert counts["adapter"] + counts["head"] + counts["unfrozen"] == counts["trainable"]
-    assert counts["trainable"] + counts["frozen"] == counts["total"] == before + counts["adapter"]
+    ranks = sum(".ranknum." in name for name in parameters)  # AdaLoRA's layers hold their rank as a frozen number
+    assert counts["trainable"] + counts["frozen"] == counts["total"] == before + counts["adapter"] + ranks
     assert counts["head"] > 0
-    assert (counts["adapter"] > 0) == (chosen["method"] in ("lora", "hybrid"))
-    assert (counts["unfrozen"] > 0) == (chosen["method"] in ("standard", "hybrid"))
-    assert all(("lora_" in name) == (part == "adapter") for name, part in trainable.parts.items())
+    assert (counts["adapter"] > 0) == (chosen["method"] in ("lora", "hybrid", "ia3", "adalora"))
+    assert (counts["unfrozen"] > 0) == (chosen["method"] in ("standard", "hybrid", "bitfit", "layernorm"))
+    assert all(("lora_" in name or "ia3_" in name) == (part == "adapter") for name, part in trainable.parts.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -264,6 +269,10 @@ def test_frozen_weights_held_in_bf16_give_the_very_same_logits(
         ("bert", "hybrid", {"frozen_layers": 1}, "no layer is left for LoRA"),
         ("bert", "lora", {"unfrozen_layers": 1}, "it belongs to hybrid"),
         ("bert", "standard", {"rank": 8}, "it belongs to lora, hybrid"),
+        ("modernbert", "bitfit", {}, "modernbert has no biases"),
+        ("bert", "adalora", {"initial_rank": 4, "target_rank": 4}, "leaves nothing to cut down to --target-rank 4"),
+        ("bert", "adalora", {"before_cutting": 0.5, "after_cutting": 0.5}, "leave no steps to cut in"),
+        ("bert", "adalora", {"targets": "word_embeddings"}, "is not linear, and AdaLoRA adapts linear layers"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(
@@ -312,3 +321,54 @@ def test_the_update_is_scaled_by_alpha_over_rank(tiny_bert: Any) -> None:
     assert scales == {2.5}
     assert trainable.adapter is not None
     assert (trainable.adapter.lora_alpha, trainable.adapter.r) == (10, 4)
+
+
+def test_bitfit_trains_every_bias_and_layernorm_every_norm_of_the_encoder(tiny_bert: Path) -> None:
+    base = load_base(str(tiny_bert), labels=LABELS, seed=0)
+    encoder = {name for name, _ in base.model.named_parameters() if "pooler" not in name and "classifier" not in name}
+    chosen = {"bitfit": lambda name: name.endswith(".bias"), "layernorm": lambda name: "LayerNorm" in name}
+    for method, wanted in chosen.items():
+        parts = prepared(base, method).parts
+        assert {name for name, part in parts.items() if part == "unfrozen"} == set(filter(wanted, encoder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ia3_scales_keys_values_and_inner_activations_of_every_layer(family: str, model_directory: Any) -> None:
+    base = load_base(str(model_directory(family)), labels=LABELS, seed=0)
+    modules = dict(base.model.named_modules())
+    layers = len(base.family.blocks(base.model))
+    sizes: dict[str, int] = {}
+    for name, part in prepared(base, "ia3").parts.items():
+        if part == "adapter":
+            sizes[name.split(".ia3_l")[0]] = base.model.get_parameter(name).numel()
+    assert len(sizes) == layers * (len(base.family.keys_and_values) + 1)
+    for name, size in sizes.items():
+        width, turned = modules[name].weight.shape, isinstance(modules[name], Conv1D)  # (in, out) in a Conv1D
+        assert size == width[name.endswith(base.family.down) != turned]
+
+
+def test_adalora_cuts_ranks_down_to_their_mean_and_adds_its_penalty(tiny_bert: Path, labelled: Any) -> None:
+    base = load_base(str(tiny_bert), labels=("a", "b"), seed=0, dropout=0.0)
+    own = {"initial_rank": 6, "target_rank": 2, "cut_every": 1}
+    trainable = prepared(base, "adalora", **own)
+    companion = trainable.companion
+    assert companion is not None
+    matrices = [p for name, p in trainable.trainable().items() if ".lora_A." in name or ".lora_B." in name]
+    apart = []
+    for matrix in matrices:
+        square = matrix @ matrix.T if len(matrix) == 6 else matrix.T @ matrix
+        apart.append(torch.linalg.norm(square - torch.eye(6)))
+    torch.testing.assert_close(companion.penalty(), 0.5 * sum(apart) / len(apart))
+    data, hardware = labelled([5, 9, 2, 7]), Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
+    fit(
+        Classifier(base.model, base.family, base.pad_id), data, None, TrainingSpec(epochs=10, batch_size=4),
+        lr=0.01, seed=0, hardware=hardware, meter=Meter(hardware), score=lambda logits: {},
+        better=lambda new, old: True, companion=companion,
+    )  # fmt: skip
+    kept = [int((p != 0).sum()) for name, p in trainable.trainable().items() if "lora_E" in name]
+    assert sum(kept) == 2 * len(kept)
+    assert len(kept) == 4
+    assert trainable.adapter is not None
+    assert (trainable.adapter.total_step, trainable.adapter.tinit, trainable.adapter.tfinal) == (10, 1, 3)
+    shapes = {tuple(t.shape) for name, t in trainable.trained_tensors().items() if "lora_E" in name}
+    assert shapes == {(6, 1)}

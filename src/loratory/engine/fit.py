@@ -11,9 +11,10 @@ It is the same for every method: what is trained is what the method set free.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from loratory.engine.modules import quicken
 from loratory.engine.predict import predict
 from loratory.engine.step import Step
 from loratory.errors import DivergedError
+from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
@@ -81,6 +83,8 @@ def fit(
     meter: Meter,
     score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
+    rates: Mapping[str, float] = MappingProxyType({}),
+    companion: Companion | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
     """Train what is free in the classifier's model, in place, on the device where it is.
@@ -90,6 +94,8 @@ def fit(
         seed: decides data order and dropout, and nothing else does.
         score: the scores of `validation`'s logits (N, C), after each epoch; none where there is no validation.
         better: whether its first scores are better than its second; used where the spec keeps the best weights.
+        rates: what `lr` is multiplied by, for the parameters where that is not 1.
+        companion: what the method does in every step beside the gradient of the loss.
         on_step: told after each step.
 
     Raises:
@@ -97,7 +103,18 @@ def fit(
     """
     history: list[dict[str, Any]] = []
     best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
-    with ready(classifier, data, validation, spec, lr=lr, seed=seed, hardware=hardware, meter=meter) as run:
+    with ready(
+        classifier,
+        data,
+        validation,
+        spec,
+        lr=lr,
+        seed=seed,
+        hardware=hardware,
+        meter=meter,
+        rates=rates,
+        companion=companion,
+    ) as run:
         for epoch in range(1, spec.epochs + 1):
             row = {"epoch": epoch, **run.epoch(epoch, on_step)}
             with meter.phase("eval"):
@@ -193,6 +210,8 @@ def ready(
     seed: int,
     hardware: Hardware,
     meter: Meter,
+    rates: Mapping[str, float] = MappingProxyType({}),
+    companion: Companion | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
@@ -209,6 +228,7 @@ def ready(
         blocks = family.blocks(model) if hardware.checkpointing else []
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
+        drawn = "checkpointed layers draw from torch's generator" if blocks and random else None
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
@@ -217,7 +237,12 @@ def ready(
         with meter.phase("setup"):
             embeddings = stack.enter_context(quicken(model)) if hardware.device.type == "cpu" else []
             total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
-            one = Step(classifier, spec, hardware, lr=lr, total=total, embeddings=embeddings, refresh=quick.refresh)
+            if companion is not None:
+                stack.enter_context(companion.over(total))
+            one = Step(
+                classifier, spec, hardware, lr=lr, total=total, rates=rates, companion=companion,
+                embeddings=embeddings, refresh=quick.refresh,
+            )  # fmt: skip
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
@@ -226,7 +251,7 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
-                why_eager="checkpointed layers draw from torch's generator" if blocks and random else None,
+                why_eager=companion.why_eager if companion is not None else drawn,
             )
         if frozen is not None:
             engine["frozen_bottom"] = frozen

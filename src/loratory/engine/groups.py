@@ -57,29 +57,29 @@ class Shadows:
         self._scaled: list[Tensor] = []
         self._scales: list[float] = []
 
-    def of(self, tensor: Tensor, *, scale: float = 1.0) -> Tensor:
-        """What stands for `tensor` times `scale` in products."""
+    def of(self, tensor: Tensor) -> Tensor:
+        """What stands for `tensor` in products."""
         tensor = tensor.detach()
-        if tensor.dtype == self._dtype and scale == 1.0:
+        if tensor.dtype == self._dtype:
             return tensor
-        copy = tensor.to(self._dtype, copy=True).mul_(scale)
+        copy = tensor.to(self._dtype)
         self._keep(tensor, copy)
-        if scale != 1.0:
-            self._scaled.append(copy)
-            self._scales.append(scale)
         return copy
 
-    def diagonal(self, blocks: Sequence[tuple[slice, Tensor]], rows: int) -> Tensor:
+    def diagonal(self, blocks: Sequence[tuple[slice, Tensor, float]], rows: int) -> Tensor:
         """One matrix of `rows` rows that stands for several: each in rows and columns of its own, zeros elsewhere.
 
         Args:
-            blocks: the rows (o,) of each matrix, and the matrix (o, r).
+            blocks: the rows (o,) of each matrix, the matrix (o, r), and what it is multiplied by.
         """
-        columns = [matrix.shape[1] for _, matrix in blocks]
+        columns = [matrix.shape[1] for _, matrix, _ in blocks]
         whole = blocks[0][1].new_zeros(rows, sum(columns), dtype=self._dtype)
-        for (place, matrix), part in zip(blocks, torch.split(whole, columns, dim=1), strict=True):
-            part[place].copy_(matrix.detach())
+        for (place, matrix, scale), part in zip(blocks, torch.split(whole, columns, dim=1), strict=True):
+            part[place].copy_(matrix.detach()).mul_(scale)
             self._keep(matrix.detach(), part[place])
+            if scale != 1.0:
+                self._scaled.append(part[place])
+                self._scales.append(scale)
         return whole
 
     def _keep(self, original: Tensor, copy: Tensor) -> None:
@@ -118,22 +118,24 @@ def _one(parameters: Sequence[Tensor]) -> Tensor:
 
 @dataclass
 class _Adapter:
-    """A low-rank update of the columns `out` of a group's result."""
+    """A low-rank update of the columns `out` of a group's result; `part` are its rows of all A's."""
 
     out: slice
+    part: slice
     a: nn.Parameter
     b: nn.Parameter
+    scale: float
 
 
 def joins(layers: Sequence[nn.Module]) -> bool:
-    """Whether linear layers can be one :class:`Group`: all trained or none, adapters of one rank, scale and dropout."""
+    """Whether linear layers can be one :class:`Group`: all trained or none, adapters of one dropout."""
     bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
     adapters: list[Any] = [layer for layer in layers if isinstance(layer, LoraLayer)]
     kinds = set()
     for adapter in adapters:
         (name,) = adapter.active_adapters
         drop = getattr(adapter.lora_dropout[name], "p", 0.0)
-        kinds.add((adapter.r[name], adapter.scaling[name], drop, adapter.lora_A[name].weight.requires_grad))
+        kinds.add((drop, adapter.lora_A[name].weight.requires_grad))
     return len({base.weight.requires_grad for base in bases}) == 1 and len(kinds) <= 1
 
 
@@ -155,21 +157,24 @@ class Group:
         self._sizes = [len(base.weight) for base in bases]
         self.free = bool(bases[0].weight.requires_grad)
         self.adapters: list[_Adapter] = []
-        self.scale, self.dropout = 1.0, 0.0
-        start = 0
+        self.dropout = 0.0
+        start = row = 0
         for layer, size in zip(layers, self._sizes, strict=True):
             if isinstance(layer, LoraLayer):
                 known: Any = layer
                 (name,) = known.active_adapters
                 a, b = known.lora_A[name].weight, known.lora_B[name].weight
-                self.adapters.append(_Adapter(slice(start, start + size), a, b))
-                self.scale, self.dropout = float(known.scaling[name]), float(getattr(known.lora_dropout[name], "p", 0))
+                place, part = slice(start, start + size), slice(row, row + len(a))
+                self.adapters.append(_Adapter(place, part, a, b, float(known.scaling[name])))
+                self.dropout = float(getattr(known.lora_dropout[name], "p", 0))
+                row += len(a)
             start += size
         self._stacked_a = [adapter.a for adapter in self.adapters]
         if self.adapters:
-            self.a = shadows.of(_one(self._stacked_a), scale=self.scale)  # s·A, (r of all, I)
-            self.b = shadows.diagonal([(adapter.out, adapter.b) for adapter in self.adapters], start)  # (O, r of all)
-        self.rank = len(self.adapters[0].a) if self.adapters else 0
+            self.a = shadows.of(_one(self._stacked_a))  # (r of all, I)
+            self.b = shadows.diagonal(
+                [(one.out, one.b, one.scale) for one in self.adapters], start
+            )  # s·B, (O, r of all)
         self._draws, self._sites = draws, [draws.site() for _ in self.adapters]
         trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
         self.parameters: list[Any] = trained
@@ -200,17 +205,15 @@ class Group:
         drops = training and self.dropout > 0
         masks = [Dropout(self.dropout).mask(x) for _ in self.adapters] if drops and not x.is_cuda else []
         if drops:
-            parts = [
-                self._drop(x, number, masks) @ self.a[self._part(number)].t() for number in range(len(self.adapters))
-            ]
+            parts = [self._drop(x, number, masks) @ self.a[one.part].t() for number, one in enumerate(self.adapters)]
             hidden = torch.cat(parts, dim=1)
         else:
-            hidden = x @ self.a.t()  # s·x·Aᵀ of all, (T, r of all)
+            hidden = x @ self.a.t()  # x·Aᵀ of all, (T, r of all)
         y.addmm_(hidden, self.b.t())
         return y, [hidden, *masks]
 
     def inner(self, grad: Tensor) -> Tensor | None:
-        """dy·B of all adapters, (T, r of all), which both halves of backward need; None without adapters."""
+        """s·dy·B of all adapters, (T, r of all), which both halves of backward need; None without adapters."""
         return grad @ self.b if self.adapters else None
 
     def backward(
@@ -233,9 +236,8 @@ class Group:
             return result
         if not (training and self.dropout > 0):
             return result.addmm_(inner, self.a)
-        for number in range(len(self.adapters)):
-            part = self._part(number)
-            self._drop(inner[:, part] @ self.a[part], number, kept[1:], into=result)
+        for number, one in enumerate(self.adapters):
+            self._drop(inner[:, one.part] @ self.a[one.part], number, kept[1:], into=result)
         return result
 
     def gradients(
@@ -265,17 +267,16 @@ class Group:
             return gradients
         assert x is not None
         hidden, masks = kept[0], kept[1:]
-        grads_a: list[Tensor] = []
-        drops = training and self.dropout > 0
-        for number, part in enumerate(self._parts(drops)):
-            dropped = self._drop(x, number, masks) if drops else x
-            grads_a += torch.split(_product32(inner[:, part].t(), dropped).mul_(self.scale), self.rank)
-        for number, adapter in enumerate(self.adapters):
-            gradients += [grads_a[number], _product32(grad[:, adapter.out].t(), hidden[:, self._part(number)])]
+        if training and self.dropout > 0:  # each drops its input by a mask of its own
+            grads_a = [
+                _product32(inner[:, one.part].t(), self._drop(x, number, masks))
+                for number, one in enumerate(self.adapters)
+            ]
+        else:
+            grads_a = list(torch.split(_product32(inner.t(), x), [len(one.a) for one in self.adapters]))
+        for of_a, one in zip(grads_a, self.adapters, strict=True):
+            gradients += [of_a, _product32(grad[:, one.out].t(), hidden[:, one.part]).mul_(one.scale)]
         return gradients
-
-    def _part(self, number: int) -> slice:
-        return slice(number * self.rank, (number + 1) * self.rank)
 
     def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
         """x∘M of the adapter `number`, added to `into` where that is given. On CUDA M is drawn again, not kept."""
@@ -283,9 +284,3 @@ class Group:
             dropped: Tensor = kernels().drop(x, self.dropout, self._draws.seed, self._sites[number], into=into)
             return dropped
         return x * masks[number] if into is None else into.addcmul_(x, masks[number])
-
-    def _parts(self, drops: bool) -> list[slice]:
-        """All A's in one product, or, where each drops its input by a mask of its own, one after the other."""
-        if drops:
-            return [self._part(number) for number in range(len(self.adapters))]
-        return [slice(0, self.rank * len(self.adapters))]

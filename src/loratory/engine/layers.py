@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -331,7 +332,13 @@ def _plain(module: nn.Module) -> bool:
         known: Any = module
         base = known.base_layer
         one = len(known.active_adapters) == 1 and not known.merged and not known.lora_variant
-        if not one or type(base) is not nn.Linear or any(known.use_dora.values()) or any(known.lora_bias.values()):
+        if (
+            not one
+            or type(module) is not LoraLinear
+            or type(base) is not nn.Linear
+            or any(known.use_dora.values())
+            or any(known.lora_bias.values())
+        ):
             return False
     whole = len({parameter.requires_grad for parameter in base.parameters(recurse=False)}) == 1
     return type(base) in (nn.Linear, nn.LayerNorm) and whole

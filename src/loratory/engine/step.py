@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from loratory.data.batches import Batch
 from loratory.engine.hardware import Hardware
 from loratory.engine.memory import Storages, kept_for_backward
 from loratory.engine.modules import Embedding
+from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
@@ -40,6 +42,8 @@ class Step:
         *,
         lr: float,
         total: int,
+        rates: Mapping[str, float] = MappingProxyType({}),
+        companion: Companion | None = None,
         embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
@@ -48,6 +52,8 @@ class Step:
         Args:
             lr: peak learning rate.
             total: steps that will be made; the schedule ends there.
+            rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+            companion: adds its penalty to each step's loss, and follows the optimizer.
             embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
         """
@@ -62,18 +68,25 @@ class Step:
         self._rates = torch.tensor([lr * factor(step) for step in range(total)], device=device)
         self._done = torch.zeros(1, dtype=torch.int64, device=device)
         self._rate = torch.zeros((), device=device)
+        self._rate_times = {factor: torch.zeros((), device=device) for factor in rates.values()}
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
         self._joint: Tensor | None = None  # the gradients of a step end to end, for one sum over all processes
         self._max_norm = spec.max_grad_norm
+        self._companion = companion
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
-        self.optimizer = AdamW(
-            _groups(self.free, spec.weight_decay), lr=self._rate, fused=True, capturable=device.type == "cuda"
-        )
+        groups = [
+            {**group, "lr": rate}
+            for factor, rate in {1.0: self._rate, **self._rate_times}.items()
+            for group in _groups(
+                {name: one for name, one in self.free.items() if rates.get(name, 1.0) == factor}, spec.weight_decay
+            )
+        ]
+        self.optimizer = AdamW(groups, lr=self._rate, fused=True, capturable=device.type == "cuda")
 
     @property
     def rate(self) -> float:
-        """The learning rate of the coming step; 0 after the last."""
+        """The learning rate of the coming step, where nothing multiplies it; 0 after the last."""
         done = int(self._done)
         return float(self._rates[done]) if done < len(self._rates) else 0.0
 
@@ -136,10 +149,16 @@ class Step:
     def update(self) -> None:
         """Clip, step, move on along the schedule, and forget the gradients."""
         torch.index_select(self._rates, 0, self._done, out=self._rate.view(1))
+        for factor, rate in self._rate_times.items():
+            torch.mul(self._rate, factor, out=rate)
         self._done += 1
+        if self._companion is not None:
+            self._companion.penalty().backward()  # type: ignore[no-untyped-call]  # torch's own
         if self._max_norm > 0:
             self._clip()
         self.optimizer.step()
+        if self._companion is not None:
+            self._companion.after(int(self._done) - 1)
         self._clear()
 
     def forget(self) -> None:

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from loratory.errors import SettingsError, nearest
+from loratory.methods.adalora import AdaLora
 from loratory.methods.base import Method, Part, TrainableModel
+from loratory.methods.bitfit import BitFit
 from loratory.methods.head import Head
 from loratory.methods.hybrid import Hybrid
+from loratory.methods.ia3 import IA3
+from loratory.methods.layernorm import LayerNorm
 from loratory.methods.lora import Lora
 from loratory.methods.standard import Standard
 from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
@@ -24,7 +28,9 @@ __all__ = [
     "spec_from_flags",
 ]
 
-METHODS: dict[str, Method] = {method.name: method for method in (Standard(), Lora(), Hybrid(), Head())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (Standard(), Lora(), Hybrid(), Head(), BitFit(), LayerNorm(), IA3(), AdaLora())
+}
 """Every method by name."""
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:  # the commands read the methods' settings before torch is needed
     import torch
-    from peft import LoraConfig
+    from peft import PeftConfig, PeftModel
     from torch import Tensor, nn
 
     from loratory.models.families import Family
@@ -20,6 +20,25 @@ if TYPE_CHECKING:  # the commands read the methods' settings before torch is nee
 
 Part = Literal["adapter", "head", "unfrozen"]
 """What a trainable parameter is: added by the method, the classifier head, or a pretrained weight set free."""
+
+
+class Companion(Protocol):
+    """What a method does beside the gradient of the loss, in every step."""
+
+    why_eager: str
+    """Why a step with it cannot be captured as a CUDA graph."""
+
+    def over(self, total: int) -> AbstractContextManager[None]:
+        """Be ready for `total` steps; at the end, leave what is to be saved."""
+        ...
+
+    def penalty(self) -> Tensor:
+        """Added to each step's loss, a number."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Called after the optimizer, before the gradients are forgotten; `step` counts from 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,11 +49,20 @@ class TrainableModel:
         model: the transformers classifier, adapters injected in place.
         parts: every trainable parameter's name and part; all others are frozen.
         adapter: PEFT's configuration with which the trained part is saved; None saves a whole model.
+        wrapper: PEFT's model around `model`, where there is an adapter.
+        rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+        companion: what is done beside the gradient of the loss, where anything is.
+        converted: where the base's own weights were changed: makes of the adapter's tensors those that belong to the
+            unchanged base.
     """
 
     model: nn.Module
     parts: dict[str, Part]
-    adapter: LoraConfig | None = None
+    adapter: PeftConfig | None = None
+    wrapper: PeftModel | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    companion: Companion | None = None
+    converted: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
@@ -54,23 +82,42 @@ class TrainableModel:
         """Hold the frozen linear weights in `dtype`; trainable weights keep fp32.
 
         Under autocast to the same `dtype` nothing changes in the result, because autocast rounds these weights so at
-        every use; held so, they are not rounded anew and take half the memory.
+        every use; held so, they are not rounded anew and take half the memory. Where an adapter uses a weight in
+        another way than in a product of its own (DoRA takes its norm), it stays as it is, and so do all where the
+        base's weights were changed: what is saved belongs to the unchanged ones.
         """
+        from peft.tuners.lora import LoraLayer
+        from peft.tuners.tuners_utils import BaseTunerLayer
         from torch.nn import Linear
 
+        if self.converted is not None:
+            return
+        used = {
+            inner
+            for module in self.model.modules()
+            if isinstance(module, BaseTunerLayer) and not (isinstance(module, LoraLayer) and not module.lora_variant)
+            for inner in module.modules()
+        }
         for module in self.model.modules():
-            if isinstance(module, Linear) and not any(p.requires_grad for p in module.parameters()):
+            if (
+                isinstance(module, Linear)
+                and module not in used
+                and not any(p.requires_grad for p in module.parameters())
+            ):
                 module.to(dtype)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """The trained values by the names PEFT's adapter files use (`adapter` set), or by the model's own names.
+        """The trained values by the names PEFT's adapter files use (`adapter` set), or by the model's own names."""
+        free = self.trainable()
+        if self.wrapper is None:
+            return {name: parameter.detach().cpu().contiguous() for name, parameter in free.items()}
+        from peft import get_peft_model_state_dict
 
-        PEFT's file names are the model's names behind `base_model.model.`, without the adapter's name ("default").
-        """
-        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
-        if self.adapter is None:
-            return tensors
-        return {"base_model.model." + re.sub(r"\.default(?=\.|$)", "", name): value for name, value in tensors.items()}
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
+        if self.converted is not None:
+            tensors = self.converted(tensors)
+        tensors |= {"base_model.model." + name: free[name] for name, part in self.parts.items() if part != "adapter"}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 class Method(Protocol):

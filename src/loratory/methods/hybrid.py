@@ -74,8 +74,12 @@ def without_lora(base: Base, settings: HybridSettings, layers: list[str]) -> Tra
     """The top layers and the head trained, all else left as it was.
 
     Raises:
-        SettingsError: layers are to be frozen that are frozen anyway.
+        SettingsError: layers are to be frozen that are frozen anyway, or a variant of LoRA is asked for.
     """
+    plain = HybridSettings()
+    for name in ("rslora", "dora", "init", "lora_plus", "rank_pattern", "alpha_pattern", "bias"):
+        if getattr(settings, name) != getattr(plain, name):
+            raise SettingsError(f"--{name.replace('_', '-')}: with --rank 0 there is no LoRA; leave it out")
     if settings.frozen_layers:
         raise SettingsError(
             f"--frozen-layers {settings.frozen_layers}: with --rank 0 every layer below the unfrozen ones is frozen; "

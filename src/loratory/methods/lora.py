@@ -1,28 +1,48 @@
-"""LoRA: a low-rank update beside frozen weights (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: a low-rank update beside frozen weights (Hu et al. 2021, arXiv:2106.09685), and its variants.
 
-    W' = W + (α/r)·B·A      A: (r, in), B: (out, r), B starts at zero
+    W' = W + s·B·A      A: (r, in), B: (out, r), B starts at zero, s = α/r
+
+    rsLoRA   s = α/√r (Kalajdzievski 2023, arXiv:2312.03732)
+    DoRA     W' = m ∘ (W + s·B·A) / ‖W + s·B·A‖, the norm of each row, m trained (Liu et al. 2024, arXiv:2402.09353)
+    PiSSA    A and B start as W's r largest singular directions, W as what is left (Meng et al. 2024, arXiv:2404.02948)
+    OLoRA    the same with a QR decomposition (Büyükakyüz 2024, arXiv:2406.01775)
+    LoRA+    B learns λ times as fast as A (Hayou et al. 2024, arXiv:2402.12354)
 
 The layers are PEFT's, injected in place; the trained part is saved in PEFT's format with the head inside it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from loratory.errors import SettingsError, nearest
-from loratory.methods.base import TrainableModel, set_free
+from loratory.methods.base import TrainableModel
+from loratory.methods.injected import inject
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from peft import LoraConfig
+    from torch import Tensor, nn
 
     from loratory.models.families import Family
     from loratory.models.load import Base
+
+Targets = Annotated[
+    str,
+    Field(
+        min_length=1, description="LoRA, AdaLoRA: attention (query and value), all-linear, or module names with commas"
+    ),
+]
+"""What :func:`find_targets` reads."""
+
+STARTS = ("default", "gaussian", "orthogonal", "olora", "pissa")
+"""How A and B may begin; and pissa_niter_N, PiSSA by N iterations of a randomised decomposition."""
 
 
 class LoraSettings(MethodSettings):
@@ -32,11 +52,66 @@ class LoraSettings(MethodSettings):
     rank: int = Field(8, ge=1, description="LoRA: rank r of the update")
     alpha: float = Field(16.0, gt=0, description="LoRA: α; the update is scaled by α/r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA: dropout on the adapters' input")
-    targets: str = Field(
-        "attention",
-        min_length=1,
-        description="LoRA: attention (query and value), all-linear, or module names with commas",
+    targets: Targets = "attention"
+    rslora: Literal["off", "on"] = Field("off", description="LoRA: scale by α/√r (rsLoRA)")
+    dora: Literal["off", "on"] = Field("off", description="LoRA: train each row's norm apart (DoRA)")
+    init: str = Field("default", description=f"LoRA: how A and B begin: {', '.join(STARTS)}, pissa_niter_N")
+    lora_plus: float = Field(1.0, gt=0, description="LoRA: B's learning rate over A's (LoRA+)")
+    rank_pattern: str = Field("", description="LoRA: other ranks, as value=4,layer.0.*query=2 by module name")
+    alpha_pattern: str = Field("", description="LoRA: other α's, written as rank_pattern is")
+    bias: Literal["none", "lora_only", "all"] = Field(
+        "none", description="LoRA: biases trained too: those of the targets, or all of the encoder"
     )
+
+    @field_validator("init")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        if value not in STARTS and not re.fullmatch(r"pissa_niter_[1-9]\d{0,3}", value):
+            raise PydanticCustomError("init", "{hint}", {"hint": nearest(value, {*STARTS, "pissa_niter_N"})})
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _readable(cls, value: str, info: Any) -> str:
+        for pattern, number in _entries(value):
+            whole = info.field_name == "rank_pattern"
+            wrong = "write it as NAME=VALUE,NAME=VALUE with " + (
+                "whole numbers of 1 or more" if whole else "numbers above 0"
+            )
+            if (
+                not pattern
+                or not re.fullmatch(r"[1-9]\d{0,8}" if whole else r"\d{0,9}\.?\d{1,9}", number)
+                or float(number) == 0
+            ):
+                raise PydanticCustomError("pattern", "{wrong}", {"wrong": wrong})
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise PydanticCustomError(
+                    "pattern", "{name} is no regular expression: {why}", {"name": repr(pattern), "why": str(error)}
+                ) from None
+        return value
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """`rank_pattern`, read."""
+        return {pattern: int(number) for pattern, number in _entries(self.rank_pattern)}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """`alpha_pattern`, read."""
+        return {pattern: float(number) for pattern, number in _entries(self.alpha_pattern)}
+
+    @property
+    def mutates(self) -> bool:
+        """Whether the adapter's start is taken out of the base's weights."""
+        return self.init.startswith(("pissa", "olora"))
+
+
+def _entries(patterns: str) -> list[tuple[str, str]]:
+    """(pattern, number) of each entry of `NAME=VALUE,NAME=VALUE`."""
+    parts = [part.strip().rpartition("=") for part in patterns.split(",")] if patterns else []
+    return [(name.strip(), number.strip()) for name, _, number in parts]
 
 
 class Lora:
@@ -69,46 +144,113 @@ def adapt(
     """Inject LoRA outside `unfrozen_modules`, which are trained fully, as the head is, and `frozen_modules`.
 
     Raises:
-        SettingsError: the targets match nothing, or the rank is above a target's width.
+        SettingsError: targets or a pattern match nothing, a rank is above its target's width, or the settings do not
+            go together.
     """
-    import torch
-    from peft import LoraConfig, inject_adapter_in_model
+    from dataclasses import replace
+
+    from peft import LoraConfig, get_peft_model_state_dict
     from transformers.pytorch_utils import Conv1D
 
-    from loratory.models.source import quiet
-
-    def inside(name: str, chosen: Sequence[str] = unfrozen_modules) -> bool:
-        return any(name == module or name.startswith(module + ".") for module in chosen)
-
     outside = (*unfrozen_modules, *frozen_modules)
-    names = [name for name in find_targets(base.model, base.family, settings.targets) if not inside(name, outside)]
+    names = [name for name in find_targets(base.model, base.family, settings.targets) if not _inside(name, outside)]
     if not names:
         raise SettingsError(f"--targets {settings.targets}: no layer is left to adapt between unfrozen and frozen ones")
-    modules = dict(base.model.named_modules())
-    width = min(min(modules[name].weight.shape) for name in names)
-    if settings.rank > width:
-        raise SettingsError(
-            f"--rank {settings.rank} is above the width {width} of the narrowest target; give at most {width}"
+    _check_ranks(base.model, settings, names)
+    with warnings.catch_warnings():  # PEFT's conversion of what rsLoRA and patterns give; ours knows them
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=names,
+            fan_in_fan_out=any(isinstance(base.model.get_submodule(name), Conv1D) for name in names),
+            use_rslora=settings.rslora == "on",
+            use_dora=settings.dora == "on",
+            init_lora_weights=True if settings.init == "default" else settings.init,
+            rank_pattern=settings.ranks,
+            alpha_pattern=settings.alphas,
+            bias=settings.bias,
         )
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=names,
-        fan_in_fan_out=any(isinstance(modules[name], Conv1D) for name in names),
-    )
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # PEFT draws A from the global generator
-        inject_adapter_in_model(config, base.model)
-    adapters = [name for name, _ in base.model.named_parameters() if ".lora_" in name]
-    parts = set_free(base.model, base.family, unfrozen=inside, adapter=adapters)
-    saved = copy.deepcopy(config)
-    saved.task_type = "SEQ_CLS"
-    saved.modules_to_save = [*base.family.head, *unfrozen_modules]
-    # a relative path would be another one, or a hub id, to whoever opens the adapter from elsewhere
-    saved.base_model_name_or_path = str(Path(base.source).absolute()) if Path(base.source).is_dir() else base.source
-    saved.inference_mode = True
-    return TrainableModel(base.model, parts, saved)
+
+    def unfrozen(name: str) -> bool:
+        if _inside(name, unfrozen_modules):
+            return True
+        if settings.bias == "none" or not name.endswith("bias") or _inside(name, frozen_modules):
+            return False
+        return settings.bias == "all" or name.removesuffix(".base_layer.bias") in names
+
+    trainable = inject(base, config, seed=seed, unfrozen=unfrozen, unfrozen_modules=unfrozen_modules)
+    if settings.lora_plus != 1:
+        of_b = [name for name in trainable.parts if ".lora_B." in name or ".lora_embedding_B." in name]
+        trainable = replace(trainable, rates=dict.fromkeys(of_b, settings.lora_plus))
+    if settings.mutates:
+        start = get_peft_model_state_dict(trainable.wrapper, save_embedding_layers=False)
+        trainable = replace(trainable, adapter=_widened(trainable.adapter), converted=_apart(start))
+    return trainable
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def _check_ranks(model: nn.Module, settings: LoraSettings, names: Sequence[str]) -> None:
+    """Each pattern gives some target its number, and each rank fits its target."""
+    from peft.utils.other import get_pattern_key
+
+    for flag, given in (("--rank-pattern", settings.ranks), ("--alpha-pattern", settings.alphas)):
+        taken = {get_pattern_key(given, name) for name in names}
+        for pattern in given:
+            if pattern not in taken:
+                known = {*names, *(name.rsplit(".", 1)[-1] for name in names)}
+                close = nearest(pattern, known) if len(known) < 12 else f"targets are such as {names[0]!r}"
+                raise SettingsError(f"{flag} {pattern!r} is the first match of no adapted layer; {close}")
+    modules: dict[str, Any] = dict(model.named_modules())
+    ranks = {name: settings.ranks.get(get_pattern_key(settings.ranks, name), settings.rank) for name in names}
+    widths = {name: min(modules[name].weight.shape) for name in names}
+    for name in sorted(names, key=widths.__getitem__):
+        if ranks[name] > widths[name]:
+            flag = "--rank" if ranks[name] == settings.rank else "--rank-pattern"
+            raise SettingsError(
+                f"{flag} {ranks[name]} is above the width {widths[name]} of the narrowest target; "
+                f"give at most {widths[name]}"
+            )
+    if settings.init == "orthogonal" and (odd := next((rank for rank in ranks.values() if rank % 2), None)):
+        raise SettingsError(f"--init orthogonal: the rank must be even, and {odd} is not")
+    if settings.mutates and settings.dora == "on":
+        raise SettingsError(
+            f"--init {settings.init}: it changes the weights whose norms --dora on trains; leave one out"
+        )
+
+
+def _widened(config: LoraConfig) -> LoraConfig:
+    """`config` for an update of twice the rank and the same scale."""
+    more = 2**0.5 if config.use_rslora else 2
+    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, more * config.lora_alpha, True
+    config.rank_pattern = {pattern: 2 * rank for pattern, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {pattern: more * alpha for pattern, alpha in config.alpha_pattern.items()}
+    return config
+
+
+def _apart(start: Mapping[str, Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """What makes B·A − B₀·A₀ = [B, −B₀]·[A; A₀] of B·A: the update of the base as it was before its start A₀, B₀ was
+    taken out of it; PEFT's own conversion of PiSSA and OLoRA (`subtract_mutated_init`)."""
+    import torch
+
+    start = {name: tensor.detach().cpu().clone() for name, tensor in start.items()}
+
+    def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        made = {}
+        for name, tensor in tensors.items():
+            is_a = ".lora_A." in name or name.endswith(".lora_embedding_A")
+            is_b = ".lora_B." in name or name.endswith(".lora_embedding_B")
+            if is_a or is_b:
+                both = [tensor.detach().cpu(), start[name] if is_a else -start[name]]
+                tensor = torch.cat(both, dim=0 if is_a else 1)
+            made[name] = tensor
+        return made
+
+    return converted
 
 
 def find_targets(model: nn.Module, family: Family, targets: str) -> list[str]:

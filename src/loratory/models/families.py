@@ -43,6 +43,10 @@ class Family:
     """The padding index that the family's code has in place of `pad_token_id`; its positions count from the next."""
     causal: bool = False
     """A decoder: a token sees those before it and itself, and the last one is pooled, not the first."""
+    keys_and_values: tuple[str, ...] = ("attention.self.key", "attention.self.value")
+    """Paths below a layer of the key and value projections (of the fused projection where there is only one)."""
+    down: str = "output.dense"
+    """Path below a layer of the feed-forward's second linear layer."""
 
     @property
     def flat(self) -> bool:
@@ -102,7 +106,16 @@ def _score(model: Any, rows: Tensor) -> Tensor:
 
 
 def _llama_like(name: str) -> Family:
-    return Family(name, "layers", ("q_proj", "v_proj"), ("score",), _score, causal=True)
+    return Family(
+        name,
+        "layers",
+        ("q_proj", "v_proj"),
+        ("score",),
+        _score,
+        causal=True,
+        keys_and_values=("self_attn.k_proj", "self_attn.v_proj"),
+        down="mlp.down_proj",
+    )
 
 
 def _roberta_like(name: str) -> Family:
@@ -118,7 +131,13 @@ FAMILIES: dict[str, Family] = {
         _roberta_like("camembert"),
         Family("electra", "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows),
         Family(
-            "distilbert", "transformer.layer", ("q_lin", "v_lin"), ("pre_classifier", "classifier"), _distilbert_head
+            "distilbert",
+            "transformer.layer",
+            ("q_lin", "v_lin"),
+            ("pre_classifier", "classifier"),
+            _distilbert_head,
+            keys_and_values=("attention.k_lin", "attention.v_lin"),
+            down="ffn.lin2",
         ),
         Family(
             "albert",
@@ -127,13 +146,52 @@ FAMILIES: dict[str, Family] = {
             ("albert.pooler", "classifier"),
             _albert_head,
             shared=True,
+            keys_and_values=("albert_layers.0.attention.key", "albert_layers.0.attention.value"),
+            down="albert_layers.0.ffn_output",
         ),
-        Family("modernbert", "layers", ("Wqkv",), ("head", "classifier"), _modernbert_head),
-        Family("mpnet", "encoder.layer", ("q", "v"), ("classifier",), fixed_padding_index=1),
+        Family(
+            "modernbert",
+            "layers",
+            ("Wqkv",),
+            ("head", "classifier"),
+            _modernbert_head,
+            keys_and_values=("attn.Wqkv",),
+            down="mlp.Wo",
+        ),
+        Family(
+            "mpnet",
+            "encoder.layer",
+            ("q", "v"),
+            ("classifier",),
+            fixed_padding_index=1,
+            keys_and_values=("attention.attn.k", "attention.attn.v"),
+        ),
         # fills bf16 scores with the lowest fp32 number, which overflows
-        Family("deberta", "encoder.layer", ("in_proj",), ("pooler", "classifier"), autocast=False),
-        Family("deberta-v2", "encoder.layer", ("query_proj", "value_proj"), ("pooler", "classifier")),
-        Family("gpt2", "h", ("c_attn",), ("score",), _score, causal=True),
+        Family(
+            "deberta",
+            "encoder.layer",
+            ("in_proj",),
+            ("pooler", "classifier"),
+            autocast=False,
+            keys_and_values=("attention.self.in_proj",),
+        ),
+        Family(
+            "deberta-v2",
+            "encoder.layer",
+            ("query_proj", "value_proj"),
+            ("pooler", "classifier"),
+            keys_and_values=("attention.self.key_proj", "attention.self.value_proj"),
+        ),
+        Family(
+            "gpt2",
+            "h",
+            ("c_attn",),
+            ("score",),
+            _score,
+            causal=True,
+            keys_and_values=("attn.c_attn",),
+            down="mlp.c_proj",
+        ),
         _llama_like("llama"),
         _llama_like("qwen2"),
         _llama_like("qwen3"),

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loratory.store.naming import variant
 from loratory.study.parts import CellSummary
 
 SERIES = {"rank": "r={}", "unfrozen_layers": "top {}", "frozen_layers": "bottom {}", "alpha": "α={}"}
@@ -44,14 +45,15 @@ def members(cells: Sequence[CellSummary]) -> dict[str, Member]:
 
 
 def _family(cell: CellSummary) -> str:
-    """The method and its targets; a hybrid of rank 0, which adapts nothing, is a family apart from those with LoRA."""
+    """The method, its targets and what else is not its default; a hybrid of rank 0, which adapts nothing, is a family
+    apart from those with LoRA."""
     targets = cell.method.get("targets")
     words = [str(cell.method.get("name", "unknown"))]
     if cell.method.get("rank") == 0:
         words.append("without LoRA")
     elif targets is not None:
         words.append(targets if isinstance(targets, str) else ",".join(map(str, targets)))
-    return " ".join(words)
+    return " ".join(words) + variant(cell.method)
 
 
 def _labels(cells: Sequence[CellSummary]) -> list[str]:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loratory.methods import METHODS
+
 Record = Mapping[str, Any]
 """A run's `run.json`, read."""
 
@@ -18,6 +20,20 @@ def lookup(record: Any, *path: str) -> Any:
             return None
         record = record.get(key)
     return record
+
+
+SAID = ("name", "rank", "targets", "unfrozen_layers", "frozen_layers", "alpha", "lora_dropout")
+"""Settings that a name says in words of its own, or only where they differ."""
+
+
+def variant(method: Any) -> str:
+    """What else a method's settings are that its defaults are not, such as `, dora=on`; mostly nothing."""
+    known = METHODS.get(str(lookup(method, "name")))
+    if known is None:
+        return ""
+    fields = known.settings.model_fields
+    given = {key: lookup(method, key) for key in fields if key not in SAID}
+    return "".join(f", {key}={value}" for key, value in given.items() if value not in (None, fields[key].default))
 
 
 def approach(method: Any) -> str:
@@ -32,7 +48,7 @@ def approach(method: Any) -> str:
     for key, where in (("unfrozen_layers", "top {} unfrozen"), ("frozen_layers", "bottom {} frozen")):
         if layers := lookup(method, key):
             name += ", " + where.format(layers)
-    return name
+    return name + variant(method)
 
 
 def approaches(records: Sequence[Record]) -> list[str]:

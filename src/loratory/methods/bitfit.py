@@ -1,0 +1,44 @@
+"""BitFit: the biases alone (Ben Zaken, Goldberg & Ravfogel 2022, arXiv:2106.10199).
+
+y = W·x + b      b ← b − η·∇b, W frozen; norms' shifts are biases too
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loratory.errors import SettingsError
+from loratory.methods.base import TrainableModel, set_free
+from loratory.spec import MethodSettings
+
+if TYPE_CHECKING:
+    from loratory.models.load import Base
+
+
+class BitFitSettings(MethodSettings):
+    """Training the biases has no settings of its own."""
+
+    name: str = "bitfit"
+
+
+class BitFit:
+    """Every bias of the encoder, and the head."""
+
+    name = "bitfit"
+    summary = "the encoder's biases, and the head"
+    settings: type[MethodSettings] = BitFitSettings
+
+    def default_lr(self, hidden_size: int) -> float:
+        """1e-3, the largest that the paper tried: few numbers are trained, and from where they were (section 4)."""
+        return 1e-3
+
+    def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
+        """Set every bias free.
+
+        Raises:
+            SettingsError: the encoder has none.
+        """
+        parts = set_free(base.model, base.family, unfrozen=lambda name: name.endswith("bias"))
+        if "unfrozen" not in parts.values():
+            raise SettingsError(f"--method bitfit: {base.family.name} has no biases; use layernorm or lora")
+        return TrainableModel(base.model, parts)

@@ -1,0 +1,41 @@
+"""The norms alone (Qi et al. 2022, arXiv:2211.08682; Zhao et al. 2023, arXiv:2312.11420).
+
+LN(x) = γ ∘ (x − μ)/σ + β      γ and β are trained, all else of the encoder is frozen; RMS norms have γ alone
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loratory.methods.base import TrainableModel, set_free
+from loratory.spec import MethodSettings
+
+if TYPE_CHECKING:
+    from loratory.models.load import Base
+
+KINDS = ("LayerNorm", "RMSNorm")
+"""How the classes of norms are called in torch and in every family of transformers."""
+
+
+class LayerNormSettings(MethodSettings):
+    """Training the norms has no settings of its own."""
+
+    name: str = "layernorm"
+
+
+class LayerNorm:
+    """Scale and shift of every norm of the encoder, and the head."""
+
+    name = "layernorm"
+    summary = "the encoder's norms, and the head"
+    settings: type[MethodSettings] = LayerNormSettings
+
+    def default_lr(self, hidden_size: int) -> float:
+        """1e-3, as BitFit's, which trains about as few numbers; no search."""
+        return 1e-3
+
+    def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
+        """Set every norm free."""
+        norms = {name for name, module in base.model.named_modules() if type(module).__name__.endswith(KINDS)}
+        free = set_free(base.model, base.family, unfrozen=lambda name: name.rpartition(".")[0] in norms)
+        return TrainableModel(base.model, free)

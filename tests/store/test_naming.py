@@ -1,0 +1,22 @@
+"""What a run is called."""
+
+from __future__ import annotations
+
+import pytest
+
+from loratory.methods import METHODS, method_settings
+from loratory.store.naming import approach
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_with_its_defaults_needs_few_words(name: str) -> None:
+    said = approach(method_settings({"name": name}).model_dump())
+    assert said.startswith(name)
+    assert "=" not in said.replace("r=8", "")
+
+
+def test_a_variant_is_named_and_an_older_record_has_none() -> None:
+    settings = method_settings({"name": "lora", "dora": "on", "rank_pattern": "value=2", "alpha": 4})
+    assert approach(settings.model_dump()) == "lora r=8 attention, dora=on, rank_pattern=value=2"
+    assert approach({"name": "lora", "rank": 8, "targets": "attention"}) == "lora r=8 attention"
+    assert approach({"name": "of another day", "rank": 8}) == "of another day r=8"
