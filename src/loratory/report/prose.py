@@ -186,7 +186,7 @@ def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
         return (
-            "Points: the mean over seeds, scored on validation alone. Vertical lines: the range over seeds. "
+            "Points: the mean over the seeds whose run completed, on validation alone. Vertical lines: their range. "
             "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
         )
     return "The first seed, scored on validation alone. Ringed: chosen, and trained with every seed."
