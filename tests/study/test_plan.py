@@ -124,6 +124,17 @@ def test_a_changed_file_says_what_changed_and_runs_what_is_new(
     assert selections < {path.name for path in (ran / "selections").iterdir()}  # what was chosen before is kept
 
 
+def test_a_study_of_another_version_is_left_as_it_is(ran: Path, study_file: Any, snapshot: Any, capsys: Any) -> None:
+    document = json.loads((ran / "plan.json").read_text("utf8"))
+    (ran / "plan.json").write_text(json.dumps({**document, "schema": 1}), encoding="utf8")
+    before = snapshot(ran)
+    capsys.readouterr()
+    assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 5
+    err = capsys.readouterr().err
+    assert "another schema than 2; use the version that wrote it, or start in another directory" in err
+    assert snapshot(ran) == before
+
+
 @pytest.mark.usefixtures("without_page")
 def test_runs_that_fit_no_more_are_kept_and_named(ran: Path, study_file: Any, records: Any, capsys: Any) -> None:
     before = records(ran)

@@ -270,6 +270,18 @@ def test_the_front_keeps_ties() -> None:
     ]
 
 
+def test_times_compare_only_where_as_many_runs_shared_the_device(
+    fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    cells = [cell(STANDARD, 0.6, seconds=30.0, at_once=[4]), cell(lora(8), 0.9, seconds=10.0, at_once=[1])]
+    found = summarise(load_study(fabricated(cells).write()), with_baselines=False, draws=DRAWS)
+    (said,) = (one.text for one in found.observations if "lora r=8 attention trains for" in one.text)
+    assert said.endswith("which does not compare with the 30.2 s of standard.")
+    fronts = {front.axis: [point.cell for point in front.points if point.on_front] for front in found.fronts}
+    assert fronts["train_seconds"] == fronts["total_seconds"] == ["c2", "c1"]
+    assert fronts["peak_memory_bytes"] == ["c2"]
+
+
 def test_at_the_same_cost_the_better_is_on_the_front() -> None:
     cells = cells_at({"a": 1.0, "b": 1.0}, {"a": 0.9, "b": 0.8})
     (front,) = fronts(cells, [judged("b", "a", "worse")], metric="accuracy")

@@ -201,6 +201,11 @@ def test_curves_are_means_over_seeds(summary: Summary) -> None:
     assert [row["count"] for row in rows] == ["×1", "×3", "×1", "", "", ""]
     assert [row["y"] for row in rows[:3]] == [one.score.mean for one in tuning.rates if one.score is not None]
     assert all(row["low"] < row["y"] < row["high"] for row in rows[:3])
+    assert "completed" not in rows[0]["shown"]
+    chart = curves.tuning(list(members(summary.cells).values()), "accuracy")
+    assert chart is not None
+    rows = next(rows for rows in chart.spec["datasets"].values() if "chosen" in rows[0])
+    assert rows[-1]["shown"].endswith(", 4 of 5 completed")
 
 
 def test_a_cell_that_lacks_a_seed_has_no_verdict(summary: Summary) -> None:

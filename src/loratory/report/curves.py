@@ -187,6 +187,9 @@ def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> d
     show = axes.show_metric(metric)
     low, high = min(score.values), max(score.values)
     ends = f" ({show(low)} to {show(high)} over seeds)" if len(score.values) > 1 else ""
+    runs = sum(trial.lr == tried.lr for trial in member.cell.tuning.trials)
+    if len(score.values) < runs:
+        ends += f", {len(score.values)} of {runs} completed"
     return {
         **_names(member),
         "x": tried.lr,

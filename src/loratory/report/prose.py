@@ -154,8 +154,9 @@ def how(study: Summary) -> list[str]:
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
         "degrees of freedom between those of the seeds and of the examples (Satterthwaite). p-values are corrected by "
         "Holm's method over all pairs of a data set and model.",
-        f"Better: the corrected p-value is below {1 - study.confidence:.2g}. Equivalent: the interval that holds for "
-        f"all pairs at once lies within ±{margin}{unit}. Inconclusive: neither. "
+        f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
+        f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
+        "neither. "
         f"Below {MIN_SEEDS} common seeds there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. Without verdicts no two are shown to "
         "differ, and all are on it.",
@@ -185,7 +186,7 @@ def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
         return (
-            "Points: the mean over seeds, scored on validation alone. Vertical lines: the range over seeds. "
+            "Points: the mean over the seeds whose run completed, on validation alone. Vertical lines: their range. "
             "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
         )
     return "The first seed, scored on validation alone. Ringed: chosen, and trained with every seed."

@@ -16,8 +16,8 @@ def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) 
     """A front for each data set x model and axis, over the cells that have both the cost and `metric` on test.
 
     A cell is on the front unless another one that costs no more is better by its pair's verdict. A measured cost is no
-    more where its median is not higher, or its range over seeds touches the other's. Cells of which neither is better
-    are tied: so are all that have no verdict.
+    more where it compares, and its median is not higher or its range over seeds touches the other's. Cells of which
+    neither is better are tied: so are all that have no verdict.
     """
     verdicts = verdicts_of(pairs)
     groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
@@ -55,6 +55,8 @@ def _points(
 
 
 def _no_more(one: CellSummary, other: CellSummary, axis: str) -> bool:
+    if not one.compares(other, axis):
+        return False
     if axis in one.cost and axis in other.cost:
         a, b = one.cost[axis], other.cost[axis]
         return a.median <= b.median or a.low <= b.high

@@ -42,7 +42,9 @@ def read_json(
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise StorageError(f"{path} is of another schema than {SCHEMA}; use the version that wrote it")
+        raise StorageError(
+            f"{path} is of another schema than {SCHEMA}; use the version that wrote it, or start in another directory"
+        )
     return document
 
 

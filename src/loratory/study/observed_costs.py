@@ -75,8 +75,9 @@ def _against_standard(
         if len(cells) == 2 and standard is not None:
             other = standard.cost[key]
             figures |= {"standard": other.median, "ratio": cost.median / other.median if other.median else None}
-            reason, more = ("", {}) if cost.high < other.low else why_not(cell, standard)
-            text, figures = f"{text}, {_relation(cost, other, show)}{reason}", figures | more
+            same = cost.kind == other.kind and cell.compares(standard, key)
+            reason, more = ("", {}) if not same or cost.high < other.low else why_not(cell, standard)
+            text, figures = f"{text}, {_relation(cost, other, show, same=same)}{reason}", figures | more
         found.append(scene.say(f"{text}.", cells, figures))
     return found
 
@@ -89,8 +90,8 @@ def _range(cost: Cost, show: Callable[[float], str]) -> str:
     return f" ({kind}median of {seeds}, {show(cost.low)} to {show(cost.high)})"
 
 
-def _relation(cost: Cost, other: Cost, show: Callable[[float], str]) -> str:
-    if cost.kind != other.kind or not other.median:
+def _relation(cost: Cost, other: Cost, show: Callable[[float], str], *, same: bool) -> str:
+    if not same or not other.median:
         return f"which does not compare with the {show(other.median)} of standard"
     if not cost.high < other.low and not cost.low > other.high:
         return f"not shown to differ from the {show(other.median)} of standard, as their ranges touch"

@@ -182,6 +182,10 @@ class CellSummary:
         """The metric over seeds; None where no seed has it."""
         return self.quality.get(split, {}).get(metric)
 
+    def compares(self, other: CellSummary, cost: str) -> bool:
+        """Whether a cost compares with another cell's: a time not where more runs shared the device of one."""
+        return not cost.endswith("_seconds") or self.runs_at_once == other.runs_at_once
+
     def parameter(self, part: str) -> int | None:
         """A number of parameters, by its name in the record."""
         return (self.parameters or {}).get(part)
