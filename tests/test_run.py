@@ -17,7 +17,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import SettingsError, StorageError
 from loratory.evaluation import predictions
-from loratory.methods import METHODS
+from loratory.methods import METHODS, parse_spec
 from loratory.models.families import FAMILIES
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
@@ -242,3 +242,18 @@ def test_the_comparison_holds_every_run_and_the_baselines(runs: dict[str, Run]) 
     baselines = [row["approach"] for row in table["rows"][len(runs) :]]
     assert len(baselines) == 2  # VADER knows no label called good or bad
     assert "TF-IDF + logistic regression" in baselines
+
+
+def test_a_run_may_stop_early_and_weigh_and_smooth_its_labels(spec: Any, tmp_path: Path) -> None:
+    given = {"patience": 1, "class_weights": "balanced", "label_smoothing": 0.1}
+    chosen = spec("head", epochs=30, lr=1e-6, **given)  # too small a rate for any epoch to be better
+    run = train(chosen, output=tmp_path / "run")
+    assert len((run.directory / "history.jsonl").read_text().splitlines()) == 2
+    assert given.items() <= run.record.spec["training"].items()
+    plain = {"patience": None, "class_weights": "none", "label_smoothing": 0.0}
+    assert plain.items() <= spec("head").training.model_dump().items()
+    assert spec("head", **plain).fingerprint() == spec("head").fingerprint()
+    older = spec("head").model_dump()
+    for name in plain:
+        del older["training"][name]
+    assert parse_spec(older) == spec("head")

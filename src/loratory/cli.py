@@ -71,7 +71,7 @@ class Terminated(KeyboardInterrupt):
 @with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
 def train(
     *,
-    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}")] = "standard",
+    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}; or peft:TYPE")] = "standard",
     output: Annotated[Path | None, typer.Option(help="the run's directory [models/ and the run's id]")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")

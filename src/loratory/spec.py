@@ -71,6 +71,15 @@ class TrainingSpec(Settings):
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = Field(
         "accuracy", description="validation metric that says which epoch is best"
     )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better one on validation (default: never)"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: an example's loss counts inversely to how often its class is trained on"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label's probability that is spread over all classes"
+    )
 
 
 class HardwareSpec(Settings):

@@ -276,3 +276,19 @@ def test_after_training_modules_are_what_they_were(tiny_bert: Any, labelled: Any
     assert {name: type(module) for name, module in classifier.model.named_modules()} == kinds
     embeddings = [p for n, p in classifier.model.named_parameters() if "embeddings" in n and p.ndim > 1]
     assert all(parameter.grad is None for parameter in embeddings)
+
+
+def test_training_stops_when_patience_ends_with_the_weights_that_it_should_keep(tiny_bert: Any, labelled: Any) -> None:
+    data, scores = labelled(LENGTHS), [0.5, 0.7, 0.7, 0.6, 0.9, 0.9]
+    classifier, stopped = prepared(tiny_bert)
+    result = fitted(classifier, data, scores=scores, epochs=6, patience=2, keep="best")
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    assert result.best_epoch == 2
+    classifier, whole = prepared(tiny_bert)
+    fitted(classifier, data, scores=[0.0, 1.0], epochs=6, keep="best")
+    assert same(weights(stopped), weights(whole))
+    classifier, last = prepared(tiny_bert)
+    assert fitted(classifier, data, scores=scores, epochs=6, patience=2).best_epoch == 4
+    assert not same(weights(last), weights(whole))
+    classifier, _ = prepared(tiny_bert)
+    assert len(fitted(classifier, data, scores=[0.5, 0.7, 0.7, 0.8], epochs=4, patience=2).history) == 4

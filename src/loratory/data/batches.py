@@ -66,12 +66,14 @@ class Cut:
         accumulate: parts in which it computes them.
         rank, processes: which process of how many; a step takes `size` examples for each. One for whom none is left
             at the end of an epoch gets an example of weight 0.
+        class_weights: what an example of each class counts, (C,); None: all the same. Those of a step count 1 in all.
     """
 
     size: int
     accumulate: int = 1
     rank: int = 0
     processes: int = 1
+    class_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ class Labelled:
             yield chosen, collate(self.tokens, self.labels, chosen)
             start += len(chosen)
 
+    def balanced(self, classes: int) -> tuple[float, ...]:
+        """For each class c of C, N/(K·n_c), K classes being there: each counts the same in all, and the mean is 1.
+
+        The weights of scikit-learn's `class_weight="balanced"` (King & Zeng 2001); 0 for a class without examples.
+        """
+        counts = np.bincount(self.labels, minlength=classes)
+        there = int(np.count_nonzero(counts))
+        return tuple(len(self.labels) / (there * count) if count else 0.0 for count in counts.tolist())
+
     def totals(self, order: NDArray[np.int64], cut: Cut) -> list[int]:
         """The tokens of every part that :meth:`steps` will give."""
         lengths = self.tokens.lengths
@@ -133,6 +144,8 @@ class Labelled:
         for start in range(0, len(order), cut.size * cut.processes):
             chosen = order[start : start + cut.size * cut.processes]
             weight = 1 / len(chosen)
+            if cut.class_weights is not None:
+                weight = 1 / float(np.asarray(cut.class_weights)[self.labels[chosen]].sum())
             if cut.processes > 1:  # dealt out by length: all have about as many tokens
                 dealt = self._longest_first(chosen)[cut.rank :: cut.processes]
                 chosen, weight = (dealt, weight) if len(dealt) else (chosen[:1], 0.0)

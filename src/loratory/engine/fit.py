@@ -1,7 +1,7 @@
 """The one training loop.
 
     run the frozen bottom of the encoder once, where there is one
-    for each epoch:
+    for each epoch, until there were so many without a better one as the spec has patience for:
         for each batch of its order: one step (forward, loss, backward, clip, AdamW, schedule)
         validate
 
@@ -10,6 +10,7 @@ It is the same for every method: what is trained is what the method set free.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,8 @@ from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
+log = logging.getLogger("loratory")
+
 CHECKED_EVERY = 50
 """Steps between looks at the loss: a look waits for the device."""
 
@@ -57,8 +60,8 @@ class FitResult:
     """What the loop leaves beside the trained weights.
 
     Attributes:
-        history: a row an epoch: epoch, step, loss (mean over its examples), lr at its end, train_seconds so far,
-            and what validation gave.
+        history: a row an epoch: epoch, step, loss (mean over its examples, weighted by class where the spec says so),
+            lr at its end, train_seconds so far, and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
             where none were,
@@ -93,7 +96,8 @@ def fit(
         lr: peak learning rate.
         seed: decides data order and dropout, and nothing else does.
         score: the scores of `validation`'s logits (N, C), after each epoch; none where there is no validation.
-        better: whether its first scores are better than its second; used where the spec keeps the best weights.
+        better: whether its first scores are better than its second; used where the spec keeps the best weights or has
+            patience.
         rates: what `lr` is multiplied by, for the parameters where that is not 1.
         companion: what the method does in every step beside the gradient of the loss.
         on_step: told after each step.
@@ -102,7 +106,9 @@ def fit(
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
     history: list[dict[str, Any]] = []
-    best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
+    best: tuple[int, dict[str, float]] | None = None
+    kept: dict[str, Tensor] | None = None
+    watched = validation is not None and (spec.keep == "best" or spec.patience is not None)
     with ready(
         classifier,
         data,
@@ -120,11 +126,17 @@ def fit(
             with meter.phase("eval"):
                 scores = score(run.validated()) if validation is not None else {}
             history.append({**row, "train_seconds": meter.seconds["train"], **scores})
-            if spec.keep == "best" and (best is None or better(scores, best[1])):
-                best = epoch, scores, run.weights()
-        if best is not None:
-            run.restore(best[2])
-    return FitResult(history, best[0] if best is not None else spec.epochs, run.engine)
+            if not watched:
+                continue
+            if best is None or better(scores, best[1]):
+                best = epoch, scores
+                kept = run.weights() if spec.keep == "best" else None
+            elif spec.patience is not None and epoch - best[0] >= spec.patience and epoch < spec.epochs:
+                log.info("stopped after epoch %d: none was better since epoch %d", epoch, best[0])
+                break
+        if kept is not None:
+            run.restore(kept)
+    return FitResult(history, best[0] if best is not None and kept is not None else len(history), run.engine)
 
 
 @dataclass(frozen=True)
@@ -220,7 +232,8 @@ def ready(
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
-    cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
+    weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
+    cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
     lengths = data.tokens.lengths
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []))
@@ -240,7 +253,7 @@ def ready(
             if companion is not None:
                 stack.enter_context(companion.over(total))
             one = Step(
-                classifier, spec, hardware, lr=lr, total=total, rates=rates, companion=companion,
+                classifier, spec, hardware, lr=lr, total=total, rates=rates, companion=companion, class_weights=weights,
                 embeddings=embeddings, refresh=quick.refresh,
             )  # fmt: skip
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)

@@ -7,7 +7,7 @@ the device: so that a whole step can be captured as a CUDA graph (see :mod:`lora
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +31,7 @@ class Step:
 
     Attributes:
         free: the parameters that are trained, by name.
-        loss: fp32, the sum of the examples' losses since it was last set to zero.
+        loss: fp32, the sum of the examples' losses, each times its class's weight, since it was last set to zero.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Step:
         total: int,
         rates: Mapping[str, float] = MappingProxyType({}),
         companion: Companion | None = None,
+        class_weights: Sequence[float] | None = None,
         embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
@@ -54,6 +55,7 @@ class Step:
             total: steps that will be made; the schedule ends there.
             rates: what the learning rate is multiplied by, for the parameters where that is not 1.
             companion: adds its penalty to each step's loss, and follows the optimizer.
+            class_weights: what the loss of an example of each class counts, (C,).
             embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
         """
@@ -72,7 +74,10 @@ class Step:
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
         self._joint: Tensor | None = None  # the gradients of a step end to end, for one sum over all processes
         self._max_norm = spec.max_grad_norm
-        self._companion = companion
+        self._companion, self._smoothing = companion, spec.label_smoothing
+        self._class_weights = None
+        if class_weights is not None:
+            self._class_weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
         groups = [
@@ -109,7 +114,13 @@ class Step:
         self._refresh()
         with self.hardware.autocast():
             logits = self.classifier(batch)
-        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+        losses = F.cross_entropy(
+            logits.float(),
+            batch.labels,
+            weight=self._class_weights,
+            label_smoothing=self._smoothing,
+            reduction="none",
+        )
         torch.dot(losses, batch.weights).backward()  # type: ignore[no-untyped-call]  # torch's own
         self.loss += torch.dot(losses.detach(), batch.weights.sign())
 

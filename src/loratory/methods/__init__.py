@@ -14,6 +14,7 @@ from loratory.methods.hybrid import Hybrid
 from loratory.methods.ia3 import IA3
 from loratory.methods.layernorm import LayerNorm
 from loratory.methods.lora import Lora
+from loratory.methods.peft_type import PREFIX, PeftType
 from loratory.methods.standard import Standard
 from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
 
@@ -35,11 +36,13 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """The method called `name`.
+    """The method called `name`: one of the registry, or `peft:KIND`.
 
     Raises:
         SettingsError: no such method; the nearest name is given.
     """
+    if name.startswith(PREFIX):
+        return PeftType.named(name)
     if name not in METHODS:
         raise SettingsError(f"unknown method {name!r}; {nearest(name, METHODS)}")
     return METHODS[name]
@@ -55,9 +58,10 @@ def method_settings(values: Mapping[str, Any]) -> MethodSettings:
     for key in values:
         if key not in method.settings.model_fields:
             owners = [other.name for other in METHODS.values() if key in other.settings.model_fields]
+            owners = owners if method.name in METHODS else []
             hint = f"it belongs to {', '.join(owners)}" if owners else nearest(key, method.settings.model_fields)
             raise SettingsError(f"--{key.replace('_', '-')} is not a setting of {method.name}; {hint}")
-    return validated(method.settings, values)
+    return validated(method.settings, {**values, "name": method.name})
 
 
 def parse_spec(document: Mapping[str, Any]) -> RunSpec:
@@ -91,7 +95,9 @@ def spec_from_flags(flags: Mapping[str, Any]) -> RunSpec:
             document[group][flag] = value
         elif flag in RunSpec.model_fields:
             document[flag] = value
-        elif any(flag in method.settings.model_fields for method in METHODS.values()):
+        elif str(flags.get("method")).startswith(PREFIX) or any(
+            flag in method.settings.model_fields for method in METHODS.values()
+        ):
             document["method"][flag] = value
         else:
             raise SettingsError(f"unknown setting {flag!r}; {nearest(flag, all_flags())}")

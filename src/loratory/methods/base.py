@@ -111,13 +111,17 @@ class TrainableModel:
         free = self.trainable()
         if self.wrapper is None:
             return {name: parameter.detach().cpu().contiguous() for name, parameter in free.items()}
+        import torch
         from peft import get_peft_model_state_dict
 
         tensors: dict[str, Tensor] = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
         if self.converted is not None:
             tensors = self.converted(tensors)
         tensors |= {"base_model.model." + name: free[name] for name, part in self.parts.items() if part != "adapter"}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # a copy of each: some kinds share memory between layers, which safetensors does not take
+        return {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
 
 
 class Method(Protocol):

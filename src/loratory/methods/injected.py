@@ -21,14 +21,15 @@ def inject(
     config: PeftConfig,
     *,
     seed: int,
-    unfrozen: Callable[[str], bool] = lambda name: False,
+    unfrozen: Callable[[str], bool] | None = None,
     unfrozen_modules: Sequence[str] = (),
 ) -> TrainableModel:
     """Let PEFT adapt `base.model` as `config` says; train what it added, the head, and what `unfrozen` chooses.
 
     Args:
         seed: of what PEFT draws.
-        unfrozen: the names, as they are after the injection, of pretrained weights that are trained too.
+        unfrozen: the names, as they are after the injection, of pretrained weights that are trained too; by default
+            those that PEFT leaves free.
         unfrozen_modules: modules that are trained whole and so saved whole.
 
     Raises:
@@ -54,12 +55,13 @@ def inject(
         if isinstance(module, BaseTunerLayer)
         for other in module.other_param_names
     )
-    added = [
-        name
+    free = {
+        name: parameter
         for name, parameter in base.model.named_parameters()
-        if id(parameter) not in before and parameter.requires_grad and not name.startswith(fixed)
-    ]
-    parts = set_free(base.model, base.family, unfrozen=unfrozen, adapter=added)
+        if parameter.requires_grad and not name.startswith(fixed)
+    }
+    added = [name for name, parameter in free.items() if id(parameter) not in before]
+    parts = set_free(base.model, base.family, unfrozen=unfrozen or free.__contains__, adapter=added)
     saved.task_type = "SEQ_CLS"
     saved.modules_to_save = [*base.family.head, *unfrozen_modules]
     # a relative path would be another one, or a hub id, to whoever opens the adapter from elsewhere

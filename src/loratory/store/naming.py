@@ -28,12 +28,12 @@ SAID = ("name", "rank", "targets", "unfrozen_layers", "frozen_layers", "alpha", 
 
 def variant(method: Any) -> str:
     """What else a method's settings are that its defaults are not, such as `, dora=on`; mostly nothing."""
-    known = METHODS.get(str(lookup(method, "name")))
-    if known is None:
+    if not isinstance(method, Mapping):
         return ""
-    fields = known.settings.model_fields
-    given = {key: lookup(method, key) for key in fields if key not in SAID}
-    return "".join(f", {key}={value}" for key, value in given.items() if value not in (None, fields[key].default))
+    known = METHODS.get(str(method.get("name")))
+    plain = {key: field.default for key, field in known.settings.model_fields.items()} if known is not None else {}
+    given = {key: value for key, value in method.items() if key not in SAID}
+    return "".join(f", {key}={value}" for key, value in given.items() if value not in (None, plain.get(key)))
 
 
 def approach(method: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
-from loratory.methods import METHODS
+from loratory.methods import METHODS, method_named
 from loratory.spec import GROUPS, DataSpec, HardwareSpec, TrainingSpec, first_fault, group_of
 from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, MethodGrid, StudySpec
 from loratory.study.yaml_file import MAX_BYTES, Document, Keys, read_yaml
@@ -165,9 +165,11 @@ def _method(found: Document, number: int, given: Any) -> MethodGrid:
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise SettingsError(f"{found.at(path)}: a method has a name; known: {', '.join(METHODS)}")
     name = given["name"]
-    if name not in METHODS:
-        raise SettingsError(f"{found.at((*path, 'name'))}: unknown method {name!r}; {nearest(name, METHODS)}")
-    fields = METHODS[name].settings.model_fields
+    try:
+        method = method_named(name)
+    except SettingsError as error:
+        raise SettingsError(f"{found.at((*path, 'name'))}: {error}") from None
+    name, fields = method.name, method.settings.model_fields
     grid: dict[str, tuple[Any, ...]] = {}
     for key, value in given.items():
         if key in ("name", "tune"):
@@ -185,7 +187,7 @@ def _values(found: Document, path: Keys, method: str, value: Any) -> list[Any]:
     key, taken = str(path[-1]), []
     for number, one in enumerate(value if isinstance(value, list) else [value]):
         try:
-            settings = METHODS[method].settings.model_validate({"name": method, key: one})
+            settings = method_named(method).settings.model_validate({"name": method, key: one})
         except ValidationError as error:
             raise SettingsError(f"{found.at((*path, number))}: {key} {one!r}: {first_fault(error)[2]}") from None
         taken.append(getattr(settings, key))

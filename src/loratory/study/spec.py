@@ -127,7 +127,8 @@ class StudySpec(Settings):
         groups: dict[str, dict[str, Any]] = {"data": {}, "training": {}, "hardware": {}}
         for flag, value in self.train.items():
             groups[str(group_of(flag))][flag] = value
-        if groups["training"].get("keep") == "best":  # else no epoch is chosen, and the metric makes no other run
+        training = groups["training"]
+        if training.get("keep") == "best" or "patience" in training:  # else no epoch is chosen by the metric
             groups["training"]["select"] = self.select
         groups["data"]["dataset"] = cell.data
         groups["training"]["lr"] = lr
