@@ -43,7 +43,7 @@ def named(method: Method) -> str:
     words = [method["name"]]
     if "rank" in method:
         words += [f"r={method['rank']}", method["targets"]]
-    return " ".join(words) + (f", top {method['unfrozen_layers']} unfrozen" if "unfrozen_layers" in method else "")
+    return " ".join(words) + (f" + top {method['unfrozen_layers']} unfrozen" if "unfrozen_layers" in method else "")
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_markdown_holds_what_the_study_asked_for() -> None:
         "0.762",
     ]
     assert rows[3][:6] == ["lora r=8 attention", "222.3k", "0.97%", "73.7k", "148.6k", "0"]
-    assert rows[4][0] == "hybrid r=8 query,value, top 2 unfrozen, bottom 3 frozen"
+    assert rows[4][0] == "hybrid r=8 query,value + top 2 unfrozen + bottom 3 frozen"
     assert rows[5] == ["head (out of memory)", *[MISSING] * 10]
     assert rows[6][0] == "majority class"
     assert rows[7][1:] == ["21.3k", MISSING, MISSING, MISSING, MISSING, MISSING, "1.9 s", MISSING, "80.0%", "0.762"]

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -280,6 +280,26 @@ def test_times_compare_only_where_as_many_runs_shared_the_device(
     fronts = {front.axis: [point.cell for point in front.points if point.on_front] for front in found.fronts}
     assert fronts["train_seconds"] == fronts["total_seconds"] == ["c2", "c1"]
     assert fronts["peak_memory_bytes"] == ["c2"]
+
+
+def test_one_slow_seed_does_not_make_the_cheapest_as_dear_as_the_next() -> None:
+    cells = cells_at({"cheap": 1.0, "dear": 1.3}, {"cheap": 0.7, "dear": 0.9})
+    for values, on_front in (((1.0, 1.0, 1.0, 1.0, 1.4), True), ((1.0, 1.0, 1.0, 1.4, 1.4), False)):
+        cost = dataclasses.replace(cells[0].cost["train_seconds"], low=1.0, high=1.4, values=values)
+        found = [dataclasses.replace(cells[0], cost={"train_seconds": cost}), cells[1]]
+        (front,) = fronts(found, [judged("dear", "cheap", "better")], metric="accuracy")
+        assert [(one.cell, one.on_front) for one in front.points] == [("cheap", on_front), ("dear", True)]
+
+
+def test_no_share_of_padding_where_steps_compute_less_than_all_tokens(
+    fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    directory = fabricated([cell(STANDARD, 0.8)]).write()
+    study = load_study(directory)
+    assert summarise(study, with_baselines=False, draws=DRAWS).cells[0].padding_share == pytest.approx(0.2)
+    for final in study.cells[0].finals:
+        cast(dict[str, Any], final.record["cost"])["padded_tokens"] = 64  # a frozen encoder had run once: heads alone
+    assert summarise(study, with_baselines=False, draws=DRAWS).cells[0].padding_share is None
 
 
 def test_at_the_same_cost_the_better_is_on_the_front() -> None:

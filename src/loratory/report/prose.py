@@ -158,7 +158,8 @@ def how(study: Summary) -> list[str]:
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
         f"Below {MIN_SEEDS} common seeds there is no verdict.",
-        "On the front: no approach that costs no more is shown to be better. Without verdicts no two are shown to "
+        "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
+        "median is not higher, or the middle halves of both over seeds touch. Without verdicts no two are shown to "
         "differ, and all are on it.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",

@@ -37,7 +37,7 @@ def variant(method: Any) -> str:
 
 
 def approach(method: Any) -> str:
-    """A method's settings in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention, top 2 unfrozen`."""
+    """A method's settings in short: `standard`, `lora r=8 attention`, `hybrid r=8 attention + top 2 unfrozen`."""
     words = [str(lookup(method, "name") or "unknown")]
     rank = lookup(method, "rank")
     if rank is not None:
@@ -47,7 +47,7 @@ def approach(method: Any) -> str:
     name = " ".join(words)
     for key, where in (("unfrozen_layers", "top {} unfrozen"), ("frozen_layers", "bottom {} frozen")):
         if layers := lookup(method, key):
-            name += ", " + where.format(layers)
+            name += " + " + where.format(layers)
     return name + variant(method)
 
 

@@ -106,8 +106,9 @@ def _memory_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | No
 
 
 def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """None where steps computed fewer rows than their texts have tokens: a frozen bottom had run once, before them."""
     tokens, computed = (_numbers(records, "cost", key) for key in ("tokens", "padded_tokens"))
-    if tokens is None or computed is None or not sum(computed):
+    if tokens is None or computed is None or not sum(computed) or sum(computed) < sum(tokens):
         return None
     return 1 - sum(tokens) / sum(computed)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from loratory.study.parts import CellSummary, Front, FrontPoint, Pair, Verdict
 
 AXES = ("trainable", "train_seconds", "total_seconds", "peak_memory_bytes", "checkpoint_bytes")
@@ -16,8 +18,8 @@ def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) 
     """A front for each data set x model and axis, over the cells that have both the cost and `metric` on test.
 
     A cell is on the front unless another one that costs no more is better by its pair's verdict. A measured cost is no
-    more where it compares, and its median is not higher or its range over seeds touches the other's. Cells of which
-    neither is better are tied: so are all that have no verdict.
+    more where it compares, and its median is not higher or its middle half over seeds touches the other's: one slow
+    seed is not enough. Cells of which neither is better are tied: so are all that have no verdict.
     """
     verdicts = verdicts_of(pairs)
     groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
@@ -59,7 +61,7 @@ def _no_more(one: CellSummary, other: CellSummary, axis: str) -> bool:
         return False
     if axis in one.cost and axis in other.cost:
         a, b = one.cost[axis], other.cost[axis]
-        return a.median <= b.median or a.low <= b.high
+        return a.median <= b.median or float(np.percentile(a.values, 25)) <= float(np.percentile(b.values, 75))
     own, others = _cost(one, axis), _cost(other, axis)
     return own is not None and others is not None and own <= others
 

@@ -168,7 +168,7 @@ class CellSummary:
     memory_parts_bytes: Mapping[str, float] | None
     """Medians of what the peak of memory was made of."""
     padding_share: float | None
-    """Rows computed for padding or filler, of all computed rows."""
+    """Rows computed for padding or filler, of all computed rows; None where steps compute less than all tokens."""
     tuning: Tuning
     time_to: TimeTo | None
     failed: tuple[str, ...]
