@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import runpy
 import shlex
 import shutil
 from inspect import signature
@@ -123,3 +124,8 @@ def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
     shown, ships = read_study(path)[0], read_study(ROOT / "studies" / "seed.yaml")[0]
     assert set(shown.model_fields_set) == set(StudySpec.model_fields)
     assert [line.partition(":")[0] for line in shown.differences(ships)] == ["methods", "train"]
+
+
+def test_the_page_of_methods_is_what_their_files_say() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "methods.py"))["page"]()
+    assert (ROOT / "docs" / "methods.md").read_text("utf8") == written, "run python docs/methods.py"

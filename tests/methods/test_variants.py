@@ -54,6 +54,8 @@ def test_a_variant_learns_and_stock_peft_gives_its_logits(
     run = train(chosen, output=tmp_path / "run")
     losses = [json.loads(line)["loss"] for line in (run.directory / "history.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
+    own = 0 if {"dora", "bias"} & VARIANTS[what].keys() else 2
+    assert run.record.environment["engine"]["own_layers"] == {"layers": own, "of": 2}
     with quiet():
         base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
         model = PeftModel.from_pretrained(base, run.directory, adapter_name="mine").eval()

@@ -64,7 +64,7 @@ class FitResult:
             lr at its end, train_seconds so far, and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
-            where none were,
+            where none were, `own_layers` (how many layers the engine computes itself, of how many),
             `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
             once, and where their output was kept) where there was one.
     """
@@ -266,12 +266,21 @@ def ready(
                 compiled=compiled,
                 why_eager=companion.why_eager if companion is not None else drawn,
             )
+        engine["own_layers"] = own = _own_layers(classifier, quick)
+        if own["layers"] < own["of"]:
+            log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])
         if frozen is not None:
             engine["frozen_bottom"] = frozen
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, engine
         )
+
+
+def _own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:
+    """How many layers the engine computes itself, of how many; stock modules compute the others."""
+    blocks = classifier.family.blocks(classifier.model)
+    return {"layers": sum(map(quick.computes, blocks)), "of": len(blocks)}
 
 
 def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) -> Compiled:

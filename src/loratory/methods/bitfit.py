@@ -1,6 +1,8 @@
 """BitFit: the biases alone (Ben Zaken, Goldberg & Ravfogel 2022, arXiv:2106.10199).
 
-y = W·x + b      b ← b − η·∇b, W frozen; norms' shifts are biases too
+    y = W·x + b      b ← b − η·∇b, W frozen; norms' shifts are biases too
+
+For small and medium data, where the paper found it on a par with standard; no layer is added.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class BitFit:
     settings: type[MethodSettings] = BitFitSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-3, the largest that the paper tried: few numbers are trained, and from where they were (section 4)."""
+        """1e-3, the largest that the paper tried: few numbers are trained, and from where they were."""
         return 1e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

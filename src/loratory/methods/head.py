@@ -1,4 +1,10 @@
-"""The classifier head alone: the encoder stays as it was pretrained."""
+"""The classifier head alone: the encoder stays as it was pretrained.
+
+    ŷ = head(h), h = encoder(x) as it is
+
+The cheapest of all, and what the others must beat: where batches run flat, the encoder runs once for
+each text, not once an epoch.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """Hybrid: LoRA below, the top layers trained fully, and, where asked for, the bottom ones left as they were.
 
-layers 0 … f−1:     W
-layers f … n−k−1:   W' = W + (α/r)·B·A, W frozen     (r = 0: W)
-layers n−k … n−1:   W ← W − η·∇W
+    layers 0 … f−1:     W
+    layers f … n−k−1:   W' = W + (α/r)·B·A, W frozen     (r = 0: W)
+    layers n−k … n−1:   W ← W − η·∇W
 
 With r = 0 there is no update below, and k = 0 … n goes from the head alone to all layers; embeddings stay frozen.
+For what lies between LoRA and standard: more weights near the task, where they are cheapest to train.
 """
 
 from __future__ import annotations

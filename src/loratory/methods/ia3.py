@@ -3,7 +3,8 @@ arXiv:2205.05638).
 
     k ← l_k ∘ k      v ← l_v ∘ v      W₂·(l_ff ∘ gelu(W₁·x))      each l begins as ones
 
-Where one layer computes query, key and value together, the query is scaled too. The layers are PEFT's.
+Where one layer computes query, key and value together, the query is scaled too. For few examples,
+which it was made for, and for the smallest files. The layers are PEFT's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class IA3:
     settings: type[MethodSettings] = IA3Settings
 
     def default_lr(self, hidden_size: int) -> float:
-        """3e-3, the paper's (appendix C)."""
+        """3e-3, the paper's."""
         return 3e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

@@ -1,6 +1,8 @@
 """The norms alone (Qi et al. 2022, arXiv:2211.08682; Zhao et al. 2023, arXiv:2312.11420).
 
-LN(x) = γ ∘ (x − μ)/σ + β      γ and β are trained, all else of the encoder is frozen; RMS norms have γ alone
+    LN(x) = γ ∘ (x − μ)/σ + β      γ and β are trained, all else of the encoder is frozen; RMS norms have γ alone
+
+For the fewest trained numbers without a new layer; every family has norms, also those that have no biases.
 """
 
 from __future__ import annotations

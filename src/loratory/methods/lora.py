@@ -8,7 +8,9 @@
     OLoRA    the same with a QR decomposition (Büyükakyüz 2024, arXiv:2406.01775)
     LoRA+    B learns λ times as fast as A (Hayou et al. 2024, arXiv:2402.12354)
 
-The layers are PEFT's, injected in place; the trained part is saved in PEFT's format with the head inside it.
+For a small file a task, and less memory than standard; merged into W it costs nothing when it predicts. The layers are
+PEFT's, injected in place; the trained part is saved in PEFT's format with the head inside it. PiSSA and OLoRA are saved
+as updates of twice the rank, which belong to the base as it was.
 """
 
 from __future__ import annotations

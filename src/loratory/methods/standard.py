@@ -1,4 +1,9 @@
-"""Standard fine-tuning: every weight is trained."""
+"""Standard fine-tuning: every weight is trained.
+
+    W ← W − η·∇W
+
+The measure of all others; AdamW keeps two numbers beside each weight and its gradient.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,88 @@
+"""Write docs/methods.md: what each method's own file says of it, its settings, and the families it runs on.
+
+python docs/methods.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from loratory.errors import SettingsError
+from loratory.methods import METHODS, Method, method_settings
+from loratory.methods.peft_type import PeftType
+from loratory.models.families import FAMILIES
+from loratory.models.load import Base
+
+PAGE = Path(__file__).with_name("methods.md")
+FIRST = (
+    "# Methods\n\nWritten by `python docs/methods.py` from the methods' own files, and checked. Every method trains\n"
+    "the head too: all that stands between the encoder's last hidden state and the logits.\n"
+)
+
+
+def page() -> str:
+    """The whole page."""
+    known = {name: _section(method) for name, method in METHODS.items()}
+    any_other = PeftType.named("peft:VERA")
+    sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}"]
+    return "\n".join([FIRST, *sections, _support()])
+
+
+def _section(method: Method) -> str:
+    rates = " ".join((inspect.getdoc(method.default_lr) or "").split())
+    section = f"## {method.name}\n\n{_text(type(method))}\nDefault learning rate: {rates}\n"
+    own = method.settings.model_fields
+    lora = METHODS["lora"].settings.model_fields if method.name != "lora" else {}
+    same = {name for name, field in own.items() if name in lora and field.description == lora[name].description}
+    fields = {name: field for name, field in own.items() if name not in {"name", *same}}
+    if lora.keys() <= own.keys():
+        section += "\nIt takes the settings of lora, and its own:\n"
+    if not fields:
+        return section
+    rows = []
+    for name, field in fields.items():
+        default = "" if field.default == "" else f"`{field.default}`"
+        rows.append(f"| `--{name.replace('_', '-')}` | {default} | {field.description} |")
+    return "\n".join([section, "| setting | default | |", "|---|---|---|", *rows, ""])
+
+
+def _text(kind: type[Any]) -> str:
+    """The docstring of the file in which `kind` stands; equations, which are indented, as they are."""
+    return textwrap.dedent(sys.modules[kind.__module__].__doc__ or "").strip() + "\n"
+
+
+def _support() -> str:
+    """Which method runs on which family, as its `prepare` says of the family's own default configuration."""
+    reasons: list[str] = []
+    rows = []
+    for family in FAMILIES:
+        cells = []
+        for name in METHODS:
+            reason = _refusal(name, family)
+            cells.append("yes" if reason is None else "no")
+            reasons += [f"- {name} on {family}: {reason}"] if reason is not None else []
+        rows.append(f"| {family} | {' | '.join(cells)} |")
+    head = [f"| | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
+    return "\n".join(["## Where they run\n", *head, *rows, "", *reasons, ""])
+
+
+def _refusal(method: str, family: str) -> str | None:
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family))
+    base = Base(model, None, FAMILIES[family], "", "")
+    try:
+        METHODS[method].prepare(base, method_settings({"name": method}), seed=0)
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf8")
