@@ -216,23 +216,6 @@ def test_predictions_join_the_files_that_were_read(spec: Any, texts: list[tuple[
         assert (joined["id"] == joined["row"]).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_exported_pth_is_the_run(method: str, runs: dict[str, Run], tmp_path: Path) -> None:
-    output = tmp_path / "deep" / "model.pth"
-    trained.export_pth(runs[method].directory, output)
-    opened = trained.open_trained(output, hardware=CPU)
-    found = trained.evaluate(output, opened)
-    assert opened.labels == ("bad", "good")
-    assert_same_quality(found.quality.record(), runs[method].record.quality["test"])
-    state = torch.load(output, weights_only=True)
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
-    assert not any("lora_" in name or "base_layer" in name for name in state)
-    before = output.read_bytes()
-    with pytest.raises(StorageError, match="exists already"):
-        trained.export_pth(runs[method].directory, output)
-    assert output.read_bytes() == before
-
-
 def test_the_comparison_holds_every_run_and_the_baselines(runs: dict[str, Run]) -> None:
     paths = [run.directory for run in runs.values()]
     alone = trained.compare(paths, with_baselines=False).to_dict()

@@ -13,6 +13,7 @@ import loratory.run as run_module
 from loratory import trained
 from loratory.engine.hardware import Hardware
 from loratory.errors import StorageError
+from loratory.exporting.export import export
 from loratory.inputs import Inputs
 from loratory.methods import METHODS
 from loratory.run import Run, train
@@ -59,7 +60,8 @@ def test_a_run_without_weights_is_the_same_run(method: str, spec: Any, tmp_path:
     assert len(table["rows"]) == 2
     for use in (
         lambda: trained.open_trained(run.directory, hardware=CPU),
-        lambda: trained.export_pth(run.directory, tmp_path / "run.pth"),
+        lambda: export(run.directory, tmp_path / "run.pth", "pth"),
+        lambda: export(run.directory, tmp_path / "merged", "merged"),
     ):
         with pytest.raises(StorageError, match="the run's weights were not kept") as caught:
             use()

@@ -18,6 +18,8 @@ from loratory import trained
 from loratory.data import make_dataset
 from loratory.errors import ModelError, StorageError
 from loratory.evaluation import predictions
+from loratory.exporting import FORMATS
+from loratory.exporting.export import export
 from loratory.methods import METHODS
 from loratory.models.source import quiet
 from loratory.run import train
@@ -103,9 +105,10 @@ def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
         return
     with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
         trained.open_trained(run.directory, hardware=CPU)
-    with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
-        trained.export_pth(run.directory, tmp_path / "model.pth")
-    assert not (tmp_path / "model.pth").exists()
+    for kind in FORMATS:
+        with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
+            export(run.directory, tmp_path / "exported", kind)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
 
 
 def reconfigured(base: Path) -> None:

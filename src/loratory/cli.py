@@ -16,7 +16,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from loratory.console import errors, fail, print_json, progress_shown, rank
-from loratory.errors import LoratoryError, SettingsError, StorageError, counted, first_line, nearest
+from loratory.errors import LoratoryError, SettingsError, StorageError, counted, first_line
+from loratory.exporting import FORMATS
 from loratory.flags import assignment, divide, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, validated
@@ -195,16 +196,26 @@ def report(
 @app.command()
 def export(
     model_path: ModelPath,
-    output: Annotated[Path, typer.Option(help="where to write")],
-    kind: Annotated[str, typer.Option("--format", help="pth: all weights as tensors, adapters folded in")] = "pth",
+    output: Annotated[Path, typer.Option(help="where to write: a directory, for pth a file")],
+    kind: Annotated[
+        str, typer.Option("--format", help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()))
+    ] = "pth",
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="upload the directory to the hub, with your own token")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="with --push: for everybody to see, not private")] = False,
 ) -> None:
-    """Take a trained model away."""
-    from loratory import trained
+    """Take a trained model away, checked against the run."""
+    from loratory.exporting.export import export as export_run
+    from loratory.exporting.push import Upload
 
-    if kind != "pth":
-        raise SettingsError(f"--format {kind!r}; {nearest(kind, ['pth'])}")
-    trained.export_pth(model_path, output)
-    errors.print(f"The model is in {output}, its labels and base in {output.with_suffix('.json')}", markup=False)
+    if public and push is None:
+        raise SettingsError("--public: it says who sees what --push uploads; give --push REPO_ID too")
+    address = export_run(model_path, output, kind, upload=None if push is None else Upload(push, public))
+    beside = f", its labels and base in {output.with_suffix('.json')}" if output.is_file() else ""
+    errors.print(f"The model is in {output}{beside}", markup=False)
+    if address is not None:
+        errors.print(f"It is uploaded to {address}", markup=False)
 
 
 @data_app.command("list")

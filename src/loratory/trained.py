@@ -1,4 +1,4 @@
-"""What is done with a trained model: evaluate it, let it predict, set it beside others, take it away."""
+"""What is done with a trained model: evaluate it, let it predict, set it beside others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from loratory.evaluation.quality import Quality
 from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_state, load_trained
-from loratory.models.pth import Card, read_pth, save_pth
+from loratory.models.pth import Card, read_pth
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
@@ -110,15 +110,14 @@ def open_trained(
     where = Hardware.of(hardware)
     if path.suffix == ".pth":
         return _open_pth(path, hardware, model, data)
-    record = _with_weights(path)
-    spec = parse_spec(record.spec)
-    base = load_trained(path, model=spec.model, labels=record.labels)
-    _check_base(path, base, record)
+    record = with_weights(path)
+    base = load_run(path, record)
     base.model.to(where.device)
-    return Trained(base, record.labels, spec.data, where.suited(base.family, hardware), _digests(record))
+    data = parse_spec(record.spec).data
+    return Trained(base, record.labels, data, where.suited(base.family, hardware), digests_of(record))
 
 
-def _with_weights(path: Path) -> RunRecord:
+def with_weights(path: Path) -> RunRecord:
     """The record of a run that has its weights.
 
     Raises:
@@ -132,21 +131,26 @@ def _with_weights(path: Path) -> RunRecord:
     return record
 
 
-def _digests(record: RunRecord) -> dict[str, str]:
+def digests_of(record: RunRecord) -> dict[str, str]:
+    """SHA-256 of the data's `source` and of its `train` split, as :class:`Trained` and `.pth` cards hold them."""
     return {"source": record.data["digest"], "train": record.data["digests"]["train"]}
 
 
-def _check_base(path: Path, base: Base, record: RunRecord) -> None:
-    """An adapter belongs to the model it was trained on.
+def load_run(path: Path, record: RunRecord, *, merge: bool = False, flat_tokens: bool = True) -> Base:
+    """The model of the run in `path`, as :func:`loratory.models.load.load_trained` gives it.
 
     Raises:
-        ModelError: the base has other weights, another configuration or another tokenizer now.
+        ModelError: the weights are damaged; or the adapter's base has other weights, another configuration or another
+            tokenizer than the one it was trained on.
     """
+    name = parse_spec(record.spec).model
+    base = load_trained(path, model=name, labels=record.labels, merge=merge, flat_tokens=flat_tokens)
     trained_on = record.environment["model_digest"]
     if (path / "adapter_config.json").is_file() and base.digest != trained_on:
         raise ModelError(
             f"{path}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
         )
+    return base
 
 
 def _open_pth(path: Path, hardware: HardwareSpec, model: str | None, data: DataSpec | None) -> Trained:
@@ -190,7 +194,7 @@ def evaluate(
     own = "dataset" not in given or _is_source(learned, trained)
     spec = validated(DataSpec, {**(learned.model_dump() if own else {"max_length": learned.max_length}), **given})
     source = learned if own else trained.data
-    then = _divided_then(source, trained.digests)
+    then = divided_then(source, trained.digests)
     where = spec.where(split)
     if where != spec.dataset or (spec.is_one_file and not own):
         alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
@@ -230,7 +234,7 @@ def _is_source(spec: DataSpec, trained: Trained) -> bool:
 _GONE = "its training data is not there any more, has changed, or is not known"
 
 
-def _divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
+def divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
     """The data a model was trained on, divided as it was then; None where `spec` does not give it any more."""
     if not digests:
         return None
@@ -279,30 +283,3 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
     elif with_baselines:
         found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
     return comparison(documents, found)
-
-
-def export_pth(path: Path, output: Path) -> None:
-    """Write a run's model, its adapter folded in, as a `.pth` of tensors, with its card beside it.
-
-    Raises:
-        StorageError: the output exists already, or cannot be written.
-    """
-    for target in (output, output.with_suffix(".json")):
-        if target.exists():
-            raise StorageError(f"{target} exists already; choose another --output")
-    record = _with_weights(path)
-    spec = parse_spec(record.spec)
-    base = load_trained(path, model=spec.model, labels=record.labels, merge=True)
-    _check_base(path, base, record)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        save_pth(
-            base.model,
-            output,
-            base=spec.model,
-            labels=record.labels,
-            data=spec.data.model_dump(mode="json"),
-            digests=_digests(record),
-        )
-    except (OSError, RuntimeError) as error:  # torch.save reports some disk errors as RuntimeError
-        raise StorageError(f"cannot write {output}: {error}") from error

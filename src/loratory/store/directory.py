@@ -129,10 +129,13 @@ def settle(parent: Path) -> None:
 
 
 @contextmanager
-def claim(output: Path) -> Iterator[None]:
+def claim(output: Path, *, doing: str = "training in") -> Iterator[None]:
     """Hold the place of `output` for one process, and clear away what a killed one left there.
 
     The lock is the operating system's, so it ends with the process that holds it, however that ends.
+
+    Args:
+        doing: what its holder does there, for the error's line.
 
     Raises:
         StorageError: another process holds it, or the place cannot be written.
@@ -143,9 +146,7 @@ def claim(output: Path) -> Iterator[None]:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise StorageError(
-            f"another process is training in {output}; wait for it, or choose another --output"
-        ) from None
+        raise StorageError(f"another process is {doing} {output}; wait for it, or choose another --output") from None
     except OSError as error:
         raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
     try:
@@ -225,7 +226,7 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
         (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
         sync(stage / MANIFEST)
         sync(stage)
-        _open_as_umask_says(stage)
+        _open_as_umask_says(stage, MANIFEST)
         before = find_run(output)
         try:
             if before is not None and (anew or before.status != "completed"):
@@ -238,9 +239,29 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
 
 
-def _open_as_umask_says(stage: Path) -> None:
-    """Give the stage and its files the modes of new ones: mkdtemp and safetensors make theirs private."""
-    mode = (stage / MANIFEST).stat().st_mode & 0o666
+def publish(stage: Path, output: Path, *, last: str) -> None:
+    """Rename a stage that is no run, and has no manifest, to `output`, which may be an empty directory.
+
+    Args:
+        last: the file that was written last, by Python's own `open`.
+
+    Raises:
+        StorageError: something else stands there, or the disk refuses.
+    """
+    try:
+        for path in stage.iterdir():
+            sync(path)
+        sync(stage)
+        _open_as_umask_says(stage, last)
+        os.rename(stage, output)
+        sync(output.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _open_as_umask_says(stage: Path, example: str) -> None:
+    """Give the stage and its files the mode of `example`: mkdtemp and safetensors make theirs private."""
+    mode = (stage / example).stat().st_mode & 0o666
     for path in stage.iterdir():
         path.chmod(mode)
     stage.chmod(mode | (mode & 0o444) >> 2)  # who may read may enter

@@ -1,0 +1,201 @@
+"""The model card: what the run's record says of an exported model, as Markdown with the hub's YAML before it.
+
+Text that comes from data, labels or paths stands in code spans, where Markdown means nothing, and never in a table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from loratory import units
+from loratory.data.splits import PARTS
+from loratory.errors import counted
+from loratory.evaluation.metrics import METRICS
+from loratory.evaluation.quality import Quality
+from loratory.exporting import FORMATS
+from loratory.exporting.checked import Examples
+from loratory.exporting.source import Source
+from loratory.store.naming import flat
+
+CARD = "README.md"
+
+LIBRARIES = {"merged": "transformers", "adapter": "peft", "onnx": "onnx"}
+"""The library that opens each format, as the hub calls it."""
+
+
+def model_card(source: Source, kind: str, examples: Examples, apart: float) -> str:
+    """The card of a run that was exported as `kind`.
+
+    Args:
+        examples: those on which it was compared with the run.
+        apart: the largest difference between two logits there.
+    """
+    sections = {
+        "Use": [f"In this directory, {FORMATS[kind]}:", "", *_example(source, kind)],
+        "Labels": [*_labels(source)],
+        "Data": [*_data(source)],
+        "Settings": [*_settings(source)],
+        "Results": [*_results(source)],
+        "Limits": [*_limits(source)],
+        "Licence": [
+            "None is stated: whoever publishes this chooses one, and names it as `license` at the head of this file.",
+            "The base and the data have terms of their own.",
+        ],
+    }
+    lines = [
+        f"# {source.record.id}",
+        "",
+        f"{code(source.base_name)}, fine-tuned to classify text with the method {code(source.method)} by Loratory "
+        f"{source.record.environment['version']}. Exported in the format {kind}; on {examples.what} its logits differ "
+        f"from the run's by at most {apart:.1e}.",
+    ]
+    for title, section in sections.items():
+        lines += ["", f"## {title}", "", *section]
+    return f"---\n{_metadata(source, kind)}\n---\n\n" + "\n".join(lines) + "\n"
+
+
+def code(text: str) -> str:
+    """`text` as a code span, on one line, invisible characters spelled out."""
+    shown = units.printable(text)
+    fence = "`" * (_longest_ticks(shown) + 1)
+    space = " " if shown.strip(" ") != shown or shown.startswith("`") or shown.endswith("`") or not shown else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _metadata(source: Source, kind: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    dataset = source.spec.data.dataset
+    data = ModelCardData(
+        library_name=LIBRARIES[kind],
+        pipeline_tag="text-classification",
+        tags=["loratory"],
+        base_model=None if source.base_is_local else source.base_name,
+        datasets=["/".join(dataset.removeprefix("hub:").split("/")[:2])] if dataset.startswith("hub:") else None,
+    )
+    return data.to_yaml()
+
+
+def _example(source: Source, kind: str) -> list[str]:
+    longest = source.spec.data.max_length
+    labels = repr(list(source.labels))
+    programs = {
+        "merged": f"""\
+from transformers import pipeline
+
+classify = pipeline("text-classification", model=".")
+print(classify("A text.", truncation=True, max_length={longest}))""",
+        "adapter": f"""\
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoTokenizer
+
+labels = {labels}
+model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(source.labels)})
+tokenizer = AutoTokenizer.from_pretrained(".")
+text = tokenizer("A text.", truncation=True, max_length={longest}, return_tensors="pt")
+print(labels[int(model(**text).logits.argmax())])""",
+        "onnx": f"""\
+import onnxruntime
+from transformers import AutoConfig, AutoTokenizer
+
+labels, tokenizer = AutoConfig.from_pretrained(".").id2label, AutoTokenizer.from_pretrained(".")
+session = onnxruntime.InferenceSession("model.onnx")
+texts = tokenizer(["A text."], padding=True, truncation=True, max_length={longest}, return_tensors="np")
+(logits,) = session.run(None, {{one.name: texts[one.name] for one in session.get_inputs()}})
+print([labels[int(number)] for number in logits.argmax(-1)])""",
+    }
+    fence = "`" * max(3, _longest_ticks(labels) + 1)
+    lines = [f"{fence}python", *programs[kind].split("\n"), fence]
+    if kind == "adapter" and not source.local_names and source.base_is_local:
+        base = f"The base {code(source.base_name)} was a directory; its SHA-256 is below."
+        lines += ["", f"{base} Give the path where you have it as `base_model_name_or_path` in `adapter_config.json`."]
+    return lines
+
+
+def _labels(source: Source) -> Iterator[str]:
+    counts = source.record.data["class_counts"]
+    for number, label in enumerate(source.labels):
+        examples = ", ".join(f"{part} {counts[part][number]:,}" for part in PARTS)
+        yield f"- {number}: {code(label)} ({examples})"
+
+
+def _data(source: Source) -> Iterator[str]:
+    data, spec = source.record.data, source.spec.data
+    named = {"data set": spec.dataset, "validation file": spec.validation, "test file": spec.test}
+    for what, name in named.items():
+        if name is not None:
+            yield f"- {what}: {code(_public(name))}"
+    if data["revision"]:
+        yield f"- revision: {code(str(data['revision']))}"
+    yield f"- SHA-256 of the source: `{data['digest']}`"
+    for part in PARTS:
+        yield f"- {part}: {counted(data['sizes'][part], 'example')}, SHA-256 `{data['digests'][part]}`"
+    for pair, number in data["overlap"].items():
+        if number:
+            yield f"- texts alike in {pair.replace('-', ' and ')}: {number:,}"
+    if data["conflicts"]:
+        yield f"- texts with different labels: {data['conflicts']:,}"
+    if data["dropped"]:
+        yield f"- rows without a class, left out: {data['dropped']:,}"
+
+
+def _public(name: str) -> str:
+    """A data set's name without folders of this machine."""
+    return name if name.startswith(("hutto:", "hub:")) else Path(name).name
+
+
+PLACES = {"model", "data.dataset", "data.validation", "data.test"}
+"""Settings that name files, and stand elsewhere in the card."""
+
+
+def _settings(source: Source) -> Iterator[str]:
+    environment = source.record.environment
+    digest = "SHA-256" if source.base_is_local else "revision"
+    known = f", {digest} `{environment['model_digest']}`" if environment["model_digest"] else ""
+    yield f"- base: {code(source.base_name)}{known}"
+    for key, value in flat(source.record.to_dict()).items():
+        if key not in PLACES and not key.startswith("hardware.") and value != "null":
+            yield f"- {key}: {code(json.loads(value) if value.startswith(chr(34)) else value)}"
+    yield f"- precision: {environment['precision']}"
+    yield f"- device: {code(str(environment['device']))}"
+    versions = (f"{name} {version}" for name, version in environment["versions"].items())
+    yield f"- versions: {code(', '.join(versions))}"
+
+
+def _results(source: Source) -> Iterator[str]:
+    found = {part: Quality.from_record(source.record.quality[part]) for part in PARTS if part in source.record.quality}
+    yield _row("", *(f"{part} ({counted(quality.examples, 'example')})" for part, quality in found.items()))
+    yield _row("---", *("---:" for _ in found))
+    for metric in METRICS.values():
+        show = units.accuracy if metric.name == "accuracy" else units.fraction
+        yield _row(metric.title, *(show(quality.value(metric.name)) for quality in found.values()))
+    last, quality = list(found.items())[-1]
+    yield from ("", f"Each class of {last}, by the number of its label:", "")
+    yield _row("label", "precision", "recall", "F1", "examples")
+    yield _row("---", *["---:"] * 4)
+    for number, label in enumerate(quality.labels):
+        one = quality.per_class[label]
+        yield _row(str(number), *map(units.fraction, (one.precision, one.recall, one.f1)), f"{one.support:,}")
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _limits(source: Source) -> Iterator[str]:
+    spec, record = source.spec, source.record
+    yield f"- It gives one of the {len(source.labels)} labels to any text, whatever the text is about."
+    yield f"- It was trained on the first {spec.data.max_length} tokens of each text."
+    yield f"- The results are those of one training, seed {spec.seed}; how much they vary with the seed is not in them."
+    yield "- Data of other sources was not scored."
+    if "test" not in record.quality:
+        yield "- No test split was scored. Validation chose settings, so that its results may be too good."
+    elif spec.training.keep == "best":
+        yield "- Validation chose the epoch, so that its results may be too good; the test split chose nothing."

@@ -1,0 +1,133 @@
+"""One export, from a run to a directory that stock libraries open.
+
+run ─▶ its logits on examples ─▶ stage: weights, labels, tokenizer ─▶ its logits, compared ─▶ card ─▶ rename
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from loratory.errors import ModelError, SettingsError, StorageError, nearest
+from loratory.exporting import FORMATS
+from loratory.exporting.card import CARD, model_card
+from loratory.exporting.checked import Examples, difference, examples_of, logits_of
+from loratory.exporting.push import Upload, push, ready
+from loratory.exporting.source import Source
+from loratory.models.load import load_base, load_trained
+from loratory.models.pth import save_pth
+from loratory.models.source import quiet
+from loratory.store.directory import claim, publish, staging
+
+log = logging.getLogger("loratory")
+
+Writer = Callable[[Source, Examples, Path], Tensor]
+"""Writes into a stage all but the card; gives the logits (N, C) of what it wrote, opened anew by a stock library."""
+
+
+def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None) -> str | None:
+    """Write the model of the run in `path` to `output`, in the format `kind`.
+
+    Args:
+        output: a directory that is not there yet or is empty; for `pth` a file.
+        upload: where on the hub the directory goes then.
+
+    Returns:
+        The address of what was uploaded.
+
+    Raises:
+        SettingsError: no such format; or the run has no adapter, or a `pth` is to be uploaded.
+        StorageError: the run has no weights, the output is there already or cannot be written, or the hub refuses.
+        ModelError: the weights are damaged, cannot be exported so, or would give other logits. Nothing is written.
+        ResourceError: the format needs a package that is not there.
+    """
+    if kind not in FORMATS:
+        raise SettingsError(f"--format {kind!r}; {nearest(kind, FORMATS)}")
+    if kind == "pth":
+        if upload is not None:
+            raise SettingsError("--push: a directory is uploaded, and pth is a file; give --format merged")
+        _export_pth(path, output)
+        return None
+    write = _writer(kind)
+    if upload is not None:
+        ready(upload)
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        what = "is not empty" if output.is_dir() else "exists already"
+        raise StorageError(f"{output} {what}; choose another --output")
+    source = Source.of(path, local_names=upload is None)
+    if kind == "adapter" and not source.adapted:
+        raise SettingsError(f"--format adapter: {path} is a run of {source.method} and has no adapter; use merged")
+    with claim(output, doing="exporting to"), staging(output) as stage:
+        base = source.load()
+        examples = examples_of(source.spec, source.digests, base)
+        expected = logits_of(base, examples.data)
+        del base  # there need not be room for two models
+        apart = difference(expected, write(source, examples, stage))
+        if not apart <= 1e-3:
+            raise ModelError(f"{path}: as {kind} it gives other logits (difference {apart:.2g}); nothing was written")
+        (stage / CARD).write_text(model_card(source, kind, examples, apart), encoding="utf8")
+        publish(stage, output, last=CARD)
+    return push(output, upload) if upload is not None else None
+
+
+def _writer(kind: str) -> Writer:
+    if kind == "onnx":
+        from loratory.exporting.onnx import write_onnx
+
+        return write_onnx
+    return {"merged": _write_merged, "adapter": _write_adapter}[kind]
+
+
+def _write_merged(source: Source, examples: Examples, stage: Path) -> Tensor:
+    base = source.load(merge=True)
+    model = base.model
+    with quiet():
+        model.save_pretrained(stage)  # type: ignore[operator]  # transformers' own
+        base.tokenizer.save_pretrained(stage)
+    del base, model
+    return logits_of(load_base(str(stage), labels=source.labels, seed=0, flat_tokens=False), examples.data)
+
+
+def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(source.path / name, stage / name)
+    examples.tokenizer.save_pretrained(stage)
+    logits = logits_of(load_trained(stage, model=source.spec.model, labels=source.labels), examples.data)
+    if not source.local_names:  # a path of this machine is of no use to others, and not theirs to know
+        path = stage / "adapter_config.json"
+        config = json.loads(path.read_text("utf8"))
+        config["base_model_name_or_path"] = source.base_name
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
+    return logits
+
+
+def _export_pth(path: Path, output: Path) -> None:
+    for target in (output, output.with_suffix(".json")):
+        if target.exists():
+            raise StorageError(f"{target} exists already; choose another --output")
+    source = Source.of(path)
+    model = source.load(merge=True).model
+    with _disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_pth(
+            model,
+            output,
+            base=source.spec.model,
+            labels=source.labels,
+            data=source.spec.data.model_dump(mode="json"),
+            digests=source.digests,
+        )
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save reports some disk errors as RuntimeError
+        raise StorageError(f"cannot write {output}: {error}") from error
