@@ -152,8 +152,6 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
     if compared.estimate is None:
         return "they were tested on different examples"
     for cell, which in ((compared.a, "first"), (compared.b, "second")):
-        if cell.missing:  # to look again at each further seed until there is a verdict would double its errors
-            return f"{counted(cell.missing, 'run')} of the {which} {'is' if cell.missing == 1 else 'are'} missing"
         if failed := len(cell.finals) - len(cell.completed):  # the seeds that are left may be those that went well
             return f"{failed} of {counted(len(cell.finals), 'final run')} of the {which} failed"
         if none := len(cell.unchosen):
@@ -163,4 +161,7 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
             return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
+    for cell, which in ((compared.a, "first"), (compared.b, "second")):
+        if cell.missing:  # to look again at each further seed until there is a verdict would double its errors
+            return f"{counted(cell.missing, 'run')} of the {which} {'is' if cell.missing == 1 else 'are'} missing"
     return None
