@@ -302,6 +302,17 @@ def test_no_share_of_padding_where_steps_compute_less_than_all_tokens(
     assert summarise(study, with_baselines=False, draws=DRAWS).cells[0].padding_share is None
 
 
+@pytest.mark.parametrize(
+    ("absent", "verdict", "why"), [([5], None, "1 run of the second is missing"), ([], "better", None)]
+)
+def test_a_verdict_waits_for_missing_runs(
+    absent: list[int], verdict: str | None, why: str | None, fabricated: Callable[..., Any], cell: Callable[..., Any]
+) -> None:
+    place = fabricated([cell(STANDARD, 0.9), cell(lora(8), 0.6, absent=absent)], seeds=range(6)).write()
+    (pair,) = summarise(load_study(place), with_baselines=False, draws=DRAWS).pairs
+    assert (pair.verdict, pair.why_none, pair.seeds) == (verdict, why, 6 - len(absent))
+
+
 def test_at_the_same_cost_the_better_is_on_the_front() -> None:
     cells = cells_at({"a": 1.0, "b": 1.0}, {"a": 0.9, "b": 0.8})
     (front,) = fronts(cells, [judged("b", "a", "worse")], metric="accuracy")
