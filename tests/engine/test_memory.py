@@ -75,10 +75,9 @@ def test_the_parts_add_up_to_the_peak_and_count_what_is_held(tiny_bert: Any, lab
 
 
 def scaled_copies(trainable: TrainableModel) -> int:
-    """LoRA's A is held once more, with its scale in it; B's of query and value in one matrix of all three."""
-    a = sum(4 * p.numel() for name, p in trainable.trainable().items() if "lora_A" in name)
+    """LoRA's B's of query and value are held once more, with their scale in them, in one matrix of all three layers."""
     b = sum(4 * p.numel() for name, p in trainable.trainable().items() if "lora_B" in name)
-    return a + b // 2 * 3 * 2  # (3·32, 2·8) holds two of (32, 8)
+    return b // 2 * 3 * 2  # (3·32, 2·8) holds two of (32, 8)
 
 
 def test_what_is_kept_for_backward_counts_once_and_weights_do_not() -> None:

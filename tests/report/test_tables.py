@@ -299,6 +299,9 @@ OTHER = {
     "split_seed": (3, "0, 3"),
     "limit": (100, "default, 100"),
     "max_length": (64, "128, 64"),
+    "patience": (2, "default, 2"),
+    "class_weights": ("balanced", "none, balanced"),
+    "label_smoothing": (0.1, "0.0, 0.1"),
 }
 
 

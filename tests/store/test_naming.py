@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loratory.methods import METHODS, method_settings
-from loratory.store.naming import approach
+from loratory.methods import METHODS, method_settings, spec_from_flags
+from loratory.store.naming import approach, setting
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -20,3 +20,10 @@ def test_a_variant_is_named_and_an_older_record_has_none() -> None:
     assert approach(settings.model_dump()) == "lora r=8 attention, dora=on, rank_pattern=value=2"
     assert approach({"name": "lora", "rank": 8, "targets": "attention"}) == "lora r=8 attention"
     assert approach({"name": "of another day", "rank": 8}) == "of another day r=8"
+
+
+def test_an_older_record_that_lacks_a_setting_is_the_same_setting() -> None:
+    spec = spec_from_flags({"method": "lora"}).model_dump(mode="json")
+    older = {**spec, "method": {"name": "lora", "rank": 8}, "training": {"epochs": 3}}
+    assert setting({"spec": older}) == setting({"spec": spec})
+    assert setting({"spec": {**older, "training": {"epochs": 2}}}) != setting({"spec": spec})

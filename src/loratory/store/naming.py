@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loratory.methods import METHODS
+from loratory.spec import GROUPS
 
 Record = Mapping[str, Any]
 """A run's `run.json`, read."""
@@ -88,7 +89,8 @@ def _differences(records: Sequence[Record]) -> list[str]:
 
 
 def flat(record: Record) -> dict[str, str]:
-    """The spec as `training.lr` → JSON text, so that any two values compare."""
+    """The spec as `training.lr` → JSON text, so that any two values compare; what a record of an older version does not
+    say is what it is by default."""
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
@@ -97,7 +99,13 @@ def flat(record: Record) -> dict[str, str]:
         else:
             yield path, json.dumps(value, sort_keys=True, default=str)
 
-    return dict(leaves(record.get("spec") or {}, ""))
+    spec = dict(record.get("spec") or {})
+    for name, kind in GROUPS.items():
+        if isinstance(given := spec.get(name), Mapping):
+            spec[name] = {**kind().model_dump(mode="json"), **given}
+    if isinstance(given := spec.get("method"), Mapping) and (known := METHODS.get(str(given.get("name")))) is not None:
+        spec["method"] = {**known.settings(name=known.name).model_dump(mode="json"), **given}
+    return dict(leaves(spec, ""))
 
 
 def short(value: str | None) -> str:
