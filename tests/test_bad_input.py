@@ -141,7 +141,7 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("evaluate --model-path {place}/run --split tset", 2, ["train, validation or test"]),
     ("predict --model-path {place}/run", 3, ["no text"]),
     ("predict --model-path {place}/run --output {place}/file w1", 5, ["exists already"]),
-    ("predict --model-path {place}/run --output {place}/labels.xls w1", 2, [".csv or .jsonl"]),
+    ("predict --model-path {place}/run --output {place}/labels.xls w1", 2, [".csv, .jsonl or .parquet"]),
     ("export --model-path {place}/run --output {place}/file", 5, ["exists already"]),
     ("export --model-path {place}/run --format onyx --output {place}/new", 2, ["did you mean 'onnx'?"]),
     ("export --model-path {place}/run --format merged --output {place}/file", 5, ["file exists already"]),
@@ -159,6 +159,9 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("data shwo", 2, ["'show'"]),
     ("evaluate", 2, ["--model-path"]),
     ("compare --basline {place}/run", 2, ["did you mean '--baselines'"]),
+    ("predict --model-path {place}/run --model-path {place}/absent w1", 5, ["absent does not exist"]),
+    ("predict --model-path {place}/run --model-path {place}/damaged w1", 5, ["damaged/run.json"]),
+    ("predict --model-path {place}/run --model-path {place}/./run w1", 2, ["given twice"]),
     ("predict --model-path {place}/run --input {place}/columns.csv", 3, ["'text'", "'review'", "set --text-column\n"]),
 ]
 

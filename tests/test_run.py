@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import loratory.run as run_module
-from loratory import trained
+from loratory import predicting, trained
 from loratory.data import make_dataset
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import SettingsError, StorageError
 from loratory.evaluation import predictions
+from loratory.evaluation.metrics import log_softmax
 from loratory.methods import METHODS, parse_spec
 from loratory.models.families import FAMILIES
 from loratory.run import Run, train
@@ -188,11 +190,11 @@ def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> No
 def test_predictions_of_a_run_are_those_it_kept(runs: dict[str, Run], spec: Any) -> None:
     for method, run in runs.items():
         test = make_dataset(spec(method).data).test
-        rows = trained.predict(trained.open_trained(run.directory, hardware=CPU), test.texts)
+        (said,) = predicting.predict(predicting.find([run.directory]), test.texts, hardware=CPU)
         kept = predictions.read(run.directory / "predictions.parquet")["test"]
-        assert [row.text for row in rows] == list(test.texts)
-        assert [row.label for row in rows] == [("bad", "good")[i] for i in kept.predictions]
-        assert all(sum(row.probabilities.values()) == pytest.approx(1) for row in rows)
+        assert said.chosen == [("bad", "good")[i] for i in kept.predictions]
+        expected = np.exp(log_softmax(kept.logits))
+        np.testing.assert_allclose(said.probabilities, expected, atol=1e-5)
 
 
 def test_predictions_join_the_files_that_were_read(spec: Any, texts: list[tuple[str, str]], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from loratory.console import errors, fail, print_json, progress_shown, rank
-from loratory.errors import LoratoryError, SettingsError, StorageError, counted, first_line
+from loratory.errors import LoratoryError, SettingsError, counted, first_line
 from loratory.exporting import FORMATS
 from loratory.flags import assignment, divide, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
@@ -128,35 +128,37 @@ def evaluate(
 def predict(
     *,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="texts to label")] = None,
-    model_path: ModelPath,
+    model_path: Annotated[
+        list[Path], typer.Option("--model-path", help="a run's directory, or a .pth file; several give several columns")
+    ],
     input_file: Annotated[
         Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line; - is standard input")
     ] = None,
     text_column: Annotated[str, typer.Option(help="column of the input that holds the text")] = "text",
     output: Annotated[
         Path | None,
-        typer.Option(help="write CSV or JSONL here, with the input's other columns, not to standard output"),
+        typer.Option(help="write CSV, JSONL or Parquet here, with the input's other columns, not to standard output"),
     ] = None,
     model: Annotated[str | None, typer.Option(help="for a .pth file alone: the base whose architecture it has")] = None,
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
     """Label texts: arguments, a file, or lines on standard input. Each line gets a label, a blank one too."""
-    from loratory import trained
-    from loratory.report.predictions import predictions_table, write_predictions
+    from loratory import predicting
+    from loratory.report import predictions as shown
 
-    if output is not None and output.exists():
-        raise StorageError(f"{output} exists already; choose another --output")
-    opened = trained.open_trained(model_path, hardware=divide(flags)[0], model=model)
-    given, others = (list(texts), None) if texts else _texts(input_file, text_column)
-    rows = trained.predict(opened, given)
     if output is not None:
-        write_predictions(output, rows, others)
-        errors.print(f"{output} holds {counted(len(rows), 'prediction')}", markup=False)
+        shown.check_output(output)
+    models = predicting.find(model_path)
+    given, others = (list(texts), None) if texts else predicting.given_texts(input_file, text_column)
+    said = predicting.predict(models, given, hardware=divide(flags)[0], model=model)
+    if output is not None:
+        shown.write_predictions(output, given, said, others)
+        errors.print(f"{output} holds {counted(len(given), 'prediction')}", markup=False)
     elif as_json:
-        print_json([{"text": row.text, "label": row.label, "probabilities": row.probabilities} for row in rows])
+        print_json(shown.predictions_document(given, said))
     else:
-        Console().print(predictions_table(rows))
+        Console().print(shown.predictions_table(given, said))
 
 
 @app.command()
@@ -298,14 +300,3 @@ def _run(words: list[str]) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
-
-
-def _texts(path: Path | None, column: str) -> tuple[list[str], list[dict[str, object]] | None]:
-    """The texts of a file, and the other cells of each one's row; or the lines of standard input."""
-    from loratory.data.files import lines, read_texts
-
-    if path is not None and path != Path("-"):
-        return read_texts(path, column)
-    if sys.stdin is None or (path is None and sys.stdin.isatty()):
-        return [], None
-    return lines(sys.stdin), None

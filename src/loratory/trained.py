@@ -1,4 +1,4 @@
-"""What is done with a trained model: evaluate it, let it predict, set it beside others."""
+"""What is done with a trained model: open it, evaluate it, set it beside others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
 from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, load_state, load_trained
+from loratory.models.load import Base, Bases, load_state, load_trained
 from loratory.models.pth import Card, read_pth
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import read_run
@@ -81,15 +81,6 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One text's label and the probability of each class, by name."""
-
-    text: str
-    label: str
-    probabilities: dict[str, float]
-
-
 def open_trained(
     path: Path, *, hardware: HardwareSpec, model: str | None = None, data: DataSpec | None = None
 ) -> Trained:
@@ -102,26 +93,46 @@ def open_trained(
     Raises:
         ModelError, SafetyError, StorageError: it cannot be opened, or should not be.
     """
+    check_there(path)
+    if path.suffix == ".pth":
+        return _open_pth(path, hardware, model, data)
+    return open_run(path, with_weights(path), hardware=hardware)
+
+
+def check_there(path: Path) -> None:
+    """Refuse a path of a trained model where nothing is.
+
+    Raises:
+        StorageError: says what to give.
+    """
     if not path.exists():
         exported = f"; `loratory export --model-path RUN --output {path}` makes it from a run's directory"
         raise StorageError(
             f"{path} does not exist{exported if path.suffix == '.pth' else '; give a run directory or a .pth file'}"
         )
+
+
+def open_run(path: Path, record: RunRecord, *, hardware: HardwareSpec, bases: Bases | None = None) -> Trained:
+    """The run in `path`, whose record was read by :func:`with_weights`.
+
+    Args:
+        bases: what gives an adapter's base, where several share it.
+
+    Raises:
+        LoratoryError: as :func:`load_run`; or the device is not there.
+    """
     where = Hardware.of(hardware)
-    if path.suffix == ".pth":
-        return _open_pth(path, hardware, model, data)
-    record = with_weights(path)
-    base = load_run(path, record)
+    base = load_run(path, record, bases=bases)
     base.model.to(where.device)
     data = parse_spec(record.spec).data
     return Trained(base, record.labels, data, where.suited(base.family, hardware), digests_of(record))
 
 
 def with_weights(path: Path) -> RunRecord:
-    """The record of a run that has its weights.
+    """The record of a run that has its weights, once every file agrees with its manifest.
 
     Raises:
-        StorageError: it did not complete, or its weights were not kept.
+        StorageError: it did not complete, its weights were not kept, or a file is damaged.
     """
     record = read_run(path)
     if record.status != "completed":
@@ -136,15 +147,23 @@ def digests_of(record: RunRecord) -> dict[str, str]:
     return {"source": record.data["digest"], "train": record.data["digests"]["train"]}
 
 
-def load_run(path: Path, record: RunRecord, *, merge: bool = False, flat_tokens: bool = True) -> Base:
+def load_run(
+    path: Path, record: RunRecord, *, merge: bool = False, flat_tokens: bool = True, bases: Bases | None = None
+) -> Base:
     """The model of the run in `path`, as :func:`loratory.models.load.load_trained` gives it.
 
     Raises:
         ModelError: the weights are damaged; or the adapter's base has other weights, another configuration or another
             tokenizer than the one it was trained on.
     """
-    name = parse_spec(record.spec).model
-    base = load_trained(path, model=name, labels=record.labels, merge=merge, flat_tokens=flat_tokens)
+    base = load_trained(
+        path,
+        model=parse_spec(record.spec).model,
+        labels=record.labels,
+        merge=merge,
+        flat_tokens=flat_tokens,
+        bases=bases,
+    )
     trained_on = record.environment["model_digest"]
     if (path / "adapter_config.json").is_file() and base.digest != trained_on:
         raise ModelError(
@@ -249,21 +268,6 @@ def _shared(texts: Sequence[str], others: Sequence[str]) -> int:
     """How many of `texts` stand among `others`, normalised."""
     known = set(map(normalised, others))
     return sum(normalised(text) in known for text in texts)
-
-
-def predict(trained: Trained, texts: Sequence[str]) -> list[Prediction]:
-    """Label each text.
-
-    Raises:
-        DataError: there is no text.
-    """
-    if not texts:
-        raise DataError("no text to predict; give texts as arguments, --input FILE, or lines on standard input")
-    probabilities = trained.logits(texts).double().softmax(dim=-1).tolist()
-    return [
-        Prediction(text, trained.labels[int(np.argmax(row))], dict(zip(trained.labels, row, strict=True)))
-        for text, row in zip(texts, probabilities, strict=True)
-    ]
 
 
 def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:

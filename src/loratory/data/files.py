@@ -96,6 +96,15 @@ def lines(file: Iterable[str]) -> list[str]:
     return [line.rstrip("\n") for line in file]
 
 
+def encodable(text: str) -> bool:
+    """Whether `text` holds no half of a surrogate pair, which no UTF-8 has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a regular file.
 

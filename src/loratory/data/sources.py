@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.data import hutto
-from loratory.data.files import SUFFIXES, Columns, read_table
+from loratory.data.files import SUFFIXES, Columns, encodable, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
 from loratory.errors import DataError, counted, nearest
@@ -148,7 +148,7 @@ def _checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
     if len(texts) < len(columns.texts):
         wrong = [not isinstance(text, str) for text in columns.texts]
         _refuse(where, columns, wrong, "with a text that is not a string", "choose another --text-column")
-    _refuse(where, columns, [not _encodable(text) for text in texts], "with half a surrogate pair", "mend it")
+    _refuse(where, columns, [not encodable(text) for text in texts], "with half a surrogate pair", "mend it")
     convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
     labels = [convert(value) for value in columns.labels]
     kept = [label for label in labels if label is not None]
@@ -167,19 +167,11 @@ def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy:
         raise DataError(f"{where}: {counted(len(bad), 'row')} {what} ({places} {shown}); {remedy}, or remove the row")
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _label(value: object) -> Label | None:
     """The label as it is kept: text without space around it, 1.0 as 1; None for what cannot name a class."""
     if isinstance(value, str):
         stripped = value.strip()
-        return stripped if _encodable(stripped) else None
+        return stripped if encodable(stripped) else None
     if isinstance(value, float):
         if math.isinf(value):
             return None

@@ -6,7 +6,10 @@ model back, through stock transformers and stock PEFT, so that what we can open 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +136,13 @@ def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], 
 
 
 def load_trained(
-    directory: Path, *, model: str, labels: tuple[str, ...], flat_tokens: bool = True, merge: bool = False
+    directory: Path,
+    *,
+    model: str,
+    labels: tuple[str, ...],
+    flat_tokens: bool = True,
+    merge: bool = False,
+    bases: Bases | None = None,
 ) -> Base:
     """The model of a committed run, in fp32 on the CPU.
 
@@ -142,6 +151,7 @@ def load_trained(
         model: the base's name; used where the directory holds an adapter.
         labels: class names in id order.
         merge: fold an adapter into the base's weights.
+        bases: what gives an adapter's base, where several share it.
 
     Raises:
         ModelError: the directory's weights are damaged, or are not the base's.
@@ -150,7 +160,7 @@ def load_trained(
         return load_base(str(directory), labels=labels, seed=0, flat_tokens=flat_tokens)
     from peft import PeftModel
 
-    base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens)
+    base = bases.take(model, labels) if bases else load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens)
     check_safetensors(directory / "adapter_model.safetensors")
     try:
         with quiet():
@@ -185,6 +195,35 @@ def _merge(model: nn.Module) -> None:
         elif isinstance(module, ModulesToSaveWrapper):
             (adapter,) = module.active_adapters
             model.set_submodule(name, module.modules_to_save[adapter])
+
+
+class Bases:
+    """Bases of adapters. Those that several adapters share are read once, and each of them gets a copy of its own.
+
+    Adapters share one that have the same base and the same labels, which make its head.
+    """
+
+    def __init__(self, wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+        """
+        Args:
+            wanted: base and labels of every adapter that will ask.
+        """
+        self._left = Counter(wanted)
+        self._loaded: dict[tuple[str, tuple[str, ...]], Base] = {}
+
+    def take(self, model: str, labels: tuple[str, ...]) -> Base:
+        """The base `model` with a head for `labels`, to be adapted in place.
+
+        Raises:
+            LoratoryError: as :func:`load_base`.
+        """
+        key = (model, labels)
+        base = self._loaded.pop(key, None) or load_base(model, labels=labels, seed=0)
+        self._left[key] -= 1
+        if self._left[key] <= 0:  # nobody asks again: no copy is needed
+            return base
+        self._loaded[key] = base
+        return replace(base, model=copy.deepcopy(base.model))
 
 
 def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:

@@ -1,13 +1,18 @@
-"""Predictions for people: a table on the terminal, CSV or JSONL in a file."""
+"""Predictions for people: a table on the terminal; CSV, JSONL or Parquet in a file."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
@@ -16,89 +21,181 @@ from loratory.units import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-
-class Labelled(Protocol):
-    """A text with its label and each class's probability."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def probabilities(self) -> dict[str, float]: ...
+Cells = Mapping[str, object]
+"""Cells of a row by column."""
 
 
-def predictions_table(rows: Sequence[Labelled]) -> RenderableType:
-    """One line a text: its label, the probability of that label, and the text cut to the width."""
+@dataclass(frozen=True)
+class Predicted:
+    """What one model says of N texts."""
+
+    name: str
+    """The model's, for its columns; empty where it is the only one."""
+    labels: tuple[str, ...]
+    """Class names in id order."""
+    probabilities: NDArray[np.float64]
+    """(N, C)."""
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """The label of each text: the most probable one."""
+        return [self.labels[number] for number in self.probabilities.argmax(axis=1).tolist()]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """`label`, and `probability_` and its name for each class; the model's name before them where it has one."""
+        before = f"{self.name}:" if self.name else ""
+        shares = zip(self.labels, self.probabilities.T.tolist(), strict=True)
+        return {f"{before}label": self.chosen} | {f"{before}probability_{label}": row for label, row in shares}
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """`label` and `probabilities` of each text."""
+        for label, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
+            yield {"label": label, "probabilities": dict(zip(self.labels, row, strict=True))}
+
+
+def predictions_table(texts: Sequence[str], models: Sequence[Predicted]) -> RenderableType:
+    """One line a text: each model's label and its probability, and the text cut to the width."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
-    table.add_column("Label", overflow="fold", max_width=24)
-    table.add_column("Probability", justify="right", no_wrap=True)
+    for model in models:
+        table.add_column(Text(printable(model.name or "Label")), overflow="fold", max_width=24)
+        table.add_column("Probability", justify="right", no_wrap=True)
     table.add_column("Text", overflow="ellipsis", no_wrap=True, ratio=1)  # the width that the others leave
-    for row in rows:
-        shown = Text(printable(" ".join(row.text.split())))
-        table.add_row(Text(printable(row.label)), f"{row.probabilities[row.label]:.3f}", shown)
+    for number, text in enumerate(texts):
+        cells = [
+            cell
+            for model in models
+            for cell in (Text(printable(model.chosen[number])), f"{model.probabilities[number].max():.3f}")
+        ]
+        table.add_row(*cells, Text(printable(" ".join(text.split()))))
     return table
 
 
-def write_predictions(
-    path: Path, rows: Sequence[Labelled], others: Sequence[Mapping[str, object]] | None = None
-) -> None:
-    """Write `rows` in their order, as CSV or JSONL by the path's suffix. Cells a spreadsheet would run are quoted.
+def predictions_document(texts: Sequence[str], models: Sequence[Predicted]) -> list[dict[str, Any]]:
+    """`text`, `label` and `probabilities` of each text; of several models under `models`, by their names."""
+    said = zip(*(model.documents() for model in models), strict=True)
+    return [
+        {"text": text, **(one[0] if len(models) == 1 else {"models": dict(zip(_names(models), one, strict=True))})}
+        for text, one in zip(texts, said, strict=True)
+    ]
 
-    Args:
-        others: the other cells of each one's row by column, which follow ours; a column with the name of one of ours
-            becomes `input_` and its name.
+
+def _names(models: Sequence[Predicted]) -> list[str]:
+    return [model.name for model in models]
+
+
+def check_output(path: Path) -> None:
+    """What can be known of a file for predictions before there are any.
 
     Raises:
-        SettingsError: another suffix.
-        StorageError: the file cannot be written.
+        StorageError: it is there already.
+        SettingsError: its suffix names no format.
     """
-    if path.suffix == ".jsonl":
-        lines = _lines([{"probabilities": row.probabilities} for row in rows], rows, others)
-        content = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    elif path.suffix == ".csv":
-        shares = [{f"probability_{name}": share for name, share in row.probabilities.items()} for row in rows]
-        lines = _lines(shares, rows, others)
-        columns = list(dict.fromkeys(column for line in lines for column in line))
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(csv_cell, columns))
-        writer.writerows([_cell(line.get(column)) for column in columns] for line in lines)
-        content = file.getvalue()
-    else:
-        raise SettingsError(f"--output {path}: the suffix must be .csv or .jsonl")
+    if path.exists():
+        raise StorageError(f"{path} exists already; choose another --output")
+    if path.suffix not in WRITERS:
+        *most, last = WRITERS
+        raise SettingsError(f"--output {path}: the suffix must be {', '.join(most)} or {last}")
+
+
+def write_predictions(
+    path: Path, texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells] | None = None
+) -> None:
+    """Write what `models` say in the order of `texts`, in the format of the path's suffix, all or nothing.
+
+    Args:
+        others: the other cells of each text's row, which follow ours; a column with the name of one of ours becomes
+            `input_` and its name.
+
+    Raises:
+        SettingsError, StorageError: as :func:`check_output`; or the file cannot be written.
+    """
+    check_output(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf8") as target:
-            target.write(content)
+        with path.open("xb") as file:
+            try:
+                WRITERS[path.suffix](file, texts, models, others or [])
+                file.flush()
+            except BaseException:  # an interruption too must leave no half of it
+                with suppress(OSError):
+                    path.unlink()
+                raise
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _lines(
-    shares: Sequence[Mapping[str, object]], rows: Sequence[Labelled], others: Sequence[Mapping[str, object]] | None
-) -> list[dict[str, object]]:
-    """Text, label and `shares` of each row, then its other cells."""
-    ours = [{"text": row.text, "label": row.label, **share} for row, share in zip(rows, shares, strict=True)]
-    if others is None:
-        return ours
-    taken, names = set(ours[0]), {}
-    for column in dict.fromkeys(column for other in others for column in other):
+def _write_jsonl(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+    lines = predictions_document(texts, models)
+    names = _renamed(lines[0] if lines else {}, others)
+    for number, line in enumerate(lines):
+        added = {names[column]: value for column, value in others[number].items()} if others else {}
+        file.write(json.dumps(line | added, ensure_ascii=False, default=str).encode("utf8", "backslashreplace") + b"\n")
+
+
+def _write_csv(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+    columns = _columns(texts, models, others)
+    lines = csv.writer(_Encoded(file), lineterminator="\n")
+    lines.writerow(map(csv_cell, columns))
+    lines.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
+
+
+def _write_parquet(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def typed(values: list[Any]) -> Any:
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # values of several types: each as JSON
+            shown = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+            return pa.array(shown, pa.string())
+
+    columns = {name: typed(values) for name, values in _columns(texts, models, others).items()}
+    pq.write_table(pa.table(columns), file)
+
+
+Writer = Callable[[IO[bytes], Sequence[str], Sequence[Predicted], Sequence[Cells]], None]
+
+WRITERS: dict[str, Writer] = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+"""How predictions are written, by the file's suffix."""
+
+
+class _Encoded:
+    """A file of bytes as `csv` writes to it: UTF-8."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(text.encode())
+
+
+def _columns(texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> dict[str, list[Any]]:
+    """Every column with its N values: the text, each model's, then the input's others."""
+    columns: dict[str, list[Any]] = {"text": list(texts)}
+    for model in models:
+        columns |= model.columns()
+    names = _renamed(columns, others)
+    return columns | {new: [cells.get(old) for cells in others] for old, new in names.items()}
+
+
+def _renamed(ours: Mapping[str, object], others: Sequence[Cells]) -> dict[str, str]:
+    """What each of the input's other columns is called beside ours."""
+    taken, names = set(ours), {}
+    for column in dict.fromkeys(column for cells in others for column in cells):
         names[column] = column
         while names[column] in taken:
             names[column] = f"input_{names[column]}"
         taken.add(names[column])
-    return [
-        own | {names[column]: value for column, value in other.items()} for own, other in zip(ours, others, strict=True)
-    ]
+    return names
 
 
 def _cell(value: object) -> str | int | float | None:
-    """A cell of CSV; text that is a number, such as -5, is no formula."""
+    """A cell of CSV; text that a spreadsheet would run is quoted, and text that is a number, such as -5, is none."""
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)

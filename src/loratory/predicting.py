@@ -1,0 +1,110 @@
+"""Labels for texts, by one trained model or by several.
+
+Each model has its own columns, whatever its base and its labels are. Adapters of one base with the same labels share
+it: it is read once, and its digest is compared with that of each adapter. Any other model is read by itself, and is
+given back before the next.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.data.files import Cells, encodable, lines, read_texts
+from loratory.errors import DataError, SettingsError
+from loratory.models.load import Bases
+from loratory.report.predictions import Predicted
+from loratory.spec import HardwareSpec
+from loratory.store.record import RunRecord
+from loratory.trained import Trained, check_there, open_run, open_trained, with_weights
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trained model that is to predict."""
+
+    name: str
+    """Its own among those asked, for its columns; empty where it is the only one."""
+    path: Path
+    record: RunRecord | None
+    """None for a `.pth` file."""
+
+
+def find(paths: Sequence[Path]) -> list[Found]:
+    """The trained models in `paths`, checked but not loaded.
+
+    Raises:
+        SettingsError: one stands there twice.
+        StorageError: one is not there, is damaged, or has no weights.
+    """
+    for position, path in enumerate(paths):
+        if path.resolve() in (other.resolve() for other in paths[:position]):
+            raise SettingsError(f"--model-path {path}: it is given twice; its columns would be the same")
+        check_there(path)
+    return [
+        Found(name, path, None if path.suffix == ".pth" else with_weights(path))
+        for name, path in zip(_names(paths), paths, strict=True)
+    ]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last name of each path; all of it where two share that."""
+    if len(paths) == 1:
+        return [""]
+    last = [path.stem if path.suffix == ".pth" else path.resolve().name for path in paths]
+    return [name if last.count(name) == 1 else str(path) for name, path in zip(last, paths, strict=True)]
+
+
+def predict(
+    models: Sequence[Found], texts: Sequence[str], *, hardware: HardwareSpec, model: str | None = None
+) -> list[Predicted]:
+    """What each of `models` says of the texts.
+
+    Args:
+        model: for `.pth` files without their cards, as :func:`loratory.trained.open_trained` takes it.
+
+    Raises:
+        DataError: there is no text, or one that is not Unicode.
+        LoratoryError: a model cannot be loaded.
+    """
+    if not texts:
+        raise DataError("no text to predict; give texts as arguments, --input FILE, or lines on standard input")
+    odd = next((number for number, text in enumerate(texts, start=1) if not encodable(text)), None)
+    if odd is not None:
+        raise DataError(
+            f"text {odd} of {len(texts):,} holds half a surrogate pair, or bytes that are no UTF-8; mend it"
+        )
+    records = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
+    bases = Bases((record.spec["model"], record.labels) for record in records if record is not None)
+    return [_said(found.name, _opened(found, bases, hardware, model), texts) for found in models]
+
+
+def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | None) -> Trained:
+    if found.record is None:
+        return open_trained(found.path, hardware=hardware, model=model)
+    return open_run(found.path, found.record, hardware=hardware, bases=bases)
+
+
+def _said(name: str, trained: Trained, texts: Sequence[str]) -> Predicted:
+    return Predicted(name, trained.labels, trained.logits(texts).double().softmax(dim=-1).numpy())
+
+
+def given_texts(path: Path | None, column: str) -> tuple[list[str], list[Cells] | None]:
+    """The texts of a file, and the other cells of each one's row; or the lines of standard input.
+
+    Args:
+        path: None or `-` for standard input; a terminal there has none without `-`.
+
+    Raises:
+        DataError: as :func:`loratory.data.files.read_texts`; or standard input is not UTF-8.
+    """
+    if path is not None and path != Path("-"):
+        return read_texts(path, column)
+    if sys.stdin is None or (path is None and sys.stdin.isatty()):
+        return [], None
+    try:
+        return lines(sys.stdin), None
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: not {error.encoding} ({error.reason}); save the texts as UTF-8") from None
