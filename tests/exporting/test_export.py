@@ -66,7 +66,7 @@ def test_merged_opens_in_a_stock_pipeline_with_the_label_names(
     assert bytes_with(output, str(run.parent)) == []
 
 
-@pytest.mark.parametrize("method", ["lora", "hybrid"])
+@pytest.mark.parametrize("method", ["lora", "hybrid", "ia3", "adalora"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
 def test_stock_peft_opens_an_exported_adapter(method: str, runs: dict[str, Run], tmp_path: Path) -> None:
     from peft import AutoPeftModelForSequenceClassification
@@ -82,7 +82,7 @@ def test_stock_peft_opens_an_exported_adapter(method: str, runs: dict[str, Run],
 
 
 def test_a_run_without_adapter_is_not_exported_as_one(runs: dict[str, Run], tmp_path: Path) -> None:
-    for method in ("standard", "head"):
+    for method in ("standard", "head", "bitfit"):
         with pytest.raises(SettingsError, match=f"is a run of {method} and has no adapter; use merged"):
             export(runs[method].directory, tmp_path / "adapter", "adapter")
     assert list(tmp_path.iterdir()) == []
