@@ -18,7 +18,6 @@ REFUSED = {
     ("bitfit", "modernbert"): "has no biases",
     ("bitfit", "llama"): "has no biases",
     ("bitfit", "qwen3"): "has no biases",
-    ("adalora", "gpt2"): "c_attn is not linear, and AdaLoRA adapts linear layers",
 }
 """The reason why."""
 

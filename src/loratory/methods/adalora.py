@@ -19,7 +19,7 @@ from pydantic import Field
 
 from loratory.errors import SettingsError
 from loratory.methods.base import TrainableModel
-from loratory.methods.injected import inject
+from loratory.methods.injected import inject, stored_transposed
 from loratory.methods.lora import Targets, find_targets
 from loratory.spec import MethodSettings
 
@@ -81,16 +81,16 @@ class AdaLora:
                 "--before-cutting and --after-cutting leave no steps to cut in; give less than 1 in all"
             )
         names = find_targets(base.model, base.family, settings.targets)
-        modules = dict(base.model.named_modules())
-        if other := next((name for name in names if not isinstance(modules[name], nn.Linear)), None):
+        if other := next((name for name in names if isinstance(base.model.get_submodule(name), nn.Embedding)), None):
             raise SettingsError(
-                f"--targets {settings.targets}: {other} is not linear, and AdaLoRA adapts linear layers"
+                f"--targets {settings.targets}: {other} is an embedding, and AdaLoRA adapts linear layers"
             )
         config = AdaLoraConfig(
             init_r=settings.initial_rank,
             target_r=settings.target_rank,
             lora_alpha=settings.adalora_alpha,
             target_modules=names,
+            fan_in_fan_out=stored_transposed(base.model, names),
             deltaT=settings.cut_every,
             orth_reg_weight=settings.orthogonal,
             total_step=UNKNOWN,

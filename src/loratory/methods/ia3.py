@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loratory.errors import SettingsError
 from loratory.methods.base import TrainableModel
-from loratory.methods.injected import inject
+from loratory.methods.injected import inject, stored_transposed
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class IA3:
             SettingsError: the family's layers are of another shape.
         """
         from peft import IA3Config
-        from transformers.pytorch_utils import Conv1D
 
         blocks = base.family.blocks(base.model)
         layers = [name for name, module in base.model.named_modules() if module in blocks]
@@ -55,6 +54,7 @@ class IA3:
             raise SettingsError(
                 f"--method ia3: {base.family.name} has no {missing}; use lora, or peft:IA3 with targets"
             )
-        turned = any(isinstance(modules[name], Conv1D) for name in (*attention, *down))
-        config = IA3Config(target_modules=[*attention, *down], feedforward_modules=down, fan_in_fan_out=turned)
+        targets = [*attention, *down]
+        turned = stored_transposed(base.model, targets)
+        config = IA3Config(target_modules=targets, feedforward_modules=down, fan_in_fan_out=turned)
         return inject(base, config, seed=seed)

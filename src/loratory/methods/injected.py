@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,16 @@ from loratory.methods.base import TrainableModel, set_free
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
     from loratory.models.load import Base
+
+
+def stored_transposed(model: nn.Module, names: Iterable[str]) -> bool:
+    """Whether a module among `names` keeps its weight as (in, out), as GPT-2's do; PEFT wants to be told."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(model.get_submodule(name), Conv1D) for name in names)
 
 
 def inject(

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from loratory.errors import SettingsError, nearest
 from loratory.methods.base import TrainableModel
-from loratory.methods.injected import inject
+from loratory.methods.injected import inject, stored_transposed
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
@@ -152,7 +152,6 @@ def adapt(
     from dataclasses import replace
 
     from peft import LoraConfig, get_peft_model_state_dict
-    from transformers.pytorch_utils import Conv1D
 
     outside = (*unfrozen_modules, *frozen_modules)
     names = [name for name in find_targets(base.model, base.family, settings.targets) if not _inside(name, outside)]
@@ -166,7 +165,7 @@ def adapt(
             lora_alpha=settings.alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=names,
-            fan_in_fan_out=any(isinstance(base.model.get_submodule(name), Conv1D) for name in names),
+            fan_in_fan_out=stored_transposed(base.model, names),
             use_rslora=settings.rslora == "on",
             use_dora=settings.dora == "on",
             init_lora_weights=True if settings.init == "default" else settings.init,
