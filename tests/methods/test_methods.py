@@ -272,7 +272,7 @@ def test_frozen_weights_held_in_bf16_give_the_very_same_logits(
         ("modernbert", "bitfit", {}, "modernbert has no biases"),
         ("bert", "adalora", {"initial_rank": 4, "target_rank": 4}, "leaves nothing to cut down to --target-rank 4"),
         ("bert", "adalora", {"before_cutting": 0.5, "after_cutting": 0.5}, "leave no steps to cut in"),
-        ("bert", "adalora", {"targets": "word_embeddings"}, "is not linear, and AdaLoRA adapts linear layers"),
+        ("bert", "adalora", {"targets": "word_embeddings"}, "is an embedding, and AdaLoRA adapts linear layers"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(
