@@ -18,7 +18,7 @@ import pytest
 from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.evaluation.predictions import Predictions
-from loratory.report import axes
+from loratory.report import axes, prose
 from loratory.report.disagreement import disputed
 from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
@@ -353,3 +353,26 @@ def test_no_two_ticks_read_alike(metric: str, ends: tuple[float, float]) -> None
             shown = [format(ends[0] + number * step, form) for number in range(ticks)]
             if step >= 10 ** -axes.digits(ends, ticks):
                 assert len(set(shown)) == ticks
+
+
+def with_rates(cell: Document, chosen: list[int], tried: int = 4) -> Document:
+    """The cell with a choice a seed: the position of each one's rate among those tried."""
+    trials = [{"lr": 1e-4 * 2**n, "score": 0.8, "status": "completed", "run": f"x{n}"} for n in range(tried)]
+    choices = [
+        {"seeds": [seed], "lr": trials[at]["lr"], "selection": "feed", "trials": trials, "hopeless": False}
+        for seed, at in enumerate(chosen)
+    ]
+    return {**cell, "tuning": {"choices": choices, "rates": [], "expected_best": []}}
+
+
+def test_cells_that_chose_at_the_edge_are_named_worst_first(summary: Document, read_back: Any) -> None:
+    edges = ([1, 1, 1, 1, 0], [0, 0, 3, 1, 1], [1] * 5, [3] * 5)
+    cells = [with_rates(cell, chosen) for cell, chosen in zip(summary["cells"], edges, strict=True)]
+    said = " ".join(prose.limits(read_back({**summary, "cells": cells})))
+    assert "tried (head: 5 of 5 seeds, lora r=1 attention: 3 of 5 seeds and standard: 1 of 5 seeds): a wider" in said
+    more = [with_rates({**cell, "id": f"{cell['id']}b", "data": "hutto:tweets"}, [0] * 5) for cell in cells]
+    said = " ".join(prose.limits(read_back({**summary, "cells": [*cells, *more]})))
+    assert "(hutto:movies, head: 5 of 5 seeds, hutto:tweets, standard: 5 of 5 seeds, " in said
+    assert "and 3 further cells): a wider" in said
+    two = [with_rates(cell, [0, 1, 1, 1, 1], tried=2) for cell in summary["cells"]]
+    assert "smallest or largest" not in " ".join(prose.limits(read_back({**summary, "cells": two})))

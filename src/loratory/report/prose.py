@@ -17,6 +17,9 @@ from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
 
+EDGES = 4
+"""Cells that are named whose seeds chose the smallest or largest rate."""
+
 NOT_COVERED = {
     "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
     "repetition of it, so that intervals cover what seeds change in the choice; all of them chose on the same "
@@ -231,17 +234,35 @@ def limits(study: Summary) -> list[str]:
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
-    if edge := [_at_end(cell) for cell in study.cells if any(choice.at_end for choice in cell.tuning.choices)]:
-        found.append(
-            f"The chosen learning rate of some cells is the smallest or largest tried ({listed(edge[:4])}): a wider "
-            "range may do better."
-        )
+    found += _at_the_edge(study)
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
 
 
-def _at_end(cell: CellSummary) -> str:
-    ends = sum(len(choice.seeds) for choice in cell.tuning.choices if choice.at_end)
-    seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
-    return f"{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"
+def _at_the_edge(study: Summary) -> list[str]:
+    """The cells whose seeds chose the smallest or largest rate, worst first; two rates have no middle to choose."""
+    found = []
+    for cell in study.cells:
+        choices = [choice for choice in cell.tuning.choices if len(choice.trials) > 2]
+        if ends := sum(len(choice.seeds) for choice in choices if choice.at_end):
+            found.append((ends, sum(len(choice.seeds) for choice in choices), cell))
+    if not found:
+        return []
+    found.sort(key=lambda one: -one[0] / one[1])
+    several = len(study.groups) > 1
+    names = [
+        f"{_where(study, cell) if several else ''}{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"
+        for ends, seeds, cell in found[:EDGES]
+    ]
+    further = [counted(len(found) - EDGES, "further cell")] if len(found) > EDGES else []
+    return [
+        f"The chosen learning rate of some cells is the smallest or largest tried ({listed([*names, *further])}): a "
+        "wider range may do better."
+    ]
+
+
+def _where(study: Summary, cell: CellSummary) -> str:
+    """`hutto:movies, ` with the model too where there are several."""
+    model = f" with {cell.model}" if len({one.model for one in study.cells}) > 1 else ""
+    return f"{cell.data}{model}, "
