@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from loratory.cli import main
 from loratory.errors import ResourceError
 from loratory.report import theme
+from loratory.report.beside import SAME_AUTHORS
 from loratory.report.families import members
 from loratory.report.labels import apart, placed
 from loratory.report.prose import limits
@@ -177,3 +180,45 @@ def test_hybrids_without_lora_are_a_series_apart(tmp_path: Path, make_study: Any
     found = members(read_back(make_study(tmp_path, hybrids)).cells)
     assert [member.family for member in found.values()] == ["hybrid without LoRA"] * 2 + ["hybrid attention"] * 2
     assert [member.label for member in found.values()] == ["top 1", "top 2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [
+        ((0,), "on the test split, one seed: no interval, so differences may be chance."),
+        ((0, 1), "on the test split, means over 2 seeds: no interval below 3 seeds, so differences may be chance."),
+        ((0, 1, 2), "on the test split, means over 3 seeds with 95% intervals over seeds, on these examples."),
+    ],
+)
+def test_notes_claim_intervals_only_where_there_are_any(
+    seeds: tuple[int, ...], says: str, tmp_path: Path, make_study: Any, read_back: Any
+) -> None:
+    study = read_back(make_study(tmp_path, (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)), seeds=seeds))
+    notes = study_table(study).notes
+    assert any(note.endswith(says) for note in notes)
+    assert ("Times and memory: medians over seeds." in notes) == (len(seeds) > 1)
+    some = dataclasses.replace(study.cells[0], seeds=(0,))
+    mixed = dataclasses.replace(study, cells=(some, *study.cells[1:]))
+    assert any("none below 3 seeds" in note for note in study_table(mixed).notes) == (len(seeds) == 3)
+
+
+def test_a_baseline_above_every_approach_stands_under_the_table_and_in_the_terminal(
+    summary: Document, read_back: Any
+) -> None:
+    above = [{**one, "accuracy": 0.99} if one["name"] == "VADER" else one for one in summary["baselines"]]
+    study = read_back({**summary, "baselines": above})
+    told = "VADER reaches 99.0%, above the mean of every approach (accuracy, test)."
+    kin = "the same authors (Hutto & Gilbert 2014)"
+    terminal = Console(width=200, file=io.StringIO())
+    terminal.print(study_table(study).to_rich())
+    for text in (study_table(study).to_markdown(), terminal.file.getvalue()):
+        assert f"{told} {SAME_AUTHORS}" in " ".join(text.replace("\\", "").split())
+        assert kin in text
+    elsewhere = {
+        "cells": [{**cell, "data": "mine.csv"} for cell in summary["cells"]],
+        "baselines": [{**one, "data": "mine.csv"} for one in above],
+    }
+    other = study_table(read_back({**summary, **elsewhere, "pairs": [], "fronts": []})).to_markdown()
+    assert told in other.replace("\\", "")
+    assert kin not in other
+    assert "above the mean" not in study_table(read_back(summary)).to_markdown()

@@ -12,7 +12,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, spread
+from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Pair
 
@@ -29,10 +29,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
-        *(
-            Heading(title, meaning="test split, mean over seeds with its interval", lead=True)
-            for title, _ in QUALITY.values()
-        ),
+        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
     drawn = whiskers([cell.score(study.select) for cell in group.cells])
     show_share = units.percent_of(cell.share for cell in group.cells)
@@ -54,7 +51,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         for one in study.baselines
         if one.data == group.data and one.reason is None
     ]
-    caption = f"What each approach costs on {group.data}, and how good it is on the test split"
+    caption = f"What each approach costs on {group.data}, and how good it is on the test split ({means_said(study)})"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
@@ -155,7 +152,7 @@ def over_data(study: Summary) -> Grid | None:
     one_data = len({group.data for group in groups}) == 1
     titles = [g.data if one_model else g.model if one_data else g.title for g in groups]
     headings = (Heading("Approach", numeric=False), *(Heading(units.printable(title)) for title in titles))
-    caption = f"{axes.metric_title(study.select)} on the test split, mean over seeds with its interval"
+    caption = f"{axes.metric_title(study.select)} on the test split, {means_said(study)}"
     return Grid("over-data", caption, headings, tuple(rows), tuple(foot))
 
 

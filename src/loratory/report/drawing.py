@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratory import units
-from loratory.report import axes, comparing, curves, prose
+from loratory.report import axes, comparing, curves
+from loratory.report.beside import baselines
 from loratory.report.calibration import calibration
 from loratory.report.charts import Chart, parts
 from loratory.report.evidence import CellEvidence
@@ -62,11 +63,11 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     places = members(group.cells)
     all_members = list(places.values())
     quality = {}
-    baselines = prose.baselines(study, group)
+    scores = baselines(study, group)
     for key in axes.COSTS:
         fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
         for front in fronts[:1]:
-            if (chart := quality_against_cost(front, places, study.select, baselines)) is not None:
+            if (chart := quality_against_cost(front, places, study.select, scores)) is not None:
                 quality[key] = chart
     by_setting = [(name, curves.by_setting(name, all_members, study.select)) for name in curves.SETTINGS]
     learning = curves.learning(all_members, evidence, study.select)

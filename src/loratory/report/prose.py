@@ -8,6 +8,7 @@ from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
+from loratory.report.beside import above_all
 from loratory.report.comparing import points
 from loratory.report.evidence import Evidence
 from loratory.report.study_table import beside
@@ -112,35 +113,11 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
     if fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
         found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
-    found += _above_all(study)
+    found += above_all(study)
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
         found.append(f"The directories of {count} are not there: curves, classes and examples go without them.")
     return found
-
-
-def _above_all(study: Summary) -> list[str]:
-    """Of each data set and model, the baselines that score above the mean of every approach."""
-    found = []
-    show = axes.show_metric(study.select)
-    for group in study.groups:
-        means = [mean.mean for cell in group.cells if (mean := cell.score(study.select)) is not None]
-        above = [one for one in baselines(study, group) if means and one[1] > max(means)]
-        if above:
-            where = f"{group.title}: " if len(study.groups) > 1 else ""
-            reach = listed([f"{name} reaches {show(score)}" for name, score in above])
-            found.append(f"{where}{reach}, above the mean of every approach ({axes.metric_words(study.select)}, test).")
-    return found
-
-
-def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
-    """Names and scores of the group's baselines by the metric of the study, best first; none where they lack it."""
-    scores = [
-        (one.name, score)
-        for one in study.baselines
-        if one.data == group.data and (score := getattr(one, study.select, None)) is not None
-    ]
-    return sorted(scores, key=lambda one: one[1], reverse=True)
 
 
 def how(study: Summary) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from loratory import units
 from loratory.errors import counted
+from loratory.report.beside import above_all
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Cost
@@ -183,12 +184,11 @@ def _columns(study: Summary) -> tuple[Column, ...]:
 def notes(study: Summary) -> list[str]:
     """What a reader must know before two rows are compared."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
-    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0] if counts else 0, "seed")
     kinds = {cost.kind for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes")) is not None}
     found = [
-        f"Accuracy and macro-F1: on the test split, means over {seeds} with {study.confidence:.0%} intervals "
-        "over seeds, on these examples. "
-        "Times and memory: medians over seeds.",
+        *above_all(study),
+        f"Accuracy and macro-F1: on the test split, {means_said(study)}.",
+        *(["Times and memory: medians over seeds."] if counts[-1:] > [1] else []),
         SHARE,
         TIMES,
         *beside(study),
@@ -202,6 +202,18 @@ def notes(study: Summary) -> list[str]:
     if study.failed:
         found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
+
+
+def means_said(study: Summary) -> str:
+    """What the means are over, and whether they have intervals: there is none below three seeds."""
+    counts = sorted({len(cell.seeds) for cell in study.cells})
+    if not counts or counts[-1] < 2:
+        return "one seed: no interval, so differences may be chance"
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
+    if counts[-1] < 3:
+        return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
+    few = ", none below 3 seeds" if counts[0] < 3 else ""
+    return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
 
 
 def beside(study: Summary) -> list[str]:
