@@ -84,7 +84,8 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
     score = record.quality["validation"][plan.spec.select]
-    return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {record.cost['total_seconds']:.1f} s"
+    seconds = units.duration(record.cost["total_seconds"])
+    return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {seconds}"
 
 
 def _so_far(progress: Progress, begun: float, ended: int) -> str:

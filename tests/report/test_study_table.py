@@ -15,12 +15,15 @@ from rich.console import Console
 
 from loratory.cli import main
 from loratory.errors import ResourceError
-from loratory.report import theme
+from loratory.evaluation.metrics import METRICS
+from loratory.report import axes, theme
 from loratory.report.beside import SAME_AUTHORS
+from loratory.report.comparing import quality_grid
+from loratory.report.drawing import draw
 from loratory.report.families import members
 from loratory.report.labels import apart, placed
 from loratory.report.prose import limits
-from loratory.report.study import write
+from loratory.report.study import svg, write
 from loratory.report.study_table import study_table
 
 Document = dict[str, Any]
@@ -222,3 +225,44 @@ def test_a_baseline_above_every_approach_stands_under_the_table_and_in_the_termi
     assert told in other.replace("\\", "")
     assert kin not in other
     assert "above the mean" not in study_table(read_back(summary)).to_markdown()
+
+
+@pytest.mark.parametrize(("metric", "mean", "shown"), [("accuracy", 0.97, (0.76, 1.0)), ("mcc", -0.9, (-1.0, -0.69))])
+def test_intervals_stay_on_the_scale_of_their_metric(
+    metric: str, mean: float, shown: tuple[float, float], summary: Document, read_back: Any
+) -> None:
+    wide = {"mean": mean, "sd": 0.2, "low": mean - 0.21, "high": mean + 0.21, "values": [mean] * 5}
+    cells = [
+        {**cell, "quality": {"test": {**cell["quality"]["test"], metric: wide}}} if cell["id"] != "c4" else cell
+        for cell in summary["cells"]
+    ]
+    fronts = [
+        {**one, "points": [{**p, "quality": mean, "low": mean - 0.21, "high": mean + 0.21} for p in one["points"]]}
+        for one in summary["fronts"]
+    ]
+    study = read_back({**summary, "cells": cells, "select": metric, "fronts": fronts, "pairs": []})
+    mean_on_scale = axes.on_scale(metric, study.cells[0].quality["test"][metric])
+    assert (mean_on_scale.low, mean_on_scale.high) == pytest.approx(shown)
+    drawn = draw(study, study.groups[0], {})
+    for chart in (*drawn.quality.values(), *(one.chart for one in drawn.settings)):
+        rows = [row for part in chart.spec["datasets"].values() for row in part if row.get("high") is not None]
+        assert rows
+        assert all(METRICS[metric].ends[0] <= row["low"] <= row["high"] <= 1 for row in rows)
+    if metric == "accuracy":
+        told = "97.0% (76.0% to 100.0%)"
+        assert told in study_table(study).to_markdown()
+        entry = quality_grid(study, study.groups[0]).rows[0].entries[-2]
+        assert (entry.text, entry.sub) == ("97.0%", "76.0% to 100.0%")
+        assert entry.whisker is not None
+        assert entry.whisker.high == 96.0
+        raw = next(csv.DictReader(io.StringIO(study_table(study).to_csv())))
+        assert float(raw["accuracy_high"]) == pytest.approx(1.18)  # a file for programs has the number itself
+
+
+def test_learning_rates_read_alike_in_charts_and_tables(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    tuning = draw(study, study.groups[0], {}).tuning
+    assert tuning is not None
+    picture = svg(tuning.chart)
+    assert ">5e-4<" in picture
+    assert "e−" not in picture

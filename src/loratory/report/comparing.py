@@ -31,7 +31,8 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
         *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
-    drawn = whiskers([cell.score(study.select) for cell in group.cells])
+    means = [cell.score(study.select) for cell in group.cells]
+    drawn = whiskers([None if mean is None else axes.on_scale(study.select, mean) for mean in means])
     show_share = units.percent_of(cell.share for cell in group.cells)
     rows = []
     for position, cell in enumerate(group.cells):
@@ -78,6 +79,7 @@ def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
     value, show = cell.score(metric), QUALITY[metric][1]
     if value is None:
         return missing()
+    value = axes.on_scale(metric, value)
     return Entry(show(value.mean), interval(value.low, value.high, show), value.mean, whisker)
 
 
@@ -121,7 +123,7 @@ def points(value: float | None, metric: str) -> str:
     if value is None:
         return units.MISSING
     shown = f"{100 * value:+.1f}" if METRICS[metric].unit == "share" else f"{value:+.3f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", units.MINUS)
 
 
 def _p(value: float | None) -> str:
@@ -138,10 +140,10 @@ def over_data(study: Summary) -> Grid | None:
     scores = {(cell.approach, group.key): cell.score(study.select) for group in groups for cell in group.cells}
     rows = []
     for approach in approaches:
-        means = [scores.get((approach, group.key)) for group in groups]
-        entries = [
-            missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean) for m in means
-        ]
+        entries = []
+        for mean in (scores.get((approach, group.key)) for group in groups):
+            m = None if mean is None else axes.on_scale(study.select, mean)
+            entries.append(missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean))
         rows.append(row([words(approach), *entries]))
     foot = []
     if study.select in QUALITY:

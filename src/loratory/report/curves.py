@@ -28,6 +28,10 @@ SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers train
 """Settings whose curve is drawn where cells differ in them."""
 
 
+AS_TYPED = "replace(datum.label, '−', '-')"
+"""How an axis writes learning rates: 5e-5, as tables and study files do."""
+
+
 def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], metric: str) -> Chart | None:
     """Validation after each epoch against training time so far: mean and range over seeds. None without histories."""
     import altair as alt
@@ -132,7 +136,7 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
 
 
 def _setting_row(member: Member, mean: Spread, metric: str, *, x: int) -> dict[str, Any]:
-    show = axes.show_metric(metric)
+    show, mean = axes.show_metric(metric), axes.on_scale(metric, mean)
     ends = f" ({show(mean.low)} to {show(mean.high)})" if mean.low is not None else ""
     names = {**_names(member), "label": member.family}
     return {**names, "x": x, "y": mean.mean, "low": mean.low, "high": mean.high, "shown": show(mean.mean) + ends}
@@ -158,7 +162,9 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         "x:Q",
         title="Learning rate, logarithmic",
         scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
-        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".3~e", labelOverlap="greedy"),
+        axis=alt.Axis(
+            values=sorted({row["x"] for row in rows}), format=".3~e", labelExpr=AS_TYPED, labelOverlap="greedy"
+        ),
     )
     y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
     color, shape = series(members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loratory.evaluation.metrics import METRICS
@@ -29,7 +29,7 @@ def quality_against_cost(
     """
     import altair as alt
 
-    points = [point for point in front.points if point.cell in members]
+    points = [_on_scale(point, metric) for point in front.points if point.cell in members]
     if not points:
         return None
     costs = [point.cost for point in points]
@@ -78,6 +78,10 @@ def quality_against_cost(
     note = note or ("Dashed lines: baselines." if near else "")
     note = note or (f"Baselines, below what is drawn: {_scored(far, metric)}." if far else "")
     return finished(f"quality-{front.axis}", layers, summary, note=note)
+
+
+def _on_scale(point: FrontPoint, metric: str) -> FrontPoint:
+    return replace(point, low=axes.within(metric, point.low), high=axes.within(metric, point.high))
 
 
 def _scored(baselines: Scores, metric: str) -> str:

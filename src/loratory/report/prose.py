@@ -128,7 +128,8 @@ def how(study: Summary) -> list[str]:
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
-        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
+        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
+        "shown as far as the metric's scale goes.",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "

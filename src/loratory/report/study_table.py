@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from loratory import units
 from loratory.errors import counted
+from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
 from loratory.study.document import Group, Summary
@@ -116,7 +117,8 @@ def _show_mean(metric: str) -> Callable[[Row], str]:
 
     def cell(row: Row) -> str:
         mean = show(_number(row, metric))
-        ends = interval(_number(row, f"{metric}_low"), _number(row, f"{metric}_high"), show)
+        low, high = (axes.within(metric, _number(row, f"{metric}_{end}")) for end in ("low", "high"))
+        ends = interval(low, high, show)
         return f"{mean} ({ends})" if ends else mean
 
     return cell

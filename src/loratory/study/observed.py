@@ -73,7 +73,7 @@ class Scene:
     def gap(self, number: float, *, sign: bool = True) -> str:
         """A difference of the metric without its unit; accuracy in points of 1%."""
         number, digits = (100 * number, 2) if self.metric == "accuracy" else (number, 4)
-        text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+        text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", units.MINUS)
         return text if float(f"{number:.{digits}f}") else text.lstrip("+−")
 
     @property
