@@ -18,7 +18,8 @@ import pytest
 from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.evaluation.predictions import Predictions
-from loratory.report import axes, prose
+from loratory.report import axes, comparing, prose
+from loratory.report.comparing import pairs_grid
 from loratory.report.disagreement import disputed
 from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
@@ -376,3 +377,31 @@ def test_cells_that_chose_at_the_edge_are_named_worst_first(summary: Document, r
     assert "and 3 further cells): a wider" in said
     two = [with_rates(cell, [0, 1, 1, 1, 1], tried=2) for cell in summary["cells"]]
     assert "smallest or largest" not in " ".join(prose.limits(read_back({**summary, "cells": two})))
+
+
+def test_what_stands_beside_a_pair_says_whether_it_is_corrected(
+    page: Parsed, summary: Document, read_back: Any
+) -> None:
+    study = read_back(summary)
+    grid = pairs_grid(study, study.groups[0])
+    assert grid is not None
+    assert [heading.text for heading in grid.headings] == [
+        *("Pair", "Difference in points; 95% interval, not corrected", "95% interval for all pairs at once"),
+        *("p, Holm", "Verdict"),
+    ]
+    one, found = study.pairs[0], grid.rows[0].entries
+    low, high, family_low, family_high = (
+        comparing.points(end, "accuracy") for end in (one.low, one.high, one.family_low, one.family_high)
+    )
+    assert (found[1].sub, found[2].text) == (f"{low} to {high}", f"{family_low} to {family_high}")
+    drawn = found[1].whisker
+    assert drawn is not None
+    assert drawn.outer is not None
+    assert drawn.low is not None
+    assert drawn.outer[0] < drawn.low
+    assert "Thin line: the one for all pairs at once" in page.text
+    assert "verdicts rest on these two" in page.text
+    alone = dataclasses.replace(study, pairs=(dataclasses.replace(one, family=1),))
+    grid = pairs_grid(alone, alone.groups[0])
+    assert grid is not None
+    assert [heading.text for heading in grid.headings] == ["Pair", "Difference in points; 95% interval", "p", "Verdict"]

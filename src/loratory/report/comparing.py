@@ -89,13 +89,14 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     if not pairs:
         return None
     rows = []
+    several = pairs[0].family > 1
     for pair, whisker in zip(pairs, differences(pairs, study.margin), strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
         shown = points(pair.difference, study.select)
-        ends = "" if pair.low is None else f"{points(pair.low, study.select)} to {points(pair.high, study.select)}"
         entries = [
             Entry(f"{a} − {b}"),
-            Entry(shown, ends, pair.difference, whisker),
+            Entry(shown, _ends(pair.low, pair.high, study.select), pair.difference, whisker),
+            *([_together(pair, study.select)] if several else []),
             number(pair.p_holm if pair.p_holm is not None else pair.p, _p),
             _verdict(pair, a, b),
         ]
@@ -103,8 +104,24 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
     headings = (
         Heading("Pair", numeric=False),
-        Heading(f"Difference {unit}", meaning=f"{axes.metric_title(study.select)} of the first minus the second"),
-        Heading("p, corrected", meaning="two-sided, after Holm's correction over the pairs of this data set and model"),
+        Heading(
+            f"Difference {unit}; {study.confidence:.0%} interval{', not corrected' if several else ''}",
+            meaning=f"{axes.metric_title(study.select)} of the first minus the second; interval of this pair alone",
+        ),
+        *(
+            [
+                Heading(
+                    f"{study.confidence:.0%} interval for all pairs at once",
+                    meaning="Bonferroni, over the pairs of this data set and model; within the margin: equivalent",
+                )
+            ]
+            if several
+            else []
+        ),
+        Heading(
+            "p, Holm" if several else "p",
+            meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+        ),
         Heading("Verdict", numeric=False, lead=True),
     )
     caption = f"Differences in {axes.metric_words(study.select)} on the test split, {group.title}"
@@ -118,12 +135,22 @@ def _verdict(pair: Pair, a: str, b: str) -> Entry:
     return Entry(f"{MARKS[pair.verdict]}\N{NO-BREAK SPACE}{text}", tag=pair.verdict, value=pair.verdict)
 
 
+def _ends(low: float | None, high: float | None, metric: str) -> str:
+    return "" if low is None or high is None else f"{points(low, metric)} to {points(high, metric)}"
+
+
+def _together(pair: Pair, metric: str) -> Entry:
+    """The interval that holds for all pairs at once, sorted by its width."""
+    low, high = pair.family_low, pair.family_high
+    return missing() if low is None or high is None else Entry(_ends(low, high, metric), value=high - low)
+
+
 def points(value: float | None, metric: str) -> str:
-    """A difference: shares in points (+1.2), others as they are (+0.012); a true minus sign."""
+    """A difference: shares in points (+1.23), others as they are (+0.012); a true minus sign."""
     if value is None:
         return units.MISSING
-    shown = f"{100 * value:+.1f}" if METRICS[metric].unit == "share" else f"{value:+.3f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", units.MINUS)
+    shown = f"{100 * value:+.2f}" if METRICS[metric].unit == "share" else f"{value:+.4f}"
+    return shown.replace("-", units.MINUS) if shown.strip("+-0.") else shown.lstrip("+-")
 
 
 def _p(value: float | None) -> str:

@@ -49,6 +49,8 @@ class GroupView:
     table: Grid
     intervals: bool
     pairs: Grid | None
+    together: bool
+    """Whether pairs have an interval for all of them at once beside their own."""
     against: str
     costs: Grid
     observations: list[Any]
@@ -116,6 +118,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         table=comparing.quality_grid(study, group),
         intervals=any(m.low is not None for c in group.cells if (m := c.score(study.select)) is not None),
         pairs=comparing.pairs_grid(study, group),
+        together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
         against=_reference(group),
         costs=comparing.cost_numbers(group),
         observations=prose.further(study, group),

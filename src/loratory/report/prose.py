@@ -9,7 +9,6 @@ from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.comparing import points
 from loratory.report.evidence import Evidence
 from loratory.report.study_table import beside
 from loratory.study.document import Group, Summary
@@ -122,8 +121,8 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
 
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    margin = points(study.margin, study.select).lstrip("+")
-    unit = " points" if METRICS[study.select].unit == "share" else ""
+    share = METRICS[study.select].unit == "share"
+    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
@@ -133,8 +132,12 @@ def how(study: Summary) -> list[str]:
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
-        "degrees of freedom between those of the seeds and of the examples (Satterthwaite). p-values are corrected by "
-        "Holm's method over all pairs of a data set and model.",
+        "degrees of freedom between those of the seeds and of the examples (Satterthwaite).",
+        "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
+        "corrected: read it where a pair was chosen before the study. The one for all pairs at once (Bonferroni) and "
+        "the p-value after Holm's correction are over all pairs of a data set and model, and verdicts rest on these "
+        "two. Holm's correction finds more than Bonferroni's, so that an interval for all pairs may hold 0 where p is "
+        "at most 0.05.",
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
