@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from loratory.report.drawing import times
 from loratory.study.document import Summary
 from loratory.study.observations import observe
 from loratory.study.parts import Observation
@@ -165,7 +166,9 @@ def test_time_and_why_there_is_no_gain(summarised: Callable[..., Summary]) -> No
     same = about(found, "lora r=1 attention trains for 40.2 s").text
     assert "not shown to differ from the 40.2 s of standard, as their ranges touch: the layers above" in same
     assert "20.0% of the rows computed for lora r=1 attention were padding or filler" in same
-    assert "In all, lora r=8 attention takes 26.0 s a run: 77.7% of it training, 15.4% set-up" in texts(found)
+    assert "In all, lora r=8 attention takes 26.0 s in its median run: 77.7% of it training, 15.4% set-up" in texts(
+        found
+    )
 
 
 def test_memory_and_what_it_is_made_of(summarised: Callable[..., Summary]) -> None:
@@ -193,3 +196,30 @@ def test_other_metrics_have_their_own_unit(summarised: Callable[..., Summary]) -
     found = summarised((STANDARD, 0.9, {}), (lora(1), 0.7, {}), select="log_loss")
     assert re.search(r"standard is better than lora r=1 attention in test log loss: −0\.\d{4} nats", texts(found))
     assert re.search(r"The best mean test log loss is 0\.\d{3}, of standard", texts(found))
+
+
+def test_many_approaches_are_counted_where_a_cost_is_set_against_quality(summarised: Callable[..., Summary]) -> None:
+    found = summarised(*((lora(rank), 0.85, {"like": 1}) for rank in (1, 2, 4, 8, 16)), (HEAD, 0.7, {}))
+    text = about(found, "Test accuracy against trainable parameters").text
+    assert "on the front are all 6; head, the cheapest of them, is not shown" not in text
+    assert "lora r=16" not in text
+    assert re.search(r"on the front are (all 6|5 of 6)", text)
+
+
+def test_parts_of_total_time_are_those_of_one_run(summarised: Callable[..., Summary]) -> None:
+    found = summarised((STANDARD, 0.86, {}), (HEAD, 0.8, {}))
+    cell = found.cells[0]
+    cost = dict(cell.cost)
+    for key, values in {
+        "train_seconds": (1.0, 8.0, 1.0, 1.0, 1.0),
+        "setup_seconds": (6.0, 1.0, 1.0, 1.0, 1.0),
+        "eval_seconds": (1.0, 1.0, 1.0, 1.0, 9.0),
+        "total_seconds": (9.0, 11.0, 4.0, 4.0, 12.0),
+    }.items():
+        cost[key] = replace(cost[key], median=sorted(values)[2], values=values)
+    said = observe([replace(cell, cost=cost)], (), (), metric="accuracy", margin=0.01)
+    text = next(one.text for one in said if one.topic == "total_time")
+    assert (
+        text == "In all, standard takes 9.00 s in its median run: 11.1% of it training, 66.7% set-up, 11.1% evaluation."
+    )
+    assert times(replace(cell, cost=cost)) == {"setup": 6.0, "train": 1.0, "eval": 1.0, "other": 1.0}

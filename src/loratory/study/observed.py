@@ -12,6 +12,9 @@ from loratory.evaluation.metrics import METRICS, Metric
 from loratory.study.fronts import verdicts_of
 from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, Spread, Verdict
 
+NAMED = 3
+"""More approaches than this are counted in a sentence, not named: the table has their names."""
+
 
 @dataclass(frozen=True)
 class Scene:

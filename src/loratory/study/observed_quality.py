@@ -10,11 +10,8 @@ from typing import Any
 
 from loratory import units
 from loratory.errors import counted
-from loratory.study.observed import Scene, listed
+from loratory.study.observed import NAMED, Scene, listed
 from loratory.study.parts import CellSummary, Observation, Pair, Verdict
-
-NAMED = 3
-"""More approaches than this are counted in a sentence, not named: the table has their names."""
 
 
 def comparisons(scene: Scene) -> list[Observation]:
