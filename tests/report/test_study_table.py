@@ -21,7 +21,8 @@ from loratory.report.beside import SAME_AUTHORS
 from loratory.report.comparing import quality_grid
 from loratory.report.drawing import draw
 from loratory.report.families import members
-from loratory.report.labels import apart, placed
+from loratory.report.fronts import UNNAMED, quality_against_cost
+from loratory.report.labels import _box, apart, covered, placed
 from loratory.report.prose import limits
 from loratory.report.study import svg, write
 from loratory.report.study_table import study_table
@@ -266,3 +267,40 @@ def test_learning_rates_read_alike_in_charts_and_tables(summary: Document, read_
     picture = svg(tuning.chart)
     assert ">5e-4<" in picture
     assert "e−" not in picture
+
+
+def test_without_verdicts_no_point_is_filled(summary: Document, read_back: Any) -> None:
+    pairs = [{**pair, "verdict": None, "why_none": "so it is"} for pair in summary["pairs"]]
+    for document, judged in (({**summary, "pairs": pairs}, False), (summary, True)):
+        study = read_back(document)
+        for chart in draw(study, study.groups[0], {}).quality.values():
+            rows = next(rows for rows in chart.spec["datasets"].values() if "core" in rows[0])
+            assert any(row["core"] for row in rows) == judged
+            assert ("no pair has a verdict" in {row["standing"] for row in rows}) != judged
+            assert ("No pair has a verdict" in chart.note) != judged
+            assert ("On the front" in chart.summary) == judged
+
+
+def test_names_of_many_points_that_stand_close_do_not_cover_one_another() -> None:
+    points = [(300.0 + number % 3, 100.0 + number) for number in range(14)]
+    names = [f"lora all-linear r={number}" for number in range(14)]
+    found = placed(points, names, [], (600, 300), crowded=True)
+    boxes = [_box(*one) for one in zip(points, names, found, strict=True) if one[2].seen]
+    assert 2 <= len(boxes) < 14
+    assert all(covered(box, boxes[:number]) == 0 for number, box in enumerate(boxes))
+    assert all(one.seen for one in placed(points[:2], names[:2], [], (600, 300), crowded=True))
+
+
+def test_a_crowded_front_says_that_points_have_no_name(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    place, cell = study.fronts[1].points[0], study.cells[2]
+    cells = [dataclasses.replace(cell, id=f"x{n}", approach=f"lora r={n} attention, alpha=16") for n in range(30)]
+    points = tuple(dataclasses.replace(place, cell=one.id, tied_with=()) for one in cells)
+    front = dataclasses.replace(study.fronts[1], points=points)
+    crowded = quality_against_cost(front, members(cells), "accuracy")
+    roomy = quality_against_cost(study.fronts[1], members(study.cells), "accuracy")
+    assert crowded is not None
+    assert roomy is not None
+    assert UNNAMED in crowded.note
+    assert UNNAMED not in roomy.note
+    assert crowded.spec["height"] > roomy.spec["height"]

@@ -64,10 +64,11 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     all_members = list(places.values())
     quality = {}
     scores = baselines(study, group)
+    judged = any(pair.verdict is not None for pair in study.pairs if pair.a in group.ids)
     for key in axes.COSTS:
         fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
         for front in fronts[:1]:
-            if (chart := quality_against_cost(front, places, study.select, scores)) is not None:
+            if (chart := quality_against_cost(front, places, study.select, scores, judged=judged)) is not None:
                 quality[key] = chart
     by_setting = [(name, curves.by_setting(name, all_members, study.select)) for name in curves.SETTINGS]
     learning = curves.learning(all_members, evidence, study.select)

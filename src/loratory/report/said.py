@@ -86,6 +86,6 @@ def _heads(group: Group, said: Sequence[Observation]) -> Statement:
     one, other = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     names = {cell.id: cell.approach for cell in group.cells}
     return Statement(
-        f"Of the parameters that are trained the classifier head's are from {units.percent(shares[one])} ({names[one]}) "
-        f"to {units.percent(shares[other])} ({names[other]})."
+        "Of the parameters that are trained the classifier head's are from "
+        f"{units.percent(shares[one])} ({names[one]}) to {units.percent(shares[other])} ({names[other]})."
     )
