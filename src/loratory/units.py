@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 MISSING = "–"
 """How a table says that there is no number."""
@@ -110,3 +111,16 @@ def memory(number: float | None) -> str:
     if number is None:
         return MISSING
     return f"{number / 2**20:.0f} MiB" if number < 1000 * 2**20 else f"{number / 2**30:.1f} GiB"
+
+
+def moment(iso: str) -> str:
+    """An ISO 8601 time as 25 Nov 2026, 03:13 UTC; another text as it is."""
+    try:
+        when = datetime.fromisoformat(iso).astimezone(UTC)
+    except ValueError:
+        return iso
+    return f"{when.day} {MONTHS[when.month - 1]} {when:%Y, %H:%M} UTC"
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+"""In English, whatever the machine speaks."""

@@ -121,7 +121,7 @@ def test_many_ties_are_counted_and_the_smallest_of_them_is_named(summarised: Cal
     )
     all_tied = [replace(one, verdict="inconclusive") for one in found.pairs]
     text = next(line for line in texts_of(found, all_tied).splitlines() if line.startswith("The best mean"))
-    assert "of lora r=16 attention: not shown to differ from all 5 others." in text
+    assert "of lora r=16 attention: not shown to differ from any of the 5 others." in text
     assert "head, not shown to be worse, trains the fewest" in text
 
 
