@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
     """The plan: runs by stage, which exist, and what the others will take, so many of each stage at once."""
-    from loratory.study.plan import said_of
+    from loratory.study.plan import differences_said, said_of
     from loratory.study.progress import progress_of
 
     progress = progress_of(plan.to_dict(), plan.records)
@@ -40,6 +40,7 @@ def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
         if finals != tuning:
             at_once = f"{counted(tuning, 'tuning run')} at once, then {counted(finals, 'final run')}"
         lines.append(f"Time: {seconds}; memory: {memory}; {at_once}")
+        lines += differences_said(plan.spec)
     return lines
 
 
