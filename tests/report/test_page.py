@@ -25,6 +25,7 @@ from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
 from loratory.report.page import render
 from loratory.report.study import write
+from loratory.report.study_table import LEFT_OVER, study_table
 from loratory.report.theme import DARK, LIGHT
 from loratory.spec import DataSpec
 from loratory.store.record import RunRecord
@@ -423,3 +424,31 @@ def test_disputed_examples_list_many_approaches_by_family(summary: Document, rea
     _, _, every, none = many.rows[0].entries
     assert every.text.startswith("standard; head")
     assert (every.sub, none.text, none.sub) == ("2 of 5", "lora attention: r=1, r=8", "2 of 5")
+
+
+def test_what_tuning_shows_is_said_to_be_what_chose(page: Parsed, summary: Document, read_back: Any) -> None:
+    charts = json.loads(page.scripts[0])["charts"]
+    for name in ("g1-tuning", "g1-expected-best"):
+        titles = {layer["encoding"].get("y", {}).get("title") for layer in charts[name]["layer"]}
+        assert "Accuracy (validation, on which the rate was chosen)" in titles
+    assert "(of the first seed alone; scores on validation, on which the rate was chosen)." in page.text
+    cells = [with_rates(cell, [1, 1, 2, 1, 1]) for cell in summary["cells"]]
+    for cell in cells:
+        cell["tuning"]["expected_best"] = [{"trials": 1, "score": 0.8}]
+    study = read_back({**summary, "tune_seeds": "each", "cells": cells})
+    assert "(mean over 5 seeds; scores" in prose.expected_best_said(study, study.groups[0])
+
+
+def test_limits_name_left_over_memory_and_repeated_texts(summary: Document, read_back: Any) -> None:
+    plain = " ".join(prose.limits(read_back(summary)))
+    assert LEFT_OVER not in plain
+    assert "resampled one by one" not in plain
+    cells = json.loads(json.dumps(summary["cells"]))
+    for cell in cells:
+        cell["cost"]["peak_memory_bytes"]["kind"] = "resident"
+    data = [{**summary["data"][0], "duplicates": {"train": 9, "test": 2}}]
+    study = read_back({**summary, "cells": cells, "data": data})
+    said = " ".join(prose.limits(study))
+    assert LEFT_OVER in said
+    assert LEFT_OVER in study_table(study).notes
+    assert "(repeated texts: 2 in hutto:movies)" in said

@@ -28,6 +28,9 @@ SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers train
 """Settings whose curve is drawn where cells differ in them."""
 
 
+CHOSEN_ON = "validation, on which the rate was chosen"
+"""What the scores of tuning are: no measure of what is to be expected of other texts."""
+
 AS_TYPED = "replace(datum.label, '−', '-')"
 """How an axis writes learning rates: 5e-5, as tables and study files do."""
 
@@ -166,7 +169,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
             values=sorted({row["x"] for row in rows}), format=".3~e", labelExpr=AS_TYPED, labelOverlap="greedy"
         ),
     )
-    y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
+    y, low = (y_metric(metric, values, split=CHOSEN_ON, field=field) for field in ("y", "low"))
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("rate:N", title="Learning rate")]
@@ -229,7 +232,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         scale=_scale(numbers, _labels(rows), log=False),
         axis=alt.Axis(values=numbers, format="d"),
     )
-    y = y_metric(metric, values, split="validation, expected best")
+    y = y_metric(metric, values, split=CHOSEN_ON)
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]

@@ -53,6 +53,7 @@ class GroupView:
     """Whether pairs have an interval for all of them at once beside their own."""
     against: str
     costs: Grid
+    expected_best_said: str
     said: list[said.Question]
     cells: list[CellView]
     disputed: Grid | None
@@ -120,6 +121,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         pairs=comparing.pairs_grid(study, group),
         together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
         against=_reference(group),
+        expected_best_said=prose.expected_best_said(study, group),
         costs=comparing.cost_numbers(group),
         said=said.questions(study, group),
         cells=cells,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from loratory import units
 from loratory.errors import counted
@@ -10,7 +11,7 @@ from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import beside
+from loratory.report.study_table import LEFT_OVER, beside
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
@@ -171,10 +172,35 @@ def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
         return (
-            "Points: the mean over the seeds whose run completed, on validation alone. Vertical lines: their range. "
+            "Points: the mean over the seeds whose run completed, on validation, on which the rate was chosen. "
+            "Vertical lines: their range. "
             "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
         )
-    return "The first seed, scored on validation alone. Ringed: chosen, and trained with every seed."
+    return (
+        "The first seed, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every "
+        "seed."
+    )
+
+
+def expected_best_said(study: Summary, group: Group) -> str:
+    """What stands under the chart of the expected best rate, with how many seeds it is the mean of."""
+    counts = sorted({_whole(cell) for cell in group.cells if cell.tuning.expected_best})
+    if study.tune_seeds == "first":
+        over = "of the first seed alone"
+    elif counts[-1:] == counts[:1]:
+        over = f"mean over {counted(counts[0], 'seed')}" if counts else ""
+    else:
+        over = f"mean over {counts[0]} to {counts[-1]} seeds, those whose every rate completed"
+    return (
+        "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
+        f"({over}; scores on validation, on which the rate was chosen)."
+    )
+
+
+def _whole(cell: CellSummary) -> int:
+    """How many choices of the cell have a score for every rate."""
+    choices = (choice for choice in cell.tuning.choices if choice.trials)
+    return sum(all(trial.score is not None for trial in choice.trials) for choice in choices)
 
 
 def _written_down(study: Summary) -> str:
@@ -203,6 +229,9 @@ def limits(study: Summary) -> list[str]:
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
+    if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
+        found.append(LEFT_OVER)
+    found += _repeated(study)
     if _tuned(study):
         found.append(
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
@@ -219,6 +248,24 @@ def limits(study: Summary) -> list[str]:
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
+
+
+def _repeated(study: Summary) -> list[str]:
+    """That the bootstrap draws equal texts one by one, where the data have some."""
+    counts = {}
+    for one in study.data:
+        repeated = one.get("duplicates")
+        parts = repeated if isinstance(repeated, Mapping) else {}
+        number = sum(int(parts.get(part) or 0) for part in ("all", "test"))
+        if number:
+            counts[str(one.get("dataset", one.get("source", "data")))] = number
+    if not counts:
+        return []
+    shown = listed([f"{number:,} in {name}" for name, number in counts.items()])
+    return [
+        f"Test examples are resampled one by one, also those whose texts are equal (repeated texts: {shown}): where "
+        "many of them fall into the test split, intervals of differences are too narrow."
+    ]
 
 
 def _at_the_edge(study: Summary) -> list[str]:

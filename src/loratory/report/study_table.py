@@ -38,6 +38,13 @@ CHOSEN = {
 """How rates came about, by the study's `tune_seeds`."""
 
 
+LEFT_OVER = (
+    "On a CPU peak memory is the process's: where a process carried out several runs, a later one may hold some of "
+    "what earlier ones needed."
+)
+"""What is said of resident memory in a study, whose records do not tell which runs shared a process."""
+
+
 def interval(low: float | None, high: float | None, show: Show) -> str:
     """The ends of a mean's interval, `84.9% to 85.9%`; nothing where there is none."""
     return "" if low is None or high is None else f"{show(low)} to {show(high)}"
@@ -195,6 +202,7 @@ def notes(study: Summary) -> list[str]:
         TIMES,
         *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
+        *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
         found.append(CHOSEN[study.tune_seeds])
