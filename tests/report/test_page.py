@@ -413,15 +413,15 @@ def test_disputed_examples_list_many_approaches_by_family(summary: Document, rea
     right = {"c1": (5, 5), "c2": (0, 5), "c3": (0, 5), "c4": (2, 5)}
     found = Disagreement((Disputed(7, "bad", right, "so so"),), 1, 120)
     few = closer.disagreement_grid(group, found)
-    assert [heading.text for heading in few.headings][:3] == ["Text", "Label", "standard"]
-    assert [entry.text for entry in few.rows[0].entries] == ["so so", "bad", "5 of 5", "0 of 5", "0 of 5", "2 of 5"]
-    assert few.rows[0].entries[0].sub == "row 7"
+    assert [heading.text for heading in few.headings][:2] == ["Text and label", "standard"]
+    assert [entry.text for entry in few.rows[0].entries] == ["so so", "5 of 5", "0 of 5", "0 of 5", "2 of 5"]
+    assert few.rows[0].entries[0].sub == "bad; row 7"
     more = dataclasses.replace(group, cells=(*group.cells, dataclasses.replace(group.cells[3], id="c5", approach="h2")))
     many = closer.disagreement_grid(
         more, Disagreement((dataclasses.replace(found.examples[0], right={**right, "c5": (5, 5)}),), 1, 120)
     )
-    assert [heading.text for heading in many.headings] == ["Text", "Label", "Right with every seed", "Right with none"]
-    _, _, every, none = many.rows[0].entries
+    assert [heading.text for heading in many.headings] == ["Text and label", "Right with every seed", "Right with none"]
+    _, every, none = many.rows[0].entries
     assert every.text.startswith("standard; head")
     assert (every.sub, none.text, none.sub) == ("2 of 5", "lora attention: r=1, r=8", "2 of 5")
 

@@ -97,22 +97,22 @@ def disagreement_grid(group: Group, found: Disagreement) -> Grid:
     cells = [cell for cell in group.cells if any(cell.id in one.right for one in found.examples)]
     places = members(cells)
     if len(cells) > SIDE:
-        right = [Heading("Right with every seed", numeric=False, lead=True), Heading("Right with none", numeric=False)]
+        right = [Heading("Right with every seed", numeric=False), Heading("Right with none", numeric=False)]
     else:
         right = [Heading(units.printable(cell.approach), meaning="seeds that are right") for cell in cells]
-    headings = (Heading("Text" if with_text else "Row", numeric=False), Heading("Label", numeric=False), *right)
+    headings = (Heading("Text and label" if with_text else "Row and label", numeric=False), *right)
     rows = []
     for one in found.examples:
-        at = f"row {one.row}"
-        first = Entry(units.printable(one.text), at, str(one.row)) if one.text else Entry(at, value=str(one.row))
+        at, label = f"row {one.row}", units.printable(one.label)
+        first = Entry(units.printable(one.text), f"{label}; {at}") if one.text else Entry(at, label, str(one.row))
         if len(cells) > SIDE:
             every = [places[cell.id] for cell in cells if _share(one.right, cell) == 1]
             none = [places[cell.id] for cell in cells if _share(one.right, cell) == 0]
             entries = [_families(every, cells), _families(none, cells)]
         else:
             entries = _right(one.right, cells)
-        rows.append(row([first, words(one.label), *entries]))
-    caption = "Test examples on which the approaches differ most, with the seeds that are right"
+        rows.append(row([first, *entries]))
+    caption = "Test examples on which the approaches differ most, with their label and the seeds that are right"
     return Grid(f"{group.key}-disputed", caption, headings, tuple(rows), dense=len(cells) > 2)
 
 

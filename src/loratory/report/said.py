@@ -63,7 +63,7 @@ def _elsewhere(study: Summary, one: Observation) -> bool:
 def _question(group: Group, title: str, said: Sequence[Observation]) -> Question:
     here = f"{group.data}, {group.model}: "
     statements = [Statement(one.text.removeprefix(here), one.verdict) for one in said]
-    if len(statements) <= FIRST:
+    if len(statements) <= FIRST + 1:  # to hide one alone saves nothing
         return Question(title, tuple(statements), ())
     if said[0].topic == "parameters":
         return Question(title, (_heads(group, said),), tuple(statements))
