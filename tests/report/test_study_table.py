@@ -18,7 +18,9 @@ from loratory.errors import ResourceError
 from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, theme
 from loratory.report.beside import SAME_AUTHORS
+from loratory.report.charts import Chart
 from loratory.report.comparing import quality_grid
+from loratory.report.curves import BROUGHT_OUT, tuning
 from loratory.report.drawing import draw
 from loratory.report.families import members
 from loratory.report.fronts import UNNAMED, quality_against_cost
@@ -166,6 +168,27 @@ def test_cells_that_differ_in_a_number_are_one_family(summary: Document, read_ba
 def test_lines_that_end_together_have_names_apart() -> None:
     found = apart([10.0, 11.0, 50.0, 10.5], 13)
     assert found == [-2.5, 23.5, 50.0, 10.5]
+    assert apart([10.0, 11.0, 50.0, 10.5], 13, (0, 60)) == [0.0, 26.0, 50.0, 13.0]
+    assert apart([50.0, 50.0, 10.0], 13, (0, 52)) == [39.0, 52.0, 10.0]
+    assert apart([0.0] * 3, 13, (0, 300)) == [0.0, 13.0, 26.0]
+
+
+def test_counts_of_seeds_stand_beside_the_approach_that_is_brought_out(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    cells = [dataclasses.replace(study.cells[0], id=f"x{n}", approach=f"a{n}") for n in range(5)]
+    few, many = (tuning(list(members(some).values()), "accuracy") for some in (cells[:4], cells))
+    assert few is not None
+    assert many is not None
+    assert (few.note, many.note) == ("", BROUGHT_OUT)
+
+    def opacity(chart: Chart) -> str:
+        layers = chart.spec["layer"]
+        marks = [one["mark"] for one in layers if one["encoding"].get("text", {}).get("field") == "count"]
+        expression: str = marks[0]["opacity"]["expr"]
+        return expression
+
+    assert "cell === ''" in opacity(few)
+    assert opacity(many) == "datum.cell === cell ? 1 : 0"
 
 
 def test_names_of_points_do_not_cover_one_another() -> None:
@@ -262,9 +285,9 @@ def test_intervals_stay_on_the_scale_of_their_metric(
 
 def test_learning_rates_read_alike_in_charts_and_tables(summary: Document, read_back: Any) -> None:
     study = read_back(summary)
-    tuning = draw(study, study.groups[0], {}).tuning
-    assert tuning is not None
-    picture = svg(tuning.chart)
+    drawn = draw(study, study.groups[0], {}).tuning
+    assert drawn is not None
+    picture = svg(drawn.chart)
     assert ">5e-4<" in picture
     assert "e−" not in picture
 

@@ -28,6 +28,11 @@ SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers train
 """Settings whose curve is drawn where cells differ in them."""
 
 
+COUNTED = 4
+"""Cells of which all have written beside their rings how many seeds chose them."""
+
+BROUGHT_OUT = "How many seeds chose a rate stands beside the approach that is brought out, and in the table above."
+
 CHOSEN_ON = "validation, on which the rate was chosen"
 """What the scores of tuning are: no measure of what is to be expected of other texts."""
 
@@ -176,6 +181,8 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric)), alt.Tooltip("chosen:Q", title="Chosen by")]
     ringed = base.transform_filter("datum.chosen > 0")
     ink = theme.color("ink")
+    crowded = len({row["cell"] for row in rows}) > COUNTED  # their counts would cover one another
+    counts = alt.ExprRef("datum.cell === cell ? 1 : 0") if crowded else pale()
     layers = [
         base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
@@ -185,11 +192,11 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         ringed.mark_point(size=260, filled=False, shape="circle", color=ink, strokeWidth=1.3, opacity=pale()).encode(
             x=x, y=y
         ),
-        ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=pale()).encode(x=x, y=y, text="count:N"),
+        ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=counts).encode(x=x, y=y, text="count:N"),
         names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
-    return finished("tuning", layers, summary)
+    return finished("tuning", layers, summary, note=BROUGHT_OUT if crowded else "")
 
 
 def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> dict[str, Any]:

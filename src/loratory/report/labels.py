@@ -95,10 +95,13 @@ def _overlap(one: Box, other: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def apart(heights: Sequence[float], gap: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float, ends: tuple[float, float] | None = None) -> list[float]:
     """The heights, moved as little as keeps neighbours at least `gap` apart, in the order given.
 
     Those that stand too close form a block around their mean.
+
+    Args:
+        ends: between which they stay, as far as there is room for all of them.
     """
     order = sorted(range(len(heights)), key=heights.__getitem__)
     blocks: list[tuple[list[int], float]] = []  # members, and the middle of the block
@@ -113,4 +116,9 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
     for members, middle in blocks:
         for number, member in enumerate(members):
             found[member] = middle + gap * (number - (len(members) - 1) / 2)
+    if ends is not None:
+        for number, position in enumerate(order):
+            found[position] = max(found[position], ends[0] + gap * number)
+        for number, position in enumerate(reversed(order)):
+            found[position] = min(found[position], ends[1] - gap * number)
     return found
