@@ -69,3 +69,13 @@ def test_in_its_own_part_of_the_page_a_data_set_is_not_named_again(many: Summary
         found = questions(both, group)
         assert found
         assert not any("hutto:" in one.text for asked in found for one in (*asked.first, *asked.rest))
+
+
+def test_of_two_cells_the_answer_is_not_said_again(many: Summary) -> None:
+    cells, pairs = many.cells[:2], many.pairs[:1]
+    said = observe(cells, pairs, (), metric="accuracy", margin=0.01)
+    two = dataclasses.replace(many, cells=cells, pairs=pairs, observations=said)
+    assert any(one.topic == "best" for one in said)
+    texts = [said.text for one in questions(two, two.groups[0]) for said in (*one.first, *one.rest)]
+    assert texts
+    assert not any("best mean" in text for text in texts)

@@ -44,7 +44,13 @@ class Question:
 
 def questions(study: Summary, group: Group) -> list[Question]:
     """The statements about the group by question, in the order of `QUESTIONS`; without those that it says elsewhere."""
-    found = [one for one in prose.further(study, group) if not _elsewhere(study, one)]
+    first = prose.leading(study, group)
+    answered = first is not None and first.topic == "pairs"  # of two cells the answer says which is better
+    found = [
+        one
+        for one in prose.further(study, group)
+        if not _elsewhere(study, one) and not (answered and one.topic == "best")
+    ]
     known = {topic for topics in QUESTIONS.values() for topic in topics}
     by_title = {"": [one for one in found if one.topic not in known]}
     by_title |= {title: [one for one in found if one.topic in topics] for title, topics in QUESTIONS.items()}

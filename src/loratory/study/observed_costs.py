@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,15 +175,24 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
 
 
 def fronts_seen(scene: Scene) -> list[Observation]:
-    """For each cost, the cells that none is better than at no more cost, and which of them are not told apart."""
-    return [_front(scene, front) for front in scene.fronts if len(front.points) > 1]
+    """The cells that none is better than at no more cost, and which of them are not told apart; one sentence for the
+    costs of which the same is to be said."""
+    alike: dict[str, list[Front]] = defaultdict(list)
+    for front in scene.fronts:
+        if len(front.points) > 1:
+            alike[_standing(scene, front)].append(front)
+    return [_front(scene, standing, fronts) for standing, fronts in alike.items()]
 
 
-def _front(scene: Scene, front: Front) -> Observation:
+def _front(scene: Scene, standing: str, fronts: Sequence[Front]) -> Observation:
     by_id = {cell.id: cell for cell in scene.cells}
-    text = f"{scene.title[0].upper()}{scene.title[1:]} against {AXIS_TITLES[front.axis]}: {_standing(scene, front)}."
-    figures = {point.cell: {"cost": point.cost, "quality": point.quality} for point in front.points}
-    return scene.say(text, [by_id[point.cell] for point in front.points], figures)
+    costs = listed([AXIS_TITLES[front.axis] for front in fronts])
+    text = f"{scene.title[0].upper()}{scene.title[1:]} against {costs}: {standing}."
+    figures = {
+        front.axis: {point.cell: {"cost": point.cost, "quality": point.quality} for point in front.points}
+        for front in fronts
+    }
+    return scene.say(text, [by_id[point.cell] for point in fronts[0].points], figures)
 
 
 def _standing(scene: Scene, front: Front) -> str:
