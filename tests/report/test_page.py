@@ -406,6 +406,8 @@ def test_what_stands_beside_a_pair_says_whether_it_is_corrected(
     grid = pairs_grid(alone, alone.groups[0])
     assert grid is not None
     assert [heading.text for heading in grid.headings] == ["Pair", "Difference in points; 95% interval", "p", "Verdict"]
+    assert prose.MANY in prose.how(study)
+    assert prose.MANY not in prose.how(alone)
 
 
 def test_disputed_examples_list_many_approaches_by_family(summary: Document, read_back: Any) -> None:

@@ -218,10 +218,11 @@ def test_a_plan_says_which_differences_it_can_show() -> None:
     (said,) = differences_said(spec_of(14, 5))
     assert said.startswith("Differences: 91 pairs: a verdict of better needs p of at most 0.00055. If seeds were the")
     assert "(10 seeds: " in said
+    assert said.endswith("fewer cells or more seeds find smaller ones")
     (two,) = differences_said(spec_of(2, 5, "hutto:movies, hutto:tweets"))
     assert two.startswith(
         "Differences: 1 pair of each data set and model: a verdict of better needs p of at most 0.05."
     )
-    assert " 1.2 times its standard deviation over seeds (10 seeds: 0.7 times)" in two
+    assert " 1.2 times its standard deviation over seeds (10 seeds: 0.7 times); more seeds find" in two
     assert differences_said(spec_of(2, 3)) == ["Differences: 1 pair, and 3 seeds: no verdict below 5 seeds"]
     assert differences_said(spec_of(1, 5)) == []

@@ -18,6 +18,15 @@ from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
 
+MANY = (
+    "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
+    "corrected: read it where a pair was chosen before the study. The one for all pairs at once (Bonferroni) and "
+    "the p-value after Holm's correction are over all pairs of a data set and model, and verdicts rest on these "
+    "two. Holm's correction finds more than Bonferroni's, so that an interval for all pairs may hold 0 where p is "
+    "at most 0.05."
+)
+"""Why pairs have two intervals, where they are several."""
+
 EDGES = 4
 """Cells that are named whose seeds chose the smallest or largest rate."""
 
@@ -134,18 +143,14 @@ def how(study: Summary) -> list[str]:
         f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
         "degrees of freedom between those of the seeds and of the examples (Satterthwaite).",
-        "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
-        "corrected: read it where a pair was chosen before the study. The one for all pairs at once (Bonferroni) and "
-        "the p-value after Holm's correction are over all pairs of a data set and model, and verdicts rest on these "
-        "two. Holm's correction finds more than Bonferroni's, so that an interval for all pairs may hold 0 where p is "
-        "at most 0.05.",
+        *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
         f"Below {MIN_SEEDS} common seeds there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
-        "median is not higher, or the middle halves of both over seeds touch. Without verdicts no two are shown to "
-        "differ, and all are on it.",
+        "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
+        "there is no front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",

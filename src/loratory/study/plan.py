@@ -258,8 +258,8 @@ def differences_said(spec: StudySpec) -> list[str]:
     return [
         f"{pairs}: a verdict of better needs p of at most {(1 - CONFIDENCE) / family:.2g}. If seeds were the only "
         f"chance, a difference would have to be {smallest_shown(seeds, family):.1f} times its standard deviation over "
-        f"seeds ({2 * seeds} seeds: {smallest_shown(2 * seeds, family):.1f} times); fewer cells or more seeds find "
-        "smaller ones"
+        f"seeds ({2 * seeds} seeds: {smallest_shown(2 * seeds, family):.1f} times); "
+        f"{'fewer cells or ' if family > 1 else ''}more seeds find smaller ones"
     ]
 
 
