@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
     """The plan: runs by stage, which exist, and what the others will take, so many of each stage at once."""
-    from loratory.study.plan import said_of
+    from loratory.study.plan import differences_said, said_of
     from loratory.study.progress import progress_of
 
     progress = progress_of(plan.to_dict(), plan.records)
@@ -40,6 +40,7 @@ def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
         if finals != tuning:
             at_once = f"{counted(tuning, 'tuning run')} at once, then {counted(finals, 'final run')}"
         lines.append(f"Time: {seconds}; memory: {memory}; {at_once}")
+        lines += differences_said(plan.spec)
     return lines
 
 
@@ -84,7 +85,8 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
     score = record.quality["validation"][plan.spec.select]
-    return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {record.cost['total_seconds']:.1f} s"
+    seconds = units.duration(record.cost["total_seconds"])
+    return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {seconds}"
 
 
 def _so_far(progress: Progress, begun: float, ended: int) -> str:

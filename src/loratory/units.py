@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 MISSING = "–"
 """How a table says that there is no number."""
+
+MINUS = "−"
+"""The sign before a negative number that is shown; in files it is the hyphen that programs read."""
 
 # control, format (bidirectional overrides among them), surrogate, line and paragraph separators
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -79,18 +83,24 @@ def accuracy(share: float | None) -> str:
 
 
 def fraction(value: float | None) -> str:
-    """A number such as F1 or log loss, with three digits after the point."""
-    return MISSING if value is None else f"{value:.3f}"
+    """A number such as F1 or log loss, with three digits after the point and a true minus sign."""
+    return MISSING if value is None else signed(f"{value:.3f}")
+
+
+def signed(text: str) -> str:
+    """A number's text with a true minus sign, and none before a zero."""
+    return text.replace("-", MINUS) if text.strip("-0.") else text.lstrip("-")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as <0.1 s, 54.8 s, 3.2 min or 1.5 h."""
+    """Seconds as <1 ms, 0.231 s, 4.57 s, 54.8 s, 3.2 min or 1.5 h."""
     if seconds is None:
         return MISSING
-    if seconds < 0.05:
-        return "<0.1 s"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
+    if seconds < 0.001:
+        return "<1 ms"
+    for digits, below in ((3, 1), (2, 10), (1, 60)):
+        if round(seconds, digits) < below:
+            return f"{seconds:.{digits}f} s"
     if round(seconds / 60, 1) < 60:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
@@ -101,3 +111,16 @@ def memory(number: float | None) -> str:
     if number is None:
         return MISSING
     return f"{number / 2**20:.0f} MiB" if number < 1000 * 2**20 else f"{number / 2**30:.1f} GiB"
+
+
+def moment(iso: str) -> str:
+    """An ISO 8601 time as 25 Nov 2026, 03:13 UTC; another text as it is."""
+    try:
+        when = datetime.fromisoformat(iso).astimezone(UTC)
+    except ValueError:
+        return iso
+    return f"{when.day} {MONTHS[when.month - 1]} {when:%Y, %H:%M} UTC"
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+"""In English, whatever the machine speaks."""

@@ -205,7 +205,7 @@ def test_on_a_phone_quality_stands_beside_the_names(browser: Any, study: Path) -
     shown = [float(text.partition("%")[0]) for text in shares]
     assert shown == sorted(shown)
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.wait_for_function("document.querySelector('#g1-table thead th:last-child').innerText === 'Macro-F1'")
+    sync_api.expect(headings.last).to_have_text("Macro-F1")  # the page's policy lets nobody wait by evaluating text
     assert headings.all_inner_texts() == [narrow[0], *narrow[3:], *narrow[1:3]]
     assert opened.complaints == []
     opened.context.close()

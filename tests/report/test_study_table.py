@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,14 +11,22 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from loratory.cli import main
 from loratory.errors import ResourceError
-from loratory.report import theme
+from loratory.evaluation.metrics import METRICS
+from loratory.report import axes, theme
+from loratory.report.beside import SAME_AUTHORS
+from loratory.report.charts import Chart
+from loratory.report.comparing import quality_grid
+from loratory.report.curves import BROUGHT_OUT, tuning
+from loratory.report.drawing import draw
 from loratory.report.families import members
-from loratory.report.labels import apart, placed
+from loratory.report.fronts import UNNAMED, quality_against_cost
+from loratory.report.labels import _box, apart, covered, placed
 from loratory.report.prose import limits
-from loratory.report.study import write
+from loratory.report.study import svg, write
 from loratory.report.study_table import study_table
 
 Document = dict[str, Any]
@@ -159,6 +168,27 @@ def test_cells_that_differ_in_a_number_are_one_family(summary: Document, read_ba
 def test_lines_that_end_together_have_names_apart() -> None:
     found = apart([10.0, 11.0, 50.0, 10.5], 13)
     assert found == [-2.5, 23.5, 50.0, 10.5]
+    assert apart([10.0, 11.0, 50.0, 10.5], 13, (0, 60)) == [0.0, 26.0, 50.0, 13.0]
+    assert apart([50.0, 50.0, 10.0], 13, (0, 52)) == [39.0, 52.0, 10.0]
+    assert apart([0.0] * 3, 13, (0, 300)) == [0.0, 13.0, 26.0]
+
+
+def test_counts_of_seeds_stand_beside_the_approach_that_is_brought_out(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    cells = [dataclasses.replace(study.cells[0], id=f"x{n}", approach=f"a{n}") for n in range(5)]
+    few, many = (tuning(list(members(some).values()), "accuracy") for some in (cells[:4], cells))
+    assert few is not None
+    assert many is not None
+    assert (few.note, many.note) == ("", BROUGHT_OUT)
+
+    def opacity(chart: Chart) -> str:
+        layers = chart.spec["layer"]
+        marks = [one["mark"] for one in layers if one["encoding"].get("text", {}).get("field") == "count"]
+        expression: str = marks[0]["opacity"]["expr"]
+        return expression
+
+    assert "cell === ''" in opacity(few)
+    assert opacity(many) == "datum.cell === cell ? 1 : 0"
 
 
 def test_names_of_points_do_not_cover_one_another() -> None:
@@ -177,3 +207,123 @@ def test_hybrids_without_lora_are_a_series_apart(tmp_path: Path, make_study: Any
     found = members(read_back(make_study(tmp_path, hybrids)).cells)
     assert [member.family for member in found.values()] == ["hybrid without LoRA"] * 2 + ["hybrid attention"] * 2
     assert [member.label for member in found.values()] == ["top 1", "top 2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [
+        ((0,), "on the test split, one seed: no interval, so differences may be chance."),
+        ((0, 1), "on the test split, means over 2 seeds: no interval below 3 seeds, so differences may be chance."),
+        ((0, 1, 2), "on the test split, means over 3 seeds with 95% intervals over seeds, on these examples."),
+    ],
+)
+def test_notes_claim_intervals_only_where_there_are_any(
+    seeds: tuple[int, ...], says: str, tmp_path: Path, make_study: Any, read_back: Any
+) -> None:
+    study = read_back(make_study(tmp_path, (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)), seeds=seeds))
+    notes = study_table(study).notes
+    assert any(note.endswith(says) for note in notes)
+    assert ("Times and memory: medians over seeds." in notes) == (len(seeds) > 1)
+    some = dataclasses.replace(study.cells[0], seeds=(0,))
+    mixed = dataclasses.replace(study, cells=(some, *study.cells[1:]))
+    assert any("none below 3 seeds" in note for note in study_table(mixed).notes) == (len(seeds) == 3)
+
+
+def test_a_baseline_above_every_approach_stands_under_the_table_and_in_the_terminal(
+    summary: Document, read_back: Any
+) -> None:
+    above = [{**one, "accuracy": 0.99} if one["name"] == "VADER" else one for one in summary["baselines"]]
+    study = read_back({**summary, "baselines": above})
+    told = "VADER reaches 99.0%, above the mean of every approach (accuracy, test)."
+    kin = "the same authors (Hutto & Gilbert 2014)"
+    terminal = Console(width=200, file=io.StringIO())
+    terminal.print(study_table(study).to_rich())
+    for text in (study_table(study).to_markdown(), terminal.file.getvalue()):
+        assert f"{told} {SAME_AUTHORS}" in " ".join(text.replace("\\", "").split())
+        assert kin in text
+    elsewhere = {
+        "cells": [{**cell, "data": "mine.csv"} for cell in summary["cells"]],
+        "baselines": [{**one, "data": "mine.csv"} for one in above],
+    }
+    other = study_table(read_back({**summary, **elsewhere, "pairs": [], "fronts": []})).to_markdown()
+    assert told in other.replace("\\", "")
+    assert kin not in other
+    assert "above the mean" not in study_table(read_back(summary)).to_markdown()
+
+
+@pytest.mark.parametrize(("metric", "mean", "shown"), [("accuracy", 0.97, (0.76, 1.0)), ("mcc", -0.9, (-1.0, -0.69))])
+def test_intervals_stay_on_the_scale_of_their_metric(
+    metric: str, mean: float, shown: tuple[float, float], summary: Document, read_back: Any
+) -> None:
+    wide = {"mean": mean, "sd": 0.2, "low": mean - 0.21, "high": mean + 0.21, "values": [mean] * 5}
+    cells = [
+        {**cell, "quality": {"test": {**cell["quality"]["test"], metric: wide}}} if cell["id"] != "c4" else cell
+        for cell in summary["cells"]
+    ]
+    fronts = [
+        {**one, "points": [{**p, "quality": mean, "low": mean - 0.21, "high": mean + 0.21} for p in one["points"]]}
+        for one in summary["fronts"]
+    ]
+    study = read_back({**summary, "cells": cells, "select": metric, "fronts": fronts, "pairs": []})
+    mean_on_scale = axes.on_scale(metric, study.cells[0].quality["test"][metric])
+    assert (mean_on_scale.low, mean_on_scale.high) == pytest.approx(shown)
+    drawn = draw(study, study.groups[0], {})
+    for chart in (*drawn.quality.values(), *(one.chart for one in drawn.settings)):
+        rows = [row for part in chart.spec["datasets"].values() for row in part if row.get("high") is not None]
+        assert rows
+        assert all(METRICS[metric].ends[0] <= row["low"] <= row["high"] <= 1 for row in rows)
+    if metric == "accuracy":
+        told = "97.0% (76.0% to 100.0%)"
+        assert told in study_table(study).to_markdown()
+        entry = quality_grid(study, study.groups[0]).rows[0].entries[-2]
+        assert (entry.text, entry.sub) == ("97.0%", "76.0% to 100.0%")
+        assert entry.whisker is not None
+        assert entry.whisker.high == 96.0
+        raw = next(csv.DictReader(io.StringIO(study_table(study).to_csv())))
+        assert float(raw["accuracy_high"]) == pytest.approx(1.18)  # a file for programs has the number itself
+
+
+def test_learning_rates_read_alike_in_charts_and_tables(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    drawn = draw(study, study.groups[0], {}).tuning
+    assert drawn is not None
+    picture = svg(drawn.chart)
+    assert ">5e-4<" in picture
+    assert "e−" not in picture
+
+
+def test_without_verdicts_no_point_is_filled(summary: Document, read_back: Any) -> None:
+    pairs = [{**pair, "verdict": None, "why_none": "so it is"} for pair in summary["pairs"]]
+    for document, judged in (({**summary, "pairs": pairs}, False), (summary, True)):
+        study = read_back(document)
+        for chart in draw(study, study.groups[0], {}).quality.values():
+            rows = next(rows for rows in chart.spec["datasets"].values() if "core" in rows[0])
+            assert any(row["core"] for row in rows) == judged
+            assert ("no pair has a verdict" in {row["standing"] for row in rows}) != judged
+            assert ("No pair has a verdict" in chart.note) != judged
+            assert ("On the front" in chart.summary) == judged
+
+
+def test_names_of_many_points_that_stand_close_do_not_cover_one_another() -> None:
+    points = [(300.0 + number % 3, 100.0 + number) for number in range(14)]
+    names = [f"lora all-linear r={number}" for number in range(14)]
+    found = placed(points, names, [], (600, 300), crowded=True)
+    boxes = [_box(*one) for one in zip(points, names, found, strict=True) if one[2].seen]
+    assert 2 <= len(boxes) < 14
+    assert all(covered(box, boxes[:number]) == 0 for number, box in enumerate(boxes))
+    assert all(one.seen for one in placed(points[:2], names[:2], [], (600, 300), crowded=True))
+
+
+def test_a_crowded_front_says_that_points_have_no_name(summary: Document, read_back: Any) -> None:
+    study = read_back(summary)
+    place, cell = study.fronts[1].points[0], study.cells[2]
+    cells = [dataclasses.replace(cell, id=f"x{n}", approach=f"lora r={n} attention, alpha=16") for n in range(30)]
+    points = tuple(dataclasses.replace(place, cell=one.id, tied_with=()) for one in cells)
+    front = dataclasses.replace(study.fronts[1], points=points)
+    crowded = quality_against_cost(front, members(cells), "accuracy")
+    roomy = quality_against_cost(study.fronts[1], members(study.cells), "accuracy")
+    assert crowded is not None
+    assert roomy is not None
+    assert UNNAMED in crowded.note
+    assert UNNAMED not in roomy.note
+    assert crowded.spec["height"] > roomy.spec["height"]

@@ -114,7 +114,7 @@ def test_markdown_holds_what_the_study_asked_for() -> None:
     assert rows[4][0] == "hybrid r=8 query,value + top 2 unfrozen + bottom 3 frozen"
     assert rows[5] == ["head (out of memory)", *[MISSING] * 10]
     assert rows[6][0] == "majority class"
-    assert rows[7][1:] == ["21.3k", MISSING, MISSING, MISSING, MISSING, MISSING, "1.9 s", MISSING, "80.0%", "0.762"]
+    assert rows[7][1:] == ["21.3k", MISSING, MISSING, MISSING, MISSING, MISSING, "1.93 s", MISSING, "80.0%", "0.762"]
     assert "- One seed: no interval, so differences may be chance." in lines
     assert "- VADER left out: the labels are others." in lines
     assert not any(line.startswith("| VADER") for line in lines)

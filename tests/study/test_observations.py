@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from loratory.report.drawing import times
 from loratory.study.document import Summary
 from loratory.study.observations import observe
 from loratory.study.parts import Observation
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
 
+NO_FRONT = "no pair has a verdict, so there is no front to speak of."
 STANDARD, HEAD = {"name": "standard"}, {"name": "head"}
 
 
@@ -81,7 +83,8 @@ def test_below_five_seeds_nothing_is_better(summarised: Callable[..., Summary]) 
     assert re.search(r"differs by \+\d+\.\d\d points in the mean", told.text)
     assert "without a verdict against lora r=1 attention" in about(found, "The best mean").text
     assert "(3 seeds: too few to rely on)" in about(found, "lora r=1 attention trains for").text
-    assert about(found, "Test accuracy against training time: no pair has a verdict")
+    (told,) = (one.text for one in found.observations if one.topic == "fronts")
+    assert told.endswith("training time, total time, peak memory and bytes on disk: " + NO_FRONT)
 
 
 def test_better_is_said_only_with_the_verdict(summarised: Callable[..., Summary]) -> None:
@@ -120,7 +123,7 @@ def test_many_ties_are_counted_and_the_smallest_of_them_is_named(summarised: Cal
     )
     all_tied = [replace(one, verdict="inconclusive") for one in found.pairs]
     text = next(line for line in texts_of(found, all_tied).splitlines() if line.startswith("The best mean"))
-    assert "of lora r=16 attention: not shown to differ from all 5 others." in text
+    assert "of lora r=16 attention: not shown to differ from any of the 5 others." in text
     assert "head, not shown to be worse, trains the fewest" in text
 
 
@@ -165,7 +168,9 @@ def test_time_and_why_there_is_no_gain(summarised: Callable[..., Summary]) -> No
     same = about(found, "lora r=1 attention trains for 40.2 s").text
     assert "not shown to differ from the 40.2 s of standard, as their ranges touch: the layers above" in same
     assert "20.0% of the rows computed for lora r=1 attention were padding or filler" in same
-    assert "In all, lora r=8 attention takes 26.0 s a run: 77.7% of it training, 15.4% set-up" in texts(found)
+    assert "In all, lora r=8 attention takes 26.0 s in its median run: 77.7% of it training, 15.4% set-up" in texts(
+        found
+    )
 
 
 def test_memory_and_what_it_is_made_of(summarised: Callable[..., Summary]) -> None:
@@ -193,3 +198,38 @@ def test_other_metrics_have_their_own_unit(summarised: Callable[..., Summary]) -
     found = summarised((STANDARD, 0.9, {}), (lora(1), 0.7, {}), select="log_loss")
     assert re.search(r"standard is better than lora r=1 attention in test log loss: −0\.\d{4} nats", texts(found))
     assert re.search(r"The best mean test log loss is 0\.\d{3}, of standard", texts(found))
+
+
+def test_many_approaches_are_counted_where_a_cost_is_set_against_quality(summarised: Callable[..., Summary]) -> None:
+    found = summarised(*((lora(rank), 0.85, {"like": 1}) for rank in (1, 2, 4, 8, 16)), (HEAD, 0.7, {}))
+    text = about(found, "Test accuracy against trainable parameters").text
+    assert "lora r=16" not in text
+    assert re.search(r"on the front are (all 6|5 of 6)", text)
+
+
+def test_parts_of_total_time_are_those_of_one_run(summarised: Callable[..., Summary]) -> None:
+    found = summarised((STANDARD, 0.86, {}), (HEAD, 0.8, {}))
+    cell = found.cells[0]
+    cost = dict(cell.cost)
+    for key, values in {
+        "train_seconds": (1.0, 8.0, 1.0, 1.0, 1.0),
+        "setup_seconds": (6.0, 1.0, 1.0, 1.0, 1.0),
+        "eval_seconds": (1.0, 1.0, 1.0, 1.0, 9.0),
+        "total_seconds": (9.0, 11.0, 4.0, 4.0, 12.0),
+    }.items():
+        cost[key] = replace(cost[key], median=sorted(values)[2], values=values)
+    said = observe([replace(cell, cost=cost)], (), (), metric="accuracy", margin=0.01)
+    text = next(one.text for one in said if one.topic == "total_time")
+    assert (
+        text == "In all, standard takes 9.00 s in its median run: 11.1% of it training, 66.7% set-up, 11.1% evaluation."
+    )
+    assert times(replace(cell, cost=cost)) == {"setup": 6.0, "train": 1.0, "eval": 1.0, "other": 1.0}
+
+
+def test_costs_of_which_the_same_is_said_share_a_sentence(summarised: Callable[..., Summary]) -> None:
+    found = summarised((STANDARD, 0.86, {"seconds": 40}), (HEAD, 0.7, {"seconds": 10}))
+    said = [one for one in found.observations if one.topic == "fronts"]
+    assert len({one.text.partition(": ")[2] for one in said}) == len(said)
+    told = next(one for one in said if "training time" in one.text)
+    assert told.text.startswith("Test accuracy against trainable parameters, training time, total time")
+    assert set(told.figures) >= {"trainable", "train_seconds", "total_seconds"}

@@ -15,8 +15,12 @@ import pytest
 from loratory.cli import main
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import MANIFEST, PREDICTIONS
+from loratory.study.plan import differences_said
 from loratory.study.progress import progress_of
+from loratory.study.reading import parse_study
 from loratory.study.selection import Tried, choose
+from loratory.study.spec import StudySpec
+from loratory.study.yaml_file import read_yaml
 
 CELLS = 2
 RUNS = CELLS * (2 + 2)
@@ -202,3 +206,23 @@ def test_what_is_left_is_judged_by_runs_like_those_that_are_missing(ran: Path, r
     progress = progress_of(document, {one.id: one, other.id: other})
     assert progress.seconds_left == pytest.approx(3 * seconds + 3 * other.cost["total_seconds"])
     assert (progress.done, progress.runs, progress.cells_done, progress.failed) == (2, RUNS, 0, 0)
+
+
+def spec_of(ranks: int, seeds: int, data: str = "hutto:movies") -> StudySpec:
+    methods = f"[{{name: lora, rank: {list(range(1, ranks + 1))}}}]"
+    text = f"{{name: s, data: [{data}], models: [minilm], methods: {methods}, seeds: {list(range(seeds))}}}"
+    return parse_study(read_yaml(text.encode(), "s.yaml"))
+
+
+def test_a_plan_says_which_differences_it_can_show() -> None:
+    (said,) = differences_said(spec_of(14, 5))
+    assert said.startswith("Differences: 91 pairs: a verdict of better needs p of at most 0.00055. If seeds were the")
+    assert "(10 seeds: " in said
+    assert said.endswith("fewer cells or more seeds find smaller ones")
+    (two,) = differences_said(spec_of(2, 5, "hutto:movies, hutto:tweets"))
+    assert two.startswith(
+        "Differences: 1 pair of each data set and model: a verdict of better needs p of at most 0.05."
+    )
+    assert " 1.2 times its standard deviation over seeds (10 seeds: 0.7 times); more seeds find" in two
+    assert differences_said(spec_of(2, 3)) == ["Differences: 1 pair, and 3 seeds: no verdict below 5 seeds"]
+    assert differences_said(spec_of(1, 5)) == []

@@ -46,6 +46,11 @@ def test_a_study_is_its_cells_rates_and_seeds(tmp_path: Path) -> None:
     assert (run.data.dataset, run.model, run.hardware.threads) == ("hutto:movies", "minilm", 2)
 
 
+@pytest.mark.parametrize("rest", ["margin: 0.49", "select: log_loss\nmargin: 0.7", "select: mcc\nmargin: 0.5"])
+def test_a_margin_fits_the_scale_of_its_metric(rest: str, tmp_path: Path) -> None:
+    assert read(GOOD + rest, tmp_path).margin > 0.4
+
+
 def test_each_seed_chooses_or_the_first_for_all(tmp_path: Path) -> None:
     each, first = read(GOOD, tmp_path), read(GOOD + "tune_seeds: first", tmp_path)
     assert (each.choosing, each.runs) == (((3,), (1,)), 5 * (2 * 2 + 2))
@@ -156,6 +161,11 @@ WRONG = {
     "path as a name": (with_line("name: small", "name: ../up"), "line 2: name '../up': string should match pattern"),
     "unknown metric": (GOOD + "select: acuracy", "line 10: select 'acuracy': input should be 'accuracy', 'f1_macro'"),
     "negative margin": (GOOD + "margin: -1", "line 10: margin -1: input should be greater than or equal to 0"),
+    "margin in points": (
+        GOOD + "margin: 1",
+        "line 10: margin 1: accuracy goes from 0 to 1, and margin is a fraction: one point is 0.01",
+    ),
+    "margin of half": (GOOD + "select: f1_macro\nmargin: 0.5", "line 11: margin 0.5: f1_macro goes from 0 to 1"),
     "NaN margin": (GOOD + "margin: .nan", "line 10: margin nan: input should be a finite number"),
     "unknown choosers": (GOOD + "tune_seeds: all", "line 10: tune_seeds 'all': input should be 'each' or 'first'"),
     "choosers as a list": (GOOD + "tune_seeds: [0]", "line 10: tune_seeds [0]: input should be 'each' or 'first'"),

@@ -19,6 +19,7 @@ from loratory.study.statistics import (
     holm,
     over_seeds,
     seconds_to,
+    smallest_shown,
     verdict,
 )
 
@@ -174,3 +175,16 @@ def test_seconds_to_a_score() -> None:
     assert seconds_to(history, "accuracy", 0.9, higher_is_better=True) is None
     assert seconds_to(history, "log_loss", 0.45, higher_is_better=False) == 2.0
     assert seconds_to([{"train_seconds": 1.0}], "accuracy", 0.5, higher_is_better=True) is None
+
+
+@pytest.mark.parametrize(("seeds", "family"), [(5, 1), (5, 91), (10, 91)])
+def test_the_smallest_difference_that_is_shown_is_just_shown(seeds: int, family: int) -> None:
+    """Where seeds are the only chance; the examples' draws all agree."""
+    spread = np.linspace(-1, 1, seeds)
+    spread *= 1e3 / spread.std(ddof=1)  # so large that 1/N² does not count
+    for times, shown in ((0.999, False), (1.001, True)):
+        values = spread + 1e3 * times * smallest_shown(seeds, family)
+        a = Replicates(values, np.tile(values, (10, 1)), 10_000)
+        b = Replicates(np.zeros(seeds), np.zeros((10, seeds)), 10_000)
+        p = np.array([float(difference(a, b).p)])
+        assert (holm(p, family)[0] <= 0.05) == shown

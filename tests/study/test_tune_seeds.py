@@ -178,7 +178,7 @@ def test_rates_are_told_with_the_seeds_that_chose_them(place: Path) -> None:
     assert "3 learning rates were tried by every seed for itself" in page
     assert "&#34;seed 2&#34;: 0.004" in page
     ends = next(one for one in limits(summary) if "smallest or largest" in one)
-    assert "standard: 2 of 5 seeds and head: 5 of 5 seeds" in ends
+    assert "head: 5 of 5 seeds and standard: 2 of 5 seeds" in ends
 
 
 def test_curves_are_means_over_seeds(summary: Summary) -> None:

@@ -5,6 +5,7 @@ The table :data:`METRICS` is what heads the columns, says which epoch is best, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -44,6 +45,8 @@ class Metric:
     meaning: str
     averaging: str
     function: Callable[[Outcome], float | None]
+    ends: tuple[float, float] = (0.0, 1.0)
+    """The smallest and the largest value it can have."""
 
     def better(self, new: float, old: float) -> bool:
         """Whether `new` is strictly better than `old`."""
@@ -205,18 +208,20 @@ _DECLARED = (
         "Matthews",
         "correlation",
         True,
-        "Matthews correlation: 1 perfect, 0 chance (or undefined: all one class), -1 always wrong",
+        "Matthews correlation: 1 perfect, 0 chance (or undefined: all one class), −1 always wrong",
         "one number over all classes",
         _mcc,
+        (-1.0, 1.0),
     ),
     Metric(
         "log_loss",
         "Log loss",
         "nats",
         False,
-        "mean of -ln of the probability given to the true class (softmax of the logits, float64)",
+        "mean of −ln of the probability given to the true class (softmax of the logits, float64)",
         "over examples",
         _log_loss,
+        (0.0, math.inf),
     ),
     Metric(
         "ece",

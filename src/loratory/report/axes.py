@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loratory import units
 from loratory.evaluation.metrics import METRICS
+from loratory.study.parts import Spread
 
 COSTS = {
     "trainable": "Trainable parameters",
@@ -86,6 +87,17 @@ def metric_words(metric: str) -> str:
 def show_metric(metric: str) -> Callable[[float | None], str]:
     """A value of the metric as a reader sees it."""
     return units.accuracy if metric == "accuracy" else units.fraction
+
+
+def within(metric: str, value: float | None) -> float | None:
+    """The end of an interval as far as the metric's scale goes: Student's t does not know that it ends."""
+    low, high = METRICS[metric].ends if metric in METRICS else (-math.inf, math.inf)
+    return None if value is None else min(max(value, low), high)
+
+
+def on_scale(metric: str, spread: Spread) -> Spread:
+    """A mean whose interval stays on the metric's scale."""
+    return replace(spread, low=within(metric, spread.low), high=within(metric, spread.high))
 
 
 def digits(ends: tuple[float, float], ticks: int) -> int:

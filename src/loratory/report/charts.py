@@ -35,6 +35,9 @@ TICKS = 6
 SHORT = 16
 """Letters of a name inside the plot of a phone; longer ones are cut."""
 
+BESIDE = 26
+"""Pixels beside a line's name: to its last point, and for letters that are wider than the mean."""
+
 PLAIN = ".3~r"
 """Vega's format of the few ticks of a logarithmic axis: 0.5, 20, 1250."""
 
@@ -158,7 +161,7 @@ def room_for(names: Sequence[str]) -> Any:
 
 
 def _room(names: Sequence[str]) -> str:
-    widest = max(map(len, names), default=0) * LETTER + 18
+    widest = max(map(len, names), default=0) * LETTER + BESIDE
     return f"min({widest:.0f}, 0.4 * width)"
 
 
@@ -187,7 +190,7 @@ def names_at_ends(
     outer = [row for row in rows if along is None or row["x"] == last]
     reach = max((row.get("gap", 8) for row in outer), default=8)
     wanted = [inner * (1 - axes.position(row["y"], ends)) for row in outer]
-    moved = apart(wanted, LINE - 1)
+    moved = apart(wanted, LINE - 1, (0, inner))
     found = []
     for row, old, new in zip(outer, wanted, moved, strict=True):
         place = Place(reach, new - old, "left")
@@ -217,7 +220,7 @@ def names_at_ends(
 
 
 def _longest(rows: Rows) -> float:
-    return max(len(row["label"]) for row in rows) * LETTER + 18
+    return max(len(row["label"]) for row in rows) * LETTER + BESIDE
 
 
 def _places(found: Mapping[str, Place]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from loratory import units
 from loratory.report import axes
 from loratory.report.disagreement import Disagreement
 from loratory.report.evidence import CellEvidence, Evidence
+from loratory.report.families import Member, members
 from loratory.report.grids import Entry, Grid, Heading, missing, number, row, words
 from loratory.store.record import RunRecord
 from loratory.study.document import Group, Summary
@@ -18,6 +19,9 @@ from loratory.study.parts import CellSummary
 WIDEST = 12
 """Classes of the largest confusion matrix that is shown whole; of a larger one the most frequent confusions are."""
 CONFUSIONS = 15
+
+SIDE = 4
+"""Approaches that stand side by side in the table of disputed examples; more are listed."""
 
 
 def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Grid:
@@ -84,26 +88,35 @@ def classes_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Gri
 
 
 def disagreement_grid(group: Group, found: Disagreement) -> Grid:
-    """The most disputed examples: row of the source, label, text where there is one, seeds right of each cell."""
+    """The most disputed examples: text or row, label, and seeds right of each cell.
+
+    Of more than `SIDE` cells, for which no page is wide enough, those that are right with every seed and with none are
+    listed by family.
+    """
     with_text = any(one.text is not None for one in found.examples)
     cells = [cell for cell in group.cells if any(cell.id in one.right for one in found.examples)]
-    headings = (
-        Heading("Row"),
-        Heading("Label", numeric=False),
-        *([Heading("Text", numeric=False)] if with_text else []),
-        *(Heading(units.printable(cell.approach), meaning="seeds that are right") for cell in cells),
-    )
+    places = members(cells)
+    if len(cells) > SIDE:
+        right = [Heading("Right with every seed", numeric=False), Heading("Right with none", numeric=False)]
+    else:
+        right = [Heading(units.printable(cell.approach), meaning="seeds that are right") for cell in cells]
+    headings = (Heading("Text and label" if with_text else "Row and label", numeric=False), *right)
     rows = []
     for one in found.examples:
-        text = [words(one.text or units.MISSING)] if with_text else []
-        rows.append(
-            row([Entry(str(one.row), value=float(one.row)), words(one.label), *text, *_right(one.right, cells)])
-        )
-    caption = "Test examples on which the approaches differ most, with the seeds that are right"
-    return Grid(f"{group.key}-disputed", caption, headings, tuple(rows))
+        at, label = f"row {one.row}", units.printable(one.label)
+        first = Entry(units.printable(one.text), f"{label}; {at}") if one.text else Entry(at, label, str(one.row))
+        if len(cells) > SIDE:
+            every = [places[cell.id] for cell in cells if _share(one.right, cell) == 1]
+            none = [places[cell.id] for cell in cells if _share(one.right, cell) == 0]
+            entries = [_families(every, cells), _families(none, cells)]
+        else:
+            entries = _right(one.right, cells)
+        rows.append(row([first, *entries]))
+    caption = "Test examples on which the approaches differ most, with their label and the seeds that are right"
+    return Grid(f"{group.key}-disputed", caption, headings, tuple(rows), dense=len(cells) > 2)
 
 
-def _right(right: Mapping[str, tuple[int, int]], cells: list[CellSummary]) -> list[Entry]:
+def _right(right: Mapping[str, tuple[int, int]], cells: Sequence[CellSummary]) -> list[Entry]:
     found = []
     for cell in cells:
         if cell.id not in right:
@@ -112,6 +125,21 @@ def _right(right: Mapping[str, tuple[int, int]], cells: list[CellSummary]) -> li
         hits, seeds = right[cell.id]
         found.append(Entry(f"{hits} of {seeds}", value=hits / seeds, shade=round(10 * hits / seeds)))
     return found
+
+
+def _share(right: Mapping[str, tuple[int, int]], cell: CellSummary) -> float | None:
+    hits, seeds = right.get(cell.id, (0, 0))
+    return hits / seeds if seeds else None
+
+
+def _families(some: Sequence[Member], cells: Sequence[CellSummary]) -> Entry:
+    """`lora attention: r=1, r=2; head`, sorted by how many they are, which stands below."""
+    families: dict[str, list[str]] = {}
+    for one in some:
+        families.setdefault(one.family, []).append(one.label)
+    names = [name if labels == [name] else f"{name}: {', '.join(labels)}" for name, labels in families.items()]
+    text = units.printable("; ".join(names)) or units.MISSING
+    return Entry(text, f"{len(some)} of {len(cells)}", f"{len(some)}")
 
 
 def runs_grid(study: Summary, evidence: Evidence) -> Grid:

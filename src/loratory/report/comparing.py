@@ -12,7 +12,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, spread
+from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Pair
 
@@ -29,12 +29,10 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
-        *(
-            Heading(title, meaning="test split, mean over seeds with its interval", lead=True)
-            for title, _ in QUALITY.values()
-        ),
+        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
-    drawn = whiskers([cell.score(study.select) for cell in group.cells])
+    means = [cell.score(study.select) for cell in group.cells]
+    drawn = whiskers([None if mean is None else axes.on_scale(study.select, mean) for mean in means])
     show_share = units.percent_of(cell.share for cell in group.cells)
     rows = []
     for position, cell in enumerate(group.cells):
@@ -54,7 +52,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         for one in study.baselines
         if one.data == group.data and one.reason is None
     ]
-    caption = f"What each approach costs on {group.data}, and how good it is on the test split"
+    caption = f"What each approach costs on {group.data}, and how good it is on the test split ({means_said(study)})"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
@@ -81,6 +79,7 @@ def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
     value, show = cell.score(metric), QUALITY[metric][1]
     if value is None:
         return missing()
+    value = axes.on_scale(metric, value)
     return Entry(show(value.mean), interval(value.low, value.high, show), value.mean, whisker)
 
 
@@ -90,13 +89,14 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     if not pairs:
         return None
     rows = []
+    several = pairs[0].family > 1
     for pair, whisker in zip(pairs, differences(pairs, study.margin), strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
         shown = points(pair.difference, study.select)
-        ends = "" if pair.low is None else f"{points(pair.low, study.select)} to {points(pair.high, study.select)}"
         entries = [
             Entry(f"{a} − {b}"),
-            Entry(shown, ends, pair.difference, whisker),
+            Entry(shown, _ends(pair.low, pair.high, study.select), pair.difference, whisker),
+            *([_together(pair, study.select)] if several else []),
             number(pair.p_holm if pair.p_holm is not None else pair.p, _p),
             _verdict(pair, a, b),
         ]
@@ -104,8 +104,24 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
     headings = (
         Heading("Pair", numeric=False),
-        Heading(f"Difference {unit}", meaning=f"{axes.metric_title(study.select)} of the first minus the second"),
-        Heading("p, corrected", meaning="two-sided, after Holm's correction over the pairs of this data set and model"),
+        Heading(
+            f"Difference {unit}; {study.confidence:.0%} interval{', not corrected' if several else ''}",
+            meaning=f"{axes.metric_title(study.select)} of the first minus the second; interval of this pair alone",
+        ),
+        *(
+            [
+                Heading(
+                    f"{study.confidence:.0%} interval for all pairs at once",
+                    meaning="Bonferroni, over the pairs of this data set and model; within the margin: equivalent",
+                )
+            ]
+            if several
+            else []
+        ),
+        Heading(
+            "p, Holm" if several else "p",
+            meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+        ),
         Heading("Verdict", numeric=False, lead=True),
     )
     caption = f"Differences in {axes.metric_words(study.select)} on the test split, {group.title}"
@@ -119,12 +135,22 @@ def _verdict(pair: Pair, a: str, b: str) -> Entry:
     return Entry(f"{MARKS[pair.verdict]}\N{NO-BREAK SPACE}{text}", tag=pair.verdict, value=pair.verdict)
 
 
+def _ends(low: float | None, high: float | None, metric: str) -> str:
+    return "" if low is None or high is None else f"{points(low, metric)} to {points(high, metric)}"
+
+
+def _together(pair: Pair, metric: str) -> Entry:
+    """The interval that holds for all pairs at once, sorted by its width."""
+    low, high = pair.family_low, pair.family_high
+    return missing() if low is None or high is None else Entry(_ends(low, high, metric), value=high - low)
+
+
 def points(value: float | None, metric: str) -> str:
-    """A difference: shares in points (+1.2), others as they are (+0.012); a true minus sign."""
+    """A difference: shares in points (+1.23), others as they are (+0.012); a true minus sign."""
     if value is None:
         return units.MISSING
-    shown = f"{100 * value:+.1f}" if METRICS[metric].unit == "share" else f"{value:+.3f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+    shown = f"{100 * value:+.2f}" if METRICS[metric].unit == "share" else f"{value:+.4f}"
+    return shown.replace("-", units.MINUS) if shown.strip("+-0.") else shown.lstrip("+-")
 
 
 def _p(value: float | None) -> str:
@@ -141,10 +167,10 @@ def over_data(study: Summary) -> Grid | None:
     scores = {(cell.approach, group.key): cell.score(study.select) for group in groups for cell in group.cells}
     rows = []
     for approach in approaches:
-        means = [scores.get((approach, group.key)) for group in groups]
-        entries = [
-            missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean) for m in means
-        ]
+        entries = []
+        for mean in (scores.get((approach, group.key)) for group in groups):
+            m = None if mean is None else axes.on_scale(study.select, mean)
+            entries.append(missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean))
         rows.append(row([words(approach), *entries]))
     foot = []
     if study.select in QUALITY:
@@ -155,7 +181,7 @@ def over_data(study: Summary) -> Grid | None:
     one_data = len({group.data for group in groups}) == 1
     titles = [g.data if one_model else g.model if one_data else g.title for g in groups]
     headings = (Heading("Approach", numeric=False), *(Heading(units.printable(title)) for title in titles))
-    caption = f"{axes.metric_title(study.select)} on the test split, mean over seeds with its interval"
+    caption = f"{axes.metric_title(study.select)} on the test split, {means_said(study)}"
     return Grid("over-data", caption, headings, tuple(rows), tuple(foot))
 
 

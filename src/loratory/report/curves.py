@@ -28,6 +28,18 @@ SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers train
 """Settings whose curve is drawn where cells differ in them."""
 
 
+COUNTED = 4
+"""Cells of which all have written beside their rings how many seeds chose them."""
+
+BROUGHT_OUT = "How many seeds chose a rate stands beside the approach that is brought out, and in the table above."
+
+CHOSEN_ON = "validation, on which the rate was chosen"
+"""What the scores of tuning are: no measure of what is to be expected of other texts."""
+
+AS_TYPED = "replace(datum.label, '−', '-')"
+"""How an axis writes learning rates: 5e-5, as tables and study files do."""
+
+
 def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], metric: str) -> Chart | None:
     """Validation after each epoch against training time so far: mean and range over seeds. None without histories."""
     import altair as alt
@@ -132,7 +144,7 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
 
 
 def _setting_row(member: Member, mean: Spread, metric: str, *, x: int) -> dict[str, Any]:
-    show = axes.show_metric(metric)
+    show, mean = axes.show_metric(metric), axes.on_scale(metric, mean)
     ends = f" ({show(mean.low)} to {show(mean.high)})" if mean.low is not None else ""
     names = {**_names(member), "label": member.family}
     return {**names, "x": x, "y": mean.mean, "low": mean.low, "high": mean.high, "shown": show(mean.mean) + ends}
@@ -158,15 +170,19 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         "x:Q",
         title="Learning rate, logarithmic",
         scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
-        axis=alt.Axis(values=sorted({row["x"] for row in rows}), format=".3~e", labelOverlap="greedy"),
+        axis=alt.Axis(
+            values=sorted({row["x"] for row in rows}), format=".3~e", labelExpr=AS_TYPED, labelOverlap="greedy"
+        ),
     )
-    y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
+    y, low = (y_metric(metric, values, split=CHOSEN_ON, field=field) for field in ("y", "low"))
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("rate:N", title="Learning rate")]
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric)), alt.Tooltip("chosen:Q", title="Chosen by")]
     ringed = base.transform_filter("datum.chosen > 0")
     ink = theme.color("ink")
+    crowded = len({row["cell"] for row in rows}) > COUNTED  # their counts would cover one another
+    counts = alt.ExprRef("datum.cell === cell ? 1 : 0") if crowded else pale()
     layers = [
         base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
@@ -176,11 +192,11 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
         ringed.mark_point(size=260, filled=False, shape="circle", color=ink, strokeWidth=1.3, opacity=pale()).encode(
             x=x, y=y
         ),
-        ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=pale()).encode(x=x, y=y, text="count:N"),
+        ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=counts).encode(x=x, y=y, text="count:N"),
         names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
-    return finished("tuning", layers, summary)
+    return finished("tuning", layers, summary, note=BROUGHT_OUT if crowded else "")
 
 
 def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> dict[str, Any]:
@@ -223,7 +239,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         scale=_scale(numbers, _labels(rows), log=False),
         axis=alt.Axis(values=numbers, format="d"),
     )
-    y = y_metric(metric, values, split="validation, expected best")
+    y = y_metric(metric, values, split=CHOSEN_ON)
     color, shape = series(members)
     base = chart(rows)
     tooltip = [alt.Tooltip("approach:N", title="Approach"), alt.Tooltip("shown:N", title=axes.metric_title(metric))]

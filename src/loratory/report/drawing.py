@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratory import units
-from loratory.report import axes, comparing, curves, prose
+from loratory.report import axes, comparing, curves
+from loratory.report.beside import baselines
 from loratory.report.calibration import calibration
 from loratory.report.charts import Chart, parts
 from loratory.report.evidence import CellEvidence
@@ -62,11 +63,12 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     places = members(group.cells)
     all_members = list(places.values())
     quality = {}
-    baselines = prose.baselines(study, group)
+    scores = baselines(study, group)
+    judged = any(pair.verdict is not None for pair in study.pairs if pair.a in group.ids)
     for key in axes.COSTS:
         fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
         for front in fronts[:1]:
-            if (chart := quality_against_cost(front, places, study.select, baselines)) is not None:
+            if (chart := quality_against_cost(front, places, study.select, scores, judged=judged)) is not None:
                 quality[key] = chart
     by_setting = [(name, curves.by_setting(name, all_members, study.select)) for name in curves.SETTINGS]
     learning = curves.learning(all_members, evidence, study.select)
@@ -89,12 +91,20 @@ def _with(chart: Chart | None, grid: Grid) -> Numbered | None:
 
 
 def times(cell: CellSummary) -> dict[str, float] | None:
-    """Median seconds by part; `other` is what the total has beyond them."""
-    found = {part: cost.median for part in TIMES if (cost := cell.cost.get(f"{part}_seconds")) is not None}
+    """Seconds by part of the run with the median total time: medians of parts do not add up to that of the whole.
+
+    `other` is what the total has beyond them.
+    """
     total = cell.cost.get("total_seconds")
-    if total is None or not found:
+    costs = {part: cell.cost.get(f"{part}_seconds") for part in TIMES}
+    if total is None:
         return None
-    return {**found, "other": max(0.0, total.median - sum(found.values()))}
+    found = {
+        part: cost.values[total.middle]
+        for part, cost in costs.items()
+        if cost is not None and len(cost.values) == len(total.values)
+    }
+    return {**found, "other": max(0.0, total.values[total.middle] - sum(found.values()))} if found else None
 
 
 def memory(cell: CellSummary) -> dict[str, float] | None:
@@ -123,7 +133,8 @@ def _parts(
     show = units.duration if name == "time" else units.memory
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
-    grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, medians over seeds", columns, lines, show)
+    over = "of the run with the median total" if name == "time" else "medians over seeds"
+    grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, {over}", columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
 

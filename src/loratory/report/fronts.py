@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, theme
-from loratory.report.charts import PLOTS, Chart, Rows, chart, finished, pick, series, x_ticks, y_metric
+from loratory.report.charts import HEIGHT, PLOTS, Chart, Rows, chart, finished, pick, series, x_ticks, y_metric
 from loratory.report.families import Member
 from loratory.report.labels import LETTER, LINE, Box, Place, apart, covered, placed
 from loratory.study.parts import Front, FrontPoint
 
-CORE = {"front": 85, "tied": 16, "beaten": 0}
+CORE = {"front": 85, "tied": 16, "beaten": 0, "unknown": 0}
 """Area of the filled part of a point: all of it, a dot, or nothing."""
+
+STANDING = {
+    "front": "on the front",
+    "tied": "on the front, not shown to differ from a cheaper one",
+    "beaten": "a cheaper one is better",
+    "unknown": "no pair has a verdict",
+}
+
+FILLED = (
+    "Filled: on the front, and shown to be better than all that costs less, if anything does. With a dot: on the "
+    "front, but not shown to differ from a cheaper one. Empty: one that costs no more is better."
+)
+UNJUDGED = "No pair has a verdict, so that no point is filled: none is known to be on a front."
+UNNAMED = "Points that stand too close have no name: point at them, or see the costs below."
+
+ROOMY = 6
+"""Points for which a chart of the usual height has room."""
 
 Scores = Sequence[tuple[str, float]]
 
 
 def quality_against_cost(
-    front: Front, members: Mapping[str, Member], metric: str, baselines: Scores = ()
+    front: Front, members: Mapping[str, Member], metric: str, baselines: Scores = (), *, judged: bool = True
 ) -> Chart | None:
     """Each cell's mean and interval against one cost; the front joined. None where no cell has both numbers.
 
     Args:
         baselines: names and scores, drawn as lines across; those far below all cells are named in the chart's note.
+        judged: whether any pair of the cells has a verdict; without one there is no front.
     """
     import altair as alt
 
-    points = [point for point in front.points if point.cell in members]
+    points = [_on_scale(point, metric) for point in front.points if point.cell in members]
     if not points:
         return None
     costs = [point.cost for point in points]
@@ -45,8 +63,11 @@ def quality_against_cost(
     x = alt.X("x:Q", title=title, scale=x_scale, axis=x_axis)
     y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
     heights = axes.bounds(values)
-    lines = {name: _lines(near, points, size, ends, heights, log=log) for name, size in PLOTS.items()}
-    base = chart(_front_rows(front, points, members, unit, metric, ends, heights, lines, log=log))
+    height = HEIGHT + 14 * min(max(0, len(points) - ROOMY), 14)
+    plots = {name: (across, down + height - HEIGHT) for name, (across, down) in PLOTS.items()}
+    lines = {name: _lines(near, points, size, ends, heights, log=log) for name, size in plots.items()}
+    rows = _front_rows(front, points, members, unit, metric, ends, heights, lines, plots, log=log, judged=judged)
+    base = chart(rows)
     color, shape = series([members[point.cell] for point in points])
     tooltip = [alt.Tooltip(f"{key}:N", title=key.capitalize()) for key in ("approach", "cost", "quality", "standing")]
     layers = [
@@ -69,15 +90,27 @@ def quality_against_cost(
     best = max(points, key=lambda point: sign * point.quality)
     summary = (
         f"{axes.metric_title(metric)} on the test split against {axes.COSTS[front.axis].lower()}, "
-        f"{len(points)} cells. Best mean: {members[best.cell].cell.approach}. On the front: "
-        f"{'; '.join(members[point.cell].cell.approach for point in points if point.on_front) or 'none'}."
+        f"{len(points)} cells. Best mean: {members[best.cell].cell.approach}."
     )
+    on = "; ".join(members[point.cell].cell.approach for point in points if point.on_front) or "none"
+    summary += f" On the front: {on}." if judged else f" {UNJUDGED}"
     if near:
         summary += f" Lines across: {_scored(near, metric)}."
+    note = _baselines_said(near, far, metric)
+    unnamed = any(not row[f"{plot}_seen"] for row in rows for plot in PLOTS)
+    note = " ".join(part for part in (FILLED if judged else UNJUDGED, UNNAMED * unnamed, note) if part)
+    return finished(f"quality-{front.axis}", layers, summary, height=height, note=note)
+
+
+def _baselines_said(near: Scores, far: Scores, metric: str) -> str:
+    """What the lines across are, and which baselines stand below what is drawn."""
     note = f"Dashed lines: baselines. Below what is drawn: {_scored(far, metric)}." if near and far else ""
     note = note or ("Dashed lines: baselines." if near else "")
-    note = note or (f"Baselines, below what is drawn: {_scored(far, metric)}." if far else "")
-    return finished(f"quality-{front.axis}", layers, summary, note=note)
+    return note or (f"Baselines, below what is drawn: {_scored(far, metric)}." if far else "")
+
+
+def _on_scale(point: FrontPoint, metric: str) -> FrontPoint:
+    return replace(point, low=axes.within(metric, point.low), high=axes.within(metric, point.high))
 
 
 def _scored(baselines: Scores, metric: str) -> str:
@@ -170,8 +203,10 @@ def _front_rows(
     ends: tuple[float, float],
     heights: tuple[float, float],
     lines: Mapping[str, Sequence[_Line]],
+    plots: Mapping[str, tuple[float, float]],
     *,
     log: bool,
+    judged: bool,
 ) -> Rows:
     show = axes.show_metric(metric)
     places = {
@@ -184,12 +219,13 @@ def _front_rows(
             [line.box for line in lines[name]],
             log=log,
         )
-        for name, size in PLOTS.items()
+        for name, size in plots.items()
     }
     rows = []
     for number, point in enumerate(points):
         member = members[point.cell]
-        tied = front.tied_with_cheaper(point)
+        standing = "tied" if front.tied_with_cheaper(point) else "front" if point.on_front else "beaten"
+        standing = standing if judged else "unknown"
         row = {
             "approach": member.cell.approach,
             "family": member.family,
@@ -198,19 +234,16 @@ def _front_rows(
             "y": point.quality,
             "low": point.low,
             "high": point.high,
-            "core": CORE["tied" if tied else "front" if point.on_front else "beaten"],
+            "core": CORE[standing],
             "cost": unit.show(point.cost),
             "quality": show(point.quality)
             + (f" ({show(point.low)} to {show(point.high)})" if point.low is not None else ""),
-            "standing": "on the front, not shown to differ from a cheaper one"
-            if tied
-            else "on the front"
-            if point.on_front
-            else "a cheaper one is better",
+            "standing": STANDING[standing],
         }
         for name, found in places.items():
             place = found[number]
             row |= {f"{name}_dx": place.dx, f"{name}_dy": place.dy, f"{name}_align": place.align}
+            row[f"{name}_seen"] = place.seen
         rows.append(row)
     return rows
 
@@ -227,7 +260,15 @@ def _places(
 ) -> list[Place]:
     marks = _marks(points, size, ends, heights, log=log)
     middles = [((left + right) / 2, (top + foot) / 2) for left, top, right, foot in marks[: len(points)]]
-    return placed(middles, names, [*marks[len(points) :], *others], size)
+    order = sorted(range(len(points)), key=lambda at: (not points[at].on_front, -points[at].quality))
+    found = placed(
+        [middles[at] for at in order],
+        [names[at] for at in order],
+        [*marks[len(points) :], *others],
+        size,
+        crowded=True,
+    )
+    return [found[order.index(at)] for at in range(len(points))]
 
 
 def _marks(
@@ -256,5 +297,5 @@ def _marks(
 
 def names_beside(base: Any, x: Any, y: Any) -> list[Any]:
     """The points' names, where the rows say for a wide and a narrow plot."""
-    mark = base.mark_text(dx=pick("dx"), dy=pick("dy"), align=pick("align"), baseline="middle")
+    mark = base.mark_text(dx=pick("dx"), dy=pick("dy"), align=pick("align"), opacity=pick("seen"), baseline="middle")
     return [mark.encode(x=x, y=y, text="label:N")]

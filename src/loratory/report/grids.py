@@ -11,13 +11,17 @@ from loratory.units import MISSING, printable
 
 @dataclass(frozen=True)
 class Whisker:
-    """A mean with its interval on a scale from 0 to 100, and what it is seen against: a line, and a band around it."""
+    """A mean with its interval on a scale from 0 to 100, and what it is seen against: a line, and a band around it.
+
+    `outer` is a wider interval, drawn thinner.
+    """
 
     mean: float
     low: float | None
     high: float | None
     zero: float | None = None
     band: tuple[float, float] | None = None
+    outer: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,12 @@ def whiskers(values: Sequence[Spread | None]) -> list[Whisker | None]:
 
 def differences(pairs: Sequence[Pair], margin: float) -> list[Whisker | None]:
     """The pairs' differences on one scale with zero in its middle, and the margin around zero."""
-    ends = [abs(end) for pair in pairs for end in (pair.difference, pair.low, pair.high) if end is not None]
+    ends = [
+        abs(end)
+        for pair in pairs
+        for end in (pair.difference, pair.low, pair.high, pair.family_low, pair.family_high)
+        if end is not None
+    ]
     reach = max([*ends, margin * 1.5, 1e-9])
 
     def at(value: float) -> float:
@@ -129,7 +138,10 @@ def differences(pairs: Sequence[Pair], margin: float) -> list[Whisker | None]:
         if pair.difference is None:
             return None
         low, high = (None if end is None else at(end) for end in (pair.low, pair.high))
-        return Whisker(at(pair.difference), low, high, 50.0, (at(-margin), at(margin)))
+        outer = None
+        if pair.family > 1 and pair.family_low is not None and pair.family_high is not None:
+            outer = at(pair.family_low), at(pair.family_high)
+        return Whisker(at(pair.difference), low, high, 50.0, (at(-margin), at(margin)), outer)
 
     return [drawn(pair) for pair in pairs]
 

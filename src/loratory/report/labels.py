@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 GAP = 9
@@ -17,11 +17,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a name stands: pixels from its point, and which of its ends is there."""
+    """Where a name stands: pixels from its point, which of its ends is there, and whether it is seen at all."""
 
     dx: float
     dy: float
     align: Literal["left", "right", "center"]
+    seen: float = 1.0
 
 
 _PLACES = (
@@ -40,7 +41,12 @@ _PLACES = (
 
 
 def placed(
-    points: Sequence[tuple[float, float]], names: Sequence[str], obstacles: Sequence[Box], size: tuple[float, float]
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    obstacles: Sequence[Box],
+    size: tuple[float, float],
+    *,
+    crowded: bool = False,
 ) -> list[Place]:
     """A place for each name, in order, where it covers least.
 
@@ -48,12 +54,19 @@ def placed(
         points: pixels (x, y) from the left and the top.
         obstacles: what else must not be covered, such as intervals.
         size: width and height of the plot, which names should not leave.
+        crowded: leave out a name that would cover another, or stand outside, wherever it stood.
     """
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points] + list(obstacles)
+    written: list[Box] = []
     found = []
     for point, name in zip(points, names, strict=True):
         best = min(_PLACES, key=lambda place: _cost(_box(point, name, place), taken, size))
-        taken.append(_box(point, name, best))
+        box = _box(point, name, best)
+        if crowded and (covered(box, written) > 0 or _cost(box, [], size) > 0):
+            found.append(replace(best, seen=0.0))
+            continue
+        taken.append(box)
+        written.append(box)
         found.append(best)
     return found
 
@@ -82,10 +95,13 @@ def _overlap(one: Box, other: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def apart(heights: Sequence[float], gap: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float, ends: tuple[float, float] | None = None) -> list[float]:
     """The heights, moved as little as keeps neighbours at least `gap` apart, in the order given.
 
     Those that stand too close form a block around their mean.
+
+    Args:
+        ends: between which they stay, as far as there is room for all of them.
     """
     order = sorted(range(len(heights)), key=heights.__getitem__)
     blocks: list[tuple[list[int], float]] = []  # members, and the middle of the block
@@ -100,4 +116,9 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
     for members, middle in blocks:
         for number, member in enumerate(members):
             found[member] = middle + gap * (number - (len(members) - 1) / 2)
+    if ends is not None:
+        for number, position in enumerate(order):
+            found[position] = max(found[position], ends[0] + gap * number)
+        for number, position in enumerate(reversed(order)):
+            found[position] = min(found[position], ends[1] - gap * number)
     return found

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
-from loratory.report import axes, closer, comparing, prose, provenance, theme
+from loratory.report import axes, closer, comparing, prose, provenance, said, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
@@ -49,9 +49,12 @@ class GroupView:
     table: Grid
     intervals: bool
     pairs: Grid | None
+    together: bool
+    """Whether pairs have an interval for all of them at once beside their own."""
     against: str
     costs: Grid
-    observations: list[Any]
+    expected_best_said: str
+    said: list[said.Question]
     cells: list[CellView]
     disputed: Grid | None
     disputed_of: str
@@ -116,9 +119,11 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         table=comparing.quality_grid(study, group),
         intervals=any(m.low is not None for c in group.cells if (m := c.score(study.select)) is not None),
         pairs=comparing.pairs_grid(study, group),
+        together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
         against=_reference(group),
+        expected_best_said=prose.expected_best_said(study, group),
         costs=comparing.cost_numbers(group),
-        observations=prose.further(study, group),
+        said=said.questions(study, group),
         cells=cells,
         disputed=closer.disagreement_grid(group, split) if split is not None and split.examples else None,
         disputed_of="" if split is None else f"{split.of:,} of {split.all:,}",

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
-from loratory.report.comparing import points
+from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import beside
+from loratory.report.study_table import LEFT_OVER, beside
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_SEEDS
+
+MANY = (
+    "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
+    "corrected: read it where a pair was chosen before the study. The one for all pairs at once (Bonferroni) and "
+    "the p-value after Holm's correction are over all pairs of a data set and model, and verdicts rest on these "
+    "two. Holm's correction finds more than Bonferroni's, so that an interval for all pairs may hold 0 where p is "
+    "at most 0.05."
+)
+"""Why pairs have two intervals, where they are several."""
+
+EDGES = 4
+"""Cells that are named whose seeds chose the smallest or largest rate."""
 
 NOT_COVERED = {
     "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
@@ -109,58 +122,35 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
     if fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
         found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
-    found += _above_all(study)
+    found += above_all(study)
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
         found.append(f"The directories of {count} are not there: curves, classes and examples go without them.")
     return found
 
 
-def _above_all(study: Summary) -> list[str]:
-    """Of each data set and model, the baselines that score above the mean of every approach."""
-    found = []
-    show = axes.show_metric(study.select)
-    for group in study.groups:
-        means = [mean.mean for cell in group.cells if (mean := cell.score(study.select)) is not None]
-        above = [one for one in baselines(study, group) if means and one[1] > max(means)]
-        if above:
-            where = f"{group.title}: " if len(study.groups) > 1 else ""
-            reach = listed([f"{name} reaches {show(score)}" for name, score in above])
-            found.append(f"{where}{reach}, above the mean of every approach ({axes.metric_words(study.select)}, test).")
-    return found
-
-
-def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
-    """Names and scores of the group's baselines by the metric of the study, best first; none where they lack it."""
-    scores = [
-        (one.name, score)
-        for one in study.baselines
-        if one.data == group.data and (score := getattr(one, study.select, None)) is not None
-    ]
-    return sorted(scores, key=lambda one: one[1], reverse=True)
-
-
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    margin = points(study.margin, study.select).lstrip("+")
-    unit = " points" if METRICS[study.select].unit == "share" else ""
+    share = METRICS[study.select].unit == "share"
+    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
-        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t).",
+        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
+        "shown as far as the metric's scale goes.",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
         "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
-        "degrees of freedom between those of the seeds and of the examples (Satterthwaite). p-values are corrected by "
-        "Holm's method over all pairs of a data set and model.",
+        "degrees of freedom between those of the seeds and of the examples (Satterthwaite).",
+        *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
         f"Below {MIN_SEEDS} common seeds there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
-        "median is not higher, or the middle halves of both over seeds touch. Without verdicts no two are shown to "
-        "differ, and all are on it.",
+        "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
+        "there is no front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
@@ -187,10 +177,35 @@ def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
         return (
-            "Points: the mean over the seeds whose run completed, on validation alone. Vertical lines: their range. "
+            "Points: the mean over the seeds whose run completed, on validation, on which the rate was chosen. "
+            "Vertical lines: their range. "
             "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
         )
-    return "The first seed, scored on validation alone. Ringed: chosen, and trained with every seed."
+    return (
+        "The first seed, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every "
+        "seed."
+    )
+
+
+def expected_best_said(study: Summary, group: Group) -> str:
+    """What stands under the chart of the expected best rate, with how many seeds it is the mean of."""
+    counts = sorted({_whole(cell) for cell in group.cells if cell.tuning.expected_best})
+    if study.tune_seeds == "first":
+        over = "of the first seed alone"
+    elif counts[-1:] == counts[:1]:
+        over = f"mean over {counted(counts[0], 'seed')}" if counts else ""
+    else:
+        over = f"mean over {counts[0]} to {counts[-1]} seeds, those whose every rate completed"
+    return (
+        "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
+        f"({over}; scores on validation, on which the rate was chosen)."
+    )
+
+
+def _whole(cell: CellSummary) -> int:
+    """How many choices of the cell have a score for every rate."""
+    choices = (choice for choice in cell.tuning.choices if choice.trials)
+    return sum(all(trial.score is not None for trial in choice.trials) for choice in choices)
 
 
 def _written_down(study: Summary) -> str:
@@ -219,6 +234,9 @@ def limits(study: Summary) -> list[str]:
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
+    if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
+        found.append(LEFT_OVER)
+    found += _repeated(study)
     if _tuned(study):
         found.append(
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
@@ -231,17 +249,53 @@ def limits(study: Summary) -> list[str]:
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
-    if edge := [_at_end(cell) for cell in study.cells if any(choice.at_end for choice in cell.tuning.choices)]:
-        found.append(
-            f"The chosen learning rate of some cells is the smallest or largest tried ({listed(edge[:4])}): a wider "
-            "range may do better."
-        )
+    found += _at_the_edge(study)
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
 
 
-def _at_end(cell: CellSummary) -> str:
-    ends = sum(len(choice.seeds) for choice in cell.tuning.choices if choice.at_end)
-    seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
-    return f"{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"
+def _repeated(study: Summary) -> list[str]:
+    """That the bootstrap draws equal texts one by one, where the data have some."""
+    counts = {}
+    for one in study.data:
+        repeated = one.get("duplicates")
+        parts = repeated if isinstance(repeated, Mapping) else {}
+        number = sum(int(parts.get(part) or 0) for part in ("all", "test"))
+        if number:
+            counts[str(one.get("dataset", one.get("source", "data")))] = number
+    if not counts:
+        return []
+    shown = listed([f"{number:,} in {name}" for name, number in counts.items()])
+    return [
+        f"Test examples are resampled one by one, also those whose texts are equal (repeated texts: {shown}): where "
+        "many of them fall into the test split, intervals of differences are too narrow."
+    ]
+
+
+def _at_the_edge(study: Summary) -> list[str]:
+    """The cells whose seeds chose the smallest or largest rate, worst first; two rates have no middle to choose."""
+    found = []
+    for cell in study.cells:
+        choices = [choice for choice in cell.tuning.choices if len(choice.trials) > 2]
+        if ends := sum(len(choice.seeds) for choice in choices if choice.at_end):
+            found.append((ends, sum(len(choice.seeds) for choice in choices), cell))
+    if not found:
+        return []
+    found.sort(key=lambda one: -one[0] / one[1])
+    several = len(study.groups) > 1
+    names = [
+        f"{_where(study, cell) if several else ''}{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"
+        for ends, seeds, cell in found[:EDGES]
+    ]
+    further = [counted(len(found) - EDGES, "further cell")] if len(found) > EDGES else []
+    return [
+        f"The chosen learning rate of some cells is the smallest or largest tried ({listed([*names, *further])}): a "
+        "wider range may do better."
+    ]
+
+
+def _where(study: Summary, cell: CellSummary) -> str:
+    """`hutto:movies, ` with the model too where there are several."""
+    model = f" with {cell.model}" if len({one.model for one in study.cells}) > 1 else ""
+    return f"{cell.data}{model}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from loratory import units
 from loratory.study.document import Summary
 
 Facts = list[tuple[str, str]]
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 PARTS = ("train", "validation", "test")
 
@@ -86,4 +89,6 @@ def _plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, str) and _TIME.match(value):
+        return units.moment(value)
     return units.printable(str(value)) if isinstance(value, str | float) else ""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from loratory import units
 from loratory.errors import counted
+from loratory.report import axes
+from loratory.report.beside import above_all
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Cost
@@ -34,6 +36,13 @@ CHOSEN = {
     "that choice.",
 }
 """How rates came about, by the study's `tune_seeds`."""
+
+
+LEFT_OVER = (
+    "On a CPU peak memory is the process's: where a process carried out several runs, a later one may hold some of "
+    "what earlier ones needed."
+)
+"""What is said of resident memory in a study, whose records do not tell which runs shared a process."""
 
 
 def interval(low: float | None, high: float | None, show: Show) -> str:
@@ -115,7 +124,8 @@ def _show_mean(metric: str) -> Callable[[Row], str]:
 
     def cell(row: Row) -> str:
         mean = show(_number(row, metric))
-        ends = interval(_number(row, f"{metric}_low"), _number(row, f"{metric}_high"), show)
+        low, high = (axes.within(metric, _number(row, f"{metric}_{end}")) for end in ("low", "high"))
+        ends = interval(low, high, show)
         return f"{mean} ({ends})" if ends else mean
 
     return cell
@@ -183,16 +193,16 @@ def _columns(study: Summary) -> tuple[Column, ...]:
 def notes(study: Summary) -> list[str]:
     """What a reader must know before two rows are compared."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
-    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0] if counts else 0, "seed")
     kinds = {cost.kind for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes")) is not None}
     found = [
-        f"Accuracy and macro-F1: on the test split, means over {seeds} with {study.confidence:.0%} intervals "
-        "over seeds, on these examples. "
-        "Times and memory: medians over seeds.",
+        *above_all(study),
+        f"Accuracy and macro-F1: on the test split, {means_said(study)}.",
+        *(["Times and memory: medians over seeds."] if counts[-1:] > [1] else []),
         SHARE,
         TIMES,
         *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
+        *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
         found.append(CHOSEN[study.tune_seeds])
@@ -202,6 +212,18 @@ def notes(study: Summary) -> list[str]:
     if study.failed:
         found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
+
+
+def means_said(study: Summary) -> str:
+    """What the means are over, and whether they have intervals: there is none below three seeds."""
+    counts = sorted({len(cell.seeds) for cell in study.cells})
+    if not counts or counts[-1] < 2:
+        return "one seed: no interval, so differences may be chance"
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
+    if counts[-1] < 3:
+        return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
+    few = ", none below 3 seeds" if counts[0] < 3 else ""
+    return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
 
 
 def beside(study: Summary) -> list[str]:

@@ -22,6 +22,7 @@ from loratory.study.lock import launching
 from loratory.study.plan import Plan, not_alone, without_use, without_weights
 from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
+from loratory.study.wording import of_the_file
 from loratory.study.workers import Workers
 
 log = logging.getLogger("loratory")
@@ -64,7 +65,7 @@ def launch(
     if alone and executor == "ray":
         raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
     _check_place(directory)
-    with launching(directory) as tell:
+    with launching(directory) as tell, of_the_file():
         _say_what_changed(directory, spec)
         inputs = Inputs()
         check_settings(spec, inputs)

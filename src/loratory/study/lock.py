@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from loratory import units
 from loratory.errors import StorageError
 from loratory.store.files import write_durably
 from loratory.study.layout import LAUNCHER, LOCK
@@ -32,7 +33,7 @@ class Launcher:
     """How many final runs, where it is another number."""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} has been running it since {self.since}"
+        return f"process {self.pid} on {self.host} has been running it since {units.moment(self.since)}"
 
 
 @contextmanager

@@ -5,12 +5,28 @@ parameters ─▶ quality of each pair ─▶ the best ─▶ baselines ─▶ r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from loratory.study.observed import Scene
-from loratory.study.observed_costs import fronts_seen, memory, parameters, time
+from loratory.study.observed_costs import fronts_seen, memory, parameters, reached, time, total_time
 from loratory.study.observed_quality import beside_baselines, best, comparisons, incomplete, ranks
 from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair
+
+TOPICS: Mapping[str, Callable[[Scene], list[Observation]]] = {
+    "parameters": parameters,
+    "incomplete": incomplete,
+    "pairs": comparisons,
+    "best": best,
+    "baselines": beside_baselines,
+    "ranks": ranks,
+    "time": time,
+    "reached": reached,
+    "total_time": total_time,
+    "memory": memory,
+    "fronts": fronts_seen,
+}
+"""What is said of each data set x model, in this order."""
 
 
 def observe(
@@ -42,6 +58,5 @@ def observe(
             margin=margin,
             where=f"{data}, {model}: " if len(groups) > 1 else "",
         )
-        for say in (parameters, incomplete, comparisons, best, beside_baselines, ranks, time, memory, fronts_seen):
-            found += say(scene)
+        found += [replace(one, topic=topic) for topic, say in TOPICS.items() for one in say(scene)]
     return tuple(found)

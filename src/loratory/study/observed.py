@@ -12,6 +12,9 @@ from loratory.evaluation.metrics import METRICS, Metric
 from loratory.study.fronts import verdicts_of
 from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, Spread, Verdict
 
+NAMED = 3
+"""More approaches than this are counted in a sentence, not named: the table has their names."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -73,7 +76,7 @@ class Scene:
     def gap(self, number: float, *, sign: bool = True) -> str:
         """A difference of the metric without its unit; accuracy in points of 1%."""
         number, digits = (100 * number, 2) if self.metric == "accuracy" else (number, 4)
-        text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+        text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", units.MINUS)
         return text if float(f"{number:.{digits}f}") else text.lstrip("+−")
 
     @property

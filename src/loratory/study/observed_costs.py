@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loratory import units
 from loratory.errors import counted
-from loratory.study.observed import Scene, listed
-from loratory.study.parts import CellSummary, Cost, Front, Observation
+from loratory.study.observed import NAMED, Scene, listed
+from loratory.study.parts import CellSummary, Cost, Front, FrontPoint, Observation
 from loratory.study.statistics import MIN_SEEDS
 
 AXIS_TITLES = {
@@ -42,10 +43,18 @@ def parameters(scene: Scene) -> list[Observation]:
 
 
 def time(scene: Scene) -> list[Observation]:
-    """Training time beside that of standard fine-tuning, and what total time is made of."""
-    compared = _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster)
-    reached = (found for cell in scene.cells if (found := _reached(scene, cell)) is not None)
-    return [*compared, *reached, *(found for cell in scene.cells if (found := _total_time(scene, cell)) is not None)]
+    """Training time beside that of standard fine-tuning."""
+    return _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster)
+
+
+def reached(scene: Scene) -> list[Observation]:
+    """How soon validation scores reach one level."""
+    return [found for cell in scene.cells if (found := _reached(scene, cell)) is not None]
+
+
+def total_time(scene: Scene) -> list[Observation]:
+    """What total time is made of."""
+    return [found for cell in scene.cells if (found := _total_time(scene, cell)) is not None]
 
 
 def memory(scene: Scene) -> list[Observation]:
@@ -154,9 +163,11 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
     keys = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
     if any(key not in cell.cost for key in keys) or not cell.cost["total_seconds"].median:
         return None
-    setup, train, evaluated, total = (cell.cost[key].median for key in keys)
+    run = cell.cost["total_seconds"].middle
+    setup, train, evaluated, total = (cell.cost[key].values[run] for key in keys)
     text = (
-        f"In all, {cell.approach} takes {units.duration(total)} a run: {units.percent(train / total)} of it training, "
+        f"In all, {cell.approach} takes {units.duration(total)} in its median run: "
+        f"{units.percent(train / total)} of it training, "
         f"{units.percent(setup / total)} set-up, {units.percent(evaluated / total)} evaluation."
     )
     figures = {"total_seconds": total, "train_share": train / total, "setup_share": setup / total}
@@ -164,15 +175,24 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
 
 
 def fronts_seen(scene: Scene) -> list[Observation]:
-    """For each cost, the cells that none is better than at no more cost, and which of them are not told apart."""
-    return [_front(scene, front) for front in scene.fronts if len(front.points) > 1]
+    """The cells that none is better than at no more cost, and which of them are not told apart; one sentence for the
+    costs of which the same is to be said."""
+    alike: dict[str, list[Front]] = defaultdict(list)
+    for front in scene.fronts:
+        if len(front.points) > 1:
+            alike[_standing(scene, front)].append(front)
+    return [_front(scene, standing, fronts) for standing, fronts in alike.items()]
 
 
-def _front(scene: Scene, front: Front) -> Observation:
+def _front(scene: Scene, standing: str, fronts: Sequence[Front]) -> Observation:
     by_id = {cell.id: cell for cell in scene.cells}
-    text = f"{scene.title[0].upper()}{scene.title[1:]} against {AXIS_TITLES[front.axis]}: {_standing(scene, front)}."
-    figures = {point.cell: {"cost": point.cost, "quality": point.quality} for point in front.points}
-    return scene.say(text, [by_id[point.cell] for point in front.points], figures)
+    costs = listed([AXIS_TITLES[front.axis] for front in fronts])
+    text = f"{scene.title[0].upper()}{scene.title[1:]} against {costs}: {standing}."
+    figures = {
+        front.axis: {point.cell: {"cost": point.cost, "quality": point.quality} for point in front.points}
+        for front in fronts
+    }
+    return scene.say(text, [by_id[point.cell] for point in fronts[0].points], figures)
 
 
 def _standing(scene: Scene, front: Front) -> str:
@@ -180,11 +200,20 @@ def _standing(scene: Scene, front: Front) -> str:
     ids = [point.cell for point in front.points]
     if not on or all(scene.verdicts.get((a, b)) is None for a in ids for b in ids):
         return "no pair has a verdict, so there is no front to speak of"
-    text = f"on the front {'is' if len(on) == 1 else 'are'} {listed([scene.name[point.cell] for point in on])}"
-    tied = [scene.name[point.cell] for point in on[1:] if point.cell in on[0].tied_with]
+    text = f"on the front {'is' if len(on) == 1 else 'are'} {_named(scene, on, front.points)}"
+    tied = [point for point in on[1:] if point.cell in on[0].tied_with]
     if tied:
-        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is not shown to differ from {listed(tied)}"
-    beaten = [scene.name[point.cell] for point in front.points if not point.on_front]
+        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is not shown to differ from "
+        text += "any other on it" if len(tied) == len(on) - 1 > NAMED else _named(scene, tied, on[1:])
+    beaten = [point for point in front.points if not point.on_front]
     if beaten:
-        text += f"; {listed(beaten)} {'is' if len(beaten) == 1 else 'are'} worse than one that costs no more"
+        verb = "is" if len(beaten) == 1 else "are"
+        text += f"; {_named(scene, beaten, front.points)} {verb} worse than one that costs no more"
     return text
+
+
+def _named(scene: Scene, points: Sequence[FrontPoint], among: Sequence[FrontPoint]) -> str:
+    """Their names, or where these are many how many they are: 12 of 14."""
+    if len(points) <= NAMED:
+        return listed([scene.name[point.cell] for point in points])
+    return f"all {len(points)}" if len(points) == len(among) else f"{len(points)} of {len(among)}"

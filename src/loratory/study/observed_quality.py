@@ -10,11 +10,8 @@ from typing import Any
 
 from loratory import units
 from loratory.errors import counted
-from loratory.study.observed import Scene, listed
+from loratory.study.observed import NAMED, Scene, listed
 from loratory.study.parts import CellSummary, Observation, Pair, Verdict
-
-NAMED = 3
-"""More approaches than this are counted in a sentence, not named: the table has their names."""
 
 
 def comparisons(scene: Scene) -> list[Observation]:
@@ -109,18 +106,22 @@ def best(scene: Scene) -> list[Observation]:
         ("inconclusive", "not shown to differ from {}"),
         (None, "without a verdict against {}"),
     ]
-    parts = [phrase.format(_some(by_verdict[one], others)) for one, phrase in phrases if by_verdict[one]]
+    parts = [
+        phrase.format(_some(by_verdict[one], others, every="any of the" if one == "inconclusive" else "all"))
+        for one, phrase in phrases
+        if by_verdict[one]
+    ]
     text = f"The best mean {scene.title} is {scene.value(scene.score(top).mean)}, of {top.approach}: "
     figures = {cell.id: scene.score(cell).mean for cell in (top, *others)}
     said = [text + "; ".join(parts) + ".", *_smallest(top, by_verdict["equivalent"] + by_verdict["inconclusive"])]
     return [scene.say(" ".join(said), (top, *others), figures)]
 
 
-def _some(cells: Sequence[CellSummary], others: Sequence[CellSummary]) -> str:
+def _some(cells: Sequence[CellSummary], others: Sequence[CellSummary], *, every: str = "all") -> str:
     """Their names, or where these are many how many they are: 12 of the 13 others."""
     if len(cells) <= NAMED:
         return listed([cell.approach for cell in cells])
-    return f"all {len(others)} others" if len(cells) == len(others) else f"{len(cells)} of the {len(others)} others"
+    return f"{every} {len(others)} others" if len(cells) == len(others) else f"{len(cells)} of the {len(others)} others"
 
 
 def _smallest(top: CellSummary, tied: Sequence[CellSummary]) -> list[str]:

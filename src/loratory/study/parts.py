@@ -48,6 +48,11 @@ class Cost:
     kind: Literal["allocated", "resident"] | None = None
     """Of peak memory: allocated on the GPU, or the process's resident set."""
 
+    @property
+    def middle(self) -> int:
+        """The place in `values` of the median run; of two in the middle the smaller."""
+        return sorted(range(len(self.values)), key=self.values.__getitem__)[(len(self.values) - 1) // 2]
+
 
 @dataclass(frozen=True)
 class ExpectedBest:
@@ -275,6 +280,8 @@ class Observation:
     cells: tuple[str, ...]
     figures: Mapping[str, Any]
     verdict: Verdict | None
+    topic: str = ""
+    """What it is about, a key of :data:`loratory.study.observations.TOPICS`."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ comes from what decides its result, so that a plan made again finds the runs of 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
 from loratory.study.selection import Tried
 from loratory.study.spec import Cell, StudySpec
+from loratory.study.statistics import CONFIDENCE, MIN_SEEDS, smallest_shown
 
 log = logging.getLogger("loratory")
 
@@ -240,6 +242,25 @@ def not_alone(plan: Plan) -> int:
     """How many final runs exist that shared their device with others of a study, or may have."""
     finals = [record for one in plan.cells for job in one.finals if (record := plan.records.get(job.id)) is not None]
     return sum(lookup(record.study, "runs_at_once") != 1 for record in finals if record.status == "completed")
+
+
+def differences_said(spec: StudySpec) -> list[str]:
+    """What the study can be expected to show: how small p and how large a difference a verdict needs."""
+    cells = Counter((cell.data, cell.model) for cell in spec.cells())
+    most, seeds = max(cells.values()), len(spec.seeds)
+    family = most * (most - 1) // 2
+    if not family:
+        return []
+    each = " of each data set and model" if len(cells) > 1 else ""
+    pairs = f"Differences: {counted(family, 'pair')}{each}"
+    if seeds < MIN_SEEDS:
+        return [f"{pairs}, and {counted(seeds, 'seed')}: no verdict below {MIN_SEEDS} seeds"]
+    return [
+        f"{pairs}: a verdict of better needs p of at most {(1 - CONFIDENCE) / family:.2g}. If seeds were the only "
+        f"chance, a difference would have to be {smallest_shown(seeds, family):.1f} times its standard deviation over "
+        f"seeds ({2 * seeds} seeds: {smallest_shown(2 * seeds, family):.1f} times); "
+        f"{'fewer cells or ' if family > 1 else ''}more seeds find smaller ones"
+    ]
 
 
 def said_of(plan: Plan) -> str:

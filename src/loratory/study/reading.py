@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS, method_named
 from loratory.spec import GROUPS, DataSpec, HardwareSpec, TrainingSpec, first_fault, group_of
-from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, MethodGrid, StudySpec
+from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, WIDEST_MARGIN, MethodGrid, StudySpec
 from loratory.study.yaml_file import MAX_BYTES, Document, Keys, read_yaml
 
 log = logging.getLogger("loratory")
@@ -93,6 +93,7 @@ def parse_study(found: Document) -> StudySpec:
     except ValidationError as error:
         path, wrong, message = first_fault(error)
         raise SettingsError(f"{found.at(path)}: {'.'.join(map(str, path))} {wrong!r}: {message}") from None
+    _check_margin(found, spec)
     _check_budgets(found, spec)
     _check_cells(found, spec)
     return spec
@@ -238,6 +239,15 @@ def _train(found: Document) -> dict[str, Any]:
             raise SettingsError(f"{where}: {key} {value!r}: {first_fault(error)[2]}") from None
         flags[flag] = value
     return flags
+
+
+def _check_margin(found: Document, spec: StudySpec) -> None:
+    """A margin of half the scale or more is points that were meant as a fraction: 1 for 0.01."""
+    if spec.metric.ends == (0.0, 1.0) and spec.margin >= WIDEST_MARGIN:
+        raise SettingsError(
+            f"{found.at(('margin',))}: margin {spec.margin:g}: {spec.select} goes from 0 to 1, and margin is a "
+            "fraction: one point is 0.01"
+        )
 
 
 def _check_budgets(found: Document, spec: StudySpec) -> None:

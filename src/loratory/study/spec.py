@@ -23,6 +23,10 @@ MOST_RUNS = 100_000
 """A study of more runs is a mistake."""
 
 
+WIDEST_MARGIN = 0.5
+"""From here on a margin of a metric from 0 to 1 is a mistake."""
+
+
 class MethodGrid(Settings):
     """One entry of `methods`: a method, each of its settings with the values it takes, and the rates it may try."""
 
@@ -84,7 +88,7 @@ class StudySpec(Settings):
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
     """The validation metric that chooses a rate."""
     margin: float = Field(0.01, ge=0)
-    """A difference in that metric that counts as none."""
+    """A difference in that metric that counts as none; of a metric from 0 to 1 a fraction: one point is 0.01."""
     keep: Literal["best", "all", "none"] = "best"
     """Weights of final runs: of each cell's best on validation, of all, or of none."""
 

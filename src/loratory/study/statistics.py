@@ -109,6 +109,16 @@ def verdict(found: Difference, p_holm: float, *, family: int, margin: float, hig
     return "better" if (found.estimate > 0) == higher_is_better else "worse"
 
 
+def smallest_shown(seeds: int, family: int) -> float:
+    """The smallest mean difference that gets a verdict, in standard deviations of the seeds' differences.
+
+    Holm's correction lets the first of a family's pairs pass where its p is at most 5% / family. Were seeds the only
+    chance, the error of the mean would be sd / √seeds with seeds - 1 degrees of freedom, so that the difference has to
+    reach t(1 - 5% / (2 · family)) · sd / √seeds. Test examples widen the error, and add degrees of freedom.
+    """
+    return float(stats.t.isf((1 - CONFIDENCE) / family / 2, seeds - 1) / np.sqrt(seeds))
+
+
 def family_interval(found: Difference, family: int) -> tuple[float, float]:
     """One pair's share of intervals that hold for the whole family at once (Bonferroni)."""
     low, high = found.interval(1 - (1 - CONFIDENCE) / family)

@@ -1,0 +1,39 @@
+"""The baselines beside a study's approaches: what they score, and where one is above all of them."""
+
+from __future__ import annotations
+
+from loratory.report import axes
+from loratory.study.document import Group, Summary
+from loratory.study.observed import listed
+
+SAME_AUTHORS = (
+    "VADER's word list and the ratings of these texts were made by the same authors (Hutto & Gilbert 2014), so that it "
+    "is at home here."
+)
+"""What is said where VADER is above every approach on their data."""
+
+
+def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
+    """Names and scores of the group's baselines by the metric of the study, best first; none where they lack it."""
+    scores = [
+        (one.name, score)
+        for one in study.baselines
+        if one.data == group.data and (score := getattr(one, study.select, None)) is not None
+    ]
+    return sorted(scores, key=lambda one: one[1], reverse=True)
+
+
+def above_all(study: Summary) -> list[str]:
+    """Of each data set and model, the baselines that score above the mean of every approach."""
+    found = []
+    show = axes.show_metric(study.select)
+    for group in study.groups:
+        means = [mean.mean for cell in group.cells if (mean := cell.score(study.select)) is not None]
+        above = [one for one in baselines(study, group) if means and one[1] > max(means)]
+        if above:
+            where = f"{group.title}: " if len(study.groups) > 1 else ""
+            reach = listed([f"{name} reaches {show(score)}" for name, score in above])
+            text = f"{where}{reach}, above the mean of every approach ({axes.metric_words(study.select)}, test)."
+            kin = group.data.startswith("hutto:") and any(name == "VADER" for name, _ in above)
+            found.append(f"{text} {SAME_AUTHORS}" if kin else text)
+    return found
