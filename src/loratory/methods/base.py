@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from loratory.spec import MethodSettings
 
@@ -143,6 +143,20 @@ class Method(Protocol):
             SettingsError: the settings do not fit the model.
         """
         ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A method that does not run on every family."""
+
+    def refuses(self, family: Family) -> str | None:
+        """Why it does not run on `family`, as one line; None where it does."""
+        ...
+
+
+def refusal(method: Method, family: Family) -> str | None:
+    """Why `method` does not run on `family`, as one line; None where it does. No model is needed to know."""
+    return method.refuses(family) if isinstance(method, Particular) else None
 
 
 def set_free(
