@@ -73,6 +73,7 @@ def test_models_are_listed_from_the_table_of_families_in_80_columns_and_without_
     assert rows.keys() == FAMILIES.keys()
     assert rows["llama"]["attention"] == ["causal", "grouped heads"]
     assert rows["mpnet"]["layout"] == "padded"
+    assert {name for name, row in rows.items() if row["quantize"]} == {"gpt2", "llama", "qwen2", "qwen3"}
     assert [name for name, row in rows.items() if "hybrid" in row["refused"]] == ["albert"]
 
 

@@ -22,6 +22,7 @@ from loratory.exporting.source import Source
 from loratory.models.load import load_base, load_state, load_trained
 from loratory.models.pth import read_pth, save_pth
 from loratory.models.source import quiet
+from loratory.setup import quantized
 from loratory.store.directory import claim, publish, publish_files, staging
 
 log = logging.getLogger("loratory")
@@ -60,6 +61,11 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
     source = Source.of(path, local_names=upload is None)
     if kind == "adapter" and not source.adapted:
         raise SettingsError(f"--format adapter: {path} is a run of {source.method} and has no adapter; use merged")
+    if kind != "adapter" and source.quantize != "off":
+        raise SettingsError(
+            f"--format {kind}: the base of {path} is held in {source.quantize}, and no adapter is folded into that; "
+            "use adapter"
+        )
     with claim(output, doing="exporting to"), staging(output) as stage:
         base = source.load()
         examples = examples_of(source.spec, source.digests, base)
@@ -111,7 +117,9 @@ def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(source.path / name, stage / name)
     examples.tokenizer.save_pretrained(stage)
-    logits = logits_of(load_trained(stage, model=source.spec.model, labels=source.labels), examples.data)
+    held = quantized(source.spec)
+    adapted = load_trained(stage, model=source.spec.model, labels=source.labels, quantization=held)
+    logits = logits_of(adapted, examples.data)
     if not source.local_names:  # a path of this machine is of no use to others, and not theirs to know
         path = stage / "adapter_config.json"
         config = json.loads(path.read_text("utf8"))

@@ -70,7 +70,9 @@ class TrainableModel:
 
     def counts(self) -> dict[str, int]:
         """Numbers of parameters: total, trainable, adapter, head, unfrozen, frozen."""
-        sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        from loratory.models.quantized import numbers
+
+        sizes = {name: numbers(parameter) for name, parameter in self.model.named_parameters()}
         by_part = Counter[str]()
         for name, part in self.parts.items():
             by_part[part] += sizes[name]
@@ -101,6 +103,7 @@ class TrainableModel:
         for module in self.model.modules():
             if (
                 isinstance(module, Linear)
+                and module.weight.is_floating_point()  # not one that is held in fewer bits already
                 and module not in used
                 and not any(p.requires_grad for p in module.parameters())
             ):

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "Layout: flat batches hold no padding. Own layers: the engine computes whole layers itself, not only their "
-    "adapters. Graphs: whole steps can be captured as CUDA graphs."
+    "adapters. Graphs: whole steps can be captured as CUDA graphs. --quantize is for the causal ones."
 )
 
 
 def family_rows() -> list[dict[str, Any]]:
-    """Each family: name, layout, attention, whether layers are the engine's own and steps captured as graphs, and the
-    methods that it refuses with the reason of each. torch is not needed for it."""
+    """Each family: name, layout, attention, whether layers are the engine's own, steps captured as graphs and its base
+    quantised, and the methods that it refuses with the reason of each. torch is not needed for it."""
     return [_row(family) for family in FAMILIES.values()]
 
 
@@ -30,6 +30,7 @@ def _row(family: Family) -> dict[str, Any]:
         "attention": list(family.attention_kinds),
         "own_layers": family.own_layers,
         "graphs": family.flat,
+        "quantize": family.causal,
         "refused": refused,
     }
 
