@@ -16,7 +16,7 @@ from loratory.data import Dataset, Labelled, dataset_of, load_source, make_datas
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
-from loratory.errors import DataError, LoratoryError, ModelError, SettingsError, StorageError, counted
+from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
@@ -168,7 +168,7 @@ def load_run(
             tokenizer than the one it was trained on.
     """
     spec = parse_spec(record.spec)
-    base = load_trained(
+    return load_trained(
         path,
         model=spec.model,
         labels=record.labels,
@@ -176,13 +176,8 @@ def load_run(
         flat_tokens=flat_tokens,
         bases=bases,
         quantization=quantized(spec, hardware),
+        digest=str(record.environment["model_digest"]),
     )
-    trained_on = record.environment["model_digest"]
-    if (path / "adapter_config.json").is_file() and base.digest != trained_on:
-        raise ModelError(
-            f"{path}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
-        )
-    return base
 
 
 def _open_pth(path: Path, hardware: HardwareSpec, model: str | None, data: DataSpec | None) -> Trained:

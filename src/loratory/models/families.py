@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from loratory.errors import ModelError, nearest
+from loratory.errors import ModelError
 
 if TYPE_CHECKING:  # `loratory models` reads the table without torch
     from torch import Tensor, nn
@@ -224,9 +224,23 @@ def family_of(config: PretrainedConfig) -> Family:
     """The family of a configuration.
 
     Raises:
-        ModelError: the architecture is not in the table, or pools tokens in a way that needs the padded layout.
+        ModelError: the architecture is not in the table; the line says what it lacks.
     """
     name = str(config.model_type)
     if name not in FAMILIES:
-        raise ModelError(f"architecture {name!r} is not supported; {nearest(name, FAMILIES)}")
+        raise ModelError(
+            f"architecture {name!r} is not supported: {_lacks(config)}; `loratory models` lists those that are"
+        )
     return FAMILIES[name]
+
+
+def _lacks(config: PretrainedConfig) -> str:
+    """Why a configuration's architecture is in no table of text classifiers, or else in none of ours."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder and a decoder, where one of the two is needed"
+    if config.model_type not in CLASSIFIERS:
+        takes = "" if hasattr(config, "vocab_size") else "it takes no text, and "
+        return f"{takes}transformers has no class of it that classifies sequences"
+    return "where its layers and its head stand is not in the table of families"

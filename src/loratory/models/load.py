@@ -161,6 +161,7 @@ def load_trained(
     merge: bool = False,
     bases: Bases | None = None,
     quantization: Quantization | None = None,
+    digest: str | None = None,
 ) -> Base:
     """The model of a committed run, in fp32 on the CPU; an adapter's base as `quantization` says, on its device.
 
@@ -171,6 +172,7 @@ def load_trained(
         merge: fold an adapter into the base's weights.
         bases: what gives an adapter's base, where several share it; a quantised one is never shared.
         quantization: how an adapter's base was held while the adapter was trained.
+        digest: that of the base on which an adapter was trained, where it is to be compared.
 
     Raises:
         ModelError: the directory's weights are damaged, or are not the base's; or an adapter is to be folded into a
@@ -186,6 +188,10 @@ def load_trained(
         base = bases.take(model, labels)
     else:
         base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens, quantization=quantization)
+    if digest is not None and base.digest != digest:
+        raise ModelError(
+            f"{directory}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
+        )
     check_safetensors(directory / "adapter_model.safetensors")
     try:
         with quiet():
