@@ -90,6 +90,9 @@ def _example(source: Source, kind: str) -> list[str]:
     held, given = "", ""
     if source.quantize != "off":
         settings = {**SETTINGS[source.quantize], "llm_int8_skip_modules": list(source.head)}
+        if source.quantize == "4bit":
+            bf16 = source.record.environment["precision"] == "bf16"
+            settings["bnb_4bit_compute_dtype"] = "bfloat16" if bf16 else "float32"
         held = f"\nheld = BitsAndBytesConfig({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
         given = ", quantization_config=held"
     programs = {

@@ -58,6 +58,8 @@ class Quantization:
         if device.type != "cuda":
             raise ResourceError(f"a base in {kind} (--quantize) needs a CUDA device, and this is the {device.type}")
         check_packages()
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         return cls(kind, device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @property
