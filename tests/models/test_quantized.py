@@ -143,6 +143,19 @@ def test_lora_beside_it_learns_says_so_and_stock_peft_gives_its_logits(
 
 
 @computes
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_bottom_and_checkpointed_layers_go_with_it(
+    kind: str, allowed: None, spec: Any, wide: Any, tmp_path: Path
+) -> None:
+    own = {"unfrozen_layers": 0, "frozen_layers": 1, "activation_checkpointing": "on", "accumulate": 2}
+    done = train(spec("hybrid", model=str(wide("llama")), quantize=kind, epochs=3, **own), output=tmp_path / "run")
+    rows = (done.directory / "history.jsonl").read_text("utf8").splitlines()
+    assert json.loads(rows[-1])["loss"] < json.loads(rows[0])["loss"]
+    assert done.record.environment["engine"]["frozen_bottom"]["layers"] == 1
+    assert done.record.parameters["unfrozen"] == 0
+
+
+@computes
 def test_the_base_of_such_an_adapter_is_compared_and_nothing_is_folded_into_it(
     run: Any, tmp_path: Path, wide: Any, snapshot: Any, capsys: Any
 ) -> None:
