@@ -1,4 +1,4 @@
-"""Write docs/methods.md: what each method's own file says of it, its settings, and the families it runs on.
+"""Write docs/methods.md: what each method's own file says of it, and its settings.
 
 python docs/methods.py
 """
@@ -11,19 +11,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
-
-from loratory.errors import SettingsError
-from loratory.methods import METHODS, Method, method_settings
+from loratory.methods import METHODS, Method
 from loratory.methods.peft_type import PeftType
-from loratory.models.families import FAMILIES
-from loratory.models.load import Base
 
 PAGE = Path(__file__).with_name("methods.md")
 FIRST = (
     "# Methods\n\nWritten by `python docs/methods.py` from the methods' own files, and checked. Every method trains\n"
-    "the head too: all that stands between the encoder's last hidden state and the logits.\n"
+    "the head too: all that stands between the encoder's last hidden state and the logits. The families that each one\n"
+    "runs on: [support.md](support.md).\n"
 )
 
 
@@ -32,7 +27,7 @@ def page() -> str:
     known = {name: _section(method) for name, method in METHODS.items()}
     any_other = PeftType.named("peft:VERA")
     sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}"]
-    return "\n".join([FIRST, *sections, _support()])
+    return "\n".join([FIRST, *sections])
 
 
 def _section(method: Method) -> str:
@@ -56,32 +51,6 @@ def _section(method: Method) -> str:
 def _text(kind: type[Any]) -> str:
     """The docstring of the file in which `kind` stands; equations, which are indented, as they are."""
     return textwrap.dedent(sys.modules[kind.__module__].__doc__ or "").strip() + "\n"
-
-
-def _support() -> str:
-    """Which method runs on which family, as its `prepare` says of the family's own default configuration."""
-    reasons: list[str] = []
-    rows = []
-    for family in FAMILIES:
-        cells = []
-        for name in METHODS:
-            reason = _refusal(name, family)
-            cells.append("yes" if reason is None else "no")
-            reasons += [f"- {name} on {family}: {reason}"] if reason is not None else []
-        rows.append(f"| {family} | {' | '.join(cells)} |")
-    head = [f"| | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
-    return "\n".join(["## Where they run\n", *head, *rows, "", *reasons, ""])
-
-
-def _refusal(method: str, family: str) -> str | None:
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family))
-    base = Base(model, None, FAMILIES[family], "", "")
-    try:
-        METHODS[method].prepare(base, method_settings({"name": method}), seed=0)
-    except SettingsError as error:
-        return str(error)
-    return None
 
 
 if __name__ == "__main__":

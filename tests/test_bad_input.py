@@ -58,6 +58,7 @@ def place(
     (place / "uncommitted").mkdir()
     (place / "uncommitted" / "run.json").write_text("{}")
     (place / "file").write_text("mine")
+    (place / "nan.json").write_text("mine")
     torch.save(Payload(place / "it-ran"), place / "payload.pth")
     torch.save({"weight": torch.zeros(2), "note": "hello"}, place / "mixed.pth")
     torch.save({"weight": torch.zeros(2000)}, place / "whole.pth")
@@ -153,6 +154,8 @@ OTHER: list[tuple[str, int, list[str]]] = [
     ("export --model-path {place}/run --output {place}/new --push me/mine", 2, ["pth is a file", "--format merged"]),
     ("export --model-path {place}/run --format merged --output {place}/new --push a/b/c", 2, ["--push 'a/b/c'"]),
     ("export --model-path {place}/run --output {place}/file/below.pth", 5, ["cannot write"]),
+    ("export --model-path {place}/run --output {place}/model.json", 2, ["model.json", "must end in .pth"]),
+    ("export --model-path {place}/run --output {place}/nan.pth", 5, ["nan.json", "exists already"]),
     ("compare {place}/run {place}/absent", 5, ["not a directory"]),
     ("data show hutto:moovies", 3, ["movies"]),
     ("tarin", 2, ["tarin", "'train'"]),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from loratory.cli import main
+from loratory.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,29 @@ def test_set_gives_any_setting_by_its_path(flags: list[str], tmp_path: Path, cap
     assert document["parameters"]["adapter"] == 2 * 2 * 3 * (32 + 32)
 
 
+def test_models_are_listed_from_the_table_of_families_in_80_columns_and_without_torch(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[3 : 3 + len(FAMILIES)]] == list(FAMILIES)
+    (row,) = (line for line in lines if line.split()[:1] == ["modernbert"])
+    assert row.split() == ["modernbert", "flat", "bidirectional,", "local", "no", "yes", "bitfit"]
+    assert "--method bitfit: modernbert has no biases; use layernorm or lora" in " ".join(lines)
+    code = "import sys; from loratory.cli import main; main(['models', '--json']); "
+    code += "print({'torch', 'transformers'} & {*sys.modules}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "set()\n"
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows.keys() == FAMILIES.keys()
+    assert rows["llama"]["attention"] == ["causal", "grouped heads"]
+    assert rows["mpnet"]["layout"] == "padded"
+    assert {name for name, row in rows.items() if row["quantize"]} == {"gpt2", "llama", "qwen2", "qwen3"}
+    assert [name for name, row in rows.items() if "hybrid" in row["refused"]] == ["albert"]
+
+
 def test_people_get_a_table(run_directory: Path, capsys: Any) -> None:
     assert main(["compare", str(run_directory), "--no-baselines"]) == 0
     assert main(["evaluate", "--model_path", str(run_directory)]) == 0
@@ -68,6 +92,7 @@ def test_every_command_that_knows_json_prints_one_document(run_directory: Path, 
         ["predict", "--model-path", str(run_directory), "w0 w1 w2", "w3 w4 w5"],
         ["compare", str(run_directory)],
         ["data", "list"],
+        ["models"],
         ["data", "show", json.loads((run_directory / "run.json").read_text())["spec"]["data"]["dataset"]],
     ]
     for command in commands:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from loratory import predicting
 from loratory.cli import main
+from loratory.data import Labelled
 from loratory.errors import ModelError
 from loratory.models import load
 from loratory.report.predictions import Predicted, write_predictions
@@ -58,6 +59,24 @@ def test_several_models_say_what_each_says_alone_and_share_their_base(
     for path, one in zip(paths, together, strict=True):
         (alone,) = predicting.predict(predicting.find([path]), TEXTS, hardware=CPU)
         np.testing.assert_array_equal(one.probabilities, alone.probabilities)
+
+
+def test_texts_of_any_length_come_back_in_their_order(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [" ".join(f"w{(7 * number + word) % 80}" for word in range(1 + 11 * number % 23)) for number in range(600)]
+    found, lengths = predicting.find([runs["lora"].directory]), []
+    batches = Labelled.by_length
+
+    def seen(self: Labelled, *, tokens: int) -> Any:
+        for chosen, batch in batches(self, tokens=tokens):
+            lengths.append(batch.max_seqlen)
+            yield chosen, batch
+
+    monkeypatch.setattr(Labelled, "by_length", seen)
+    (together,) = predicting.predict(found, texts, hardware=CPU)
+    assert len(lengths) > 3
+    assert lengths == sorted(lengths, reverse=True)
+    alone = [predicting.predict(found, [text], hardware=CPU)[0].probabilities[0] for text in texts[:6]]
+    np.testing.assert_allclose(together.probabilities[:6], alone, atol=1e-5)
 
 
 def test_other_labels_and_other_bases_have_models_of_their_own(

@@ -107,7 +107,7 @@ def test_a_run_is_opened_with_the_base_it_was_trained_on_alone(
         trained.open_trained(run.directory, hardware=CPU)
     for kind in FORMATS:
         with pytest.raises(ModelError, match="has other weights, configuration or tokenizer than it was trained on"):
-            export(run.directory, tmp_path / "exported", kind)
+            export(run.directory, tmp_path / "exported.pth", kind)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
 
 

@@ -1,3 +1,6 @@
+import sys
+import unicodedata
+
 import pytest
 
 from loratory import units
@@ -49,3 +52,11 @@ def test_numbers(show, value: float, text: str) -> None:
 def test_what_cannot_be_printed_is_spelled_out() -> None:
     assert units.printable("a\x1b[0m\n\u202eb\ud800") == r"a\x1b[0m\n\u202eb\ud800"
     assert units.printable("Größe 漢字 👍") == "Größe 漢字 👍"  # letters of any script stay
+
+
+def test_text_stays_as_it_is_but_for_characters_that_cannot_be_seen() -> None:
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    for character in map(chr, range(sys.maxunicode + 1)):
+        seen = unicodedata.category(character) not in hidden
+        assert (units.printable(character) == character) == seen
+        assert units.printable(f"a{character}") == f"a{units.printable(character)}"

@@ -220,6 +220,17 @@ def export(
         errors.print(f"It is uploaded to {address}", markup=False)
 
 
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The families of models: how each runs, and which methods it refuses."""
+    from loratory.report.architectures import family_rows, family_table
+
+    if as_json:
+        print_json(family_rows())
+    else:
+        Console().print(family_table())
+
+
 @data_app.command("list")
 def list_data(as_json: Json = False) -> None:
     """The data sets and models that ship with the package index."""

@@ -76,8 +76,10 @@ def predict(
         raise DataError(
             f"text {odd} of {len(texts):,} holds half a surrogate pair, or bytes that are no UTF-8; mend it"
         )
-    records = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
-    bases = Bases((record.spec["model"], record.labels) for record in records if record is not None)
+    adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
+    records = [record for record in adapters if record is not None]
+    shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
+    bases = Bases((record.spec["model"], record.labels) for record in shared)
     return [_said(found.name, _opened(found, bases, hardware, model), texts) for found in models]
 
 

@@ -66,7 +66,8 @@ def check_saved(setup: Setup, stage: Path) -> None:
     where batches ran flat, with those of transformers' own padded attention in fp32.
 
     The model in memory leaves the device meanwhile, so that there is never room needed for two. One whose base was
-    changed is compared in fp32: products of other weights round otherwise.
+    changed is compared in fp32: products of other weights round otherwise. A quantised one stays where it is, and is
+    compared with that in memory alone: inputs are rounded so coarsely that padded batches give other logits.
 
     Raises:
         TrainingError: they differ by more than 1e-3.
@@ -75,16 +76,16 @@ def check_saved(setup: Setup, stage: Path) -> None:
     device, exact = setup.hardware.device, replace(setup.hardware, precision="fp32")
     hardware = setup.hardware if setup.trainable.converted is None else exact
     there = predict(setup.classifier, data, hardware=hardware)
-    setup.base.model.to("cpu")
-    loaded = load_trained(stage, model=setup.spec.model, labels=setup.labels)
-    loaded.model.to(device)
+    setup.base.to("cpu")
+    loaded = load_trained(stage, model=setup.spec.model, labels=setup.labels, quantization=setup.base.quantization)
+    loaded.to(device)
     classifier = Classifier(loaded.model, loaded.family, loaded.pad_id)
     _check_same("the trained one", there, predict(classifier, data, hardware=hardware))
-    if classifier.flat:
+    if classifier.flat and loaded.quantization is None:
         flat = predict(classifier, data, hardware=exact)
         classifier.unflatten()
         _check_same("it gives in padded batches", predict(classifier, data, hardware=exact), flat)
-    setup.base.model.to(device)
+    setup.base.to(device)
 
 
 def _check_same(other: str, one: Tensor, two: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 
@@ -13,11 +14,13 @@ from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
+from loratory.methods.quantized import check_frozen, check_quantized
 from loratory.models.families import family_of
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, load_base
+from loratory.models.load import Base, load_base, skeleton
+from loratory.models.quantized import Quantization
 from loratory.program import code_version
-from loratory.spec import RunSpec
+from loratory.spec import HardwareSpec, RunSpec
 from loratory.store.record import Place
 
 
@@ -29,6 +32,7 @@ class Identity:
     """With learning rate, device and precision resolved."""
     hardware: Hardware
     fingerprint: str
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,17 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     """Resolve what a run's defaults left open, and compute its fingerprint; no weights are loaded.
 
     Raises:
-        SettingsError: the model takes no texts of that length, or is not computed in that precision.
+        SettingsError: the model takes no texts of that length, or is not computed in that precision; or its base cannot
+            be quantised for that method.
+        ResourceError: what quantises is not there.
         LoratoryError: the data or the model cannot be read.
     """
     dataset, model = inputs.dataset(spec.data), inputs.model(spec.model)
     config = model.plain
     family = family_of(config)
+    check_quantized(spec.training.quantize, spec.method, family)
     hardware = hardware.suited(family, spec.hardware)
+    quantization = quantized(spec, hardware)
     longest = family.longest(config)
     if spec.data.max_length > longest:
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
@@ -87,8 +95,24 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         version=code_version(),
         environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
         **({"stage": place.stage} if place is not None else {}),
+        **({"bitsandbytes": version("bitsandbytes")} if quantization is not None else {}),
     )
-    return Identity(spec, hardware, fingerprint)
+    return Identity(spec, hardware, fingerprint, quantization)
+
+
+def quantized(spec: RunSpec, hardware: Hardware | None = None) -> Quantization | None:
+    """How the base of such a run is held, where not in fp32.
+
+    Args:
+        hardware: where; by default on whatever is there, in the spec's precision.
+
+    Raises:
+        ResourceError: there is no CUDA device, or no bitsandbytes.
+    """
+    if spec.training.quantize == "off":
+        return None
+    hardware = hardware or Hardware.of(HardwareSpec(precision=spec.hardware.precision))
+    return Quantization.of(spec.training.quantize, device=hardware.device, precision=hardware.precision)
 
 
 def prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs | None = None, place: Place | None = None) -> Setup:
@@ -103,18 +127,22 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     model = inputs.model(spec.model)
     identity = identify(spec, hardware, inputs, place)
     spec, hardware = identity.spec, identity.hardware
+    labels, method = tuple(str(label) for label in dataset.labels), method_named(spec.method.name)
+    if identity.quantization is not None:  # weights in fewer bits cannot even be asked to learn
+        check_frozen(spec.training.quantize, method, skeleton(model, labels), spec.method)
     base = load_base(
         spec.model,
-        labels=tuple(str(label) for label in dataset.labels),
+        labels=labels,
         seed=spec.seed,
         dropout=spec.training.dropout,
         attention_dropout=spec.training.attention_dropout,
         found=model,
+        quantization=identity.quantization,
     )
-    trainable = method_named(spec.method.name).prepare(base, spec.method, seed=spec.seed)
+    trainable = method.prepare(base, spec.method, seed=spec.seed)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
-    base.model.to(hardware.device)
+    base.to(hardware.device)
     hardware.synchronize()
     load_seconds = time.perf_counter() - begin
     parts = PARTS if place is None else place.sees

@@ -77,6 +77,9 @@ class TrainingSpec(Settings):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: an example's loss counts inversely to how often its class is trained on"
     )
+    quantize: Literal["off", "8bit", "4bit"] = Field(
+        "off", description="hold a decoder's frozen linear layers in 8 or 4 bits under LoRA (QLoRA); CUDA only"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label's probability that is spread over all classes"
     )

@@ -16,7 +16,7 @@ from loratory.data import Dataset, Labelled, dataset_of, load_source, make_datas
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
-from loratory.errors import DataError, LoratoryError, ModelError, SettingsError, StorageError, counted
+from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
@@ -24,6 +24,7 @@ from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, Bases, load_state, load_trained
 from loratory.models.pth import Card, read_pth
+from loratory.setup import quantized
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
@@ -122,8 +123,8 @@ def open_run(path: Path, record: RunRecord, *, hardware: HardwareSpec, bases: Ba
         LoratoryError: as :func:`load_run`; or the device is not there.
     """
     where = Hardware.of(hardware)
-    base = load_run(path, record, bases=bases)
-    base.model.to(where.device)
+    base = load_run(path, record, bases=bases, hardware=where)
+    base.to(where.device)
     data = parse_spec(record.spec).data
     return Trained(base, record.labels, data, where.suited(base.family, hardware), digests_of(record))
 
@@ -148,28 +149,35 @@ def digests_of(record: RunRecord) -> dict[str, str]:
 
 
 def load_run(
-    path: Path, record: RunRecord, *, merge: bool = False, flat_tokens: bool = True, bases: Bases | None = None
+    path: Path,
+    record: RunRecord,
+    *,
+    merge: bool = False,
+    flat_tokens: bool = True,
+    bases: Bases | None = None,
+    hardware: Hardware | None = None,
 ) -> Base:
     """The model of the run in `path`, as :func:`loratory.models.load.load_trained` gives it.
 
+    Args:
+        hardware: where a quantised base is to be; by default on whatever is there.
+
     Raises:
+        ResourceError: the run's base is quantised, and there is no CUDA device or no bitsandbytes.
         ModelError: the weights are damaged; or the adapter's base has other weights, another configuration or another
             tokenizer than the one it was trained on.
     """
-    base = load_trained(
+    spec = parse_spec(record.spec)
+    return load_trained(
         path,
-        model=parse_spec(record.spec).model,
+        model=spec.model,
         labels=record.labels,
         merge=merge,
         flat_tokens=flat_tokens,
         bases=bases,
+        quantization=quantized(spec, hardware),
+        digest=str(record.environment["model_digest"]),
     )
-    trained_on = record.environment["model_digest"]
-    if (path / "adapter_config.json").is_file() and base.digest != trained_on:
-        raise ModelError(
-            f"{path}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
-        )
-    return base
 
 
 def _open_pth(path: Path, hardware: HardwareSpec, model: str | None, data: DataSpec | None) -> Trained:

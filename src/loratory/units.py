@@ -18,6 +18,8 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 def printable(text: str) -> str:
     """`text` on one line, with escape sequences and other invisible characters spelled out as `\\x1b`."""
+    if text.isprintable():  # what Python calls so holds none of them: most text, ten times as fast
+        return text
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNPRINTABLE else character
         for character in text

@@ -25,7 +25,7 @@ DEVICE: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT = Hardware.of(HardwareSpec(device=DEVICE, precision="fp32"))
 ROUNDED = Hardware.of(HardwareSpec(device=DEVICE, precision="bf16"))
 LENGTHS = [5, 9, 2, 7, 12]
-BERTS = ["bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"]
+BERTS = sorted(name for name, family in FAMILIES.items() if family.own_layers)
 SETTINGS: dict[str, dict[str, Any]] = {
     "standard": {"name": "standard"},
     "lora": {"name": "lora", "rank": 3},

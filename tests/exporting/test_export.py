@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from loratory.cli import main
 from loratory.data import make_dataset
 from loratory.errors import ModelError, SettingsError, StorageError
 from loratory.evaluation.quality import Quality
+from loratory.exporting import FORMATS
 from loratory.exporting import export as exporting
 from loratory.exporting.export import export
 from loratory.methods import METHODS
@@ -38,7 +41,8 @@ def expected(run: Path) -> Any:
 
 
 def encoded(directory: Path) -> Any:
-    return AutoTokenizer.from_pretrained(directory)(TEXTS, padding=True, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return tokenizer(TEXTS, padding=True, truncation=True, max_length=32, return_tensors="pt")
 
 
 def bytes_with(folder: Path, text: str) -> list[str]:
@@ -179,6 +183,86 @@ def test_a_format_gives_way_to_nothing(runs: dict[str, Run], tmp_path: Path, sna
     with pytest.raises(StorageError, match="merged is not empty; choose another --output"):
         export(runs["lora"].directory, output, "adapter")
     assert snapshot(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def run_of(spec: Any, model_directory: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """(family) -> the directory of a LoRA run of a decoder, or of BERT."""
+    made: dict[str, Path] = {}
+
+    def run(family: str) -> Path:
+        if family not in made:
+            output = tmp_path_factory.mktemp("families") / family
+            made[family] = train(spec("lora", model=str(model_directory(family)), epochs=1), output=output).directory
+        return made[family]
+
+    return run
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen2", "llama"])
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+def test_every_format_of_an_encoder_and_of_decoders_gives_the_runs_logits(
+    kind: str, family: str, run_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, output = run_of(family), tmp_path / ("model.pth" if kind == "pth" else kind)
+    logits = expected(run)
+    export(run, output, kind)
+    if kind == "pth":
+        found = trained.open_trained(output, hardware=CPU).logits(TEXTS).numpy()
+    elif kind == "onnx":
+        import onnxruntime
+
+        session, given = onnxruntime.InferenceSession(output / "model.onnx"), encoded(output)
+        (found,) = session.run(None, {one.name: np.asarray(given[one.name]) for one in session.get_inputs()})
+    elif kind == "adapter":
+        from peft import AutoPeftModelForSequenceClassification
+
+        with quiet(), torch.no_grad():
+            model = AutoPeftModelForSequenceClassification.from_pretrained(output, num_labels=2).eval()
+            found = model(**encoded(output)).logits.numpy()
+    else:
+        with quiet():
+            classify = pipeline("text-classification", model=str(output), top_k=None)
+        shares = [
+            {one["label"]: one["score"] for one in row} for row in classify(TEXTS, truncation=True, max_length=32)
+        ]
+        assert [row.keys() for row in shares] == [{"bad", "good"}] * 3
+        odds = np.log([[row["bad"], row["good"]] for row in shares])
+        np.testing.assert_allclose(odds[:, 1] - odds[:, 0], logits[:, 1] - logits[:, 0], atol=1e-4)
+        return
+    np.testing.assert_allclose(found, logits, atol=1e-4)
+
+
+def test_a_pth_that_would_give_other_logits_is_not_written(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = exporting.read_pth
+
+    def other(path: Path) -> dict[str, torch.Tensor]:
+        return {name: tensor + 0.01 * name.endswith("classifier.bias") for name, tensor in read(path).items()}
+
+    monkeypatch.setattr(exporting, "read_pth", other)
+    with pytest.raises(ModelError, match=r"as pth it gives other logits \(difference 0.01\); nothing was written"):
+        export(runs["lora"].directory, tmp_path / "model.pth", "pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["model.json", "model.pth"])
+def test_a_pth_and_its_card_are_written_both_or_neither(
+    at: str, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def full(old: Path, new: Path) -> None:
+        if Path(new).name == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(StorageError, match=f"cannot write .*{at}: No space left"):
+        export(runs["head"].directory, tmp_path / "model.pth", "pth")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -284,6 +284,7 @@ OTHER = {
     "patience": (2, "default, 2"),
     "class_weights": ("balanced", "none, balanced"),
     "label_smoothing": (0.1, "0.0, 0.1"),
+    "quantize": ("4bit", "off, 4bit"),
     "precision": ("fp32", "auto, fp32"),
     "seed": (4, "0, 4"),
     "dataset": ("hutto:nyt", "hutto:movies, hutto:nyt"),

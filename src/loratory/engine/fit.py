@@ -36,6 +36,7 @@ from loratory.engine.predict import predict
 from loratory.engine.step import Step
 from loratory.errors import DivergedError
 from loratory.methods.base import Companion
+from loratory.models import quantized
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
 
@@ -66,7 +67,8 @@ class FitResult:
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
             where none were, `own_layers` (how many layers the engine computes itself, of how many),
             `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
-            once, and where their output was kept) where there was one.
+            once, and where their output was kept) where there was one, `quantized` (how many layers are held in fewer
+            bits, how, and by which version of bitsandbytes) where any are.
     """
 
     history: list[dict[str, Any]]
@@ -242,6 +244,8 @@ def ready(
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
         drawn = "checkpointed layers draw from torch's generator" if blocks and random else None
+        held = quantized.said(model)
+        why_eager = companion.why_eager if companion is not None else quantized.WHY_EAGER if held is not None else drawn
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
@@ -264,8 +268,11 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
-                why_eager=companion.why_eager if companion is not None else drawn,
+                why_eager=why_eager,
             )
+        if held is not None:
+            engine["quantized"] = held
+            log.info("%d linear layers are held in fewer bits: stock modules compute them", held["layers"])
         engine["own_layers"] = own = _own_layers(classifier, quick)
         if own["layers"] < own["of"]:
             log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])

@@ -18,6 +18,7 @@ from loratory.evaluation.quality import Quality
 from loratory.exporting import FORMATS
 from loratory.exporting.checked import Examples
 from loratory.exporting.source import Source
+from loratory.models.quantized import SETTINGS
 from loratory.store.naming import flat
 
 CARD = "README.md"
@@ -86,6 +87,14 @@ def _metadata(source: Source, kind: str) -> str:
 def _example(source: Source, kind: str) -> list[str]:
     longest = source.spec.data.max_length
     labels = repr(list(source.labels))
+    held, given = "", ""
+    if source.quantize != "off":
+        settings = {**SETTINGS[source.quantize], "llm_int8_skip_modules": list(source.head)}
+        if source.quantize == "4bit":
+            bf16 = source.record.environment["precision"] == "bf16"
+            settings["bnb_4bit_compute_dtype"] = "bfloat16" if bf16 else "float32"
+        held = f"\nheld = BitsAndBytesConfig({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
+        given = ", quantization_config=held"
     programs = {
         "merged": f"""\
 from transformers import pipeline
@@ -94,10 +103,10 @@ classify = pipeline("text-classification", model=".")
 print(classify("A text.", truncation=True, max_length={longest}))""",
         "adapter": f"""\
 from peft import AutoPeftModelForSequenceClassification
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer{", BitsAndBytesConfig" if held else ""}
 
-labels = {labels}
-model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(source.labels)})
+labels = {labels}{held}
+model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(source.labels)}{given})
 tokenizer = AutoTokenizer.from_pretrained(".")
 text = tokenizer("A text.", truncation=True, max_length={longest}, return_tensors="pt")
 print(labels[int(model(**text).logits.argmax())])""",
@@ -160,6 +169,13 @@ def _settings(source: Source) -> Iterator[str]:
     digest = "SHA-256" if source.base_is_local else "revision"
     known = f", {digest} `{environment['model_digest']}`" if environment["model_digest"] else ""
     yield f"- base: {code(source.base_name)}{known}"
+    if source.quantize != "off":
+        held = environment["engine"]["quantized"]
+        how = ", ".join(f"{key}={value}" for key, value in held.items() if key not in ("layers", "bitsandbytes"))
+        yield (
+            f"- {counted(held['layers'], 'linear layer')} of the base held in {source.quantize} by bitsandbytes "
+            f"{held['bitsandbytes']} ({how}) while the adapter was trained; it belongs to a base that is held so"
+        )
     for key, value in flat(source.record.to_dict()).items():
         if key not in PLACES and not key.startswith("hardware.") and value != "null":
             yield f"- {key}: {code(json.loads(value) if value.startswith(chr(34)) else value)}"

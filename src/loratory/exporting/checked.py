@@ -64,8 +64,10 @@ def _random(base: Base, longest: int) -> TokenTable:
 
 
 def logits_of(base: Base, data: Labelled) -> Tensor:
-    """Logits (N, C) in fp32 on the CPU."""
-    return predict(Classifier(base.model, base.family, base.pad_id), data, hardware=EXACT)
+    """Logits (N, C), computed in fp32 on the CPU; of a quantised base where and as it is held."""
+    held = base.quantization
+    hardware = EXACT if held is None else Hardware(held.device, held.precision)
+    return predict(Classifier(base.model, base.family, base.pad_id), data, hardware=hardware)
 
 
 def difference(one: Tensor, two: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""One export, from a run to a directory that stock libraries open.
+"""One export, from a run to a directory that stock libraries open, or to a `.pth` file.
 
 run ─▶ its logits on examples ─▶ stage: weights, labels, tokenizer ─▶ its logits, compared ─▶ card ─▶ rename
 """
@@ -8,24 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from loratory.errors import ModelError, SettingsError, StorageError, nearest
+from loratory.errors import ModelError, SettingsError, StorageError, first_line, nearest
 from loratory.exporting import FORMATS
 from loratory.exporting.card import CARD, model_card
 from loratory.exporting.checked import Examples, difference, examples_of, logits_of
 from loratory.exporting.push import Upload, push, ready
 from loratory.exporting.source import Source
-from loratory.models.load import load_base, load_trained
-from loratory.models.pth import save_pth
+from loratory.models.load import load_base, load_state, load_trained
+from loratory.models.pth import read_pth, save_pth
 from loratory.models.source import quiet
-from loratory.store.directory import claim, publish, staging
+from loratory.setup import quantized
+from loratory.store.directory import claim, publish, publish_files, staging
 
 log = logging.getLogger("loratory")
+
+PTH, CARD_OF_PTH = "model.pth", "model.json"
+"""A `.pth` file and what it needs beside it, as they are called in a stage."""
 
 Writer = Callable[[Source, Examples, Path], Tensor]
 """Writes into a stage all but the card; gives the logits (N, C) of what it wrote, opened anew by a stock library."""
@@ -42,27 +45,27 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
         The address of what was uploaded.
 
     Raises:
-        SettingsError: no such format; or the run has no adapter, or a `pth` is to be uploaded.
+        SettingsError: no such format; or the run has no adapter, or a `pth` is to be uploaded or is called otherwise.
         StorageError: the run has no weights, the output is there already or cannot be written, or the hub refuses.
         ModelError: the weights are damaged, cannot be exported so, or would give other logits. Nothing is written.
         ResourceError: the format needs a package that is not there.
     """
     if kind not in FORMATS:
         raise SettingsError(f"--format {kind!r}; {nearest(kind, FORMATS)}")
-    if kind == "pth":
-        if upload is not None:
-            raise SettingsError("--push: a directory is uploaded, and pth is a file; give --format merged")
-        _export_pth(path, output)
-        return None
+    if kind == "pth" and upload is not None:
+        raise SettingsError("--push: a directory is uploaded, and pth is a file; give --format merged")
     write = _writer(kind)
     if upload is not None:
         ready(upload)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        what = "is not empty" if output.is_dir() else "exists already"
-        raise StorageError(f"{output} {what}; choose another --output")
+    _check_output(output, kind)
     source = Source.of(path, local_names=upload is None)
     if kind == "adapter" and not source.adapted:
         raise SettingsError(f"--format adapter: {path} is a run of {source.method} and has no adapter; use merged")
+    if kind != "adapter" and source.quantize != "off":
+        raise SettingsError(
+            f"--format {kind}: the base of {path} is held in {source.quantize}, and no adapter is folded into that; "
+            "use adapter"
+        )
     with claim(output, doing="exporting to"), staging(output) as stage:
         base = source.load()
         examples = examples_of(source.spec, source.digests, base)
@@ -71,9 +74,25 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
         apart = difference(expected, write(source, examples, stage))
         if not apart <= 1e-3:
             raise ModelError(f"{path}: as {kind} it gives other logits (difference {apart:.2g}); nothing was written")
-        (stage / CARD).write_text(model_card(source, kind, examples, apart), encoding="utf8")
-        publish(stage, output, last=CARD)
+        if kind == "pth":
+            publish_files(stage, {CARD_OF_PTH: output.with_suffix(".json"), PTH: output})
+        else:
+            (stage / CARD).write_text(model_card(source, kind, examples, apart), encoding="utf8")
+            publish(stage, output, last=CARD)
     return push(output, upload) if upload is not None else None
+
+
+def _check_output(output: Path, kind: str) -> None:
+    """Refuse a place where something stands already, and a `.pth` file that would not be known as one."""
+    if kind == "pth":
+        there = next((target for target in (output, output.with_suffix(".json")) if target.exists()), None)
+        if there is not None:
+            raise StorageError(f"{there} exists already; choose another --output")
+        if output.suffix != ".pth":
+            raise SettingsError(f"--output {output}: the name of a file of tensors must end in .pth")
+    elif output.is_file() or (output.is_dir() and any(output.iterdir())):
+        what = "is not empty" if output.is_dir() else "exists already"
+        raise StorageError(f"{output} {what}; choose another --output")
 
 
 def _writer(kind: str) -> Writer:
@@ -81,7 +100,7 @@ def _writer(kind: str) -> Writer:
         from loratory.exporting.onnx import write_onnx
 
         return write_onnx
-    return {"merged": _write_merged, "adapter": _write_adapter}[kind]
+    return {"merged": _write_merged, "adapter": _write_adapter, "pth": _write_pth}[kind]
 
 
 def _write_merged(source: Source, examples: Examples, stage: Path) -> Tensor:
@@ -98,7 +117,9 @@ def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(source.path / name, stage / name)
     examples.tokenizer.save_pretrained(stage)
-    logits = logits_of(load_trained(stage, model=source.spec.model, labels=source.labels), examples.data)
+    held = quantized(source.spec)
+    adapted = load_trained(stage, model=source.spec.model, labels=source.labels, quantization=held)
+    logits = logits_of(adapted, examples.data)
     if not source.local_names:  # a path of this machine is of no use to others, and not theirs to know
         path = stage / "adapter_config.json"
         config = json.loads(path.read_text("utf8"))
@@ -107,27 +128,19 @@ def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
     return logits
 
 
-def _export_pth(path: Path, output: Path) -> None:
-    for target in (output, output.with_suffix(".json")):
-        if target.exists():
-            raise StorageError(f"{target} exists already; choose another --output")
-    source = Source.of(path)
+def _write_pth(source: Source, examples: Examples, stage: Path) -> Tensor:
     model = source.load(merge=True).model
-    with _disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    base, labels, path = source.spec.model, source.labels, stage / PTH
+    try:
         save_pth(
             model,
-            output,
-            base=source.spec.model,
-            labels=source.labels,
+            path,
+            base=base,
+            labels=labels,
             data=source.spec.data.model_dump(mode="json"),
             digests=source.digests,
         )
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch.save reports some disk errors as RuntimeError
-        raise StorageError(f"cannot write {output}: {error}") from error
+    except RuntimeError as error:  # torch.save reports some disk errors so
+        raise StorageError(f"cannot write {path}: {first_line(error)}") from error
+    del model
+    return logits_of(load_state(read_pth(path), name=base, labels=labels, where=str(path)), examples.data)

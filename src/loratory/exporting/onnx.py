@@ -66,7 +66,8 @@ def input_names(base: Base) -> list[str]:
     """The graph's inputs: token types only where the model has several and the tokenizer gives them."""
     names = ["input_ids", "attention_mask"]
     takes = "token_type_ids" in inspect.signature(base.model.forward).parameters
-    if takes and base.config.type_vocab_size > 1 and "token_type_ids" in base.tokenizer.model_input_names:
+    types = getattr(base.config, "type_vocab_size", 1)  # GPT-2 takes types, but has no table of them
+    if takes and types > 1 and "token_type_ids" in base.tokenizer.model_input_names:
         names.append("token_type_ids")
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ class Source:
     def adapted(self) -> bool:
         """Whether its weights are an adapter in PEFT's format."""
         return (self.path / "adapter_config.json").is_file()
+
+    @property
+    def quantize(self) -> str:
+        """How its base is held: `off`, `8bit` or `4bit`."""
+        return self.spec.training.quantize
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The modules that are trained and saved whole, as the adapter's configuration names them."""
+        return tuple(json.loads((self.path / "adapter_config.json").read_text("utf8"))["modules_to_save"])
 
     @property
     def method(self) -> str:

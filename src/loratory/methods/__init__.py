@@ -7,7 +7,7 @@ from typing import Any
 
 from loratory.errors import SettingsError, nearest
 from loratory.methods.adalora import AdaLora
-from loratory.methods.base import Method, Part, TrainableModel
+from loratory.methods.base import Method, Part, TrainableModel, refusal
 from loratory.methods.bitfit import BitFit
 from loratory.methods.head import Head
 from loratory.methods.hybrid import Hybrid
@@ -26,6 +26,7 @@ __all__ = [
     "method_named",
     "method_settings",
     "parse_spec",
+    "refusal",
     "spec_from_flags",
 ]
 

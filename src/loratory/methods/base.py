@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from loratory.spec import MethodSettings
 
@@ -70,7 +70,9 @@ class TrainableModel:
 
     def counts(self) -> dict[str, int]:
         """Numbers of parameters: total, trainable, adapter, head, unfrozen, frozen."""
-        sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        from loratory.models.quantized import numbers
+
+        sizes = {name: numbers(parameter) for name, parameter in self.model.named_parameters()}
         by_part = Counter[str]()
         for name, part in self.parts.items():
             by_part[part] += sizes[name]
@@ -101,6 +103,7 @@ class TrainableModel:
         for module in self.model.modules():
             if (
                 isinstance(module, Linear)
+                and module.weight.is_floating_point()  # not one that is held in fewer bits already
                 and module not in used
                 and not any(p.requires_grad for p in module.parameters())
             ):
@@ -143,6 +146,20 @@ class Method(Protocol):
             SettingsError: the settings do not fit the model.
         """
         ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A method that does not run on every family."""
+
+    def refuses(self, family: Family) -> str | None:
+        """Why it does not run on `family`, as one line; None where it does."""
+        ...
+
+
+def refusal(method: Method, family: Family) -> str | None:
+    """Why `method` does not run on `family`, as one line; None where it does. No model is needed to know."""
+    return method.refuses(family) if isinstance(method, Particular) else None
 
 
 def set_free(

@@ -14,6 +14,7 @@ from loratory.methods.base import TrainableModel, set_free
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
+    from loratory.models.families import Family
     from loratory.models.load import Base
 
 
@@ -34,6 +35,10 @@ class BitFit:
         """1e-3, the largest that the paper tried: few numbers are trained, and from where they were."""
         return 1e-3
 
+    def refuses(self, family: Family) -> str | None:
+        """A family without biases."""
+        return None if family.biases else _none_in(family)
+
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Set every bias free.
 
@@ -41,6 +46,10 @@ class BitFit:
             SettingsError: the encoder has none.
         """
         parts = set_free(base.model, base.family, unfrozen=lambda name: name.endswith("bias"))
-        if "unfrozen" not in parts.values():
-            raise SettingsError(f"--method bitfit: {base.family.name} has no biases; use layernorm or lora")
+        if "unfrozen" not in parts.values():  # a configuration may give a family biases that it mostly lacks
+            raise SettingsError(_none_in(base.family))
         return TrainableModel(base.model, parts)
+
+
+def _none_in(family: Family) -> str:
+    return f"--method bitfit: {family.name} has no biases; use layernorm or lora"

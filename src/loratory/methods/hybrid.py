@@ -20,6 +20,7 @@ from loratory.methods.lora import LoraSettings, adapt
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
+    from loratory.models.families import Family
     from loratory.models.load import Base
 
 
@@ -43,6 +44,12 @@ class Hybrid:
         """Between standard's and LoRA's, as one rate serves both parts: 3e-4 below 512 hidden units, 1e-4 above."""
         return 3e-4 if hidden_size < 512 else 1e-4
 
+    def refuses(self, family: Family) -> str | None:
+        """A family without a list of layers."""
+        if not family.shared:
+            return None
+        return f"--method hybrid: {family.name} shares one layer's weights among all layers; use lora or standard"
+
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Set the top layers free and adapt those below, down to the frozen ones.
 
@@ -50,6 +57,8 @@ class Hybrid:
             SettingsError: the family shares one layer's weights, or has too few layers.
         """
         assert isinstance(settings, HybridSettings)
+        if (reason := self.refuses(base.family)) is not None:
+            raise SettingsError(reason)
         layers = layer_names(base)
         most = len(layers) - (settings.rank > 0)
         if settings.unfrozen_layers > most:
@@ -91,15 +100,7 @@ def without_lora(base: Base, settings: HybridSettings, layers: list[str]) -> Tra
 
 
 def layer_names(base: Base) -> list[str]:
-    """The full names of the encoder's layers, bottom first.
-
-    Raises:
-        SettingsError: the family has no list of layers.
-    """
-    if base.family.shared:
-        raise SettingsError(
-            f"--method hybrid: {base.family.name} shares one layer's weights among all layers; use lora or standard"
-        )
+    """The full names of the encoder's layers, bottom first."""
     path = f"{base.model.base_model_prefix}.{base.family.layers}"
     layers = base.model.get_submodule(path)
     return [f"{path}.{name}" for name, _ in layers.named_children()]

@@ -208,7 +208,7 @@ def _check_ranks(model: nn.Module, settings: LoraSettings, names: Sequence[str])
                 raise SettingsError(f"{flag} {pattern!r} is the first match of no adapted layer; {close}")
     modules: dict[str, Any] = dict(model.named_modules())
     ranks = {name: settings.ranks.get(get_pattern_key(settings.ranks, name), settings.rank) for name in names}
-    widths = {name: min(modules[name].weight.shape) for name in names}
+    widths = {name: min(_shape(modules[name])) for name in names}
     for name in sorted(names, key=widths.__getitem__):
         if ranks[name] > widths[name]:
             flag = "--rank" if ranks[name] == settings.rank else "--rank-pattern"
@@ -222,6 +222,13 @@ def _check_ranks(model: nn.Module, settings: LoraSettings, names: Sequence[str])
         raise SettingsError(
             f"--init {settings.init}: it changes the weights whose norms --dora on trains; leave one out"
         )
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    """A layer's width on either side; a weight in 4 bits has another shape."""
+    from torch import nn
+
+    return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
 
 
 def _widened(config: LoraConfig) -> LoraConfig:

@@ -2,21 +2,22 @@
 
 A family says where its layers stand, which projections are query and value, what belongs to the classifier head, and
 whether its attention goes through transformers' attention interface, so that flat batches run through it unchanged.
+`loratory models` prints it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig
+from loratory.errors import ModelError
 
-from loratory.errors import ModelError, nearest
+if TYPE_CHECKING:  # `loratory models` reads the table without torch
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig
 
-HeadFunction = Callable[[Any, Tensor], Tensor]
+HeadFunction: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 """(model, pooled rows (B, H)) -> logits (B, C)"""
 
 
@@ -47,6 +48,20 @@ class Family:
     """Paths below a layer of the key and value projections (of the fused projection where there is only one)."""
     down: str = "output.dense"
     """Path below a layer of the feed-forward's second linear layer."""
+    local: bool = False
+    """Some layers attend within a window alone."""
+    grouped: bool = False
+    """Several query heads share one key and value head."""
+    biases: bool = True
+    """Whether the encoder has any, as it is usually configured."""
+    own_layers: bool = False
+    """Its layers are of BERT's shape, which the engine computes itself."""
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """Which tokens a token sees, and how heads share them: bidirectional or causal; local; grouped heads."""
+        kinds = {"bidirectional": not self.causal, "causal": self.causal, "local": self.local}
+        return tuple(kind for kind, has in (kinds | {"grouped heads": self.grouped}).items() if has)
 
     @property
     def flat(self) -> bool:
@@ -61,8 +76,7 @@ class Family:
 
     def encoder(self, model: nn.Module) -> nn.Module:
         """The part of `model` below the classifier head."""
-        encoder = getattr(model, str(model.base_model_prefix))
-        assert isinstance(encoder, nn.Module)
+        encoder: nn.Module = getattr(model, str(model.base_model_prefix))
         return encoder
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
@@ -91,7 +105,7 @@ def _albert_head(model: Any, rows: Tensor) -> Tensor:
 
 
 def _distilbert_head(model: Any, rows: Tensor) -> Tensor:
-    logits: Tensor = model.classifier(model.dropout(torch.relu(model.pre_classifier(rows))))
+    logits: Tensor = model.classifier(model.dropout(model.pre_classifier(rows).relu()))
     return logits
 
 
@@ -105,7 +119,7 @@ def _score(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
-def _llama_like(name: str) -> Family:
+def _llama_like(name: str, *, biases: bool) -> Family:
     return Family(
         name,
         "layers",
@@ -115,21 +129,25 @@ def _llama_like(name: str) -> Family:
         causal=True,
         keys_and_values=("self_attn.k_proj", "self_attn.v_proj"),
         down="mlp.down_proj",
+        grouped=True,
+        biases=biases,
     )
 
 
 def _roberta_like(name: str) -> Family:
-    return Family(name, "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, True)
+    return Family(
+        name, "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, True, own_layers=True
+    )
 
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("bert", "encoder.layer", ("query", "value"), ("bert.pooler", "classifier"), _bert_head),
+        Family("bert", "encoder.layer", ("query", "value"), ("bert.pooler", "classifier"), _bert_head, own_layers=True),
         _roberta_like("roberta"),
         _roberta_like("xlm-roberta"),
         _roberta_like("camembert"),
-        Family("electra", "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows),
+        Family("electra", "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, own_layers=True),
         Family(
             "distilbert",
             "transformer.layer",
@@ -138,6 +156,7 @@ FAMILIES: dict[str, Family] = {
             _distilbert_head,
             keys_and_values=("attention.k_lin", "attention.v_lin"),
             down="ffn.lin2",
+            own_layers=True,
         ),
         Family(
             "albert",
@@ -157,6 +176,8 @@ FAMILIES: dict[str, Family] = {
             _modernbert_head,
             keys_and_values=("attn.Wqkv",),
             down="mlp.Wo",
+            local=True,
+            biases=False,
         ),
         Family(
             "mpnet",
@@ -192,9 +213,9 @@ FAMILIES: dict[str, Family] = {
             keys_and_values=("attn.c_attn",),
             down="mlp.c_proj",
         ),
-        _llama_like("llama"),
-        _llama_like("qwen2"),
-        _llama_like("qwen3"),
+        _llama_like("llama", biases=False),
+        _llama_like("qwen2", biases=True),
+        _llama_like("qwen3", biases=False),
     )
 }
 
@@ -203,9 +224,23 @@ def family_of(config: PretrainedConfig) -> Family:
     """The family of a configuration.
 
     Raises:
-        ModelError: the architecture is not in the table, or pools tokens in a way that needs the padded layout.
+        ModelError: the architecture is not in the table; the line says what it lacks.
     """
     name = str(config.model_type)
     if name not in FAMILIES:
-        raise ModelError(f"architecture {name!r} is not supported; {nearest(name, FAMILIES)}")
+        raise ModelError(
+            f"architecture {name!r} is not supported: {_lacks(config)}; `loratory models` lists those that are"
+        )
     return FAMILIES[name]
+
+
+def _lacks(config: PretrainedConfig) -> str:
+    """Why a configuration's architecture is in no table of text classifiers, or else in none of ours."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder and a decoder, where one of the two is needed"
+    if config.model_type not in CLASSIFIERS:
+        takes = "" if hasattr(config, "vocab_size") else "it takes no text, and "
+        return f"{takes}transformers has no class of it that classifies sequences"
+    return "where its layers and its head stand is not in the table of families"

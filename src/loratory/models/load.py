@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from loratory.errors import ModelError, counted, first_line
+from loratory.errors import ModelError, ResourceError, counted, first_line
 from loratory.models import flat
 from loratory.models.families import Family, family_of
+from loratory.models.quantized import Quantization
 from loratory.models.source import (
     Pretrained,
     check_safetensors,
@@ -44,6 +45,13 @@ class Base:
     """What stock libraries open it by: a directory or a hub id."""
     digest: str
     """SHA-256 over the files of weights, configuration and tokenizer; the hub's revision for a hub id."""
+    quantization: Quantization | None = None
+    """How its linear layers are held, where not in fp32."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Bring the model to a device; a quantised one stays where it is."""
+        if self.quantization is None:
+            self.model.to(device)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -65,8 +73,10 @@ def load_base(
     attention_dropout: float = 0.0,
     flat_tokens: bool = True,
     found: Pretrained | None = None,
+    quantization: Quantization | None = None,
 ) -> Base:
-    """Load a pretrained model and give it a classifier head for `labels`, in fp32 on the CPU.
+    """Load a pretrained model and give it a classifier head for `labels`, in fp32 on the CPU; a quantised one on its
+    device, where what the files do not hold is drawn too.
 
     Args:
         name: `minilm`, a directory, or a hub id.
@@ -76,9 +86,11 @@ def load_base(
         attention_dropout: dropout on attention weights.
         flat_tokens: run flat batches where the family can; False forces transformers' own padded attention.
         found: the model's files, where they have been read already.
+        quantization: holds the encoder's linear layers in fewer bits.
 
     Raises:
         ModelError: missing, truncated, incomplete or unsupported.
+        ResourceError: bitsandbytes is there, but too old.
         SafetyError: the only weights are pickles, which could run code.
     """
     found = found or pretrained(name)
@@ -86,7 +98,9 @@ def load_base(
     family = family_of(config)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
-    with quiet(), torch.random.fork_rng(devices=[]):
+    quantized = quantization.arguments(family) if quantization is not None else {}
+    drawn_on = [quantization.device] if quantization is not None and quantization.device.type == "cuda" else []
+    with quiet(), torch.random.fork_rng(devices=drawn_on):
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -98,11 +112,14 @@ def load_base(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **quantized,
             )
+        except ImportError as error:
+            raise ResourceError(f"--quantize: {first_line(error)}") from error
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
     _check_complete(name, family, info)
-    return Base(model, found.tokenizer, family, found.source, found.digest)
+    return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
 
 
 def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
@@ -143,24 +160,38 @@ def load_trained(
     flat_tokens: bool = True,
     merge: bool = False,
     bases: Bases | None = None,
+    quantization: Quantization | None = None,
+    digest: str | None = None,
 ) -> Base:
-    """The model of a committed run, in fp32 on the CPU.
+    """The model of a committed run, in fp32 on the CPU; an adapter's base as `quantization` says, on its device.
 
     Args:
         directory: holds either a whole model or an adapter in PEFT's format.
         model: the base's name; used where the directory holds an adapter.
         labels: class names in id order.
         merge: fold an adapter into the base's weights.
-        bases: what gives an adapter's base, where several share it.
+        bases: what gives an adapter's base, where several share it; a quantised one is never shared.
+        quantization: how an adapter's base was held while the adapter was trained.
+        digest: that of the base on which an adapter was trained, where it is to be compared.
 
     Raises:
-        ModelError: the directory's weights are damaged, or are not the base's.
+        ModelError: the directory's weights are damaged, or are not the base's; or an adapter is to be folded into a
+            quantised base.
     """
+    if merge and quantization is not None:
+        raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
     if not (directory / "adapter_config.json").is_file():
         return load_base(str(directory), labels=labels, seed=0, flat_tokens=flat_tokens)
     from peft import PeftModel
 
-    base = bases.take(model, labels) if bases else load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens)
+    if bases and quantization is None:
+        base = bases.take(model, labels)
+    else:
+        base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens, quantization=quantization)
+    if digest is not None and base.digest != digest:
+        raise ModelError(
+            f"{directory}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
+        )
     check_safetensors(directory / "adapter_model.safetensors")
     try:
         with quiet():
@@ -171,7 +202,7 @@ def load_trained(
     inner = adapted.get_base_model()
     if merge:
         _merge(inner)
-    return Base(inner.eval(), tokenizer, base.family, base.source, base.digest)
+    return replace(base, model=inner.eval(), tokenizer=tokenizer)
 
 
 def _merge(model: nn.Module) -> None:

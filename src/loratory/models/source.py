@@ -103,7 +103,7 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
     """The configuration of a model, with `labels` as its classes, without its weights.
 
     Raises:
-        ModelError: no readable config.json, or an architecture outside the table of families.
+        ModelError: no readable config.json, an architecture outside the table of families, or quantised weights.
     """
     extra: dict[str, Any] = {}
     if labels is not None:
@@ -113,6 +113,13 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> Pretra
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"model {source!r}: {first_line(error)}") from error
     family_of(config)
+    held = getattr(config, "quantization_config", None)
+    if held is not None:
+        kind = held.get("quant_method", "") if isinstance(held, dict) else getattr(held, "quant_method", "")
+        raise ModelError(
+            f"model {source!r}: its weights are quantised already ({kind}); give the model that they were made of, and "
+            "--quantize where it should be"
+        )
     return config
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -257,6 +257,34 @@ def publish(stage: Path, output: Path, *, last: str) -> None:
         sync(output.parent)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror}") from error
+
+
+def publish_files(stage: Path, files: Mapping[str, Path]) -> None:
+    """Rename files of a stage to where they belong, in their order: all of them, or none.
+
+    Args:
+        files: by its name in the stage, where each goes; all into one directory. What stands there is never replaced.
+
+    Raises:
+        StorageError: something stands there, or the disk refuses.
+    """
+    placed: list[Path] = []
+    try:
+        for name in files:
+            sync(stage / name)
+        for name, path in files.items():
+            if os.path.lexists(path):  # a rename would replace it
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.rename(stage / name, path)
+            placed.append(path)
+            sync(path.parent)
+    except BaseException as error:  # an interruption too must leave no half of it
+        for path in placed:
+            path.unlink()
+        if isinstance(error, OSError):
+            where = files[name]
+            raise StorageError(f"cannot write {where}: {error.strerror}; choose another --output") from error
+        raise
 
 
 def _open_as_umask_says(stage: Path, example: str) -> None:
