@@ -14,6 +14,8 @@ from loratory.methods.base import TrainableModel, set_free
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from loratory.models.load import Base
 
 
@@ -40,7 +42,12 @@ class BitFit:
         Raises:
             SettingsError: the encoder has none.
         """
-        parts = set_free(base.model, base.family, unfrozen=lambda name: name.endswith("bias"))
+        parts = set_free(base.model, base.family, unfrozen=biases(base.model).__contains__)
         if "unfrozen" not in parts.values():
             raise SettingsError(f"--method bitfit: {base.family.name} has no biases; use layernorm or lora")
         return TrainableModel(base.model, parts)
+
+
+def biases(model: nn.Module) -> set[str]:
+    """The names of every bias."""
+    return {name for name, _ in model.named_parameters() if name.endswith("bias")}
