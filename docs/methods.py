@@ -8,18 +8,23 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.fields import FieldInfo
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from loratory.errors import SettingsError
 from loratory.methods import METHODS, Method, method_settings
+from loratory.methods import rates as paces
 from loratory.methods.peft_type import PeftType
+from loratory.methods.rates import LayerSettings
 from loratory.models.families import FAMILIES
 from loratory.models.load import Base
 
+PACES = {name: field for name, field in LayerSettings.model_fields.items() if name != "name"}
 PAGE = Path(__file__).with_name("methods.md")
 FIRST = (
     "# Methods\n\nWritten by `python docs/methods.py` from the methods' own files, and checked. Every method trains\n"
@@ -32,7 +37,13 @@ def page() -> str:
     known = {name: _section(method) for name, method in METHODS.items()}
     any_other = PeftType.named("peft:VERA")
     sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}"]
-    return "\n".join([FIRST, *sections, _support()])
+    return "\n".join([FIRST, *sections, _rates(), _support()])
+
+
+def _rates() -> str:
+    """What every method's rates are, and the settings of layers."""
+    text = textwrap.dedent(paces.__doc__ or "").strip()
+    return "\n".join(["## Learning rates", "", text, "", *_table(PACES), ""])
 
 
 def _section(method: Method) -> str:
@@ -41,16 +52,20 @@ def _section(method: Method) -> str:
     own = method.settings.model_fields
     lora = METHODS["lora"].settings.model_fields if method.name != "lora" else {}
     same = {name for name, field in own.items() if name in lora and field.description == lora[name].description}
-    fields = {name: field for name, field in own.items() if name not in {"name", *same}}
-    if lora.keys() <= own.keys():
+    fields = {name: field for name, field in own.items() if name not in {"name", *same, *PACES}}
+    if lora and lora.keys() <= own.keys():
         section += "\nIt takes the settings of lora, and its own:\n"
     if not fields:
         return section
+    return "\n".join([section, *_table(fields), ""])
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> list[str]:
     rows = []
     for name, field in fields.items():
-        default = "" if field.default == "" else f"`{field.default}`"
+        default = "" if field.default in ("", None) else f"`{field.default}`"
         rows.append(f"| `--{name.replace('_', '-')}` | {default} | {field.description} |")
-    return "\n".join([section, "| setting | default | |", "|---|---|---|", *rows, ""])
+    return ["| setting | default | |", "|---|---|---|", *rows]
 
 
 def _text(kind: type[Any]) -> str:

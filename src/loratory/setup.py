@@ -13,6 +13,7 @@ from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
+from loratory.methods import prepare as prepare_method
 from loratory.models.families import family_of
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base
@@ -111,7 +112,7 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         attention_dropout=spec.training.attention_dropout,
         found=model,
     )
-    trainable = method_named(spec.method.name).prepare(base, spec.method, seed=spec.seed)
+    trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
     base.model.to(hardware.device)

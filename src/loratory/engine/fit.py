@@ -45,6 +45,10 @@ CHECKED_EVERY = 50
 """Steps between looks at the loss: a look waits for the device."""
 
 
+GRADUAL = "layers are unfrozen from epoch to epoch"
+"""Why steps are not captured: a graph has the weights that it trains fixed."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What the loop tells after each step, for whoever shows it."""
@@ -65,8 +69,9 @@ class FitResult:
         best_epoch: the epoch whose weights the model holds now.
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
             where none were, `own_layers` (how many layers the engine computes itself, of how many),
-            `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
-            once, and where their output was kept) where there was one.
+            `compiled` (how many layers, or why none, and what was measured), `frozen_bottom` (layers that ran
+            once, and where their output was kept) where there was one, and `trained_by_epoch` (how many parameters)
+            where layers were unfrozen gradually.
     """
 
     history: list[dict[str, Any]]
@@ -87,6 +92,7 @@ def fit(
     score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
     rates: Mapping[str, float] = MappingProxyType({}),
+    starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
@@ -99,6 +105,7 @@ def fit(
         better: whether its first scores are better than its second; used where the spec keeps the best weights or has
             patience.
         rates: what `lr` is multiplied by, for the parameters where that is not 1.
+        starts: the first epoch in which a parameter is trained, where that is not 1; until then it is frozen.
         companion: what the method does in every step beside the gradient of the loss.
         on_step: told after each step.
 
@@ -119,6 +126,7 @@ def fit(
         hardware=hardware,
         meter=meter,
         rates=rates,
+        starts=starts,
         companion=companion,
     ) as run:
         for epoch in range(1, spec.epochs + 1):
@@ -160,6 +168,7 @@ class Ready:
     step: Graphs | Step
     hardware: Hardware
     meter: Meter
+    starts: Mapping[str, int]
     engine: dict[str, Any]
 
     def epoch(self, number: int, on_step: Callable[[Progress], None]) -> dict[str, float]:
@@ -172,6 +181,7 @@ class Ready:
         size = self.cut.size * self.cut.processes  # of a step, all processes together
         total = len(self.orders) * math.ceil(len(order) / size)
         _set_training(self.classifier.model, self.bottom)
+        self._unfreeze(number)
         self.one.loss.zero_()
         with meter.phase("train"):
             for parts in self.data.steps(order, self.cut):
@@ -184,6 +194,11 @@ class Ready:
                 on_step(Progress(number, meter.steps, total, meter.examples))
             loss = self._loss(number) / len(order)
         return {"step": meter.steps, "loss": loss, "lr": self.one.rate}
+
+    def _unfreeze(self, epoch: int) -> None:
+        """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""
+        for name, first in self.starts.items():
+            self.one.free[name].requires_grad_(first <= epoch)
 
     def _loss(self, epoch: int) -> float:
         """The sum of the examples' losses in this epoch so far, all processes together; it must be a finite number."""
@@ -223,6 +238,7 @@ def ready(
     hardware: Hardware,
     meter: Meter,
     rates: Mapping[str, float] = MappingProxyType({}),
+    starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
@@ -264,17 +280,33 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
-                why_eager=companion.why_eager if companion is not None else drawn,
+                why_eager=companion.why_eager if companion is not None else GRADUAL if starts else drawn,
             )
         engine["own_layers"] = own = _own_layers(classifier, quick)
         if own["layers"] < own["of"]:
             log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])
         if frozen is not None:
             engine["frozen_bottom"] = frozen
+        if starts:
+            engine["trained_by_epoch"] = trained = _trained(one, starts, spec.epochs)
+            log.info("parameters trained by epoch: %s", ", ".join(f"{count:,}" for count in trained))
+            stack.callback(_set_free, one)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
-            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, engine
-        )
+            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
+            engine,
+        )  # fmt: skip
+
+
+def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int]:
+    """How many parameters are trained in each epoch."""
+    sizes = {name: parameter.numel() for name, parameter in one.free.items()}
+    return [sum(sizes[name] for name in sizes if starts.get(name, 1) <= epoch) for epoch in range(1, epochs + 1)]
+
+
+def _set_free(one: Step) -> None:
+    for parameter in one.free.values():
+        parameter.requires_grad_(True)
 
 
 def _own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:

@@ -51,6 +51,7 @@ class TrainableModel:
         adapter: PEFT's configuration with which the trained part is saved; None saves a whole model.
         wrapper: PEFT's model around `model`, where there is an adapter.
         rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+        starts: the first epoch in which a parameter is trained, where that is not 1.
         companion: what is done beside the gradient of the loss, where anything is.
         converted: where the base's own weights were changed: makes of the adapter's tensors those that belong to the
             unchanged base.
@@ -61,6 +62,7 @@ class TrainableModel:
     adapter: PeftConfig | None = None
     wrapper: PeftModel | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    starts: Mapping[str, int] = field(default_factory=dict)
     companion: Companion | None = None
     converted: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 

@@ -27,6 +27,7 @@ from loratory.methods.base import TrainableModel, set_free
 from loratory.methods.bitfit import biases
 from loratory.methods.layernorm import norms
 from loratory.methods.lora import LoraSettings, adapt, find_targets, inside
+from loratory.methods.rates import LayerSettings
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ KINDS = ("layernorm", "biases", "embeddings")
 """What may be trained beside the update."""
 
 
-class HybridSettings(LoraSettings):
+class HybridSettings(LoraSettings, LayerSettings):
     """LoRA's settings, how many layers are trained fully, and what else is."""
 
     name: str = "hybrid"

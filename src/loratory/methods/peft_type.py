@@ -86,7 +86,7 @@ class PeftType:
         Raises:
             SettingsError: targets match nothing, or PEFT does not take the settings or the model.
         """
-        values = settings.model_dump(exclude={"name"})
+        values = settings.model_dump(exclude=set(MethodSettings.model_fields))
         names = find_targets(base.model, base.family, values.pop("targets", "attention"))
         given = {key: _read(value) for key, value in values.items()}
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loratory.errors import SettingsError
 from loratory.inputs import Inputs
-from loratory.methods import method_named
+from loratory.methods import prepare
 from loratory.models.load import skeleton
 from loratory.store.naming import approach
 from loratory.study.spec import StudySpec
@@ -26,7 +26,7 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
         base = skeleton(inputs.model(cell.model), labels)
         try:
-            method_named(cell.method.name).prepare(base, cell.method, seed=0)
+            prepare(base, run)
         except SettingsError as error:
             said = approach(cell.method.model_dump(mode="json"))
             raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None
