@@ -1,4 +1,4 @@
-"""Hybrids: LoRA with norms, biases or embeddings trained beside it; counted, saved, and opened by stock PEFT."""
+"""Hybrids: LoRA below unfrozen layers, and norms, biases or embeddings trained beside it; stock PEFT opens them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from loratory.errors import SettingsError
 from loratory.evaluation import predictions
 from loratory.exporting.export import export
 from loratory.methods import TrainableModel, method_named, method_settings
+from loratory.methods.hybrid import layer_names
 from loratory.models.families import FAMILIES
 from loratory.models.load import Base, load_base
 from loratory.models.source import quiet
@@ -29,7 +30,7 @@ ALSO = ("layernorm", "biases", "embeddings", "layernorm,biases,embeddings")
 BIASLESS = ("modernbert", "llama", "qwen3")
 
 
-def prepared(directory: Path, **own: Any) -> tuple[Base, TrainableModel]:
+def made(directory: Path, **own: Any) -> tuple[Base, TrainableModel]:
     base = load_base(str(directory), labels=("a", "b", "c"), seed=0)
     given = {"name": "hybrid", "unfrozen_layers": 0, **own}
     return base, method_named("hybrid").prepare(base, method_settings(given), seed=0)
@@ -37,6 +38,52 @@ def prepared(directory: Path, **own: Any) -> tuple[Base, TrainableModel]:
 
 def unfrozen(trainable: TrainableModel) -> set[str]:
     return {name.replace(".base_layer", "") for name, part in trainable.parts.items() if part == "unfrozen"}
+
+
+def adapted(trainable: TrainableModel) -> set[str]:
+    return {name.split(".lora_")[0] for name, part in trainable.parts.items() if part == "adapter"}
+
+
+@pytest.mark.parametrize("unfrozen", [0, 1, 2])
+def test_hybrid_of_rank_0_trains_the_top_layers_and_nothing_below(
+    unfrozen: int, tiny_bert: Path, prepared: Any
+) -> None:
+    base = load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0)
+    top = tuple(name + "." for name in layer_names(base)[2 - unfrozen :])
+    trainable = prepared(base, "hybrid", rank=0, unfrozen_layers=unfrozen)
+    found = {name for name, part in trainable.parts.items() if part == "unfrozen"}
+    assert found == {name for name, _ in base.model.named_parameters() if name.startswith(top)}
+    assert bool(found) == (unfrozen > 0)
+    assert trainable.adapter is None
+    counts, head = (
+        trainable.counts(),
+        prepared(load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0), "head").counts(),
+    )
+    assert counts["adapter"] == 0
+    assert counts["trainable"] == head["trainable"] + counts["unfrozen"]
+
+
+def test_hybrid_without_an_unfrozen_layer_is_lora(tiny_bert: Path, prepared: Any) -> None:
+    one, two = (load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0) for _ in range(2))
+    hybrid = prepared(one, "hybrid", rank=2, unfrozen_layers=0).trained_tensors()
+    lora = prepared(two, "lora", rank=2).trained_tensors()
+    assert hybrid.keys() == lora.keys()
+    assert all(torch.equal(tensor, lora[name]) for name, tensor in hybrid.items())
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
+def test_hybrid_trains_the_top_layer_and_adapts_those_below(family: str, model_directory: Any, prepared: Any) -> None:
+    base = load_base(str(model_directory(family)), labels=("a", "b", "c"), seed=0)
+    *below, top = layer_names(base)
+    trainable = prepared(base, "hybrid", rank=2, unfrozen_layers=1)
+    unfrozen = {name for name, part in trainable.parts.items() if part == "unfrozen"}
+    assert unfrozen == {name for name, _ in base.model.named_parameters() if name.startswith(top + ".")}
+    assert not any("lora_" in name for name in unfrozen)
+    assert all(any(name.startswith(layer + ".") for layer in below) for name in adapted(trainable))
+    assert {layer for layer in below for name in adapted(trainable) if name.startswith(layer + ".")} == set(below)
+    frozen = [name for name, parameter in base.model.named_parameters() if not parameter.requires_grad]
+    assert any(name.startswith(below[0] + ".") for name in frozen)
+    assert any("embeddings" in name or "embed_tokens" in name or "wte" in name for name in frozen)
 
 
 WANTED = {
@@ -51,14 +98,14 @@ WANTED = {
 def test_what_is_named_is_trained_and_nothing_else(also: str, rank: int, tiny_bert: Path) -> None:
     names = {name for name, _ in load_base(str(tiny_bert), labels=("a", "b", "c"), seed=0).model.named_parameters()}
     encoder = {name for name in names if "pooler" not in name and "classifier" not in name}
-    _, trainable = prepared(tiny_bert, also_unfrozen=also, rank=rank)
+    _, trainable = made(tiny_bert, also_unfrozen=also, rank=rank)
     assert unfrozen(trainable) == {name for name in encoder if any(WANTED[kind](name) for kind in also.split(","))}
     assert (trainable.counts()["adapter"] > 0) == (rank > 0)
 
 
 def test_named_weights_of_frozen_layers_stay_as_they_were(model_directory: Any) -> None:
     directory = model_directory("bert", num_hidden_layers=3)
-    _, trainable = prepared(directory, also_unfrozen="layernorm,biases", frozen_layers=1, unfrozen_layers=1)
+    _, trainable = made(directory, also_unfrozen="layernorm,biases", frozen_layers=1, unfrozen_layers=1)
     names = unfrozen(trainable)
     assert not any(".layer.0." in name for name in names)
     assert {name for name in names if ".layer.1." in name and name.endswith("weight")} == {
@@ -82,15 +129,15 @@ def test_parts_add_up_on_every_family(
     own = {"also_unfrozen": ",".join(kinds), "rank": rank, "unfrozen_layers": layers}
     if (family == "albert" and layers) or (family in BIASLESS and "biases" in kinds):
         with pytest.raises(SettingsError):
-            prepared(model_directory(family), **own)
+            made(model_directory(family), **own)
         return
-    base, trainable = prepared(model_directory(family), **own)
+    base, trainable = made(model_directory(family), **own)
     counts = trainable.counts()
     free = {name for name, parameter in base.model.named_parameters() if parameter.requires_grad}
     assert free == set(trainable.parts)
     assert counts["adapter"] + counts["head"] + counts["unfrozen"] == counts["trainable"]
     assert counts["trainable"] + counts["frozen"] == counts["total"]
-    _, without = prepared(model_directory(family), rank=rank, unfrozen_layers=layers)
+    _, without = made(model_directory(family), rank=rank, unfrozen_layers=layers)
     assert counts["unfrozen"] > without.counts()["unfrozen"]
     assert {part: counts[part] for part in ("adapter", "head")} == {
         part: without.counts()[part] for part in ("adapter", "head")
@@ -159,7 +206,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     family: str, own: dict[str, Any], message: str, model_directory: Any
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        prepared(model_directory(family), **own)
+        made(model_directory(family), **own)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -15,6 +15,9 @@ from loratory.methods.ia3 import IA3
 from loratory.methods.layernorm import LayerNorm
 from loratory.methods.lora import Lora
 from loratory.methods.peft_type import PREFIX, PeftType
+from loratory.methods.prefix import Prefix
+from loratory.methods.prompt import Prompt
+from loratory.methods.prompted import check_room
 from loratory.methods.rates import paced
 from loratory.methods.standard import Standard
 from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
@@ -35,7 +38,19 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Standard(), Lora(), Hybrid(), Head(), BitFit(), LayerNorm(), IA3(), AdaLora())
+    method.name: method
+    for method in (
+        Standard(),
+        Lora(),
+        Hybrid(),
+        Head(),
+        BitFit(),
+        LayerNorm(),
+        IA3(),
+        AdaLora(),
+        Prefix(),
+        Prompt(),
+    )
 }
 """Every method by name."""
 
@@ -60,6 +75,12 @@ def prepare(base: Base, spec: RunSpec) -> TrainableModel:
         SettingsError: the settings do not fit the model, or each other.
     """
     method = method_named(spec.method.name)
+    check_room(
+        spec.method,
+        max_length=spec.data.max_length,
+        longest=base.family.longest(base.config),
+        checkpointing=spec.hardware.activation_checkpointing == "on",
+    )
     lr = spec.training.lr or method.default_lr(int(base.config.hidden_size))
     trainable = method.prepare(base, spec.method, seed=spec.seed)
     return paced(trainable, base.family, spec.method, lr=lr, epochs=spec.training.epochs)

@@ -116,10 +116,16 @@ class TrainableModel:
         import torch
         from peft import get_peft_model_state_dict
 
-        tensors: dict[str, Tensor] = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
-        if self.converted is not None:
-            tensors = self.converted(tensors)
-        tensors |= {"base_model.model." + name: free[name] for name, part in self.parts.items() if part != "adapter"}
+        others = {name: free[name] for name, part in self.parts.items() if part != "adapter"}
+        tensors: dict[str, Tensor]
+        if self.wrapper.active_peft_config.is_prompt_learning:  # PEFT has the model there without one of its own within
+            tensors = {"prompt_embeddings": self.wrapper.get_prompt_embedding_to_save("default")}
+            tensors |= {"base_model." + name: tensor for name, tensor in others.items()}
+        else:
+            tensors = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
+            if self.converted is not None:
+                tensors = self.converted(tensors)
+            tensors |= {"base_model.model." + name: tensor for name, tensor in others.items()}
         # a copy of each: some kinds share memory between layers, which safetensors does not take
         return {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()

@@ -32,7 +32,7 @@ OURS = {
     *("modules_to_save", "target_modules", "peft_version"),
 }
 """Fields of PEFT's configurations that are not the user's to set."""
-ELSEWHERE = {"LORA": "lora", "ADALORA": "adalora"}
+ELSEWHERE = {"LORA": "lora", "ADALORA": "adalora", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 """Kinds that have a method of their own, because PEFT's configuration alone does not train and save them."""
 UNFIT = {
     "FROD": "its sparse tensors cannot be saved as safetensors",
