@@ -36,7 +36,8 @@ def page() -> str:
     """The whole page."""
     known = {name: _section(method) for name, method in METHODS.items()}
     any_other = PeftType.named("peft:VERA")
-    sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}"]
+    rates = " ".join((inspect.getdoc(any_other.default_lr) or "").split())
+    sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}\nDefault learning rate: {rates}\n"]
     return "\n".join([FIRST, *sections, _rates(), _support()])
 
 

@@ -227,6 +227,21 @@ def test_a_weight_that_is_still_frozen_is_not_moved_and_begins_afresh(tiny_bert:
     assert all(parameter.requires_grad for parameter in trainable.trainable().values())
 
 
+@pytest.mark.parametrize(
+    "own", [{"accumulate": 2}, {"activation_checkpointing": "on"}, {"keep": "best", "patience": 2}], ids=str
+)
+def test_gradual_unfreezing_goes_with_other_settings(own: dict[str, Any], spec: Any, tmp_path: Path) -> None:
+    gradual = {"gradual_unfreezing": 1, "epochs": 5, "dropout": 0.0}
+    one = train(spec("standard", **gradual, **own), output=tmp_path / "one")
+    other = train(spec("standard", **gradual), output=tmp_path / "other")
+    first, second = (
+        [json.loads(line) for line in (run.directory / "history.jsonl").read_text("utf8").splitlines()]
+        for run in (one, other)
+    )
+    for row, expected in zip(first, second, strict="patience" not in own):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3)
+
+
 def test_a_run_records_its_rates_and_says_how_it_was_made(spec: Any, tmp_path: Path) -> None:
     own = {"head_lr": 0.002, "unfrozen_lr": 0.001, "layer_decay": 0.9, "gradual_unfreezing": 2, "epochs": 3}
     run = train(spec("standard", **own), output=tmp_path / "run")

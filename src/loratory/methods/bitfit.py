@@ -33,7 +33,8 @@ class BitFit:
     settings: type[MethodSettings] = BitFitSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-3, the largest that the paper tried: few numbers are trained, and from where they were."""
+        """1e-3, of the example that the authors' code gives: few numbers are trained, and from where they were; not
+        searched."""
         return 1e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

@@ -35,7 +35,7 @@ class LayerNorm:
     settings: type[MethodSettings] = LayerNormSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-3, as BitFit's, which trains about as few numbers; no search."""
+        """1e-3, as BitFit's, which trains about as few numbers; not searched."""
         return 1e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

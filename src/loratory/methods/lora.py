@@ -126,7 +126,7 @@ class Lora:
     def default_lr(self, hidden_size: int) -> float:
         """2e-3 for models below 512 hidden units: the best of four on validation of hutto:movies with minilm
         (benchmarks/rates.py); 5e-4 above, as the LoRA paper used for RoBERTa-base on most tasks (Hu et al. 2021, table
-        9)."""
+        9). For the variants it was not searched."""
         return 2e-3 if hidden_size < 512 else 5e-4
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
