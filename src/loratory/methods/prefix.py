@@ -3,9 +3,9 @@ arXiv:2101.00190).
 
     softmax(q·[P_k; k]ᵀ/√d)·[P_v; v]      P_k, P_v: (v, width), in each layer; the rest of it is frozen
 
-As P-Tuning v2 found to suit classification (Liu et al. 2022, arXiv:2110.07602), there is no network that makes the
-prefix. For small files where more is needed than a prompt: 2·v·width numbers a layer. It needs an encoder that takes
-keys and values from outside. Batches run padded. The forward pass is PEFT's.
+The paper's network that makes the prefix in training is left out. For small files where more is needed than a prompt:
+2·v·width numbers a layer. It needs an encoder that takes keys and values from outside. Batches run padded. The forward
+pass is PEFT's.
 """
 
 from __future__ import annotations

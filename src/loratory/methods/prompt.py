@@ -35,7 +35,7 @@ class Prompt:
     settings: type[MethodSettings] = PromptSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-2, not searched: the paper's 0.3 is Adafactor's, which scales its steps."""
+        """1e-2, not searched; the paper's 0.3 (section 3) is for Adafactor and T5."""
         return 1e-2
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

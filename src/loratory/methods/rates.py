@@ -6,9 +6,9 @@
 `--head-lr`, `--adapter-lr` and `--unfrozen-lr` are the peak rates η_part of each part; one that is not given is the
 run's. δ is `--layer-decay`, for the unfrozen weights of standard and hybrid: each layer learns δ times as fast as the
 one above, as if the head were one more layer (discriminative rates, Howard & Ruder 2018, arXiv:1801.06146, with 1/2.6;
-ELECTRA, Clark et al. 2020, arXiv:2003.10555, appendix B, with 0.8 and for its large model 0.9, where the authors' code
-has δ² at the top layer, for a pooler that it no longer has). Norms behind the last layer count as the top
-layer. The schedule multiplies all rates alike.
+ELECTRA, Clark et al. 2020, arXiv:2003.10555: its code has 0.8, for the large model 0.9, and δ² at the top layer, for a
+pooler that it no longer has). Norms behind the last layer count as the top layer. The schedule multiplies all rates
+alike.
 
 `--gradual-unfreezing N` trains head and adapters alone in the first epoch, and sets N more of the unfrozen layers free
 before each further one, from the top (Howard & Ruder 2018, with N = 1); what stands below the layers is the last of
