@@ -8,12 +8,18 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loratory.methods import METHODS, Method
-from loratory.methods.peft_type import PeftType
+from pydantic.fields import FieldInfo
 
+from loratory.methods import METHODS, Method
+from loratory.methods import rates as paces
+from loratory.methods.peft_type import PeftType
+from loratory.methods.rates import LayerSettings
+
+PACES = {name: field for name, field in LayerSettings.model_fields.items() if name != "name"}
 PAGE = Path(__file__).with_name("methods.md")
 FIRST = (
     "# Methods\n\nWritten by `python docs/methods.py` from the methods' own files, and checked. Every method trains\n"
@@ -26,8 +32,15 @@ def page() -> str:
     """The whole page."""
     known = {name: _section(method) for name, method in METHODS.items()}
     any_other = PeftType.named("peft:VERA")
-    sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}"]
-    return "\n".join([FIRST, *sections])
+    rates = " ".join((inspect.getdoc(any_other.default_lr) or "").split())
+    sections = [*known.values(), f"## peft:TYPE\n\n{_text(type(any_other))}\nDefault learning rate: {rates}\n"]
+    return "\n".join([FIRST, *sections, _rates()])
+
+
+def _rates() -> str:
+    """What every method's rates are, and the settings of layers."""
+    text = textwrap.dedent(paces.__doc__ or "").strip()
+    return "\n".join(["## Learning rates", "", text, "", *_table(PACES), ""])
 
 
 def _section(method: Method) -> str:
@@ -36,16 +49,20 @@ def _section(method: Method) -> str:
     own = method.settings.model_fields
     lora = METHODS["lora"].settings.model_fields if method.name != "lora" else {}
     same = {name for name, field in own.items() if name in lora and field.description == lora[name].description}
-    fields = {name: field for name, field in own.items() if name not in {"name", *same}}
-    if lora.keys() <= own.keys():
+    fields = {name: field for name, field in own.items() if name not in {"name", *same, *PACES}}
+    if lora and lora.keys() <= own.keys():
         section += "\nIt takes the settings of lora, and its own:\n"
     if not fields:
         return section
+    return "\n".join([section, *_table(fields), ""])
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> list[str]:
     rows = []
     for name, field in fields.items():
-        default = "" if field.default == "" else f"`{field.default}`"
+        default = "" if field.default in ("", None) else f"`{field.default}`"
         rows.append(f"| `--{name.replace('_', '-')}` | {default} | {field.description} |")
-    return "\n".join([section, "| setting | default | |", "|---|---|---|", *rows, ""])
+    return ["| setting | default | |", "|---|---|---|", *rows]
 
 
 def _text(kind: type[Any]) -> str:

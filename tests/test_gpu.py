@@ -139,7 +139,7 @@ def test_a_family_that_runs_padded_is_not_captured_and_says_so(
     run = _train(tmp_path, model_directory("mpnet"), tiny_csv, "lora")
     said = run.record.environment["engine"]
     assert said["graphs"] == 0
-    assert said["why_eager"] == "the family runs padded"
+    assert said["why_eager"] == "batches run padded"
     assert said["compiled"] == {"layers": 0, "why": "steps are not captured"}
 
 

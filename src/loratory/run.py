@@ -182,6 +182,7 @@ def optimize(
         score=scores,
         better=better,
         rates=setup.trainable.rates,
+        starts=setup.trainable.starts,
         companion=setup.trainable.companion,
         on_step=on_step,
     )

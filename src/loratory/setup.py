@@ -14,6 +14,7 @@ from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
+from loratory.methods import prepare as prepare_method
 from loratory.methods.quantized import check_frozen, check_quantized
 from loratory.models.families import family_of
 from loratory.models.flat import Classifier
@@ -127,9 +128,9 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     model = inputs.model(spec.model)
     identity = identify(spec, hardware, inputs, place)
     spec, hardware = identity.spec, identity.hardware
-    labels, method = tuple(str(label) for label in dataset.labels), method_named(spec.method.name)
+    labels = tuple(str(label) for label in dataset.labels)
     if identity.quantization is not None:  # weights in fewer bits cannot even be asked to learn
-        check_frozen(spec.training.quantize, method, skeleton(model, labels), spec.method)
+        check_frozen(spec, prepare_method(skeleton(model, labels), spec))
     base = load_base(
         spec.model,
         labels=labels,
@@ -139,7 +140,7 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         found=model,
         quantization=identity.quantization,
     )
-    trainable = method.prepare(base, spec.method, seed=spec.seed)
+    trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
     base.to(hardware.device)

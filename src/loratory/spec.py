@@ -100,9 +100,13 @@ class HardwareSpec(Settings):
 
 
 class MethodSettings(Settings):
-    """Base of each method's own settings; the method's file extends it."""
+    """Base of each method's own settings; the method's file extends it. What the rates do stands in
+    :mod:`loratory.methods.rates`."""
 
     name: str
+    head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
+    adapter_lr: float | None = Field(None, gt=0, description="peak learning rate of adapters (default: lr)")
+    unfrozen_lr: float | None = Field(None, gt=0, description="peak learning rate of unfrozen weights (default: lr)")
 
 
 class RunSpec(Settings):

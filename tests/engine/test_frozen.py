@@ -124,7 +124,7 @@ def test_where_the_family_runs_padded_dropout_is_off_in_the_frozen_bottom_all_th
     assert len(modes) > 4
     assert not any(modes)
     said = result.engine["frozen_bottom"]
-    assert said == {"layers": "all", "dropout": 0.0, "kept_bytes": 0, "kept": "nowhere: the family runs padded"}
+    assert said == {"layers": "all", "dropout": 0.0, "kept_bytes": 0, "kept": "nowhere: batches run padded"}
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])

@@ -157,3 +157,20 @@ def test_variants_of_lora_give_the_losses_of_a_plain_padded_loop(
     history, _ = our_loop(tiny_bert, "lora", data, 10, len(LENGTHS), device=device, **VARIANTS[what])
     assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4)
     assert abs(expected[-1] - expected[0]) > 0.05
+
+
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "all that may be": {"unfrozen_layers": 1, "also_unfrozen": "layernorm,biases,embeddings"},
+    "without layers": {"unfrozen_layers": 0, "also_unfrozen": "layernorm"},
+    "without LoRA": {"unfrozen_layers": 1, "also_unfrozen": "embeddings", "rank": 0},
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("what", HYBRIDS)
+def test_hybrids_give_the_losses_of_a_plain_padded_loop(what: str, device: str, tiny_bert: Any, labelled: Any) -> None:
+    data, own = labelled(LENGTHS), {"rank": 4, "lr": 3e-3, **HYBRIDS[what]}
+    expected, _ = plain_loop(tiny_bert, "hybrid", data, 10, len(LENGTHS), device=device, **own)
+    history, _ = our_loop(tiny_bert, "hybrid", data, 10, len(LENGTHS), device=device, **own)
+    assert [row["loss"] for row in history] == pytest.approx(expected, abs=1e-4)
+    assert abs(expected[-1] - expected[0]) > 0.05

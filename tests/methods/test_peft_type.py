@@ -91,7 +91,7 @@ def test_a_study_has_a_grid_of_it(tmp_path: Path) -> None:
     [
         ({"name": "peft:vear"}, "PEFT has no kind 'VEAR'; did you mean"),
         ({"name": "peft:lora"}, "use --method lora"),
-        ({"name": "peft:prefix-tuning"}, "it is no adapter beside a model's layers"),
+        ({"name": "peft:p-tuning"}, "it is no adapter beside a model's layers"),
         ({"name": "peft:poly"}, "it needs the number of a task"),
         ({"name": "peft:vera", "dropuot": 0.1}, "--dropuot is not a setting of peft:VERA; did you mean 'vera_dropout'"),
         ({"name": "peft:vera", "r": "many"}, "--r 'many': input should be a valid integer"),

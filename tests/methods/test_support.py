@@ -18,15 +18,6 @@ from loratory.methods import METHODS, refusal
 from loratory.models.families import FAMILIES
 from loratory.run import train
 
-REFUSED = {
-    ("hybrid", "albert"): "albert shares one layer's weights",
-    ("bitfit", "modernbert"): "has no biases",
-    ("bitfit", "llama"): "has no biases",
-    ("bitfit", "qwen3"): "has no biases",
-}
-"""The reason why."""
-
-
 SUPPORT = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "support.py"))
 """The page's module: how it is written and read."""
 
@@ -45,10 +36,10 @@ def found(record_property: Callable[[str, object], None]) -> Callable[[str, str,
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_on_a_family_or_says_why_not(
-    method: str, family: str, spec: Any, model_directory: Any, tmp_path: Path, found: Any
+    method: str, family: str, spec: Any, model_directory: Any, tmp_path: Path, refused: Any, found: Any
 ) -> None:
     chosen = spec(method, model=str(model_directory(family)), epochs=3)
-    reason = REFUSED.get((method, family))
+    reason = refused(method, family)
     if reason is not None:
         with pytest.raises(SettingsError, match=reason) as caught:
             train(chosen, output=tmp_path / "run")

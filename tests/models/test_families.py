@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_a_familys_row_is_what_its_model_shows(name: str, model_directory: Any) 
     assert family.grouped == hasattr(usual, "num_key_value_heads")
     assert family.local == ("sliding_attention" in (getattr(usual, "layer_types", None) or ()))
     assert family.biases == any(parameter.endswith("bias") for parameter, _ in encoder.named_parameters())
+    assert family.takes_keys == ("past_key_values" in inspect.signature(encoder.forward).parameters)
     assert family.flat == Classifier(base.model, family, base.pad_id).flat
     with quickened(base.model, Hardware.of(HardwareSpec(device="cpu", precision="fp32"))) as quick:
         assert {quick.computes(block) for block in family.blocks(base.model)} == {family.own_layers}

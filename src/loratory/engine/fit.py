@@ -46,6 +46,10 @@ CHECKED_EVERY = 50
 """Steps between looks at the loss: a look waits for the device."""
 
 
+GRADUAL = "layers are unfrozen from epoch to epoch"
+"""Why steps are not captured: a graph has the weights that it trains fixed."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What the loop tells after each step, for whoever shows it."""
@@ -66,9 +70,10 @@ class FitResult:
         best_epoch: the epoch whose weights the model holds now.
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
             where none were, `own_layers` (how many layers the engine computes itself, of how many),
-            `compiled` (how many layers, or why none, and what was measured), and `frozen_bottom` (layers that ran
+            `compiled` (how many layers, or why none, and what was measured), `frozen_bottom` (layers that ran
             once, and where their output was kept) where there was one, `quantized` (how many layers are held in fewer
-            bits, how, and by which version of bitsandbytes) where any are.
+            bits, how, and by which version of bitsandbytes) where any are, and `trained_by_epoch` (how many
+            parameters) where layers were unfrozen gradually.
     """
 
     history: list[dict[str, Any]]
@@ -89,6 +94,7 @@ def fit(
     score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
     rates: Mapping[str, float] = MappingProxyType({}),
+    starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FitResult:
@@ -101,6 +107,7 @@ def fit(
         better: whether its first scores are better than its second; used where the spec keeps the best weights or has
             patience.
         rates: what `lr` is multiplied by, for the parameters where that is not 1.
+        starts: the first epoch in which a parameter is trained, where that is not 1; until then it is frozen.
         companion: what the method does in every step beside the gradient of the loss.
         on_step: told after each step.
 
@@ -121,6 +128,7 @@ def fit(
         hardware=hardware,
         meter=meter,
         rates=rates,
+        starts=starts,
         companion=companion,
     ) as run:
         for epoch in range(1, spec.epochs + 1):
@@ -162,6 +170,7 @@ class Ready:
     step: Graphs | Step
     hardware: Hardware
     meter: Meter
+    starts: Mapping[str, int]
     engine: dict[str, Any]
 
     def epoch(self, number: int, on_step: Callable[[Progress], None]) -> dict[str, float]:
@@ -174,6 +183,7 @@ class Ready:
         size = self.cut.size * self.cut.processes  # of a step, all processes together
         total = len(self.orders) * math.ceil(len(order) / size)
         _set_training(self.classifier.model, self.bottom)
+        self._unfreeze(number)
         self.one.loss.zero_()
         with meter.phase("train"):
             for parts in self.data.steps(order, self.cut):
@@ -186,6 +196,11 @@ class Ready:
                 on_step(Progress(number, meter.steps, total, meter.examples))
             loss = self._loss(number) / len(order)
         return {"step": meter.steps, "loss": loss, "lr": self.one.rate}
+
+    def _unfreeze(self, epoch: int) -> None:
+        """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""
+        for name, first in self.starts.items():
+            self.one.free[name].requires_grad_(first <= epoch)
 
     def _loss(self, epoch: int) -> float:
         """The sum of the examples' losses in this epoch so far, all processes together; it must be a finite number."""
@@ -225,6 +240,7 @@ def ready(
     hardware: Hardware,
     meter: Meter,
     rates: Mapping[str, float] = MappingProxyType({}),
+    starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
@@ -245,7 +261,13 @@ def ready(
         stack.enter_context(checkpointed(blocks, random=random))
         drawn = "checkpointed layers draw from torch's generator" if blocks and random else None
         held = quantized.said(model)
-        why_eager = companion.why_eager if companion is not None else quantized.WHY_EAGER if held is not None else drawn
+        reasons = (
+            companion.why_eager if companion is not None else None,
+            GRADUAL if starts else None,
+            quantized.WHY_EAGER if held is not None else None,
+            drawn,
+        )
+        why_eager = next((reason for reason in reasons if reason is not None), None)
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
@@ -278,10 +300,26 @@ def ready(
             log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])
         if frozen is not None:
             engine["frozen_bottom"] = frozen
+        if starts:
+            engine["trained_by_epoch"] = trained = _trained(one, starts, spec.epochs)
+            log.info("parameters trained by epoch: %s", ", ".join(f"{count:,}" for count in trained))
+            stack.callback(_set_free, one)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
-            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, engine
-        )
+            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
+            engine,
+        )  # fmt: skip
+
+
+def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int]:
+    """How many parameters are trained in each epoch."""
+    sizes = {name: parameter.numel() for name, parameter in one.free.items()}
+    return [sum(sizes[name] for name in sizes if starts.get(name, 1) <= epoch) for epoch in range(1, epochs + 1)]
+
+
+def _set_free(one: Step) -> None:
+    for parameter in one.free.values():
+        parameter.requires_grad_(True)
 
 
 def _own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:

@@ -56,6 +56,9 @@ class Bottom:
         """The frozen bottom, or None where the first layer or something before it is trained."""
         encoder = family.encoder(model)
         heads = {model.get_submodule(path) for path in family.head}
+        apart = [child for child in model.children() if child is not encoder and child not in heads]
+        if any(p.requires_grad for child in apart for p in child.parameters()):
+            return None  # virtual tokens go in below
         trained = {
             module
             for child in encoder.children()
@@ -136,7 +139,7 @@ def resumed(
 ) -> Iterator[tuple[Classifier, Labelled, Labelled | None, dict[str, Any] | None]]:
     """The classifier above its frozen `bottom`, both sets in places of kept rows, and what the record says of it.
 
-    The bottom runs once, on every text. Where there is no frozen bottom, or the family runs padded, everything comes
+    The bottom runs once, on every text. Where there is no frozen bottom, or batches run padded, everything comes
     back as it was.
     """
     if bottom is None:
@@ -144,8 +147,8 @@ def resumed(
         return
     said: dict[str, Any] = {"layers": "all" if bottom.whole else len(bottom.below), "dropout": 0.0}
     if not classifier.flat:
-        log.info("the frozen layers run at every step: the family runs padded")
-        yield classifier, data, validation, {**said, "kept_bytes": 0, "kept": "nowhere: the family runs padded"}
+        log.info("the frozen layers run at every step: batches run padded")
+        yield classifier, data, validation, {**said, "kept_bytes": 0, "kept": "nowhere: batches run padded"}
         return
     with ExitStack() as stack:
         sets: list[tuple[Labelled, Phase]] = [(data, "train")]  # a cost of training, though paid once

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from loratory.engine.groups import Draws, Group, Shadows, joins, kernels
 from loratory.engine.hardware import Hardware
 from loratory.engine.modules import Dropout, stand_in
-from loratory.models.flat import Layout, attend_packed
+from loratory.models.flat import ATTENTION, Layout, attend_packed
 
 
 class _Project(torch.autograd.Function):
@@ -316,6 +316,8 @@ def _redrawn(module: Any, hardware: Hardware) -> bool:
 def _alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
     """The layers of BERT's shape, with GELU and no update but LoRA's plain one; how they name things; their heads."""
     config: Any = model.config
+    if config._attn_implementation != ATTENTION:  # padded batches are transformers' own
+        return
     for shape in SHAPES:
         if getattr(config, shape.activation, None) != "gelu" or getattr(config, "is_decoder", False):
             continue

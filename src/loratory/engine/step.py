@@ -149,8 +149,9 @@ class Step:
         if self.processes.count == 1:
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if self._joint is None:
-            self._joint = torch.empty(sum(gradient.numel() for gradient in gradients), device=gradients[0].device)
+        size = sum(gradient.numel() for gradient in gradients)  # it grows where layers are unfrozen gradually
+        if self._joint is None or len(self._joint) != size:
+            self._joint = torch.empty(size, device=gradients[0].device)
         parts = torch.split(self._joint, [gradient.numel() for gradient in gradients])
         views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
         torch._foreach_copy_(views, gradients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loratory.errors import SettingsError, nearest
 from loratory.methods.adalora import AdaLora
@@ -15,8 +15,15 @@ from loratory.methods.ia3 import IA3
 from loratory.methods.layernorm import LayerNorm
 from loratory.methods.lora import Lora
 from loratory.methods.peft_type import PREFIX, PeftType
+from loratory.methods.prefix import Prefix
+from loratory.methods.prompt import Prompt
+from loratory.methods.prompted import check_room
+from loratory.methods.rates import paced
 from loratory.methods.standard import Standard
 from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
+
+if TYPE_CHECKING:
+    from loratory.models.load import Base
 
 __all__ = [
     "METHODS",
@@ -26,12 +33,25 @@ __all__ = [
     "method_named",
     "method_settings",
     "parse_spec",
+    "prepare",
     "refusal",
     "spec_from_flags",
 ]
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Standard(), Lora(), Hybrid(), Head(), BitFit(), LayerNorm(), IA3(), AdaLora())
+    method.name: method
+    for method in (
+        Standard(),
+        Lora(),
+        Hybrid(),
+        Head(),
+        BitFit(),
+        LayerNorm(),
+        IA3(),
+        AdaLora(),
+        Prefix(),
+        Prompt(),
+    )
 }
 """Every method by name."""
 
@@ -47,6 +67,24 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise SettingsError(f"unknown method {name!r}; {nearest(name, METHODS)}")
     return METHODS[name]
+
+
+def prepare(base: Base, spec: RunSpec) -> TrainableModel:
+    """Let the spec's method make `base.model` ready, in place; each parameter gets its rate and its first epoch.
+
+    Raises:
+        SettingsError: the settings do not fit the model, or each other.
+    """
+    method = method_named(spec.method.name)
+    check_room(
+        spec.method,
+        max_length=spec.data.max_length,
+        longest=base.family.longest(base.config),
+        checkpointing=spec.hardware.activation_checkpointing == "on",
+    )
+    lr = spec.training.lr or method.default_lr(int(base.config.hidden_size))
+    trainable = method.prepare(base, spec.method, seed=spec.seed)
+    return paced(trainable, base.family, spec.method, lr=lr, epochs=spec.training.epochs)
 
 
 def method_settings(values: Mapping[str, Any]) -> MethodSettings:

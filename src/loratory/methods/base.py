@@ -51,6 +51,7 @@ class TrainableModel:
         adapter: PEFT's configuration with which the trained part is saved; None saves a whole model.
         wrapper: PEFT's model around `model`, where there is an adapter.
         rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+        starts: the first epoch in which a parameter is trained, where that is not 1.
         companion: what is done beside the gradient of the loss, where anything is.
         converted: where the base's own weights were changed: makes of the adapter's tensors those that belong to the
             unchanged base.
@@ -61,6 +62,7 @@ class TrainableModel:
     adapter: PeftConfig | None = None
     wrapper: PeftModel | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    starts: Mapping[str, int] = field(default_factory=dict)
     companion: Companion | None = None
     converted: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
@@ -117,10 +119,16 @@ class TrainableModel:
         import torch
         from peft import get_peft_model_state_dict
 
-        tensors: dict[str, Tensor] = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
-        if self.converted is not None:
-            tensors = self.converted(tensors)
-        tensors |= {"base_model.model." + name: free[name] for name, part in self.parts.items() if part != "adapter"}
+        others = {name: free[name] for name, part in self.parts.items() if part != "adapter"}
+        tensors: dict[str, Tensor]
+        if self.wrapper.active_peft_config.is_prompt_learning:  # PEFT has the model there without one of its own within
+            tensors = {"prompt_embeddings": self.wrapper.get_prompt_embedding_to_save("default")}
+            tensors |= {"base_model." + name: tensor for name, tensor in others.items()}
+        else:
+            tensors = get_peft_model_state_dict(self.wrapper, save_embedding_layers=False)
+            if self.converted is not None:
+                tensors = self.converted(tensors)
+            tensors |= {"base_model.model." + name: tensor for name, tensor in others.items()}
         # a copy of each: some kinds share memory between layers, which safetensors does not take
         return {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()

@@ -14,6 +14,8 @@ from loratory.methods.base import TrainableModel, set_free
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from loratory.models.families import Family
     from loratory.models.load import Base
 
@@ -32,7 +34,8 @@ class BitFit:
     settings: type[MethodSettings] = BitFitSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-3, the largest that the paper tried: few numbers are trained, and from where they were."""
+        """1e-3, of the example that the authors' code gives: few numbers are trained, and from where they were; not
+        searched."""
         return 1e-3
 
     def refuses(self, family: Family) -> str | None:
@@ -45,7 +48,7 @@ class BitFit:
         Raises:
             SettingsError: the encoder has none.
         """
-        parts = set_free(base.model, base.family, unfrozen=lambda name: name.endswith("bias"))
+        parts = set_free(base.model, base.family, unfrozen=biases(base.model).__contains__)
         if "unfrozen" not in parts.values():  # a configuration may give a family biases that it mostly lacks
             raise SettingsError(_none_in(base.family))
         return TrainableModel(base.model, parts)
@@ -53,3 +56,8 @@ class BitFit:
 
 def _none_in(family: Family) -> str:
     return f"--method bitfit: {family.name} has no biases; use layernorm or lora"
+
+
+def biases(model: nn.Module) -> set[str]:
+    """The names of every bias."""
+    return {name for name, _ in model.named_parameters() if name.endswith("bias")}

@@ -34,7 +34,7 @@ class IA3:
     settings: type[MethodSettings] = IA3Settings
 
     def default_lr(self, hidden_size: int) -> float:
-        """3e-3, the paper's."""
+        """3e-3, of the authors' configuration (t-few, configs/ia3.json; Adafactor by default); not searched."""
         return 3e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,9 @@ def inject(
 
     before = {id(parameter) for parameter in base.model.parameters()}
     saved = copy.deepcopy(config)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]), peft_refusals(base):
         torch.manual_seed(seed)  # PEFT draws from the global generator
-        try:
-            wrapper = PeftModel(base.model, config)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-            raise SettingsError(f"PEFT cannot adapt {base.family.name} so: {first_line(error)}") from error
+        wrapper = PeftModel(base.model, config)
     fixed = tuple(  # on the meta device PEFT forgets that these are not trained
         f"{name}.{other}."
         for name, module in base.model.named_modules()
@@ -70,9 +68,24 @@ def inject(
     }
     added = [name for name, parameter in free.items() if id(parameter) not in before]
     parts = set_free(base.model, base.family, unfrozen=unfrozen or free.__contains__, adapter=added)
-    saved.task_type = "SEQ_CLS"
     saved.modules_to_save = [*base.family.head, *unfrozen_modules]
+    return TrainableModel(base.model, parts, as_saved(base, saved), wrapper)
+
+
+@contextmanager
+def peft_refusals(base: Base) -> Iterator[None]:
+    """Turn what PEFT says of a model that it cannot adapt into our own error."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+        raise SettingsError(f"PEFT cannot adapt {base.family.name} so: {first_line(error)}") from error
+
+
+def as_saved(base: Base, config: PeftConfig) -> PeftConfig:
+    """A copy of `config` as an adapter of `base` is saved with."""
+    saved = copy.deepcopy(config)
+    saved.task_type = "SEQ_CLS"
     # a relative path would be another one, or a hub id, to whoever opens the adapter from elsewhere
     saved.base_model_name_or_path = str(Path(base.source).absolute()) if Path(base.source).is_dir() else base.source
     saved.inference_mode = True
-    return TrainableModel(base.model, parts, saved, wrapper)
+    return saved

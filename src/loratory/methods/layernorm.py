@@ -13,6 +13,8 @@ from loratory.methods.base import TrainableModel, set_free
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from loratory.models.load import Base
 
 KINDS = ("LayerNorm", "RMSNorm")
@@ -33,11 +35,19 @@ class LayerNorm:
     settings: type[MethodSettings] = LayerNormSettings
 
     def default_lr(self, hidden_size: int) -> float:
-        """1e-3, as BitFit's, which trains about as few numbers; no search."""
+        """1e-3, as BitFit's, which trains about as few numbers; not searched."""
         return 1e-3
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Set every norm free."""
-        norms = {name for name, module in base.model.named_modules() if type(module).__name__.endswith(KINDS)}
-        free = set_free(base.model, base.family, unfrozen=lambda name: name.rpartition(".")[0] in norms)
-        return TrainableModel(base.model, free)
+        return TrainableModel(base.model, set_free(base.model, base.family, unfrozen=norms(base.model).__contains__))
+
+
+def norms(model: nn.Module) -> set[str]:
+    """The names of the parameters of every norm."""
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith(KINDS)
+        for own, _ in module.named_parameters(recurse=False)
+    }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -126,7 +126,7 @@ class Lora:
     def default_lr(self, hidden_size: int) -> float:
         """2e-3 for models below 512 hidden units: the best of four on validation of hutto:movies with minilm
         (benchmarks/rates.py); 5e-4 above, as the LoRA paper used for RoBERTa-base on most tasks (Hu et al. 2021, table
-        9)."""
+        9). For the variants it was not searched."""
         return 2e-3 if hidden_size < 512 else 5e-4
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
@@ -142,8 +142,12 @@ def adapt(
     seed: int,
     unfrozen_modules: Sequence[str] = (),
     frozen_modules: Sequence[str] = (),
+    also: Container[str] = (),
 ) -> TrainableModel:
     """Inject LoRA outside `unfrozen_modules`, which are trained fully, as the head is, and `frozen_modules`.
+
+    Args:
+        also: names of pretrained weights, as they are before the injection, that are trained beside the update.
 
     Raises:
         SettingsError: targets or a pattern match nothing, a rank is above its target's width, or the settings do not
@@ -154,7 +158,7 @@ def adapt(
     from peft import LoraConfig, get_peft_model_state_dict
 
     outside = (*unfrozen_modules, *frozen_modules)
-    names = [name for name in find_targets(base.model, base.family, settings.targets) if not _inside(name, outside)]
+    names = [name for name in find_targets(base.model, base.family, settings.targets) if not inside(name, outside)]
     if not names:
         raise SettingsError(f"--targets {settings.targets}: no layer is left to adapt between unfrozen and frozen ones")
     _check_ranks(base.model, settings, names)
@@ -175,9 +179,9 @@ def adapt(
         )
 
     def unfrozen(name: str) -> bool:
-        if _inside(name, unfrozen_modules):
+        if inside(name, unfrozen_modules) or name.replace(".base_layer.", ".") in also:
             return True
-        if settings.bias == "none" or not name.endswith("bias") or _inside(name, frozen_modules):
+        if settings.bias == "none" or not name.endswith("bias") or inside(name, frozen_modules):
             return False
         return settings.bias == "all" or name.removesuffix(".base_layer.bias") in names
 
@@ -191,7 +195,8 @@ def adapt(
     return trainable
 
 
-def _inside(name: str, modules: Sequence[str]) -> bool:
+def inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether `name` is that of one of `modules`, or of something in one."""
     return any(name == module or name.startswith(module + ".") for module in modules)
 
 

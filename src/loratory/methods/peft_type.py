@@ -32,7 +32,7 @@ OURS = {
     *("modules_to_save", "target_modules", "peft_version"),
 }
 """Fields of PEFT's configurations that are not the user's to set."""
-ELSEWHERE = {"LORA": "lora", "ADALORA": "adalora"}
+ELSEWHERE = {"LORA": "lora", "ADALORA": "adalora", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 """Kinds that have a method of their own, because PEFT's configuration alone does not train and save them."""
 UNFIT = {
     "FROD": "its sparse tensors cannot be saved as safetensors",
@@ -77,7 +77,7 @@ class PeftType:
         return _made(name.removeprefix(PREFIX).upper().replace("-", "_"))
 
     def default_lr(self, hidden_size: int) -> float:
-        """LoRA's rates, whatever the kind: a first try, and no more."""
+        """LoRA's rates, whatever the kind; not searched."""
         return 2e-3 if hidden_size < 512 else 5e-4
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
@@ -86,7 +86,7 @@ class PeftType:
         Raises:
             SettingsError: targets match nothing, or PEFT does not take the settings or the model.
         """
-        values = settings.model_dump(exclude={"name"})
+        values = settings.model_dump(exclude=set(MethodSettings.model_fields))
         names = find_targets(base.model, base.family, values.pop("targets", "attention"))
         given = {key: _read(value) for key, value in values.items()}
         try:

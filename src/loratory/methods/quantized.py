@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loratory.errors import SettingsError
-from loratory.methods.base import Method
+from loratory.methods.base import TrainableModel
 from loratory.methods.lora import LoraSettings
-from loratory.spec import MethodSettings
+from loratory.spec import MethodSettings, RunSpec
 
 if TYPE_CHECKING:
     from loratory.models.families import Family
-    from loratory.models.load import Base
 
 
 def check_quantized(kind: str, settings: MethodSettings, family: Family) -> None:
@@ -37,15 +36,17 @@ def check_quantized(kind: str, settings: MethodSettings, family: Family) -> None
         raise SettingsError(f"{flag}: it is for decoders, and {family.name} is none; leave it out")
 
 
-def check_frozen(kind: str, method: Method, base: Base, settings: MethodSettings) -> None:
-    """Refuse a method that would train some of the base's weights. `kind` is `8bit`, `4bit` or `off`.
+def check_frozen(spec: RunSpec, trainable: TrainableModel) -> None:
+    """Refuse a method that would train some of a quantised base's weights.
 
     Args:
-        base: a model without values, which `method` makes ready.
+        trainable: what the spec's method made of a model without values.
 
     Raises:
-        SettingsError: it trains pretrained weights; or the settings do not fit the model.
+        SettingsError: it trains pretrained weights.
     """
-    parts = method.prepare(base, settings, seed=0).parts
-    if kind != "off" and "unfrozen" in parts.values():
-        raise SettingsError(f"--quantize {kind}: {method.name} trains some of the base's weights; use --method lora")
+    kind = spec.training.quantize
+    if kind != "off" and "unfrozen" in trainable.parts.values():
+        raise SettingsError(
+            f"--quantize {kind}: {spec.method.name} trains some of the base's weights; use --method lora"
+        )

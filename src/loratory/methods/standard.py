@@ -10,14 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loratory.methods.base import TrainableModel, set_free
+from loratory.methods.rates import LayerSettings
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
     from loratory.models.load import Base
 
 
-class StandardSettings(MethodSettings):
-    """Standard fine-tuning has no settings of its own."""
+class StandardSettings(LayerSettings):
+    """How fast the layers learn, and from when on."""
 
     name: str = "standard"
 

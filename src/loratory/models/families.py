@@ -8,7 +8,7 @@ whether its attention goes through transformers' attention interface, so that fl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from loratory.errors import ModelError
@@ -54,6 +54,8 @@ class Family:
     """Several query heads share one key and value head."""
     biases: bool = True
     """Whether the encoder has any, as it is usually configured."""
+    takes_keys: bool = False
+    """Its encoder takes keys and values from outside (`past_key_values`), as prefix tuning needs."""
     own_layers: bool = False
     """Its layers are of BERT's shape, which the engine computes itself."""
 
@@ -131,23 +133,26 @@ def _llama_like(name: str, *, biases: bool) -> Family:
         down="mlp.down_proj",
         grouped=True,
         biases=biases,
+        takes_keys=True,
     )
 
 
 def _roberta_like(name: str) -> Family:
-    return Family(
-        name, "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, True, own_layers=True
-    )
+    return replace(_bert_like(name, ("classifier",), _classifier_on_rows), positions_after_padding=True)
+
+
+def _bert_like(name: str, head: tuple[str, ...], apply_head: HeadFunction) -> Family:
+    return Family(name, "encoder.layer", ("query", "value"), head, apply_head, takes_keys=True, own_layers=True)
 
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("bert", "encoder.layer", ("query", "value"), ("bert.pooler", "classifier"), _bert_head, own_layers=True),
+        _bert_like("bert", ("bert.pooler", "classifier"), _bert_head),
         _roberta_like("roberta"),
         _roberta_like("xlm-roberta"),
         _roberta_like("camembert"),
-        Family("electra", "encoder.layer", ("query", "value"), ("classifier",), _classifier_on_rows, own_layers=True),
+        _bert_like("electra", ("classifier",), _classifier_on_rows),
         Family(
             "distilbert",
             "transformer.layer",
@@ -212,6 +217,7 @@ FAMILIES: dict[str, Family] = {
             causal=True,
             keys_and_values=("attn.c_attn",),
             down="mlp.c_proj",
+            takes_keys=True,
         ),
         _llama_like("llama", biases=False),
         _llama_like("qwen2", biases=True),

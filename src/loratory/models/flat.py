@@ -316,7 +316,7 @@ class Classifier:
     @property
     def why_eager(self) -> str | None:
         """Why steps on CUDA are not captured as graphs; None where they can be."""
-        return None if self.flat else "the family runs padded"
+        return None if self.flat else "batches run padded"
 
     def unflatten(self) -> None:
         """Let the model run padded batches from now on, through transformers' own attention."""

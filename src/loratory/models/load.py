@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 from loratory.errors import ModelError, ResourceError, counted, first_line
 from loratory.models import flat
 from loratory.models.families import Family, family_of
+from loratory.models.prompted import call_through
 from loratory.models.quantized import Quantization
 from loratory.models.source import (
     Pretrained,
@@ -200,7 +201,11 @@ def load_trained(
         raise ModelError(f"adapter {directory}: {first_line(error)}") from error
     tokenizer = read_tokenizer(str(directory))
     inner = adapted.get_base_model()
-    if merge:
+    if adapted.active_peft_config.is_prompt_learning:
+        if merge:
+            raise ModelError(f"{directory}: virtual tokens cannot be folded into a base; export it as an adapter")
+        call_through(inner, adapted, base.family)
+    elif merge:
         _merge(inner)
     return replace(base, model=inner.eval(), tokenizer=tokenizer)
 

@@ -23,18 +23,20 @@ def lookup(record: Any, *path: str) -> Any:
     return record
 
 
-SAID = ("name", "rank", "targets", "unfrozen_layers", "frozen_layers", "alpha", "lora_dropout")
+SAID = ("name", "rank", "targets", "unfrozen_layers", "frozen_layers", "also_unfrozen", "alpha", "lora_dropout")
 """Settings that a name says in words of its own, or only where they differ."""
 
 
 def variant(method: Any) -> str:
-    """What else a method's settings are that its defaults are not, such as `, dora=on`; mostly nothing."""
+    """What else a method's settings are that its defaults are not, such as ` + layernorm, dora=on`; mostly nothing."""
     if not isinstance(method, Mapping):
         return ""
     known = METHODS.get(str(method.get("name")))
     plain = {key: field.default for key, field in known.settings.model_fields.items()} if known is not None else {}
     given = {key: value for key, value in method.items() if key not in SAID}
-    return "".join(f", {key}={value}" for key, value in given.items() if value not in (None, plain.get(key)))
+    also = str(method.get("also_unfrozen") or "")
+    words = "".join(f" + {kind}" for kind in also.split(",") if kind)
+    return words + "".join(f", {key}={value}" for key, value in given.items() if value not in (None, plain.get(key)))
 
 
 def approach(method: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loratory.errors import SettingsError
 from loratory.inputs import Inputs
-from loratory.methods import method_named
+from loratory.methods import prepare
 from loratory.methods.quantized import check_frozen
 from loratory.models.load import skeleton
 from loratory.store.naming import approach
@@ -27,7 +27,7 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
         base = skeleton(inputs.model(cell.model), labels)
         try:
-            check_frozen(run.training.quantize, method_named(cell.method.name), base, cell.method)
+            check_frozen(run, prepare(base, run))
         except SettingsError as error:
             said = approach(cell.method.model_dump(mode="json"))
             raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None
