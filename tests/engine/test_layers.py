@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from loratory.data import Batch, collate
-from loratory.engine import layers
+from loratory.engine import groups, layers
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Layer, quickened
 from loratory.methods import method_named, method_settings
@@ -225,6 +225,38 @@ def test_a_part_of_a_joint_projection_may_be_trained_alone(tiny_bert: Any, label
         logits, ours = computed(classifier, batch)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert_agree(ours, stock, 1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"rank": 1}, {"targets": "query,key,dense", "rank_pattern": "key=9,dense=2"}])
+def test_ranks_filled_with_zeros_compute_the_same(
+    settings: dict[str, Any], tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_multiple", lambda device: 8)
+    classifier, batch = prepared(tiny_bert, "lora", **settings), some(labelled)
+    with quickened(classifier.model, EXACT) as quick:
+        filled = [group for group in all_groups(quick) if group.adapters]
+        for _ in range(3):
+            _, ours = computed(classifier, batch)
+            with torch.no_grad():
+                for name, parameter in classifier.model.named_parameters():
+                    if name in ours:
+                        parameter -= 0.1 * ours[name]
+            quick.refresh()
+        logits, ours = computed(classifier, batch)
+        for group in filled:
+            assert group.a.shape[0] == group.b.shape[1] == sum(-(-one.rank // 8) * 8 for one in group.adapters)
+            assert group.a.abs().sum(1).count_nonzero() == sum(one.rank for one in group.adapters)
+            assert group.b.abs().sum(0).count_nonzero() == sum(one.rank for one in group.adapters)
+    expected, stock = computed(classifier, batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert_agree(ours, stock, 1e-5)
+    adapted = [p for name, p in classifier.model.named_parameters() if "lora_" in name]
+    assert all(p.untyped_storage().nbytes() == p.numel() * 4 for p in adapted)
+
+
+def all_groups(quick: layers.Quickened) -> list[groups.Group]:
+    assert all(isinstance(part, Layer) for part in quick.parts)
+    return [group for part in quick.parts for group in (part.project, part.out, part.up, part.down)]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="masks are drawn inside kernels there")

@@ -1,7 +1,8 @@
 """Linear layers that share their input as one product, with the low-rank updates they carry.
 
-A layer may carry an update W + s·B·A (Hu et al. 2021). A frozen weight costs no product in backward and keeps no input;
-products run in the lower precision under autocast; weight gradients are fp32, on CUDA from products summed so.
+A layer may carry an update W + s·B·A (Hu et al. 2021); on CUDA zeros fill the rank of A and B to a multiple of 8. A
+frozen weight costs no product in backward and keeps no input; products run in the lower precision under autocast;
+weight gradients are fp32, on CUDA from products summed so.
 """
 
 from __future__ import annotations
@@ -66,19 +67,19 @@ class Shadows:
         self._keep(tensor, copy)
         return copy
 
-    def diagonal(self, blocks: Sequence[tuple[slice, Tensor, float]], rows: int) -> Tensor:
-        """One matrix of `rows` rows that stands for several: each in rows and columns of its own, zeros elsewhere.
+    def blocks(self, blocks: Sequence[tuple[slice, slice, Tensor, float]], rows: int, columns: int) -> Tensor:
+        """One matrix (rows, columns) that stands for several: each in a place of its own, zeros elsewhere.
 
         Args:
-            blocks: the rows (o,) of each matrix, the matrix (o, r), and what it is multiplied by.
+            blocks: the rows and columns of each matrix, the matrix, and what it is multiplied by.
         """
-        columns = [matrix.shape[1] for _, matrix, _ in blocks]
-        whole = blocks[0][1].new_zeros(rows, sum(columns), dtype=self._dtype)
-        for (place, matrix, scale), part in zip(blocks, torch.split(whole, columns, dim=1), strict=True):
-            part[place].copy_(matrix.detach()).mul_(scale)
-            self._keep(matrix.detach(), part[place])
+        whole = blocks[0][2].new_zeros(rows, columns, dtype=self._dtype)
+        for place, across, matrix, scale in blocks:
+            part = whole[place, across]
+            part.copy_(matrix.detach()).mul_(scale)
+            self._keep(matrix.detach(), part)
             if scale != 1.0:
-                self._scaled.append(part[place])
+                self._scaled.append(part)
                 self._scales.append(scale)
         return whole
 
@@ -108,20 +109,34 @@ def _column_sums(x: Tensor) -> Tensor:
     return kernels().column_sums(x) if x.is_cuda else x.sum(0, dtype=torch.float32)
 
 
-def _one(parameters: Sequence[Tensor]) -> Tensor:
-    """The parameters' values side by side in one tensor; from now on they are views of it."""
-    whole = torch.cat([parameter.detach() for parameter in parameters])
-    for parameter, part in zip(parameters, torch.split(whole, [len(p) for p in parameters]), strict=True):
-        parameter.data = part
+def _one(parameters: Sequence[Tensor], rows: Sequence[int] | None = None) -> Tensor:
+    """The parameters' values one below the other in one tensor; from now on they are views of it.
+
+    Args:
+        rows: how many each has there, zeros below its own; by default as many as it has.
+    """
+    rows = rows or [len(parameter) for parameter in parameters]
+    first = parameters[0].detach()
+    whole = first.new_zeros(sum(rows), *first.shape[1:])
+    for parameter, part in zip(parameters, torch.split(whole, list(rows)), strict=True):
+        parameter.data = part[: len(parameter)].copy_(parameter.detach())
     return whole
+
+
+def _multiple(device: torch.device) -> int:
+    """The ranks of which a product is computed at once: cuBLAS runs on tensor cores where rows begin at multiples of 16
+    bytes, 8 numbers in bf16 (NVIDIA, "Matrix Multiplication Background User's Guide"); a CPU has no such bound."""
+    return 8 if device.type == "cuda" else 1
 
 
 @dataclass
 class _Adapter:
-    """A low-rank update of the columns `out` of a group's result; `part` are its rows of all A's."""
+    """A low-rank update of the columns `out` of a group's result; `part` are its rows of all A's, of which the first
+    `rank` are its own and the rest zeros."""
 
     out: slice
     part: slice
+    rank: int
     a: nn.Parameter
     b: nn.Parameter
     scale: float
@@ -159,22 +174,25 @@ class Group:
         self.adapters: list[_Adapter] = []
         self.dropout = 0.0
         start = row = 0
+        multiple = _multiple(self.weight.device)
         for layer, size in zip(layers, self._sizes, strict=True):
             if isinstance(layer, LoraLayer):
                 known: Any = layer
                 (name,) = known.active_adapters
                 a, b = known.lora_A[name].weight, known.lora_B[name].weight
-                place, part = slice(start, start + size), slice(row, row + len(a))
-                self.adapters.append(_Adapter(place, part, a, b, float(known.scaling[name])))
+                rank, rows = len(a), -(-len(a) // multiple) * multiple
+                place, part = slice(start, start + size), slice(row, row + rows)
+                self.adapters.append(_Adapter(place, part, rank, a, b, float(known.scaling[name])))
                 self.dropout = float(getattr(known.lora_dropout[name], "p", 0))
-                row += len(a)
+                row += rows
             start += size
+        self._rows = [one.part.stop - one.part.start for one in self.adapters]
         self._stacked_a = [adapter.a for adapter in self.adapters]
         if self.adapters:
-            self.a = shadows.of(_one(self._stacked_a))  # (r of all, I)
-            self.b = shadows.diagonal(
-                [(one.out, one.b, one.scale) for one in self.adapters], start
-            )  # s·B, (O, r of all)
+            self.a = shadows.of(_one(self._stacked_a, self._rows))  # (r of all, I)
+            own = [slice(one.part.start, one.part.start + one.rank) for one in self.adapters]
+            blocks = [(one.out, columns, one.b, one.scale) for one, columns in zip(self.adapters, own, strict=True)]
+            self.b = shadows.blocks(blocks, start, row)  # s·B, (O, r of all)
         self._draws, self._sites = draws, [draws.site() for _ in self.adapters]
         trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
         self.parameters: list[Any] = trained
@@ -192,10 +210,12 @@ class Group:
 
     def restore(self) -> None:
         """Give each parameter memory of its own again."""
-        for parts in (*self._stacked, self._stacked_a):
+        for parts in self._stacked:
             if len(parts) > 1 and parts[0] is not None:
                 for parameter in parts:
                     parameter.data = parameter.data.clone()
+        for parameter in self._stacked_a:
+            parameter.data = parameter.data.clone()
 
     def forward(self, x: Tensor, *, training: bool) -> tuple[Tensor, list[Tensor]]:
         """The result (T, O), and what backward needs beside x."""
@@ -273,9 +293,10 @@ class Group:
                 for number, one in enumerate(self.adapters)
             ]
         else:
-            grads_a = list(torch.split(_product32(inner.t(), x), [len(one.a) for one in self.adapters]))
+            grads_a = list(torch.split(_product32(inner.t(), x), self._rows))
         for of_a, one in zip(grads_a, self.adapters, strict=True):
-            gradients += [of_a, _product32(grad[:, one.out].t(), hidden[:, one.part]).mul_(one.scale)]
+            of_b = _product32(grad[:, one.out].t(), hidden[:, one.part])
+            gradients += [of_a[: one.rank], of_b[:, : one.rank].mul_(one.scale)]
         return gradients
 
     def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
