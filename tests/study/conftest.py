@@ -13,7 +13,7 @@ import pytest
 
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import score
-from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
+from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, read_run, staging
 from loratory.store.record import RunRecord
 from loratory.study.layout import digest_of
 
@@ -79,7 +79,7 @@ class Fabricated:
     """Writes a study's directory."""
 
     def __init__(self, directory: Path, cells: Sequence[Cell], seeds: Sequence[int], sizes: tuple[int, int]) -> None:
-        self.directory, self.cells, self.seeds = directory, cells, tuple(seeds)
+        self.directory, self.cells, self.seeds, self.select = directory, cells, tuple(seeds), "accuracy"
         fixed = np.random.default_rng(7)
         self.labels = {
             part: fixed.integers(0, 2, size) for part, size in zip(("validation", "test"), sizes, strict=True)
@@ -88,6 +88,7 @@ class Fabricated:
 
     def write(self, **plan: Any) -> Path:
         """Runs, selections and plan.json; `plan` replaces keys of the plan."""
+        self.select = plan.get("select", "accuracy")
         cells = [self._cell(number, cell) for number, cell in enumerate(self.cells, start=1)]
         document = {
             "schema": 2,
@@ -116,13 +117,13 @@ class Fabricated:
     def _choice(self, number: int, cell: Cell, seeds: tuple[int, ...], chosen: int | None) -> dict[str, Any]:
         status = "completed" if chosen is not None else "diverged"
         trials = [
-            {"lr": lr, "run": self._run(number, cell, seeds[0], lr, ("validation",), place, status)}
-            for place, lr in enumerate(cell.lrs)
+            self._trial(number, cell, seeds[0], place, abs(place - (chosen or 0)), status)
+            for place in range(len(cell.lrs))
         ]
         if chosen is None:
             return {"seeds": list(seeds), "trials": trials, "selection": None, "finals": []}
         lr = cell.lrs[chosen]
-        selection = {"schema": 2, "cell": number, "select": "accuracy", "trials": trials, "chosen": {"lr": lr}}
+        selection = {"schema": 2, "cell": number, "select": self.select, "trials": trials, "chosen": {"lr": lr}}
         text = json.dumps(selection)
         digest = digest_of(text)
         (self.directory / "selections").mkdir(exist_ok=True)
@@ -136,6 +137,13 @@ class Fabricated:
         ]
         return {"seeds": list(seeds), "trials": trials, "selection": digest, "finals": finals}
 
+    def _trial(self, number: int, cell: Cell, seed: int, place: int, distance: int, status: str) -> dict[str, Any]:
+        """One rate, the worse the further it is from the chosen one."""
+        lr = cell.lrs[place]
+        name = self._run(number, cell, seed, lr, ("validation",), place, status, worse=0.1 * distance)
+        quality = read_run(self.directory / "runs" / name).quality
+        return {"lr": lr, "run": name, "score": quality["validation"][self.select] if quality else None}
+
     def _run(
         self,
         number: int,
@@ -147,11 +155,10 @@ class Fabricated:
         status: str = "completed",
         *,
         selection: str | None = None,
+        worse: float = 0.0,
     ) -> str:
-        draw = np.random.default_rng([cell.like or number, seed, 99 if trial is None else trial])
-        accuracy = (
-            cell.accuracy + cell.seed_sd * draw.normal() - (0 if trial is None else 0.01 * (len(cell.lrs) - trial))
-        )
+        draw = np.random.default_rng([cell.like or number, seed, 99 if trial is None else 98])
+        accuracy = cell.accuracy + cell.seed_sd * draw.normal() - worse
         logits = {part: _answers(self.labels[part], accuracy, self.hard[part], draw) for part in parts}
         status = cell.failed.get(seed, "completed") if trial is None else status
         quality = {part: score(self.labels[part], logits[part], None, LABELS).record() for part in parts}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from loratory.store.directory import MANIFEST, PREDICTIONS
 from loratory.study.plan import differences_said
 from loratory.study.progress import progress_of
 from loratory.study.reading import parse_study
-from loratory.study.selection import Tried, choose
+from loratory.study.selection import choose
 from loratory.study.spec import StudySpec
 from loratory.study.yaml_file import read_yaml
 
@@ -152,16 +151,12 @@ def test_runs_that_fit_no_more_are_kept_and_named(ran: Path, study_file: Any, re
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name != "ece"])
-def test_the_best_rate_is_chosen_and_of_equals_the_smaller(name: str, runs: Any) -> None:
-    def tried(lr: float, score: float | None) -> Tried:
-        quality = {} if score is None else {"validation": {name: score}}
-        return Tried(lr, dataclasses.replace(runs["head"].record, quality=quality))
-
-    good, bad = (0.9, 0.1) if METRICS[name].higher_is_better else (0.1, 0.9)
+def test_the_best_rate_is_chosen_and_of_equals_the_smaller(name: str) -> None:
     metric = METRICS[name]
-    assert choose([tried(3.0, good), tried(1.0, good), tried(2.0, bad)], metric) == 1.0
-    assert choose([tried(3.0, None), tried(1.0, bad)], metric) == 1.0
-    assert choose([tried(3.0, None)], metric) is None
+    good, bad = (0.9, 0.1) if metric.higher_is_better else (0.1, 0.9)
+    assert choose([(3.0, good), (1.0, good), (2.0, bad)], metric) == 1.0
+    assert choose([(3.0, None), (1.0, bad)], metric) == 1.0
+    assert choose([(3.0, None)], metric) is None
 
 
 @pytest.mark.usefixtures("without_page")

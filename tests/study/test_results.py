@@ -110,6 +110,43 @@ def test_a_selection_names_its_choice(place: Path) -> None:
         load_study(place)
 
 
+def other_rate(selection: dict[str, Any]) -> None:
+    (other,) = {one["lr"] for one in selection["trials"]} - {selection["chosen"]["lr"]}
+    selection["chosen"]["lr"] = other
+
+
+def other_score(selection: dict[str, Any]) -> None:
+    selection["trials"][0]["score"] += 0.25
+
+
+def none_of_its_trials(selection: dict[str, Any]) -> None:
+    selection["trials"] = []
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (other_rate, "chose lr .*, which is not the best of its trials"),
+        (other_score, "is not of what .* says of its rate and score"),
+        (none_of_its_trials, "is not of what .* says of its rate and score"),
+    ],
+)
+def test_a_selection_follows_from_its_trials_whatever_its_name_says(
+    place: Path, forge: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    plan = json.loads((place / "plan.json").read_text("utf8"))
+    one = choice_of(plan)
+    selection = json.loads((place / "selections" / f"{one['selection']}.json").read_text("utf8"))
+    forge(selection)
+    text = json.dumps(selection)
+    one["selection"] = digest_of(text)
+    (place / "selections" / f"{one['selection']}.json").write_text(text, encoding="utf8")
+    (place / "plan.json").write_text(json.dumps(plan), encoding="utf8")
+    with pytest.raises(StorageError, match=message) as caught:
+        load_study(place)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_final_run_of_an_earlier_selection_is_told(place: Path) -> None:
     assert [cell.scored_before for cell in cells(load_study(place))] == [0] * len(load_study(place).cells)
     plan = json.loads((place / "plan.json").read_text("utf8"))
@@ -126,6 +163,7 @@ def test_a_final_run_of_an_earlier_selection_is_told(place: Path) -> None:
 def test_a_final_run_has_the_rate_that_was_chosen(place: Path) -> None:
     plan = json.loads((place / "plan.json").read_text("utf8"))
     one = choice_of(plan)
+    one["trials"] = []  # one rate, which nothing was chosen from
     text = json.dumps({"schema": 2, "trials": [], "chosen": {"lr": 0.5}})
     one["selection"] = digest_of(text)
     (place / "selections" / f"{one['selection']}.json").write_text(text, encoding="utf8")

@@ -83,14 +83,14 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
         told: the plan and the run, after each run that ended.
         alone: final runs begin once no tuning run is under way or waiting, and go one by one on each device, every cell
             with one seed before any with the next: what slows the device for a while slows no cell alone. Else runs
-            begin as soon as they are known.
+            begin as soon as they are known; in this order too where one goes at a time.
 
     Raises:
         LoratoryError: what no further run could get past, such as a full disk.
     """
     waiting, running = plan.missing(), dict[str, Job]()
     while waiting or running:
-        if alone:
+        if alone or executor.slots == 1:
             waiting.sort(key=_turn)
         while waiting and len(running) < _room(waiting[0], running.values(), executor, alone):
             job = _promised(waiting.pop(0), executor, alone)

@@ -70,8 +70,10 @@ def launch(
         inputs = Inputs()
         check_settings(spec, inputs)
         write_durably(directory / STUDY, text)
-        threads = _threads(directory, spec, workers or 1)
-        with _executor(executor, workers, spec, inputs, threads) as place:
+        cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
+        beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its task
+        threads = _threads(directory, spec, workers or beside)
+        with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
             plan = Plan(spec, directory, known=place.known, threads=threads, retry_failed=retry_failed)
             if bare := without_weights(plan):
                 log.warning(
@@ -93,8 +95,7 @@ def launch(
     return plan
 
 
-def _executor(name: str, workers: int | None, spec: StudySpec, inputs: Inputs, threads: int) -> Executor:
-    cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
+def _executor(name: str, workers: int | None, inputs: Inputs, *, cuda: bool, threads: int) -> Executor:
     if name == "ray":
         return Cluster(workers, inputs, cuda=cuda, threads=threads)
     return Workers(workers, inputs, cuda=cuda) if workers is not None and workers > 1 else InProcess(inputs)

@@ -161,7 +161,8 @@ class Plan:
             return False
         cell, metric = one.cell, self.spec.metric
         tried = [Tried(lr, self.records[job.id]) for lr, job in choice.trials]
-        lr = selection.choose(tried, metric) if cell.tuned else self._only_rate(cell)
+        scores = [(one.lr, one.score(metric)) for one in tried]
+        lr = selection.choose(scores, metric) if cell.tuned else self._only_rate(cell)
         if lr is None:
             choice.hopeless = True
             log.warning(

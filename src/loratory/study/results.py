@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from loratory.errors import StorageError
+from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, SELECTIONS, digest_of, read_json
+from loratory.study.selection import choose
 from loratory.study.spec import TuneSeeds
 
 History = tuple[Mapping[str, Any], ...]
@@ -189,8 +191,8 @@ def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
 
 
 def _choice(directory: Path, choice: Mapping[str, Any], select: str) -> ChoiceRuns:
-    lr = _chosen(directory, choice["selection"])
     trials = [(float(one["lr"]), _run(directory, one["run"])) for one in choice["trials"]]
+    lr = _chosen(directory, choice["selection"], [run for _, run in trials if run is not None], select)
     finals = [(int(one["seed"]), _run(directory, one["run"])) for one in choice["finals"]]
     return ChoiceRuns(
         seeds=tuple(int(seed) for seed in choice["seeds"]),
@@ -222,7 +224,8 @@ def _final(seed: int, directory: Path, record: RunRecord, lr: float | None) -> F
     return Final(seed, record.to_dict(), directory, _history(directory))
 
 
-def _chosen(directory: Path, digest: str | None) -> float | None:
+def _chosen(directory: Path, digest: str | None, trials: Sequence[tuple[Path, RunRecord]], select: str) -> float | None:
+    """The rate that the selection names, once it is what its name says, its trials are, and it follows from them."""
     if digest is None:
         return None
     path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
@@ -232,6 +235,13 @@ def _chosen(directory: Path, digest: str | None) -> float | None:
     lr = lookup(document, "chosen", "lr")
     if isinstance(lr, bool) or not isinstance(lr, (int, float)):
         raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
+    tried = {one["run"]: (float(one["lr"]), one["score"]) for one in document["trials"]}
+    for run, record in trials:
+        found = lookup(record.spec, "training", "lr"), lookup(record.quality, "validation", select)
+        if tried.get(record.id) != found:
+            raise StorageError(f"{path} is not of what {run} says of its rate and score; run the study again")
+    if tried and choose(tried.values(), METRICS[select]) != lr:
+        raise StorageError(f"{path} chose lr {lr}, which is not the best of its trials; run the study again")
     return float(lr)
 
 

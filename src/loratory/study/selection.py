@@ -6,7 +6,7 @@ selection by the SHA-256 of its content, which holds the trials' runs and scores
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +39,16 @@ class Selection:
     lr: float
 
 
-def choose(trials: Sequence[Tried], metric: Metric) -> float | None:
-    """The rate with the best validation score, the smaller one of equals; None where no trial completed."""
+def choose(scores: Iterable[tuple[float, float | None]], metric: Metric) -> float | None:
+    """The rate with the best validation score, the smaller one of equals; None where no trial completed.
+
+    Args:
+        scores: each rate, and its score; None where its run did not complete.
+    """
     best: tuple[float, float] | None = None
-    for one in sorted(trials, key=lambda one: one.lr):
-        score = one.score(metric)
+    for lr, score in sorted(scores, key=lambda one: one[0]):
         if score is not None and (best is None or metric.better(score, best[1])):
-            best = one.lr, score
+            best = lr, score
     return best[0] if best is not None else None
 
 
