@@ -6,6 +6,7 @@ import csv
 import gc
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks the network
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does: a CPU has no kernels for 4 bits
 
 import numpy as np
 import pytest

@@ -20,7 +20,8 @@ from loratory.run import train
 from loratory.store.directory import read_run
 
 TRAIN = """
-import signal, sys, time
+import logging, signal, sys, time
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports
 from loratory import run
 from loratory.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

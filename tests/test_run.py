@@ -26,7 +26,7 @@ from loratory.spec import HardwareSpec
 from loratory.store.directory import read_run
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
-ADAPTERS = ("lora", "hybrid", "ia3", "adalora")
+ADAPTERS = ("lora", "hybrid", "ia3", "adalora", "prefix", "prompt")
 WORDS = [f"w{n}" for n in range(96)]
 
 

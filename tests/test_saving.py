@@ -26,7 +26,7 @@ from loratory.run import train
 from loratory.spec import HardwareSpec
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
-ADAPTERS = ("lora", "hybrid", "ia3", "adalora")
+ADAPTERS = ("lora", "hybrid", "ia3", "adalora", "prefix", "prompt")
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,11 @@ def refused(tmp_path: Path, tiny_csv: Path, snapshot: Any, capsys: Any) -> Refus
 @pytest.mark.parametrize(
     ("family", "flags", "line"),
     [
-        ("albert", "--method hybrid", "albert shares one layer's weights among all layers; use lora or standard"),
+        (
+            "albert",
+            "--method hybrid",
+            "albert shares one layer's weights among all layers; give --unfrozen-layers 0, or use lora or standard",
+        ),
         ("llama", "--method bitfit", "llama has no biases; use layernorm or lora"),
     ],
 )

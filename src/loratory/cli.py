@@ -281,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = logging.getLogger("loratory")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO if rank() == 0 else logging.ERROR)  # downloads say that they are under way
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that a CPU has no 4-bit kernels; we refuse it
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(words)

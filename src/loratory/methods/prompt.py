@@ -44,8 +44,8 @@ class Prompt:
         if not family.causal:
             return None
         return (
-            f"--method prompt: transformers' {family.name} finds no end of a padded text that is given as vectors; "
-            "use prefix or lora"
+            f"--method prompt: {family.name} finds no end of a padded text that is given as vectors, in transformers' "
+            "code; use prefix or lora"
         )
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:

@@ -9,7 +9,6 @@ from pydantic import Field
 from loratory.errors import SettingsError
 from loratory.methods.base import TrainableModel, set_free
 from loratory.methods.injected import as_saved, peft_refusals
-from loratory.models.prompted import call_through
 from loratory.spec import MethodSettings
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def prepend(base: Base, config: PromptLearningConfig, *, seed: int) -> Trainable
     from peft import PeftModelForSequenceClassification
     from peft.utils import ModulesToSaveWrapper
 
+    from loratory.models.prompted import call_through
     from loratory.models.source import quiet
 
     with quiet(), torch.random.fork_rng(devices=[]), peft_refusals(base):

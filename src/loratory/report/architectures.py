@@ -50,5 +50,8 @@ def family_table() -> RenderableType:
     for row in rows:
         said = ("yes" if row[key] else "no" for key in ("own_layers", "graphs"))
         table.add_row(row["name"], row["layout"], ", ".join(row["attention"]), *said, ", ".join(row["refused"]))
-    reasons = [reason for row in rows for reason in row["refused"].values()]
+    # each reason once, for all families of which it is said
+    reasons = dict.fromkeys(
+        reason.replace(f" {row['name']} ", " the family ") for row in rows for reason in row["refused"].values()
+    )
     return Group(table, *(Padding(Text(line, style="dim"), (0, 1)) for line in (*reasons, LEGEND)))
