@@ -13,6 +13,8 @@ from loratory.errors import StorageError
 from loratory.store.directory import read_run
 from loratory.study.cells import cells
 from loratory.study.layout import digest_of
+from loratory.study.lock import launching
+from loratory.study.progress import read_status
 from loratory.study.results import load_study
 
 STANDARD, LORA = {"name": "standard"}, {"name": "lora", "rank": 8, "targets": "attention"}
@@ -91,6 +93,19 @@ def test_a_damaged_plan_is_one_line(place: Path, change: Callable[..., Any], mes
     with pytest.raises(StorageError, match=message) as caught:
         load_study(place)
     assert "\n" not in str(caught.value)
+
+
+def test_the_status_of_a_damaged_plan_is_one_line(place: Path) -> None:
+    changed(place / "plan.json", lambda plan: plan["cells"][0].pop("choices"))
+    with pytest.raises(StorageError, match=r"plan\.json is damaged .KeyError: 'choices'.; run the study again"):
+        read_status(place)
+
+
+def test_the_status_of_a_study_that_is_not_planned_yet_names_who_plans_it(tmp_path: Path) -> None:
+    with launching(tmp_path), pytest.raises(StorageError, match=r"is not planned yet; process \d+ on .* since"):
+        read_status(tmp_path)
+    with pytest.raises(StorageError, match=r"plan\.json is not there"):
+        read_status(tmp_path)
 
 
 def test_other_places_are_no_study(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,22 @@ def read_json(
             f"{path} is of another schema than {SCHEMA}; use the version that wrote it, or start in another directory"
         )
     return document
+
+
+@contextmanager
+def planned(directory: Path) -> Iterator[dict[str, Any]]:
+    """The plan in `directory`, for a block that takes it apart.
+
+    Raises:
+        StorageError: it is missing, or the block found it damaged.
+    """
+    plan = read_json(directory / PLAN)
+    try:
+        yield plan
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{directory / PLAN} is damaged ({type(error).__name__}: {error}); run the study again: its runs are kept"
+        ) from None
 
 
 def digest_of(text: str) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import glance
 from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
-from loratory.study.layout import PLAN, RUNS, SELECTIONS, read_json
+from loratory.study.layout import PLAN, RUNS, SELECTIONS, planned, read_json
 from loratory.study.lock import Launcher, launcher
 
 
@@ -102,13 +103,16 @@ def read_status(directory: Path) -> Status:
     """A study's status from its plan and runs.
 
     Raises:
-        StorageError: no study, or a damaged plan or record.
+        StorageError: no study, one that is not planned yet, or a damaged plan or record.
     """
-    plan = read_json(directory / PLAN)
-    records = {name: record for name in _names(plan) if (record := glance(directory / RUNS / name)) is not None}
-    ended = {name: record for name, record in records.items() if record.status != "interrupted"}
-    chosen = {cell["id"]: _chosen(directory, cell) for cell in plan["cells"]}
-    return Status(directory, progress_of(plan, ended), launcher(directory), chosen)
+    running = launcher(directory)
+    if running is not None and not (directory / PLAN).is_file():
+        raise StorageError(f"{directory} is not planned yet; {running}")
+    with planned(directory) as plan:
+        records = {name: record for name in _names(plan) if (record := glance(directory / RUNS / name)) is not None}
+        ended = {name: record for name, record in records.items() if record.status != "interrupted"}
+        chosen = {cell["id"]: _chosen(directory, cell) for cell in plan["cells"]}
+        return Status(directory, progress_of(plan, ended), running, chosen)
 
 
 def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int, float]:

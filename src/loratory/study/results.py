@@ -19,7 +19,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
-from loratory.study.layout import PLAN, RUNS, SELECTIONS, digest_of, read_json
+from loratory.study.layout import RUNS, SELECTIONS, digest_of, planned, read_json
 from loratory.study.selection import choose
 from loratory.study.spec import TuneSeeds
 
@@ -156,8 +156,7 @@ def load_study(directory: Path) -> StudyRuns:
     Raises:
         StorageError: no study, a damaged plan or selection, or a damaged run.
     """
-    plan = read_json(directory / PLAN)
-    try:
+    with planned(directory) as plan:
         return StudyRuns(
             name=str(plan["name"]),
             directory=directory,
@@ -167,10 +166,6 @@ def load_study(directory: Path) -> StudyRuns:
             tune_seeds=_tune_seeds(plan["tune_seeds"]),
             cells=tuple(_cell(directory, cell, str(plan["select"])) for cell in plan["cells"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(
-            f"{directory / PLAN} is damaged ({type(error).__name__}: {error}); run the study again: its runs are kept"
-        ) from None
 
 
 def _tune_seeds(value: Any) -> TuneSeeds:
