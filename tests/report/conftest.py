@@ -386,3 +386,14 @@ def read_back(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, A
         return Summary.read(place)
 
     return through_a_file
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def summary(make_study: Any, place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = make_study(place)
+    return found

@@ -18,15 +18,13 @@ import pytest
 from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.evaluation.predictions import Predictions
-from loratory.report import axes, closer, comparing, prose
+from loratory.report import comparing, prose
 from loratory.report.comparing import pairs_grid
-from loratory.report.disagreement import Disagreement, Disputed, disputed
+from loratory.report.disagreement import disputed
 from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
 from loratory.report.page import render
 from loratory.report.study import write
-from loratory.report.study_table import LEFT_OVER, study_table
-from loratory.report.theme import DARK, LIGHT
 from loratory.spec import DataSpec
 from loratory.store.record import RunRecord
 
@@ -73,17 +71,6 @@ def page_of(read_back: Any) -> PageOf:
         return render(study, evidence, {g.key: draw(study, g, evidence.of(g.cells)) for g in study.groups})
 
     return rendered
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("study")
-
-
-@pytest.fixture(scope="module")
-def summary(make_study: Any, place: Path) -> Document:
-    found: Document = make_study(place)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -284,21 +271,6 @@ def test_texts_of_disputed_examples_stand_on_the_page_where_the_data_are_at_hand
         assert elsewhere.examples[0].text is None
 
 
-def contrast(one: str, other: str) -> float:
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_colours_of_series_stand_out_on_both_grounds() -> None:
-    assert min(contrast(colour, "#ffffff") for colour in LIGHT) >= 3
-    assert min(contrast(colour, "#15181c") for colour in DARK) >= 3
-
-
 def test_runs_show_the_metric_of_the_study_and_whether_weights_are_there(
     page_of: PageOf, summary: Document, place: Path
 ) -> None:
@@ -346,40 +318,6 @@ def test_where_it_comes_from_is_said_in_words(page_of: PageOf, summary: Document
     assert not re.search(r"None|True|\[|revision|dropped|train and test", said)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
-@pytest.mark.parametrize("ends", [(0.5, 0.9), (0.84, 0.86), (0.901, 0.9032), (2.2451, 2.2612), (0.0, 400.0)])
-def test_no_two_ticks_read_alike(metric: str, ends: tuple[float, float]) -> None:
-    for ticks in range(4, 9):
-        step = (ends[1] - ends[0]) / ticks / 2**0.5  # Vega's steps are no smaller
-        for form in (axes.metric_format(metric, ends, ticks), axes.number_format(ends, ticks)):
-            shown = [format(ends[0] + number * step, form) for number in range(ticks)]
-            if step >= 10 ** -axes.digits(ends, ticks):
-                assert len(set(shown)) == ticks
-
-
-def with_rates(cell: Document, chosen: list[int], tried: int = 4) -> Document:
-    """The cell with a choice a seed: the position of each one's rate among those tried."""
-    trials = [{"lr": 1e-4 * 2**n, "score": 0.8, "status": "completed", "run": f"x{n}"} for n in range(tried)]
-    choices = [
-        {"seeds": [seed], "lr": trials[at]["lr"], "selection": "feed", "trials": trials, "hopeless": False}
-        for seed, at in enumerate(chosen)
-    ]
-    return {**cell, "tuning": {"choices": choices, "rates": [], "expected_best": []}}
-
-
-def test_cells_that_chose_at_the_edge_are_named_worst_first(summary: Document, read_back: Any) -> None:
-    edges = ([1, 1, 1, 1, 0], [0, 0, 3, 1, 1], [1] * 5, [3] * 5)
-    cells = [with_rates(cell, chosen) for cell, chosen in zip(summary["cells"], edges, strict=True)]
-    said = " ".join(prose.limits(read_back({**summary, "cells": cells})))
-    assert "tried (head: 5 of 5 seeds, lora r=1 attention: 3 of 5 seeds and standard: 1 of 5 seeds): a wider" in said
-    more = [with_rates({**cell, "id": f"{cell['id']}b", "data": "hutto:tweets"}, [0] * 5) for cell in cells]
-    said = " ".join(prose.limits(read_back({**summary, "cells": [*cells, *more]})))
-    assert "(hutto:movies, head: 5 of 5 seeds, hutto:tweets, standard: 5 of 5 seeds, " in said
-    assert "and 3 further cells): a wider" in said
-    two = [with_rates(cell, [0, 1, 1, 1, 1], tried=2) for cell in summary["cells"]]
-    assert "smallest or largest" not in " ".join(prose.limits(read_back({**summary, "cells": two})))
-
-
 def test_what_stands_beside_a_pair_says_whether_it_is_corrected(
     page: Parsed, summary: Document, read_back: Any
 ) -> None:
@@ -410,47 +348,9 @@ def test_what_stands_beside_a_pair_says_whether_it_is_corrected(
     assert prose.MANY not in prose.how(alone)
 
 
-def test_disputed_examples_list_many_approaches_by_family(summary: Document, read_back: Any) -> None:
-    group = read_back(summary).groups[0]
-    right = {"c1": (5, 5), "c2": (0, 5), "c3": (0, 5), "c4": (2, 5)}
-    found = Disagreement((Disputed(7, "bad", right, "so so"),), 1, 120)
-    few = closer.disagreement_grid(group, found)
-    assert [heading.text for heading in few.headings][:2] == ["Text and label", "standard"]
-    assert [entry.text for entry in few.rows[0].entries] == ["so so", "5 of 5", "0 of 5", "0 of 5", "2 of 5"]
-    assert few.rows[0].entries[0].sub == "bad; row 7"
-    more = dataclasses.replace(group, cells=(*group.cells, dataclasses.replace(group.cells[3], id="c5", approach="h2")))
-    many = closer.disagreement_grid(
-        more, Disagreement((dataclasses.replace(found.examples[0], right={**right, "c5": (5, 5)}),), 1, 120)
-    )
-    assert [heading.text for heading in many.headings] == ["Text and label", "Right with every seed", "Right with none"]
-    _, every, none = many.rows[0].entries
-    assert every.text.startswith("standard; head")
-    assert (every.sub, none.text, none.sub) == ("2 of 5", "lora attention: r=1, r=8", "2 of 5")
-
-
-def test_what_tuning_shows_is_said_to_be_what_chose(page: Parsed, summary: Document, read_back: Any) -> None:
+def test_what_tuning_shows_is_said_to_be_what_chose(page: Parsed) -> None:
     charts = json.loads(page.scripts[0])["charts"]
     for name in ("g1-tuning", "g1-expected-best"):
         titles = {layer["encoding"].get("y", {}).get("title") for layer in charts[name]["layer"]}
         assert "Accuracy (validation, on which the rate was chosen)" in titles
     assert "(of the first seed alone; scores on validation, on which the rate was chosen)." in page.text
-    cells = [with_rates(cell, [1, 1, 2, 1, 1]) for cell in summary["cells"]]
-    for cell in cells:
-        cell["tuning"]["expected_best"] = [{"trials": 1, "score": 0.8}]
-    study = read_back({**summary, "tune_seeds": "each", "cells": cells})
-    assert "(mean over 5 seeds; scores" in prose.expected_best_said(study, study.groups[0])
-
-
-def test_limits_name_left_over_memory_and_repeated_texts(summary: Document, read_back: Any) -> None:
-    plain = " ".join(prose.limits(read_back(summary)))
-    assert LEFT_OVER not in plain
-    assert "resampled one by one" not in plain
-    cells = json.loads(json.dumps(summary["cells"]))
-    for cell in cells:
-        cell["cost"]["peak_memory_bytes"]["kind"] = "resident"
-    data = [{**summary["data"][0], "duplicates": {"train": 9, "test": 2}}]
-    study = read_back({**summary, "cells": cells, "data": data})
-    said = " ".join(prose.limits(study))
-    assert LEFT_OVER in said
-    assert LEFT_OVER in study_table(study).notes
-    assert "(repeated texts: 2 in hutto:movies)" in said

@@ -141,7 +141,7 @@ def none_of_its_trials(selection: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("forge", "message"),
     [
-        (other_rate, "chose lr .*, which is not the best of its trials"),
+        (other_rate, "chose lr .*, not the best of its trials"),
         (other_score, "is not of what .* says of its rate and score"),
         (none_of_its_trials, "is not of what .* says of its rate and score"),
     ],

@@ -267,7 +267,6 @@ def ready(
             quantized.WHY_EAGER if held is not None else None,
             drawn,
         )
-        why_eager = next((reason for reason in reasons if reason is not None), None)
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
@@ -290,25 +289,34 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
-                why_eager=why_eager,
+                why_eager=next((reason for reason in reasons if reason is not None), None),
             )
+        facts: dict[str, Any] = {"own_layers": _own_layers(classifier, quick)}
         if held is not None:
-            engine["quantized"] = held
-            log.info("%d linear layers are held in fewer bits: stock modules compute them", held["layers"])
-        engine["own_layers"] = own = _own_layers(classifier, quick)
-        if own["layers"] < own["of"]:
-            log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])
+            facts["quantized"] = held
         if frozen is not None:
-            engine["frozen_bottom"] = frozen
+            facts["frozen_bottom"] = frozen
         if starts:
-            engine["trained_by_epoch"] = trained = _trained(one, starts, spec.epochs)
-            log.info("parameters trained by epoch: %s", ", ".join(f"{count:,}" for count in trained))
+            facts["trained_by_epoch"] = _trained(one, starts, spec.epochs)
             stack.callback(_set_free, one)
+        _log(facts)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
-            engine,
+            {**engine, **facts},
         )  # fmt: skip
+
+
+def _log(facts: Mapping[str, Any]) -> None:
+    """Say what is not as usual of how steps are made."""
+    if "quantized" in facts:
+        layers = facts["quantized"]["layers"]
+        log.info("%d linear layers are held in fewer bits: stock modules compute them", layers)
+    own = facts["own_layers"]
+    if own["layers"] < own["of"]:
+        log.info("%d of %d layers are left to stock modules", own["of"] - own["layers"], own["of"])
+    if "trained_by_epoch" in facts:
+        log.info("parameters trained by epoch: %s", ", ".join(f"{count:,}" for count in facts["trained_by_epoch"]))
 
 
 def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int]:

@@ -124,8 +124,8 @@ def _one(parameters: Sequence[Tensor], rows: Sequence[int] | None = None) -> Ten
 
 
 def _multiple(device: torch.device) -> int:
-    """The ranks of which a product is computed at once: cuBLAS runs on tensor cores where rows begin at multiples of 16
-    bytes, 8 numbers in bf16 (NVIDIA, "Matrix Multiplication Background User's Guide"); a CPU has no such bound."""
+    """Ranks are filled to a multiple of it. Tensor cores are most efficient where rows begin at multiples of 16 bytes,
+    8 numbers in bf16 (NVIDIA, "Matrix Multiplication Background User's Guide"); a CPU has nothing to gain."""
     return 8 if device.type == "cuda" else 1
 
 

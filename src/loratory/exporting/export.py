@@ -31,7 +31,7 @@ PTH, CARD_OF_PTH = "model.pth", "model.json"
 """A `.pth` file and what it needs beside it, as they are called in a stage."""
 
 Writer = Callable[[Source, Examples, Path], Tensor]
-"""Writes into a stage all but the card; gives the logits (N, C) of what it wrote, opened anew by a stock library."""
+"""Writes into a stage all but the card; gives the logits (N, C) of what it wrote, opened anew."""
 
 
 def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None) -> str | None:

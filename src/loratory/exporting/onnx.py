@@ -29,7 +29,7 @@ from loratory.models.source import quiet
 try:
     import onnx  # noqa: F401  # what torch's exporter needs
     import onnxruntime
-    import onnxscript  # noqa: F401
+    import onnxscript  # noqa: F401  # likewise
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented, RuntimeException
 except ImportError as error:
     raise ResourceError(f'--format onnx needs the package {error.name}; run: pip install "loratory[onnx]"') from None

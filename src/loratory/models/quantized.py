@@ -79,9 +79,10 @@ class Quantization:
 
 
 def check_packages() -> None:
-    """
+    """Refuse to go on without what quantises.
+
     Raises:
-        ResourceError: a package that quantises is missing.
+        ResourceError: a package is missing.
     """
     missing = next((name for name in PACKAGES if find_spec(name) is None), None)
     if missing is not None:

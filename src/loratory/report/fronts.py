@@ -86,20 +86,27 @@ def quality_against_cost(
         ),
         *names_beside(base, x, y),
     ]
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    best = max(points, key=lambda point: sign * point.quality)
-    summary = (
-        f"{axes.metric_title(metric)} on the test split against {axes.COSTS[front.axis].lower()}, "
-        f"{len(points)} cells. Best mean: {members[best.cell].cell.approach}."
-    )
-    on = "; ".join(members[point.cell].cell.approach for point in points if point.on_front) or "none"
-    summary += f" On the front: {on}." if judged else f" {UNJUDGED}"
+    summary = _summary(front, points, members, metric, judged=judged)
     if near:
         summary += f" Lines across: {_scored(near, metric)}."
     note = _baselines_said(near, far, metric)
     unnamed = any(not row[f"{plot}_seen"] for row in rows for plot in PLOTS)
     note = " ".join(part for part in (FILLED if judged else UNJUDGED, UNNAMED * unnamed, note) if part)
     return finished(f"quality-{front.axis}", layers, summary, height=height, note=note)
+
+
+def _summary(
+    front: Front, points: Sequence[FrontPoint], members: Mapping[str, Member], metric: str, *, judged: bool
+) -> str:
+    """What the chart shows, for who hears it."""
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    best = max(points, key=lambda point: sign * point.quality)
+    on = "; ".join(members[point.cell].cell.approach for point in points if point.on_front) or "none"
+    return (
+        f"{axes.metric_title(metric)} on the test split against {axes.COSTS[front.axis].lower()}, "
+        f"{len(points)} cells. Best mean: {members[best.cell].cell.approach}. "
+        f"{f'On the front: {on}.' if judged else UNJUDGED}"
+    )
 
 
 def _baselines_said(near: Scores, far: Scores, metric: str) -> str:

@@ -75,16 +75,7 @@ def launch(
         threads = _threads(directory, spec, workers or beside)
         with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
             plan = Plan(spec, directory, known=place.known, threads=threads, retry_failed=retry_failed)
-            if bare := without_weights(plan):
-                log.warning(
-                    "%s: %s without weights; remove their directories to train them again", directory / RUNS,
-                    f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
-                )  # fmt: skip
-            if alone and (crowded := not_alone(plan)):
-                log.warning(
-                    "%s: %s of before shared a device, or may have; remove their directories to time them again",
-                    directory / RUNS, counted(crowded, "final run"),
-                )  # fmt: skip
+            _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)
             planned(plan, place.slots, finals)
@@ -93,6 +84,20 @@ def launch(
                 runs = counted(others, "run")
                 log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
     return plan
+
+
+def _say_what_runs_of_before_lack(plan: Plan, *, alone: bool) -> None:
+    runs = plan.directory / RUNS
+    if bare := without_weights(plan):
+        log.warning(
+            "%s: %s without weights; remove their directories to train them again", runs,
+            f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
+        )  # fmt: skip
+    if alone and (crowded := not_alone(plan)):
+        log.warning(
+            "%s: %s of before shared a device, or may have; remove their directories to time them again",
+            runs, counted(crowded, "final run"),
+        )  # fmt: skip
 
 
 def _executor(name: str, workers: int | None, inputs: Inputs, *, cuda: bool, threads: int) -> Executor:

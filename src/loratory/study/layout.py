@@ -50,6 +50,17 @@ def read_json(
     return document
 
 
+def plain_name(name: str) -> str:
+    """`name`, once it leads to no other directory.
+
+    Raises:
+        ValueError: it may.
+    """
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not a plain name")
+    return name
+
+
 @contextmanager
 def planned(directory: Path) -> Iterator[dict[str, Any]]:
     """The plan in `directory`, for a block that takes it apart.

@@ -17,8 +17,9 @@ from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import glance
 from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
-from loratory.study.layout import PLAN, RUNS, SELECTIONS, planned, read_json
+from loratory.study.layout import PLAN, RUNS, planned
 from loratory.study.lock import Launcher, launcher
+from loratory.study.selection import read_selection
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int, float]:
     found = {}
     for choice in cell["choices"]:
         if choice["selection"] is not None:
-            selection = read_json(directory / SELECTIONS / f"{choice['selection']}.json")
-            found.update(dict.fromkeys(choice["seeds"], float(selection["chosen"]["lr"])))
+            found.update(dict.fromkeys(choice["seeds"], read_selection(directory, choice["selection"]).lr))
     return found
 
 

@@ -19,8 +19,8 @@ from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
-from loratory.study.layout import RUNS, SELECTIONS, digest_of, planned, read_json
-from loratory.study.selection import choose
+from loratory.study.layout import RUNS, plain_name, planned
+from loratory.study.selection import choose, read_selection
 from loratory.study.spec import TuneSeeds
 
 History = tuple[Mapping[str, Any], ...]
@@ -220,39 +220,26 @@ def _final(seed: int, directory: Path, record: RunRecord, lr: float | None) -> F
 
 
 def _chosen(directory: Path, digest: str | None, trials: Sequence[tuple[Path, RunRecord]], select: str) -> float | None:
-    """The rate that the selection names, once it is what its name says, its trials are, and it follows from them."""
+    """The rate that the selection names, once its trials are what they are there, and it follows from them."""
     if digest is None:
         return None
-    path = directory / SELECTIONS / f"{_plain_name(digest)}.json"
-    document = read_json(path, remedy="restore it from a copy")
-    if digest_of(path.read_text("utf8")) != digest:
-        raise StorageError(f"{path} is not what its name says: it was changed; restore it from a copy")
-    lr = lookup(document, "chosen", "lr")
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-        raise StorageError(f"{path} is damaged: it names no chosen lr; restore it from a copy")
-    tried = {one["run"]: (float(one["lr"]), one["score"]) for one in document["trials"]}
+    kept = read_selection(directory, digest)
     for run, record in trials:
         found = lookup(record.spec, "training", "lr"), lookup(record.quality, "validation", select)
-        if tried.get(record.id) != found:
-            raise StorageError(f"{path} is not of what {run} says of its rate and score; run the study again")
-    if tried and choose(tried.values(), METRICS[select]) != lr:
-        raise StorageError(f"{path} chose lr {lr}, which is not the best of its trials; run the study again")
-    return float(lr)
+        if kept.tried.get(record.id) != found:
+            raise StorageError(f"{kept.path} is not of what {run} says of its rate and score; run the study again")
+    if kept.tried and choose(kept.tried.values(), METRICS[select]) != kept.lr:
+        raise StorageError(f"{kept.path} chose lr {kept.lr}, not the best of its trials; run the study again")
+    return kept.lr
 
 
 def _run(directory: Path, name: str | None) -> tuple[Path, RunRecord] | None:
     """Where a run lies and its record; None where it is not there yet, or was interrupted and is to be run again."""
     if name is None:
         return None
-    path = directory / RUNS / _plain_name(name)
+    path = directory / RUNS / plain_name(name)
     record = read_run(path) if os.path.lexists(path) else None
     return (path, record) if record is not None and record.status != "interrupted" else None
-
-
-def _plain_name(name: str) -> str:
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} is not a plain name")
-    return name
 
 
 def _history(run: Path) -> History:

@@ -6,14 +6,15 @@ selection by the SHA-256 of its content, which holds the trials' runs and scores
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratory.errors import StorageError
 from loratory.evaluation.metrics import Metric
 from loratory.store.files import write_durably
 from loratory.store.record import RunRecord
-from loratory.study.layout import SCHEMA, SELECTIONS, as_json, digest_of
+from loratory.study.layout import SCHEMA, SELECTIONS, as_json, digest_of, plain_name, read_json
 from loratory.study.spec import Cell
 
 
@@ -37,6 +38,39 @@ class Selection:
     digest: str
     """The first 12 digits of the SHA-256 of its file."""
     lr: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A selection as it lies on disk."""
+
+    path: Path
+    lr: float
+    """The chosen rate."""
+    tried: Mapping[str, tuple[float, float | None]]
+    """The rate and the score of each trial, by its run; none where there was nothing to choose."""
+
+
+def read_selection(directory: Path, digest: str) -> Kept:
+    """The selection that `digest` names, in the study's directory.
+
+    Raises:
+        StorageError: it is missing, damaged, or not what its name says.
+        ValueError: the name would lead elsewhere.
+    """
+    path = directory / SELECTIONS / f"{plain_name(digest)}.json"
+    remedy = "restore it from a copy"
+    document = read_json(path, remedy=remedy)
+    if digest_of(path.read_text("utf8")) != digest:
+        raise StorageError(f"{path} is not what its name says: it was changed; {remedy}")
+    try:
+        tried = {str(one["run"]): (float(one["lr"]), one["score"]) for one in document["trials"]}
+        lr = document["chosen"]["lr"]
+        if isinstance(lr, bool) or not isinstance(lr, int | float):
+            raise TypeError(f"the chosen lr is {lr!r}")
+        return Kept(path, float(lr), tried)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
 
 
 def choose(scores: Iterable[tuple[float, float | None]], metric: Metric) -> float | None:
