@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,43 @@ def test_captured_steps_give_the_losses_of_steps_run_one_by_one(
         losses[graphs] = [json.loads(row)["loss"] for row in rows]
     assert losses["auto"] == losses["off"]  # dropout draws the same numbers, too
     assert losses["auto"][-1] < losses["auto"][0]
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_lora_beside_a_quantised_base_trains_comes_back_and_stock_peft_gives_its_logits(
+    family: str, kind: str, tmp_path: Path, model_directory: Any, tiny_csv: Path
+) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoTokenizer, BitsAndBytesConfig
+
+    from loratory import trained
+    from loratory.models.quantized import SETTINGS
+
+    sizes = {"n_embd": 64} if family == "gpt2" else {"hidden_size": 64, "intermediate_size": 128}
+    model, losses = model_directory(family, **sizes), {}
+    for graphs in ("off", "auto"):
+        run = _train(tmp_path / graphs, model, tiny_csv, "lora", quantize=kind, graphs=graphs, precision="fp32")
+        assert (run.record.environment["engine"]["graphs"] > 0) == (graphs == "auto" and kind == "4bit")
+        rows = (run.directory / "history.jsonl").read_text("utf8").splitlines()
+        losses[graphs] = [json.loads(row)["loss"] for row in rows]
+    assert losses["auto"] == losses["off"]
+    assert losses["auto"][-1] < losses["auto"][0]
+    opened = trained.open_trained(run.directory, hardware=HardwareSpec(device="cuda", precision="fp32"))
+    assert trained.evaluate(run.directory, opened).quality.accuracy == run.record.quality["test"]["accuracy"]
+    own = {"bnb_4bit_compute_dtype": torch.float32} if kind == "4bit" else {}
+    config = BitsAndBytesConfig(**SETTINGS[kind], **own, llm_int8_skip_modules=["score"])
+    stock = AutoPeftModelForSequenceClassification.from_pretrained(
+        run.directory, num_labels=2, quantization_config=config, dtype=torch.float32, device_map={"": 0}
+    ).eval()
+    tokenizer, texts = AutoTokenizer.from_pretrained(run.directory), ["w0 w1 w2", "w3", "w4 w5 w40 w41"]
+    with torch.no_grad():
+        found = [stock(**tokenizer(text, return_tensors="pt").to("cuda")).logits[0].cpu() for text in texts]
+    expected = opened.logits(texts)
+    apart = (torch.stack(found) - expected).abs().max() / expected.abs().max()
+    assert apart < (0.1 if kind == "8bit" else 1e-3)
 
 
 @pytest.mark.parametrize("family", FLAT)

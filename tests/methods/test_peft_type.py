@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "loha": {"r": "4", "targets": "all-linear"},
     "lokr": {"rank_dropout": 0.1},
     "fourierft": {"n_frequency": 100, "scaling": 10},
-    "randlora": {"r": 8},
+    "randlora": {"r": 8, "lr": 0.005},
     "vblora": {"num_vectors": 8, "vector_length": 8},
     "ln_tuning": {"targets": "attention"},
 }
@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_learns_and_stock_peft_gives_its_logits(kind: str, spec: Any, tiny_bert: Path, tmp_path: Path) -> None:
-    chosen = spec(f"peft:{kind}", epochs=6, lr=0.02, **KINDS[kind])
+    chosen = spec(f"peft:{kind}", **{"epochs": 6, "lr": 0.02, **KINDS[kind]})
     run = train(chosen, output=tmp_path / "run")
     losses = [json.loads(line)["loss"] for line in (run.directory / "history.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]

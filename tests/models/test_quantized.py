@@ -132,7 +132,7 @@ def test_lora_beside_it_learns_says_so_and_stock_peft_gives_its_logits(
     exec("from transformers import BitsAndBytesConfig\n" + "\n".join(made), names)
     with quiet(), torch.no_grad():
         model = AutoPeftModelForSequenceClassification.from_pretrained(
-            output, num_labels=2, quantization_config=names["held"], dtype=torch.float32
+            output, num_labels=2, quantization_config=names["held"], dtype=torch.float32, device_map={"": "cpu"}
         ).eval()
         tokenizer = AutoTokenizer.from_pretrained(output)
         encoded = [tokenizer(text, truncation=True, max_length=32, return_tensors="pt") for text in TEXTS]

@@ -264,7 +264,7 @@ def ready(
         reasons = (
             companion.why_eager if companion is not None else None,
             GRADUAL if starts else None,
-            quantized.WHY_EAGER if held is not None else None,
+            quantized.WHY_EAGER if held is not None and "load_in_8bit" in held else None,
             drawn,
         )
         compiled = _compilable(classifier, quick, hardware)

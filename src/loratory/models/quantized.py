@@ -30,8 +30,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
 }
 """What transformers' BitsAndBytesConfig is given, by the name of the kind."""
-WHY_EAGER = "the base is quantised"
-"""Why steps are not captured as CUDA graphs: LLM.int8() looks for outliers on the host, and nobody has tried NF4."""
+WHY_EAGER = "the base is held in 8 bits"
+"""Why steps over such a base are not captured as CUDA graphs: LLM.int8() looks for outliers on the host."""
 
 
 @dataclass(frozen=True)
