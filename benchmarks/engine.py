@@ -18,6 +18,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +243,19 @@ def alternate(job: Job, samples: dict[str, list[Row]], options: argparse.Namespa
 
 
 class Workers:
-    """Makes each measurement in a fresh process, forked from one that has imported what all contenders import."""
+    """Makes each measurement in a fresh process, forked from one that has imported what all contenders import.
+
+    With bitsandbytes installed, which PEFT imports and which wakes CUDA when it is, no such process can be forked:
+    each then imports for itself, before its clock begins.
+    """
 
     IMPORTED = ("__main__", "torch", "transformers", "peft", "workloads", "loratory.run", "triton")
 
     def __init__(self, directory: Path) -> None:
         os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
         self._own = {"LORATORY_DATA": str(directory)}  # theirs alone: the texts come from the user's
-        self._context = multiprocessing.get_context("forkserver")
+        wakes = torch.cuda.is_available() and find_spec("bitsandbytes") is not None
+        self._context = multiprocessing.get_context("spawn" if wakes else "forkserver")
         self._context.set_forkserver_preload(list(self.IMPORTED))
 
     def measure(self, job: Job) -> Row:
