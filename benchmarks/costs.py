@@ -6,13 +6,16 @@ python benchmarks/costs.py --device cuda --model roberta-base --method lora --wo
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 from engine import STEPS
 from torch.profiler import ProfilerActivity, profile
-from workloads import LONGEST, METHODS, Job, model_directory, write_texts
+from transformers import AutoConfig
+from workloads import LONGEST, METHODS, Job, matrix_rate, model_directory, operations, write_texts
 
 from loratory.engine.fit import Progress
 from loratory.engine.hardware import Hardware
@@ -20,6 +23,18 @@ from loratory.engine.meter import Meter
 from loratory.run import optimize
 from loratory.setup import prepare
 from loratory.spec import HardwareSpec
+
+KINDS = {
+    "attention": r"_attention_|flash|aten::bmm|softmax",
+    "products of the linear layers": r"nvjet|gemm|cutlass|splitK|aten::(add)?mm_?$|mkldnn_linear|onednn",
+    "GELU and its gradient": r"gelu",
+    "dropout, residuals, LayerNorm": r"_norm_|_dropped|layer_norm|random|bernoulli|native_dropout",
+    "optimizer, clipping, rounding of weights": r"multi_tensor_apply|_fused_adam|lpnorm",
+    "embeddings": r"embedding|index",
+    "copies, casts, filling": r"copy|Memcpy|Memset|fill|CatArray|aten::(cat|zero_)|FillFunctor",
+    "sums: biases' gradients and others": r"reduce_kernel|_column_sums|aten::sum",
+}
+"""What a kernel (CUDA) or operator (CPU) is for, by its name: the first that fits."""
 
 
 def main() -> None:
@@ -70,8 +85,23 @@ def report(job: Job, hardware: Hardware, *, rows: int) -> None:
     events = profiler.key_averages()
     costs = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in events]
     total = sum(cost for cost, _, _ in costs)
-    print(f"{job.method}, {job.workload}, {job.model}: {total / job.steps / 1e3:.3f} ms a step in kernels\n")
-    print("| share | ms a step | calls a step | what |\n|--:|--:|--:|---|")
+    rate, precision = matrix_rate(job.device, quick=False)
+    train = setup.tokens["train"]
+    timed = train.tokens.lengths[job.order(len(train.labels))[1]]
+    floor = operations(AutoConfig.from_pretrained(job.model), timed, job.method) / rate / job.steps
+    print(
+        f"{job.method}, {job.workload}: {total / job.steps / 1e3:.3f} ms a step in kernels; the floor, its operations"
+    )
+    print(f"at a large product's rate ({rate / 1e12:.2f} TFLOP/s in {precision}): {floor * 1e3:.3f} ms\n")
+    kinds: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for cost, count, name in costs:
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, name, re.IGNORECASE)), "other")
+        kinds[kind][0] += cost
+        kinds[kind][1] += count
+    print("| share | ms a step | calls a step | what it is for |\n|--:|--:|--:|---|")
+    for kind, (cost, count) in sorted(kinds.items(), key=lambda one: -one[1][0]):
+        print(f"| {cost / total:.1%} | {cost / job.steps / 1e3:.3f} | {count / job.steps:.0f} | {kind} |")
+    print("\n| share | ms a step | calls a step | what |\n|--:|--:|--:|---|")
     for cost, count, name in sorted(costs, reverse=True)[:rows]:
         print(f"| {cost / total:.1%} | {cost / job.steps / 1e3:.3f} | {count / job.steps:.0f} | {name[:110]} |")
 

@@ -226,7 +226,10 @@ def operations(config: Any, lengths: NDArray[np.int64], method: str) -> float:
 
 def matrix_rate(device: str, *, quick: bool) -> tuple[float, str]:
     """Operations a second of a large product, the best of several, and the precision in which it is faster."""
-    rates = {precision: _rate(device, kind, quick=quick) for precision, kind in PRECISIONS.items()}
+    rates = {precision: _rate(device, kind, quick=True) for precision, kind in PRECISIONS.items()}
+    if not quick:  # a processor without bf16 would take minutes for a large product in it
+        likely = [name for name, rate in rates.items() if rate > max(rates.values()) / 10]
+        rates = {precision: _rate(device, PRECISIONS[precision], quick=False) for precision in likely}
     precision = max(rates, key=lambda name: rates[name])
     return rates[precision], precision
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import runpy
 import shlex
 import shutil
+import tarfile
 from inspect import signature
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -129,3 +132,28 @@ def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
 def test_the_page_of_methods_is_what_their_files_say() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "methods.py"))["page"]()
     assert (ROOT / "docs" / "methods.md").read_text("utf8") == written, "run python docs/methods.py"
+
+
+RESULTS = sorted((ROOT / "results" / "h100").iterdir())
+
+
+@pytest.mark.parametrize("place", RESULTS, ids=lambda place: place.name)
+def test_the_means_of_published_results_are_those_of_their_records(place: Path) -> None:
+    cells = json.loads((place / "summary.json").read_text("utf8"))["cells"]
+    finals = {f"runs/{run}/run.json": cell["id"] for cell in cells for run in cell["runs"]}
+    scores: dict[str, list[float]] = {cell["id"]: [] for cell in cells}
+    with tarfile.open(place / "records.tar.xz") as records:
+        for member in records:
+            if member.name in finals:
+                record = json.loads(records.extractfile(member).read())  # type: ignore[union-attr]
+                scores[finals[member.name]].append(record["quality"]["test"]["accuracy"])
+    for cell in cells:
+        assert len(scores[cell["id"]]) == len(cell["seeds"]) == 5
+        assert mean(scores[cell["id"]]) == pytest.approx(cell["quality"]["test"]["accuracy"]["mean"], abs=1e-12)
+
+
+def test_the_readme_shows_rows_of_the_published_table() -> None:
+    table = (ROOT / "results" / "h100" / "seed" / "table.md").read_text("utf8").splitlines()
+    shown = [row for row in (ROOT / "README.md").read_text("utf8").splitlines() if row.startswith("| hutto:")]
+    assert len(shown) == 10
+    assert set(shown) <= set(table)

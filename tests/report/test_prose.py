@@ -30,7 +30,7 @@ def test_cells_that_chose_at_the_edge_are_named_worst_first(summary: Document, r
     assert "tried (head: 5 of 5 seeds, lora r=1 attention: 3 of 5 seeds and standard: 1 of 5 seeds): a wider" in said
     more = [with_rates({**cell, "id": f"{cell['id']}b", "data": "hutto:tweets"}, [0] * 5) for cell in cells]
     said = " ".join(prose.limits(read_back({**summary, "cells": [*cells, *more]})))
-    assert "(hutto:movies, head: 5 of 5 seeds, hutto:tweets, standard: 5 of 5 seeds, " in said
+    assert "(hutto:movies, head: 5 of 5 seeds; hutto:tweets, standard: 5 of 5 seeds; " in said
     assert "and 3 further cells): a wider" in said
     two = [with_rates(cell, [0, 1, 1, 1, 1], tried=2) for cell in summary["cells"]]
     assert "smallest or largest" not in " ".join(prose.limits(read_back({**summary, "cells": two})))

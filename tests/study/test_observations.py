@@ -12,6 +12,7 @@ import pytest
 from loratory.report.drawing import times
 from loratory.study.document import Summary
 from loratory.study.observations import observe
+from loratory.study.observed import listed
 from loratory.study.parts import Observation
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
@@ -233,3 +234,9 @@ def test_costs_of_which_the_same_is_said_share_a_sentence(summarised: Callable[.
     told = next(one for one in said if "training time" in one.text)
     assert told.text.startswith("Test accuracy against trainable parameters, training time, total time")
     assert set(told.figures) >= {"trainable", "train_seconds", "total_seconds"}
+
+
+def test_names_with_commas_are_divided_by_semicolons() -> None:
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["standard", "standard, layer_decay=0.8", "head"]) == "standard; standard, layer_decay=0.8; and head"

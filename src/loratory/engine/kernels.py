@@ -30,7 +30,7 @@ def _kept(seeds, site, rows, dropout, ROUNDS: tl.constexpr, R: tl.constexpr, N: 
 
 
 @triton.jit
-def _forward(
+def _norm_forward(
     H, R, W, B, Y, X, MEAN, RSTD, seeds, site, count, width, eps, dropout,
     DROP: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -55,7 +55,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _norm_backward(
     G, X, W, MEAN, RSTD, DR, DH, SUMS, seeds, site, count, width, dropout,
     EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, ROUNDS: tl.constexpr,
     ROWS: tl.constexpr, N: tl.constexpr,
@@ -175,7 +175,7 @@ def add_norm(
     y, x = torch.empty_like(branch), torch.empty_like(branch)
     mean, rstd = (torch.empty(count, dtype=torch.float32, device=branch.device) for _ in range(2))
     columns, warps = _tile(width)
-    _forward[(count,)](
+    _norm_forward[(count,)](
         branch, residual, weight, bias, y, x, mean, rstd, seed, site, count, width, eps, dropout,
         DROP=dropout > 0, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
     )  # fmt: skip
@@ -202,7 +202,7 @@ def add_norm_backward(
     grad_residual = torch.empty_like(x)
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
     sums = torch.empty(kinds, programs, width, dtype=torch.float32, device=x.device) if kinds else mean
-    _backward[(programs,)](
+    _norm_backward[(programs,)](
         grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, seed, site, count, width, dropout,
         EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, ROUNDS=_ROUNDS, ROWS=rows, N=columns,
         num_warps=warps,

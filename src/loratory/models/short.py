@@ -67,7 +67,7 @@ def _forward_tile(
 
 
 @triton.jit
-def _forward(
+def _attention_forward(
     Q, K, V, O, bounds, seeds, heads, q_row, k_row, v_row, o_row, scale, dropout,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -181,7 +181,7 @@ def _backward_tile(
 
 
 @triton.jit
-def _backward(
+def _attention_backward(
     Q, K, V, G, DQ, DK, DV, bounds, seeds, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +238,7 @@ def forward(
     """(T, H, D) each -> (T, H, D), and what backward needs beside the arguments: nothing."""
     tokens, heads, width = q.shape
     out = torch.empty(tokens, heads, width, dtype=q.dtype, device=q.device)
-    _forward[(bounds.shape[0] - 1, heads)](
+    _attention_forward[(bounds.shape[0] - 1, heads)](
         q, k, v, out, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0), settings.scale,
         settings.dropout, WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0, N=settings.tile,
         D=width, num_warps=4,
@@ -254,7 +254,7 @@ def backward(
     tokens, heads, width = q.shape
     grads = torch.empty(tokens, 3, heads, width, dtype=q.dtype, device=q.device)
     grad_q, grad_k, grad_v = grads.unbind(1)
-    _backward[(bounds.shape[0] - 1, heads)](
+    _attention_backward[(bounds.shape[0] - 1, heads)](
         q, k, v, grad, grad_q, grad_k, grad_v, bounds, seeds, heads, q.stride(0), k.stride(0), v.stride(0),
         grad.stride(0), grads.stride(0), settings.scale, settings.dropout,
         WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0, N=settings.tile, D=width,

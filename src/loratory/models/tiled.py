@@ -51,7 +51,7 @@ def _mask(seed, pair, rows, columns, dropout):
 
 
 @triton.jit
-def _forward(
+def _attention_forward(
     Q, K, V, O, L, bounds, seeds, total, heads, q_row, k_row, v_row, o_row, scale, dropout,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     D: tl.constexpr,
@@ -103,7 +103,7 @@ def _forward(
 
 
 @triton.jit
-def _queries(
+def _attention_queries(
     Q, K, V, O, G, DQ, L, DELTA, bounds, seeds, total, heads, q_row, k_row, v_row, o_row, g_row, d_row, scale, dropout,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     D: tl.constexpr,
@@ -154,7 +154,7 @@ def _queries(
 
 
 @triton.jit
-def _keys(
+def _attention_keys(
     Q, K, V, G, DK, DV, L, DELTA, bounds, seeds, total, heads, q_row, k_row, v_row, g_row, d_row, scale, dropout,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, DROP: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     D: tl.constexpr,
@@ -221,7 +221,7 @@ def forward(
     out = torch.empty(total, heads, width, dtype=q.dtype, device=q.device)
     logs = torch.empty(heads, total, dtype=torch.float32, device=q.device)
     tiles = _tiles(FORWARD, width)
-    _forward[(triton.cdiv(settings.longest, tiles.own), bounds.shape[0] - 1, heads)](
+    _attention_forward[(triton.cdiv(settings.longest, tiles.own), bounds.shape[0] - 1, heads)](
         q, k, v, out, logs, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
         settings.scale, settings.dropout, WINDOW=settings.window, CAUSAL=settings.causal, DROP=settings.dropout > 0,
         OWN=tiles.own, OTHER=tiles.other, D=width, num_warps=tiles.warps, num_stages=tiles.stages,
@@ -240,14 +240,14 @@ def backward(
     grad_q, grad_k, grad_v = grads.unbind(1)
     delta = torch.empty_like(logs)
     tiles, sequences = _tiles(QUERIES, width), bounds.shape[0] - 1
-    _queries[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
+    _attention_queries[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
         q, k, v, out, grad, grad_q, logs, delta, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0),
         out.stride(0), grad.stride(0), grads.stride(0), settings.scale, settings.dropout, WINDOW=settings.window,
         CAUSAL=settings.causal, DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     tiles = _tiles(KEYS, width)
-    _keys[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
+    _attention_keys[(triton.cdiv(settings.longest, tiles.own), sequences, heads)](
         q, k, v, grad, grad_k, grad_v, logs, delta, bounds, seeds, total, heads, q.stride(0), k.stride(0), v.stride(0),
         grad.stride(0), grads.stride(0), settings.scale, settings.dropout, WINDOW=settings.window,
         CAUSAL=settings.causal, DROP=settings.dropout > 0, OWN=tiles.own, OTHER=tiles.other, D=width,

@@ -86,5 +86,7 @@ class Scene:
 
 
 def listed(names: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
+    """One; one and two; one, two and three; with semicolons where a name holds a comma."""
+    if len(names) > 1 and any(", " in name for name in names):
+        return "; and ".join(["; ".join(names[:-1]), names[-1]])
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

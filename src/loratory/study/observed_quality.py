@@ -151,9 +151,13 @@ def beside_baselines(scene: Scene) -> list[Observation]:
         text += "the mean of no approach is above it, so that more epochs, data or learning rates may be worth trying."
     elif len(above) == len(scene.tested):
         text += "every approach's mean is above it."
-    else:
+    elif len(above) <= NAMED:
         verb = "is the mean" if len(above) == 1 else "are the means"
         text += f"above it {verb} of {listed([cell.approach for cell in above])}."
+    else:
+        below = [cell for cell in scene.tested if cell not in above]
+        text += f"above it are the means of {len(above)} of the {len(scene.tested)} approaches"
+        text += f", all but {listed([cell.approach for cell in below])}." if len(below) <= NAMED else "."
     return [scene.say(text, scene.tested, {"baseline": scores[name], "above": len(above)})]
 
 
