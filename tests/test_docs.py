@@ -93,7 +93,11 @@ def test_the_studys_own_commands_need_no_other_block(workplace: Path, capsys: py
     assert run(block, capsys) >= 3
 
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *(ROOT / name / "README.md" for name in ("benchmarks", "results")),
+]
 OTHERS_FLAGS = {"--nproc-per-node", "--strict"}  # torchrun, mypy
 
 

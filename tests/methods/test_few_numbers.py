@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
 from loratory.engine.fit import fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.errors import SettingsError
 from loratory.models.families import FAMILIES
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
+from loratory.run import train
 from loratory.spec import HardwareSpec, TrainingSpec
 
 LABELS = ("a", "b", "c")
@@ -73,3 +76,18 @@ def test_adalora_cuts_ranks_down_to_their_mean_and_adds_its_penalty(
     assert (trainable.adapter.total_step, trainable.adapter.tinit, trainable.adapter.tfinal) == (10, 1, 3)
     shapes = {tuple(t.shape) for name, t in trainable.trained_tensors().items() if "lora_E" in name}
     assert shapes == {(6, 1)}
+
+
+def test_adalora_makes_its_last_cut_whatever_the_share_after_it(spec: Any, tmp_path: Path) -> None:
+    own = {"initial_rank": 6, "target_rank": 2, "cut_every": 1, "after_cutting": 0, "epochs": 3, "lr": 1e-6}
+    run = train(spec("adalora", **own), output=tmp_path / "run")
+    weights = load_file(run.directory / "adapter_model.safetensors")
+    kept = [int((tensor != 0).sum()) for name, tensor in weights.items() if "lora_E" in name]
+    assert sum(kept) == 2 * len(kept) > 0
+
+
+@pytest.mark.parametrize(("own", "line"), [({"patience": 1}, "--patience 1"), ({"keep": "best"}, "--keep best")])
+def test_adalora_ends_with_its_last_step(own: dict[str, Any], line: str, spec: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"^{line}: adalora .*; leave one of the two out$"):
+        train(spec("adalora", **own), output=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -56,6 +56,12 @@ def test_a_kind_learns_and_stock_peft_gives_its_logits(kind: str, spec: Any, tin
     np.testing.assert_allclose(kept, logits.numpy(), atol=1e-4, rtol=0)
 
 
+def test_what_needs_every_step_told_is_refused(spec: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--method peft:ADAMSS: use_asa needs PEFT to be told of every step"):
+        train(spec("peft:adamss", use_asa=True), output=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def run_spec(document: dict[str, Any]) -> Any:
     """The spec, by way of JSON and of another process."""
     return pickle.loads(pickle.dumps(parse_spec(json.loads(json.dumps(document)))))

@@ -75,3 +75,19 @@ def test_limits_name_left_over_memory_and_repeated_texts(summary: Document, read
     assert LEFT_OVER in said
     assert LEFT_OVER in study_table(study).notes
     assert "(repeated texts: 2 in hutto:movies)" in said
+
+
+def test_limits_say_where_cells_were_computed_otherwise_and_where_documents_are_on_both_sides(
+    summary: Document, read_back: Any
+) -> None:
+    same = [{**cell, "own_layers": 6} for cell in summary["cells"]]
+    said = " ".join(prose.limits(read_back({**summary, "cells": same})))
+    assert "Stock modules" not in said
+    assert "without dropout" not in said
+    assert "one document" not in said
+    first, second, *others = [{**cell, "data": "hutto:nyt"} for cell in same]
+    cells = [{**first, "own_layers": 0}, {**second, "frozen_bottom": True}, *others]
+    said = " ".join(prose.limits(read_back({**summary, "cells": cells})))
+    assert f"Stock modules compute the layers of {first['approach']}, the engine itself those of the others" in said
+    assert f"run once, without dropout, in {second['approach']}; elsewhere dropout is on" in said
+    assert "training and test split of hutto:nyt (sentences of articles): new documents" in said

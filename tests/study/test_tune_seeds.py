@@ -171,7 +171,7 @@ def test_rates_are_told_with_the_seeds_that_chose_them(place: Path) -> None:
     assert [line.split("|")[3].strip() for line in lines[2:5]] == chosen
     rows = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [row["lr"] for row in rows[:3]] == [chosen[0], "0.004", "0.002"]
-    assert any("×4 means that four seeds chose it" in note for note in table.notes)
+    assert any("×2 means that two seeds chose it" in note for note in table.notes)
     page = (place / "report.html").read_text("utf8")
     words = re.sub("<[^>]+>", "", page).replace("\N{NO-BREAK SPACE}", " ")
     assert all(f"lr {text}" in words for text in chosen)

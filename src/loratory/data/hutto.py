@@ -18,6 +18,9 @@ DOMAINS: dict[str, str] = {
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
 
+SHARED: dict[str, str] = {"amazon": "sentences of reviews", "nyt": "sentences of articles"}
+"""The domains whose texts are parts of documents; splits do not keep a document's sentences together."""
+
 
 @dataclass(frozen=True)
 class Rated:

@@ -122,9 +122,11 @@ print([labels[int(number)] for number in logits.argmax(-1)])""",
     }
     fence = "`" * max(3, _longest_ticks(labels) + 1)
     lines = [f"{fence}python", *programs[kind].split("\n"), fence]
-    if kind == "adapter" and not source.local_names and source.base_is_local:
+    if kind == "adapter" and source.base_is_local:
         base = f"The base {code(source.base_name)} was a directory; its SHA-256 is below."
-        lines += ["", f"{base} Give the path where you have it as `base_model_name_or_path` in `adapter_config.json`."]
+        where = "Give the path where you have it as `base_model_name_or_path` in `adapter_config.json`"
+        here = ", which names its place on the machine that trained" if source.local_names else ""
+        lines += ["", f"{base} {where}{here}."]
     return lines
 
 

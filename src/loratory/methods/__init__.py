@@ -84,7 +84,22 @@ def prepare(base: Base, spec: RunSpec) -> TrainableModel:
     )
     lr = spec.training.lr or method.default_lr(int(base.config.hidden_size))
     trainable = method.prepare(base, spec.method, seed=spec.seed)
+    if trainable.companion is not None:
+        _check_whole(spec)
     return paced(trainable, base.family, spec.method, lr=lr, epochs=spec.training.epochs)
+
+
+def _check_whole(spec: RunSpec) -> None:
+    """A method that does something over the whole run ends with the run's last step, and no earlier.
+
+    Raises:
+        SettingsError: the run may end earlier, or with an earlier epoch's weights.
+    """
+    name, training = spec.method.name, spec.training
+    if training.patience is not None:
+        raise SettingsError(f"--patience {training.patience}: {name} needs all its steps; leave one of the two out")
+    if training.keep == "best":
+        raise SettingsError(f"--keep best: {name} is done after its last epoch alone; leave one of the two out")
 
 
 def method_settings(values: Mapping[str, Any]) -> MethodSettings:

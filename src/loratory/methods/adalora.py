@@ -121,7 +121,7 @@ class Allocation:
             assert config is not None
             config.total_step = total
             config.tinit = int(total * self.settings.before_cutting)
-            config.tfinal = int(total * self.settings.after_cutting)
+            config.tfinal = max(1, int(total * self.settings.after_cutting))  # the last cut is made by a step, too
         yield
         own.rank_pattern = None
 

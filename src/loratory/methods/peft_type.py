@@ -42,6 +42,9 @@ UNFIT = {
 }
 """Kinds that cannot be, and why."""
 
+STEPPED = {"ADAMSS": "use_asa"}
+"""Settings of kinds that PEFT must be told of every step for, which only a method of its own could do."""
+
 Scalar = int | float | bool | str | None
 
 
@@ -89,6 +92,8 @@ class PeftType:
         values = settings.model_dump(exclude=set(MethodSettings.model_fields))
         names = find_targets(base.model, base.family, values.pop("targets", "attention"))
         given = {key: _read(value) for key, value in values.items()}
+        if given.get(stepped := STEPPED.get(self._kind, "")):
+            raise SettingsError(f"--method {self.name}: {stepped} needs PEFT to be told of every step; leave it out")
         try:
             config = self._config(target_modules=names, **given)
         except (ValueError, TypeError, ImportError) as error:

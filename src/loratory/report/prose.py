@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from loratory import units
+from loratory.data.hutto import SHARED
 from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
@@ -152,7 +153,8 @@ def how(study: Summary) -> list[str]:
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
-        "evaluation, saving and the check of what was saved. Times and memory are medians over seeds.",
+        "evaluation, saving and the check of what was saved, not the imports of a new process. Times and memory are "
+        "medians over seeds.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
     ]
 
@@ -179,7 +181,7 @@ def tuning_said(study: Summary) -> str:
         return (
             "Points: the mean over the seeds whose run completed, on validation, on which the rate was chosen. "
             "Vertical lines: their range. "
-            "Ringed: chosen, ×4 by four seeds, each of which trained its final run with it."
+            "Ringed: chosen, ×2 by two seeds, each of which trained its final run with it."
         )
     return (
         "The first seed, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every "
@@ -237,6 +239,8 @@ def limits(study: Summary) -> list[str]:
     if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
         found.append(LEFT_OVER)
     found += _repeated(study)
+    found += _shared(study)
+    found += _made_otherwise(study)
     if _tuned(study):
         found.append(
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
@@ -271,6 +275,38 @@ def _repeated(study: Summary) -> list[str]:
         f"Test examples are resampled one by one, also those whose texts are equal (repeated texts: {shown}): where "
         "many of them fall into the test split, intervals of differences are too narrow."
     ]
+
+
+def _shared(study: Summary) -> list[str]:
+    """That sentences of one document stand on both sides, in the packaged data where it is so."""
+    names = {f"hutto:{domain}": document for domain, document in SHARED.items()}
+    found = [f"{name} ({names[name]})" for name in sorted({cell.data for cell in study.cells} & set(names))]
+    if not found:
+        return []
+    return [
+        f"Sentences of one document stand in training and test split of {listed(found)}: new documents may be harder "
+        "than these scores say."
+    ]
+
+
+def _made_otherwise(study: Summary) -> list[str]:
+    """That the engine computes the layers of some cells itself and leaves those of others to stock modules, and that
+    frozen layers have no dropout."""
+    stock = sorted({units.printable(cell.approach) for cell in study.cells if cell.own_layers == 0})
+    own = any(cell.own_layers for cell in study.cells)
+    found = []
+    if stock and own:
+        found.append(
+            f"Stock modules compute the layers of {listed(stock)}, the engine itself those of the others: the times of "
+            "these approaches say more of the modules than of the methods."
+        )
+    still = sorted({units.printable(cell.approach) for cell in study.cells if cell.frozen_bottom})
+    if still and len(still) < len({cell.approach for cell in study.cells}):
+        found.append(
+            f"The frozen layers at the bottom run once, without dropout, in {listed(still)}; elsewhere dropout is on "
+            "in every layer."
+        )
+    return found
 
 
 def _at_the_edge(study: Summary) -> list[str]:

@@ -31,7 +31,7 @@ COST: dict[str, tuple[str, Show]] = {
 
 
 CHOSEN = {
-    "each": "Learning rate: each seed chose its own on validation; ×4 means that four seeds chose it.",
+    "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
 }

@@ -24,8 +24,8 @@ Row = Mapping[str, Value]
 SHARE = "Share: trainable ÷ all parameters."
 COEFFICIENTS = "Parameters of TF-IDF + logistic regression: its coefficients and intercepts."
 TIMES = (
-    "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved "
-    "(baselines: fitting and predicting)."
+    "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved, "
+    "imports aside (baselines: fitting and predicting)."
 )
 MEMORY = {
     "resident": "Peak memory: largest resident set during the run, 1 GiB = 2^30 bytes.",
@@ -170,7 +170,7 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown=False)
 
     show_share = units.percent_of(_number(row.get("trainable_share")) for row in rows)
-    unfrozen = any(row.get("unfrozen") for row in rows if row.get("adapter"))
+    unfrozen = any(row.get("unfrozen") for row in rows)
     return (
         Column("approach", "Approach", "left", "method and settings, or baseline", show_approach),
         text("status", "Status", "how the run ended; baseline for a baseline"),

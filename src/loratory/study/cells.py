@@ -59,6 +59,8 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         missing=cell.missing,
         scored_before=sum(choice.scored_before for choice in cell.choices),
         runs_at_once=_runs_at_once(records),
+        own_layers=_own_layers(records),
+        frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
     )
 
 
@@ -72,6 +74,11 @@ def _numbers(records: Sequence[Mapping[str, Any]], *path: str) -> list[float] | 
 def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:
     found = _numbers(records, "study", "runs_at_once")
     return None if found is None else int(max(found))
+
+
+def _own_layers(records: Sequence[Mapping[str, Any]]) -> int | None:
+    found = _numbers(records, "environment", "engine", "own_layers", "layers")
+    return None if found is None else int(min(found))
 
 
 def _quality(records: Sequence[Mapping[str, Any]], part: str) -> dict[str, Spread]:

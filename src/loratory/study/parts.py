@@ -182,6 +182,10 @@ class CellSummary:
     """Final runs that had been scored on test before their selection was there: an earlier file's, used again."""
     runs_at_once: int | None = None
     """At most how many of the study's runs the device of a final run had at once; None where a record does not say."""
+    own_layers: int | None = None
+    """How many layers the engine computed itself; None where a record does not say."""
+    frozen_bottom: bool = False
+    """Whether frozen layers ran once, without dropout."""
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""
