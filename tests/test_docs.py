@@ -45,7 +45,7 @@ def run(block: str, capsys: pytest.CaptureFixture[str]) -> int:
         else:
             assert words[0] == "loratory"
             arguments = words[1:]
-        if arguments[0] == "train":
+        if arguments[0] in ("train", "estimate"):
             arguments += ["--max-length", "48"]  # the tiny model takes no more than 64
         if arguments[:2] == ["study", "run"]:
             arguments += ["--set", "train.max_length=48", "--set", "seeds=[0, 1]"]

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from loratory.console import errors, fail, print_json, progress_shown, rank
 from loratory.errors import LoratoryError, SettingsError, counted, first_line
 from loratory.exporting import FORMATS
-from loratory.flags import assignment, divide, hyphens, usage_message, with_settings
+from loratory.flags import assignment, byte_count, divide, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, validated
 from loratory.study_app import study_app
@@ -96,6 +96,39 @@ def train(
 
     Console().print(comparison([document]).to_rich())
     typer.echo(f"The run is in {run.directory}")
+
+
+@app.command()
+@with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
+def estimate(
+    *,
+    method: Annotated[str, typer.Option(help="as train's; several by commas give a row each")] = "standard",
+    ranks: Annotated[str | None, typer.Option(metavar="N,N", help="a row for each, where the method has one")] = None,
+    batch_sizes: Annotated[str | None, typer.Option(metavar="N,N", help="a row for each")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="say the largest batch that stays below it, such as 24GiB")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")
+    ] = None,
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Say what training would cost: parameters, memory, time. Needs no weights, and leaves nothing."""
+    from loratory.estimating import estimate as estimate_run
+    from loratory.estimating import grid
+    from loratory.inputs import Inputs
+    from loratory.report.estimates import estimates_table
+
+    limit = None if memory is None else byte_count(memory)
+    given = {**flags, **dict(map(assignment, settings or []))}
+    specs = [spec_from_flags(one) for one in grid(given, methods=method, ranks=ranks, batch_sizes=batch_sizes)]
+    inputs = Inputs(weights=False)
+    found = [estimate_run(spec, memory=limit, inputs=inputs).to_dict() for spec in specs]
+    if as_json:
+        print_json(found)
+    else:
+        Console().print(estimates_table(found, memory=limit).to_rich())
 
 
 @app.command()

@@ -14,7 +14,12 @@ class Inputs:
     change, since every run loads its weights from them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, weights: bool = True) -> None:
+        """
+        Args:
+            weights: whether a model's weights must be there.
+        """
+        self._weights = weights
         self._datasets: dict[DataSpec, Dataset] = {}
         self._models: dict[str, Pretrained] = {}
         self._tokens: dict[tuple[DataSpec, str, str], Labelled] = {}
@@ -36,7 +41,7 @@ class Inputs:
             LoratoryError: as :func:`loratory.models.source.pretrained`.
         """
         if name not in self._models or not self._models[name].unchanged():
-            self._models[name] = pretrained(name)
+            self._models[name] = pretrained(name, weights=self._weights)
         return self._models[name]
 
     def tokens(self, spec: DataSpec, part: str, model: Pretrained) -> Labelled:

@@ -18,7 +18,7 @@ from loratory.methods import prepare as prepare_method
 from loratory.methods.quantized import check_frozen, check_quantized
 from loratory.models.families import family_of
 from loratory.models.flat import Classifier
-from loratory.models.load import Base, load_base, skeleton
+from loratory.models.load import Base, drawn, load_base, skeleton
 from loratory.models.quantized import Quantization
 from loratory.program import code_version
 from loratory.spec import HardwareSpec, RunSpec
@@ -116,13 +116,24 @@ def quantized(spec: RunSpec, hardware: Hardware | None = None) -> Quantization |
     return Quantization.of(spec.training.quantize, device=hardware.device, precision=hardware.precision)
 
 
-def prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs | None = None, place: Place | None = None) -> Setup:
-    """Read the data, load the model, let the method make it ready, tokenise, and move it to the device."""
+def prepare(
+    spec: RunSpec,
+    hardware: Hardware,
+    inputs: Inputs | None = None,
+    place: Place | None = None,
+    *,
+    weights: bool = True,
+) -> Setup:
+    """Read the data, load the model, let the method make it ready, tokenise, and move it to the device.
+
+    Args:
+        weights: False draws them at random.
+    """
     with hardware.woken():
-        return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place)
+        return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place, weights)
 
 
-def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None) -> Setup:
+def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None, weights: bool) -> Setup:
     dataset = inputs.dataset(spec.data)
     begin = time.perf_counter()
     model = inputs.model(spec.model)
@@ -131,15 +142,19 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     labels = tuple(str(label) for label in dataset.labels)
     if identity.quantization is not None:  # weights in fewer bits cannot even be asked to learn
         check_frozen(spec, prepare_method(skeleton(model, labels), spec))
-    base = load_base(
-        spec.model,
-        labels=labels,
-        seed=spec.seed,
-        dropout=spec.training.dropout,
-        attention_dropout=spec.training.attention_dropout,
-        found=model,
-        quantization=identity.quantization,
-    )
+    dropout, attention_dropout = spec.training.dropout, spec.training.attention_dropout
+    if weights:
+        base = load_base(
+            spec.model,
+            labels=labels,
+            seed=spec.seed,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            found=model,
+            quantization=identity.quantization,
+        )
+    else:
+        base = drawn(model, labels, seed=spec.seed, dropout=dropout, attention_dropout=attention_dropout)
     trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)

@@ -132,6 +132,19 @@ class Labelled:
         lengths = self.tokens.lengths
         return [int(lengths[part].sum()) for parts, _ in self._divided(order, cut) for part in parts]
 
+    def take(self, indices: NDArray[np.int64]) -> Labelled:
+        """The examples `indices` (B,), in that order."""
+        starts, ends = self.tokens.offsets[:-1][indices], self.tokens.offsets[1:][indices]
+        ids = [self.tokens.ids[start:end] for start, end in zip(starts, ends, strict=True)]
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        return Labelled(TokenTable(np.concatenate(ids), offsets), self.labels[indices])
+
+    def heaviest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> NDArray[np.int64]:
+        """The examples of a step that has, of the parts of all steps in `orders`, one with the most tokens."""
+        lengths = self.tokens.lengths
+        steps = (parts for order in orders for parts, _ in self._divided(order, cut))
+        return np.concatenate(max(steps, key=lambda parts: max(int(lengths[part].sum()) for part in parts)))
+
     def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> Batch:
         """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens."""
         parts = (part for order in orders for parts, _ in self._divided(order, cut) for part in parts)

@@ -242,14 +242,19 @@ def ready(
     rates: Mapping[str, float] = MappingProxyType({}),
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
+    orders: list[NDArray[np.int64]] | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
     What the steps draw comes from `seed`, and torch's own generators stand afterwards where they stood.
+
+    Args:
+        orders: which examples each epoch sees, in which order; by default all, in an order drawn from `seed`.
     """
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
-    orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
+    if orders is None:
+        orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
     lengths = data.tokens.lengths

@@ -132,6 +132,24 @@ def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
     return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
 
 
+def drawn(
+    found: Pretrained,
+    labels: tuple[str, ...],
+    *,
+    seed: int,
+    dropout: float | None = None,
+    attention_dropout: float = 0.0,
+) -> Base:
+    """As :func:`load_base`, with random values in place of the weights, which need not be there."""
+    config = found.config(labels)
+    _set_dropout(config, dropout, attention_dropout)
+    flat.register()
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    return Base(model.float(), found.tokenizer, family_of(config), found.source, found.digest)
+
+
 def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
     """The architecture and tokenizer of `name` with the weights of `state`, in fp32 on the CPU.
 

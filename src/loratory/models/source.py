@@ -52,15 +52,18 @@ class Pretrained:
             return False
 
 
-def pretrained(name: str) -> Pretrained:
+def pretrained(name: str, *, weights: bool = True) -> Pretrained:
     """Find and check the files of the model called `name`, and read all but the weights.
+
+    Args:
+        weights: whether those must be there too.
 
     Raises:
         ModelError: missing, truncated, without tokenizer, or unsupported.
         SafetyError: the only weights are pickles, which could run code.
     """
     source = locate(name)
-    files = _check_directory(Path(source)) if Path(source).is_dir() else []
+    files = _check_directory(Path(source), weights=weights) if Path(source).is_dir() else []
     config = read_config(source)
     try:
         with quiet():
@@ -149,11 +152,13 @@ def files_digest(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_directory(directory: Path) -> list[Path]:
+def _check_directory(directory: Path, *, weights: bool) -> list[Path]:
     """Check what a library would otherwise stumble over; return the files of configuration and weights."""
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(f"model directory {directory} has no config.json")
+    if not weights:
+        return [config]
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if whole.is_file():  # what transformers takes where both are there
         files = [whole]

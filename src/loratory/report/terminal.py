@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PARTS = ("adapter", "head", "unfrozen")
 """The columns that stand in a table of their own where the terminal is narrow."""
 
+MEMORY = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "rest_bytes")
+"""The parts of an estimate's memory: always in a table of their own, too."""
+
 WIDE = 110
 """From this many characters on, all columns stand side by side."""
 
@@ -45,7 +48,9 @@ class ComparisonTable:
 
         columns, rows = self.table.shown, self.table.rows
         wide = options.max_width >= WIDE
-        asides = {"Chosen": RATES} if wide else {"Trainable parameters by part": PARTS, "Chosen": RATES}
+        asides = {"Peak memory by part": MEMORY, "Chosen": RATES}
+        if not wide:
+            asides = {"Trainable parameters by part": PARTS, **asides}
         main = [column for column in columns if not any(column.key in keys for keys in asides.values())]
         if not wide and APPROACH + sum(1 + _width(column, rows) for column in main[1:]) > options.max_width:
             main = [column for column in main if column.key not in COST]

@@ -1,0 +1,226 @@
+"""What training would cost, found before it: the model is built from its configuration with random values, and a few
+steps are made on the device where it would be trained. Neither time nor memory depends on the weights' values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.engine.calibrate import Calibration, calibrate
+from loratory.engine.hardware import Hardware
+from loratory.engine.operations import operations
+from loratory.errors import OutOfMemoryError, SettingsError
+from loratory.inputs import Inputs
+from loratory.methods import METHODS
+from loratory.outcome import memory_errors
+from loratory.saving import bytes_of_weights
+from loratory.setup import Setup, prepare
+from loratory.spec import RunSpec, TrainingSpec
+from loratory.store.naming import approach
+
+MOST_EXAMPLES = 65536
+"""No batch larger than this is thought about."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run would cost.
+
+    Attributes:
+        approach: the method and its settings in short.
+        batch_size: examples a step.
+        fits: False where the device's memory ran out in the calibration; then memory and time are None.
+        parameters: total, trainable, adapter, head, unfrozen, frozen: exact.
+        memory_kind: `allocated` on CUDA, `resident` on a CPU, the process's libraries included.
+        peak_memory_bytes: of the step with the most tokens of the whole run, measured.
+        memory_parts_bytes: weights, gradients, optimizer, activations of that step, and the rest: workspace, and on a
+            CPU the process itself.
+        checkpoint_bytes: of the weights that a run saves.
+        operations: floating-point operations of all optimizer steps.
+        steps, tokens: of the whole run.
+        train_seconds: of all optimizer steps, from the time of those that were made.
+        timed_steps: how many of them were timed.
+        largest_batch: with a limit of memory: the most examples a step that stay below it, 0 for none.
+        calibration_seconds: what it took to find out.
+    """
+
+    approach: str
+    batch_size: int
+    fits: bool
+    parameters: dict[str, int]
+    memory_kind: str
+    peak_memory_bytes: int | None
+    memory_parts_bytes: dict[str, int] | None
+    checkpoint_bytes: int
+    operations: float
+    steps: int
+    tokens: int
+    train_seconds: float | None
+    timed_steps: int
+    largest_batch: int | None
+    calibration_seconds: float
+    device: str
+    spec: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def grid(
+    flags: Mapping[str, Any], *, methods: str, ranks: str | None = None, batch_sizes: str | None = None
+) -> list[dict[str, Any]]:
+    """Train's flags of every combination: each method, with each rank where it has one, and each batch size.
+
+    Args:
+        methods, ranks, batch_sizes: values divided by commas.
+
+    Raises:
+        SettingsError: a list is empty or given beside the flag of one value.
+    """
+    for name, values in (("rank", ranks), ("batch_size", batch_sizes)):
+        if values is not None and name in flags:
+            flag = f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{flag} and {flag}s: give one of the two")
+    found = []
+    for method in _values("--method", methods):
+        own = {} if ranks is None or not _ranked(method) else {"rank": _values("--ranks", ranks)}
+        if batch_sizes is not None:
+            own["batch_size"] = _values("--batch-sizes", batch_sizes)
+        for chosen in product(*own.values()):
+            found.append({**flags, "method": method, **dict(zip(own, chosen, strict=True))})
+    if ranks is not None and not any("rank" in one for one in found):
+        raise SettingsError(f"--ranks: {methods} has none; leave it out")
+    return found
+
+
+def _ranked(method: str) -> bool:
+    return method in METHODS and "rank" in METHODS[method].settings.model_fields
+
+
+def _values(flag: str, text: str) -> list[str]:
+    values = list(dict.fromkeys(value.strip() for value in text.split(",")))
+    if "" in values:
+        raise SettingsError(f"{flag} {text!r}: write it as values with commas between them")
+    return values
+
+
+def estimate(
+    spec: RunSpec, *, memory: int | None = None, inputs: Inputs | None = None, seconds: float = 2.0
+) -> Estimate:
+    """What the run `spec` would cost on its device.
+
+    Args:
+        memory: bytes, for which the largest batch is sought.
+        inputs: what earlier estimates of this process have read; made with `weights=False` it needs no weights.
+        seconds: for how long steps are timed, about.
+
+    Raises:
+        LoratoryError: data or model cannot be read, or the settings do not fit them.
+    """
+    begin = time.perf_counter()
+    inputs = inputs or Inputs(weights=False)
+    hardware = Hardware.of(spec.hardware)
+    if spec.training.quantize != "off":
+        raise SettingsError(
+            f"--quantize {spec.training.quantize}: it needs the model's weights, and an estimate has none; leave it out"
+        )
+    with memory_errors(spec, hardware):
+        setup = prepare(spec, hardware, inputs, weights=False)
+    data, training = setup.tokens["train"], setup.spec.training
+    work = operations(setup.base.model, setup.base.family, data.tokens.lengths, epochs=training.epochs)
+    counts, saved = setup.trainable.counts(), bytes_of_weights(setup)
+    found = _tried(setup, seconds)
+    largest = None
+    if memory is not None:
+        half = spec.model_copy(update={"training": training.model_copy(update={"batch_size": _half(training)})})
+        other = _tried(prepare(half, hardware, inputs, weights=False), seconds=0.0)
+        largest = _largest(data, setup, [one for one in (found, other) if one is not None], memory)
+    return Estimate(
+        approach=approach(setup.spec.method.model_dump()),
+        batch_size=training.batch_size,
+        fits=found is not None,
+        parameters=counts,
+        memory_kind="allocated" if hardware.device.type == "cuda" else "resident",
+        peak_memory_bytes=_peak(found) if found is not None else None,
+        memory_parts_bytes=found.cost["memory_parts_bytes"] if found is not None else None,
+        checkpoint_bytes=saved,
+        operations=work,
+        steps=training.epochs * -(-len(data.labels) // training.batch_size),
+        tokens=training.epochs * int(data.tokens.lengths.sum()),
+        train_seconds=found.train_seconds if found is not None else None,
+        timed_steps=found.timed_steps if found is not None else 0,
+        largest_batch=largest,
+        calibration_seconds=time.perf_counter() - begin,
+        device=setup.hardware.record()["device"],
+        spec=setup.spec.model_dump(mode="json"),
+    )
+
+
+def _tried(setup: Setup, seconds: float) -> Calibration | None:
+    """The calibration, or None where memory does not suffice for it."""
+    lr = setup.spec.training.lr
+    assert lr is not None
+    try:
+        with memory_errors(setup.spec, setup.hardware):
+            return calibrate(
+                setup.classifier,
+                setup.tokens["train"],
+                setup.spec.training,
+                lr=lr,
+                seed=setup.spec.seed,
+                hardware=setup.hardware,
+                rates=setup.trainable.rates,
+                companion=setup.trainable.companion,
+                seconds=seconds,
+            )
+    except OutOfMemoryError:
+        setup.hardware.release()
+        return None
+
+
+def _peak(found: Calibration) -> int:
+    peak = found.cost["peak_memory_bytes"]
+    return int(peak["allocated"] if peak["allocated"] is not None else peak["resident"])
+
+
+def _half(training: TrainingSpec) -> int:
+    return max(1, training.batch_size // 2)
+
+
+def _largest(data: Labelled, setup: Setup, found: Sequence[Calibration], memory: int) -> int:
+    """The most examples a step whose peak stays below `memory`: peak = fixed + each token of the heaviest part · slope,
+    through the two peaks that were measured. With one the slope is that of its activations.
+    """
+    training = setup.spec.training
+    if not found:
+        return 0
+    one, other = found[0], found[-1]
+    if one.heaviest != other.heaviest:
+        slope = (_peak(one) - _peak(other)) / (one.heaviest - other.heaviest)
+    else:
+        slope = one.cost["memory_parts_bytes"]["activations"] / one.heaviest
+    slope = max(slope, one.cost["memory_parts_bytes"]["activations"] / one.heaviest)
+    fixed = _peak(one) - slope * one.heaviest
+    orders = [epoch_order(len(data.labels), setup.spec.seed, epoch) for epoch in range(1, training.epochs + 1)]
+
+    def fits(size: int) -> bool:
+        tokens = data.largest(orders, Cut(size, training.accumulate)).tokens
+        return bool(fixed + slope * tokens <= memory)
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    most = min(MOST_EXAMPLES, len(data.labels))
+    while high <= most and fits(high):
+        low, high = high, high * 2
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

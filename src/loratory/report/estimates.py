@@ -1,0 +1,79 @@
+"""What runs would cost, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from loratory import units
+from loratory.report.tables import Column, Row, Table
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "rest")
+NOTES = {
+    "allocated": "Peak memory: most bytes allocated on the GPU by torch.",
+    "resident": "Peak memory: largest resident set; the rest holds the process and its libraries too.",
+}
+
+
+def estimates_table(estimates: Sequence[Mapping[str, Any]], *, memory: int | None = None) -> Table:
+    """A row for each estimate (as :meth:`loratory.estimating.Estimate.to_dict` gives it).
+
+    Args:
+        memory: the bytes for which the largest batch was sought.
+    """
+    kinds = {one["memory_kind"] for one in estimates}
+    seconds = sum(one["calibration_seconds"] for one in estimates)
+    notes = [
+        f"On {estimates[0]['device']}, from steps made with random values in {units.duration(seconds)}; parameters are "
+        "exact.",
+        *(text for kind, text in NOTES.items() if kind in kinds),
+        "Weights, gradients, optimizer and activations: what the largest step must hold; rest: workspace and all else.",
+        "Training time: optimizer steps only. Operations: floating-point operations of linear layers and attention.",
+    ]
+    if memory is not None:
+        notes.append(f"Largest batch: the most examples a step that stay below {units.memory(memory)}.")
+    return Table(_columns(memory), tuple(map(_row, estimates)), tuple(notes))
+
+
+def _row(one: Mapping[str, Any]) -> Row:
+    parts = one["memory_parts_bytes"] or {}
+    keys = ("approach", "batch_size", "fits", "train_seconds", "peak_memory_bytes", "checkpoint_bytes", "operations")
+    return {
+        **{key: one[key] for key in (*keys, "largest_batch")},
+        **{key: one["parameters"][key] for key in ("total", "trainable", "adapter", "head", "unfrozen")},
+        **{f"{part}_bytes": parts.get(part) for part in PARTS},
+    }
+
+
+def _columns(memory: int | None) -> tuple[Column, ...]:
+    def column(key: str, title: str, show: Callable[[Any], str], meaning: str, shown: bool = True) -> Column:
+        return Column(key, title, "right", meaning, lambda row: show(row.get(key)), shown)
+
+    def peak(row: Row) -> str:
+        return units.memory(row["peak_memory_bytes"]) if row["fits"] else "too much"  # type: ignore[arg-type]
+
+    return (
+        Column(
+            "approach", "Approach", "left", "method and settings", lambda row: units.printable(str(row["approach"]))
+        ),
+        column("batch_size", "Batch", units.count, "examples a step"),
+        column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
+        column("total", "Total", units.count, "all parameters", shown=False),
+        column("adapter", "Adapter", units.count, "trainable parameters added by the method", shown=False),
+        column("head", "Head", units.count, "parameters of the classifier head", shown=False),
+        column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=False),
+        column("train_seconds", "Training time", units.duration, "time of the optimizer steps alone"),
+        Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", peak),
+        *(column(f"{part}_bytes", part.capitalize(), units.memory, f"memory: {part}") for part in PARTS),
+        column("checkpoint_bytes", "On disk", units.memory, "bytes of the weights that a run saves"),
+        column("operations", "Operations", _operations, "floating-point operations of all steps"),
+        column("largest_batch", "Largest batch", units.count, "examples a step that fit", shown=memory is not None),
+        column("fits", "Fits", str, "whether the device's memory sufficed", shown=False),
+    )
+
+
+def _operations(number: float) -> str:
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,166 @@
+"""What an estimate says beforehand is what a run's record says afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loratory.cli import main
+from loratory.data.batches import Cut, epoch_order
+from loratory.engine.hardware import Hardware
+from loratory.engine.operations import operations
+from loratory.errors import ModelError, SettingsError
+from loratory.estimating import estimate, grid
+from loratory.flags import byte_count
+from loratory.inputs import Inputs
+from loratory.run import train
+from loratory.setup import prepare
+
+HELD = ("weights", "gradients", "optimizer", "activations")
+METHODS: list[Any] = [
+    ("standard", {}),
+    ("standard", {"accumulate": 2, "batch_size": 8}),
+    ("lora", {"rank": 4, "targets": "all-linear"}),
+    ("hybrid", {"unfrozen_layers": 1}),
+    ("hybrid", {"rank": 0, "unfrozen_layers": 1}),
+    ("head", {}),
+    ("ia3", {}),
+    ("bitfit", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "own"), METHODS, ids=lambda value: str(value))
+def test_parameters_bytes_steps_and_what_a_step_holds_are_those_of_the_run(
+    method: str, own: dict[str, Any], spec: Any, tmp_path: Path
+) -> None:
+    chosen = spec(method, **own)
+    found = estimate(chosen, seconds=0.0)
+    run = train(chosen, output=tmp_path / "run", keep_weights=False).record
+    assert found.parameters == run.parameters
+    assert found.checkpoint_bytes == run.cost["checkpoint_bytes"]
+    assert (found.steps, found.tokens) == (run.cost["steps"], run.cost["tokens"])
+    assert found.memory_parts_bytes is not None
+    parts = run.cost["memory_parts_bytes"]
+    assert {part: found.memory_parts_bytes[part] for part in HELD} == {part: parts[part] for part in HELD}
+    assert found.peak_memory_bytes == sum(found.memory_parts_bytes.values())
+    assert found.train_seconds is not None
+    assert found.train_seconds > 0
+    assert found.spec == run.spec
+
+
+def test_no_weights_are_needed_and_nothing_is_left(
+    spec: Any, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Any
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(tiny_bert, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("LORATORY_DATA", str(tmp_path / "data"))
+    before = snapshot(place)
+    found = estimate(spec("lora", model=str(place)), seconds=0.0)
+    assert found.fits
+    assert found.parameters == estimate(spec("lora"), seconds=0.0).parameters
+    assert snapshot(place) == before
+    assert list((tmp_path / "here").iterdir()) == []
+    with pytest.raises(ModelError, match="has no weights"):
+        train(spec("lora", model=str(place)), output=tmp_path / "run")
+
+
+def test_the_step_with_the_most_tokens_is_found(spec: Any) -> None:
+    chosen = spec("lora")
+    data = prepare(chosen, Hardware.of(chosen.hardware), Inputs(weights=False), weights=False).tokens["train"]
+    orders, cut = [epoch_order(len(data.labels), 0, epoch) for epoch in (1, 2)], Cut(7, accumulate=2)
+    most = max(part.tokens for order in orders for parts in data.steps(order, cut) for part in parts)
+    heavy = data.heaviest(orders, cut)
+    taken = data.take(heavy)
+    assert (taken.labels == data.labels[heavy]).all()
+    parts = next(taken.steps(np.arange(len(heavy)), cut))
+    assert max(part.tokens for part in parts) == most == data.largest(orders, cut).tokens
+
+
+def test_operations_are_two_for_each_number_token_and_pass(spec: Any) -> None:
+    sums = {}
+    for method, own in METHODS:
+        chosen = spec(method, **own)
+        setup = prepare(chosen, Hardware.of(chosen.hardware), Inputs(weights=False), weights=False)
+        lengths = setup.tokens["train"].tokens.lengths
+        model, family = setup.base.model, setup.base.family
+        sums[method, str(own)] = operations(model, family, lengths, epochs=2)
+        if (method, own) == ("standard", {}):
+            config = setup.base.config
+            hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+            tokens, pairs = int(lengths.sum()), int((lengths**2).sum())
+            linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * tokens * layers
+            head = 2 * (hidden**2 + 2 * hidden) * len(lengths)
+            assert sums[method, str(own)] == 2 * 3 * (linear + 4 * pairs * hidden * layers + head)
+        if method == "head":  # the frozen bottom runs forward once
+            assert sums[method, str(own)] == linear + 4 * pairs * hidden * layers + 2 * 3 * head
+    assert sums["head", "{}"] < sums["lora", str(METHODS[2][1])] < 1.2 * sums["standard", "{}"]
+
+
+def test_a_limit_of_memory_gives_the_largest_batch(spec: Any) -> None:
+    sizes = [estimate(spec("lora"), memory=memory, seconds=0.0).largest_batch for memory in (1, 2**33, 2**50)]
+    assert sizes[0] == 0
+    assert sizes[1] is not None
+    assert sizes[2] is not None
+    assert 0 < sizes[1] <= sizes[2]
+
+
+def test_the_command_prints_a_row_for_each_combination(spec: Any, tiny_bert: Path, tiny_csv: Path, capsys: Any) -> None:
+    command = [
+        "estimate",
+        "--model",
+        str(tiny_bert),
+        "--dataset",
+        str(tiny_csv),
+        "--max-length",
+        "32",
+        "--device",
+        "cpu",
+    ]
+    command += ["--method", "standard,lora", "--ranks", "1,8", "--batch-sizes", "4,8", "--epochs", "1"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["approach"], one["batch_size"]) for one in found] == [
+        (name, size) for name in ("standard", "lora r=1 attention", "lora r=8 attention") for size in (4, 8)
+    ]
+    assert main([*command, "--memory", "8GiB"]) == 0
+    out = capsys.readouterr().out
+    assert "Peak memory by part" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+REFUSED: list[Any] = [
+    (["--memory", "much"], "--memory 'much': write it as 24GiB or 512MiB"),
+    (["--memory", "0GiB"], "--memory '0GiB': write it as 24GiB or 512MiB"),
+    (["--ranks", "1,8"], "--ranks: standard has none; leave it out"),
+    (["--method", "lora", "--ranks", "1,,8"], "--ranks '1,,8': write it as values with commas between them"),
+    (["--method", "lora", "--ranks", "1", "--rank", "2"], "--rank and --ranks: give one of the two"),
+    (["--batch-sizes", "4", "--batch-size", "2"], "--batch-size and --batch-sizes: give one of the two"),
+]
+
+
+@pytest.mark.parametrize(("flags", "line"), REFUSED, ids=lambda value: str(value))
+def test_wrong_flags_are_one_line(flags: list[str], line: str, capsys: Any) -> None:
+    assert main(["estimate", *flags]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_quantised_base_needs_its_weights(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="--quantize 4bit: it needs the model's weights"):
+        estimate(spec("lora", quantize="4bit"))
+
+
+def test_sizes_and_grids_are_read() -> None:
+    assert [byte_count(text) for text in ("24GiB", "512 MiB", "8GB", "1000", "1.5KiB")] == [
+        24 * 2**30, 512 * 2**20, 8 * 10**9, 1000, 1536,
+    ]  # fmt: skip
+    assert grid({"lr": "1"}, methods="head, lora", ranks="2") == [
+        {"lr": "1", "method": "head"},
+        {"lr": "1", "method": "lora", "rank": "2"},
+    ]
