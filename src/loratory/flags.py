@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from loratory.errors import SettingsError, nearest
-from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, validated
+from loratory.spec import RunSpec, Settings
 
 ALSO = {"lr": ["--learning-rate"]}
 """Other names of a flag, by its setting."""
@@ -81,10 +81,3 @@ def assignment(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise SettingsError(f"--set {text!r}: write it as a.b=c")
     return key, value
-
-
-def divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
-    """The hardware's settings, and the flags that are the data's."""
-    hardware = {name: value for name, value in flags.items() if name in HardwareSpec.model_fields}
-    data = {name: value for name, value in flags.items() if name in DataSpec.model_fields}
-    return validated(HardwareSpec, hardware), data
