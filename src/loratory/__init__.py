@@ -1,3 +1,85 @@
-"""Loratory: which way of fine-tuning should I use, and what does it cost me?"""
+"""Loratory: which way of fine-tuning should I use, and what does it cost me?
+
+What a program uses stands in `__all__`; each name is imported when it is first asked for, and torch with it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from loratory.api import compare, evaluate, predict, run_study, train
+    from loratory.errors import (
+        DataError,
+        DivergedError,
+        InputError,
+        LoratoryError,
+        ModelError,
+        OutOfMemoryError,
+        ResourceError,
+        SafetyError,
+        SettingsError,
+        StorageError,
+        TrainingError,
+    )
+    from loratory.estimator import TextClassifier
+    from loratory.report.predictions import Predicted
+    from loratory.report.tables import Table
+    from loratory.run import Run
+    from loratory.store.record import RunRecord
+    from loratory.study.document import Summary
+    from loratory.trained import Evaluation
+else:
+    _HOMES = {
+        "loratory.api": ("compare", "evaluate", "predict", "run_study", "train"),
+        "loratory.errors": (
+            *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
+            *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
+        ),
+        "loratory.estimator": ("TextClassifier",),
+        "loratory.report.predictions": ("Predicted",),
+        "loratory.report.tables": ("Table",),
+        "loratory.run": ("Run",),
+        "loratory.store.record": ("RunRecord",),
+        "loratory.study.document": ("Summary",),
+        "loratory.trained": ("Evaluation",),
+    }
+    _HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "DataError",
+    "DivergedError",
+    "Evaluation",
+    "InputError",
+    "LoratoryError",
+    "ModelError",
+    "OutOfMemoryError",
+    "Predicted",
+    "ResourceError",
+    "Run",
+    "RunRecord",
+    "SafetyError",
+    "SettingsError",
+    "StorageError",
+    "Summary",
+    "Table",
+    "TextClassifier",
+    "TrainingError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "predict",
+    "run_study",
+    "train",
+]

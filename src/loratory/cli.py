@@ -18,9 +18,9 @@ from typer.core import TyperGroup
 from loratory.console import errors, fail, print_json, progress_shown, rank
 from loratory.errors import LoratoryError, SettingsError, counted, first_line
 from loratory.exporting import FORMATS
-from loratory.flags import assignment, byte_count, divide, hyphens, usage_message, with_settings
+from loratory.flags import assignment, byte_count, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
-from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, validated
+from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
 from loratory.study_app import study_app
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -142,11 +142,9 @@ def evaluate(
     flags: dict[str, Any],
 ) -> None:
     """Score a trained model on its own test split, on all rows of another file, or on a split of other data."""
-    from loratory import trained
+    from loratory import api
 
-    hardware, data = divide(flags)
-    opened = trained.open_trained(model_path, hardware=hardware, model=model, data=validated(DataSpec, data))
-    found = trained.evaluate(model_path, opened, given=data, split=split)
+    found = api.evaluate(model_path, split=split, model=model, **flags)
     if as_json:
         print_json(found.to_dict())
         return
@@ -184,7 +182,7 @@ def predict(
         shown.check_output(output)
     models = predicting.find(model_path)
     given, others = (list(texts), None) if texts else predicting.given_texts(input_file, text_column)
-    said = predicting.predict(models, given, hardware=divide(flags)[0], model=model)
+    said = predicting.predict(models, given, hardware=divided(flags)[0], model=model)
     if output is not None:
         shown.write_predictions(output, given, said, others)
         errors.print(f"{output} holds {counted(len(given), 'prediction')}", markup=False)
@@ -202,9 +200,9 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="print the table as Markdown")] = False,
 ) -> None:
     """The table of runs beside the baselines."""
-    from loratory import trained
+    from loratory import api
 
-    table = trained.compare(runs, with_baselines=baselines)
+    table = api.compare(runs, baselines=baselines)
     if as_json:
         print_json(table.to_dict())
     elif markdown:

@@ -3,6 +3,7 @@
     LoratoryError
     ├── SettingsError        2   a flag, key or value that cannot be meant
     ├── DataError            3   a file, column, row or label that cannot be learned from
+    │   └── InputError       3   X or y of an estimator; a ValueError too
     ├── ModelError           4   a model that is missing, damaged or does not fit
     ├── StorageError         5   a path that is missing, cannot be written, or holds something else
     ├── ResourceError        6   memory, a device or a package that is not there
@@ -36,6 +37,10 @@ class DataError(LoratoryError):
     """Data that is missing, malformed or not enough to learn from."""
 
     exit_code = 3
+
+
+class InputError(DataError, ValueError):
+    """X or y that an estimator cannot take; a ValueError too, which scikit-learn expects there."""
 
 
 class ModelError(LoratoryError):

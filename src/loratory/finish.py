@@ -1,16 +1,79 @@
-"""What a study's directory gets once its runs are there: runs ─▶ summary.json ─▶ report.html, tables, figures."""
+"""A study from its file to its page, and what its directory gets once its runs are there:
+
+file ─▶ launch ─▶ runs ─▶ summary.json ─▶ report.html, tables, figures
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loratory.errors import StorageError
+from loratory.errors import StorageError, TrainingError
 from loratory.report.study import write
 from loratory.study.document import Summary
+from loratory.study.jobs import Job
+from loratory.study.launch import launch
 from loratory.study.layout import PLAN, RUNS, SUMMARY
+from loratory.study.plan import Plan
+from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study whose runs have all ended."""
+
+    plan: Plan
+    directory: Path
+    page: Path
+    """Its report."""
+
+    def check(self) -> None:
+        """Raise a TrainingError where no final run completed."""
+        if self.plan.fruitless:
+            raise TrainingError(f"{self.directory}: no final run completed; its records say why")
+
+
+def complete(
+    file: Path,
+    *,
+    output: Path | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    alone: bool = False,
+    retry_failed: bool = False,
+    yes: bool = False,
+    overrides: Sequence[tuple[str, str]] = (),
+    planned: Callable[[Plan, int, int], None] = lambda plan, tuning, finals: None,
+    told: Callable[[Plan, Job], None] = lambda plan, job: None,
+) -> Finished:
+    """Run what is missing of the study in `file`, and write its report.
+
+    Args:
+        output: the study's directory; `results/` and its name by default.
+        yes: run more than 1,000 runs.
+        overrides: as :func:`loratory.study.reading.read_study` takes them; all others as
+            :func:`loratory.study.launch.launch`.
+
+    Raises:
+        LoratoryError: as these two and :func:`finish`.
+    """
+    spec, text = read_study(file, overrides)
+    check_size(spec, str(file), asked=yes)
+    directory = output if output is not None else Path("results") / spec.name
+    plan = launch(
+        *(spec, text, directory),
+        executor=executor,
+        workers=workers,
+        alone=alone,
+        retry_failed=retry_failed,
+        planned=planned,
+        told=told,
+    )
+    page, *_ = finish(directory)
+    return Finished(plan, directory, page)
 
 
 def finish(directory: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from loratory.errors import SettingsError, nearest
-from loratory.spec import DataSpec, HardwareSpec, RunSpec, Settings, validated
+from loratory.spec import RunSpec, Settings
 
 ALSO = {"lr": ["--learning-rate"]}
 """Other names of a flag, by its setting."""
@@ -94,10 +94,3 @@ def byte_count(text: str) -> int:
     if found is None or float(found[1]) == 0:
         raise SettingsError(f"--memory {text!r}: write it as 24GiB or 512MiB")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
-
-
-def divide(flags: dict[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
-    """The hardware's settings, and the flags that are the data's."""
-    hardware = {name: value for name, value in flags.items() if name in HardwareSpec.model_fields}
-    data = {name: value for name, value in flags.items() if name in DataSpec.model_fields}
-    return validated(HardwareSpec, hardware), data

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loratory.data.files import Cells, encodable, lines, read_texts
 from loratory.errors import DataError, SettingsError
 from loratory.models.load import Bases
@@ -90,7 +93,13 @@ def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | Non
 
 
 def _said(name: str, trained: Trained, texts: Sequence[str]) -> Predicted:
-    return Predicted(name, trained.labels, trained.logits(texts).double().softmax(dim=-1).numpy())
+    return Predicted(name, trained.labels, probabilities(trained, texts))
+
+
+def probabilities(trained: Trained, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Probabilities (N, C) of N texts, in the order of the model's labels."""
+    found: NDArray[np.float64] = trained.logits(texts).double().softmax(dim=-1).numpy()
+    return found
 
 
 def given_texts(path: Path | None, column: str) -> tuple[list[str], list[Cells] | None]:

@@ -49,6 +49,10 @@ class Run:
     record: RunRecord
     directory: Path
 
+    def __fspath__(self) -> str:
+        """Its directory: a run can be given wherever a path can."""
+        return str(self.directory)
+
 
 def train(
     spec: RunSpec,

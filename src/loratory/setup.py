@@ -161,7 +161,7 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     base.to(hardware.device)
     hardware.synchronize()
     load_seconds = time.perf_counter() - begin
-    parts = PARTS if place is None else place.sees
+    parts = [part for part in (PARTS if place is None else place.sees) if len(getattr(dataset, part))]
     tokens = {part: inputs.tokens(spec.data, part, model) for part in parts}
     return Setup(spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, load_seconds, place)
 

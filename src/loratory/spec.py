@@ -34,7 +34,9 @@ class DataSpec(Settings):
     )
     neutral_band: float = Field(0.5, ge=0, lt=4, description="hutto ternary: ratings within ± this are neutral")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the examples split off for validation")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the examples split off for the test")
+    test_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the examples split off for the test; 0: there is no test split"
+    )
     split_seed: int = Field(0, ge=0, description="seed of the split, apart from the run's seed")
     limit: int | None = Field(
         None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole"
@@ -134,6 +136,21 @@ GROUPS: dict[str, type[Settings]] = {"data": DataSpec, "training": TrainingSpec,
 def group_of(flag: str) -> str | None:
     """The group that holds the field `flag`, or None for a field of the run itself."""
     return next((name for name, group in GROUPS.items() if flag in group.model_fields), None)
+
+
+def divided(flags: Mapping[str, Any]) -> tuple[HardwareSpec, dict[str, Any]]:
+    """The hardware's settings, and the flags that are the data's.
+
+    Raises:
+        SettingsError: a flag of neither, or a value of the hardware's that cannot be meant.
+    """
+    known = {*HardwareSpec.model_fields, *DataSpec.model_fields}
+    for name in flags:
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}; {nearest(name, known)}")
+    hardware = {name: value for name, value in flags.items() if name in HardwareSpec.model_fields}
+    data = {name: value for name, value in flags.items() if name in DataSpec.model_fields}
+    return validated(HardwareSpec, hardware), data
 
 
 def validated(kind: type[S], values: Mapping[str, Any]) -> S:

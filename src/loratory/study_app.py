@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from loratory.console import errors, print_json
-from loratory.errors import TrainingError, counted
+from loratory.errors import counted
 from loratory.flags import assignment
 
 study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
@@ -36,32 +36,29 @@ def run_study(
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a study, tuning first; what exists is never run again."""
-    from loratory.finish import finish
-    from loratory.study.launch import launch
+    from loratory.finish import complete
     from loratory.study.plan import Plan
     from loratory.study.progress import read_status
-    from loratory.study.reading import check_size, read_study
     from loratory.study_view import plan_lines, result_shown, study_shown
-
-    spec, text = read_study(file, list(map(assignment, settings or [])))
-    check_size(spec, str(file), asked=yes)
-    directory = output if output is not None else Path("results") / spec.name
 
     def planned(plan: Plan, tuning: int, finals: int) -> None:
         for line in plan_lines(plan, tuning, finals):
             (errors if as_json else Console()).print(line, markup=False, highlight=False, soft_wrap=True)
 
     with study_shown() as told:
-        plan = launch(
-            *(spec, text, directory),
+        done = complete(
+            file,
+            output=output,
             executor=executor,
             workers=workers,
             alone=alone,
             retry_failed=retry_failed,
+            yes=yes,
+            overrides=list(map(assignment, settings or [])),
             planned=planned,
             told=told,
         )
-    page, *_ = finish(directory)
+    plan, directory = done.plan, done.directory
     for record in plan.failed:
         errors.print(f"{record.id}: {record.status.replace('_', ' ')}: {record.error}", markup=False, soft_wrap=True)
     if as_json:
@@ -69,10 +66,9 @@ def run_study(
     else:
         Console().print(result_shown(directory))
         typer.echo(
-            f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {page}"
+            f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {done.page}"
         )
-    if plan.fruitless:
-        raise TrainingError(f"{directory}: no final run completed; its records say why")
+    done.check()
 
 
 @study_app.command("status")

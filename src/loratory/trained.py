@@ -213,7 +213,7 @@ def evaluate(
 
     Raises:
         SettingsError: no such split.
-        DataError: the data has a label the model does not know.
+        DataError: the data has a label the model does not know, or no such split.
     """
     if split not in ("train", "validation", "test"):
         raise SettingsError(f"--split {split!r}: give train, validation or test")
@@ -231,6 +231,8 @@ def evaluate(
     else:
         dataset = then if then is not None and spec == source else make_dataset(spec)
         part, shown = getattr(dataset, split), split
+        if not len(part):
+            raise DataError(f"{where}: it has no {split} split (--test-fraction 0); score another split, or other data")
         texts, names = part.texts, [str(dataset.labels[label]) for label in part.labels]
     unknown = sorted(set(names) - set(trained.labels))
     if unknown:
@@ -290,7 +292,10 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
     documents = [record.to_dict() for record in records]
     shared = {record.data["digests"]["test"] for record in records}
     found: list[Baseline] = []
-    if with_baselines and len(shared) == 1:
+    if with_baselines and any(not record.data["sizes"]["test"] for record in records):
+        reason = "they are scored on the test split, and not every run has one"
+        found = [Baseline("Baselines", None, 0.0, 0, {}, reason)]
+    elif with_baselines and len(shared) == 1:
         found = baselines(dataset_of(documents[0]))
     elif with_baselines:
         found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]

@@ -6,7 +6,7 @@ files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (t
 
 from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
-from loratory.data.sources import Examples, Label, Source, load_source
+from loratory.data.sources import Examples, Label, Source, checked, load_source
 from loratory.data.splits import Dataset, Split, dataset_of, make_dataset, normalised
 from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
 
@@ -23,6 +23,7 @@ __all__ = [
     "Source",
     "Split",
     "TokenTable",
+    "checked",
     "collate",
     "data_directory",
     "dataset_of",

@@ -36,9 +36,9 @@ class Columns:
     texts: list[object]
     labels: list[object]
     rows: list[int]
-    """1-based places in the file, in `unit`."""
-    unit: Literal["line", "row"]
-    """line: where the row begins in the file (CSV, TSV, JSONL). row: its number (Parquet, hub)."""
+    """Places in the file, counted from 1, or in a list, counted from 0, in `unit`."""
+    unit: Literal["line", "row", "position"]
+    """line: where the row begins in the file (CSV, TSV, JSONL). row: its number (Parquet, hub). position: in a list."""
     untyped: bool
     """True where cells are text whatever they mean (CSV, TSV)."""
     others: list[Cells] = field(default_factory=list)

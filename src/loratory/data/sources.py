@@ -61,7 +61,7 @@ def load_source(spec: DataSpec) -> Source:
         source = _hutto(spec)
     elif name.startswith("hub:"):
         parts, revision = read_hub(name.removeprefix("hub:"), spec.text_column, spec.label_column)
-        examples = {part: _checked(f"{name} ({part})", columns) for part, columns in parts.items()}
+        examples = {part: checked(f"{name} ({part})", columns) for part, columns in parts.items()}
         source = Source(name, revision, _content_digest(examples), examples)
     else:
         return _files(spec)
@@ -92,7 +92,7 @@ def _files(spec: DataSpec) -> Source:
     tables = {"train": read_table(path, spec.text_column, spec.label_column), **_given_files(spec)}
     whole = _as_whole_numbers([columns for columns, _ in tables.values()])
     parts = {
-        part: _checked(spec.where(part), columns, as_int=whole and columns.untyped)
+        part: checked(spec.where(part), columns, as_int=whole and columns.untyped)
         for part, (columns, _) in tables.items()
     }
     if set(parts) == {"train"}:
@@ -114,7 +114,7 @@ def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: Dat
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
     whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
     parts = own | {
-        part: _checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
+        part: checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
         for part, (columns, _) in given.items()
     }
     digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}
@@ -139,8 +139,16 @@ def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
-    """Turn columns into examples, or say which rows are at fault."""
+def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
+    """Turn columns into examples.
+
+    Args:
+        where: what the columns are called in an error's line.
+        as_int: whether labels are whole numbers, whatever type their cells have.
+
+    Raises:
+        DataError: which rows are at fault, and how.
+    """
     _refuse(where, columns, [_missing(label) for label in columns.labels], "without a label", "add it")
     empty = [text is None or (isinstance(text, str) and not text.strip()) for text in columns.texts]
     _refuse(where, columns, empty, "without a text", "add it")

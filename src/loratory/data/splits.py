@@ -58,6 +58,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    """Empty where `test_fraction` is 0."""
     overlap: dict[str, int]
     """`train-test` and so on: rows of the second part whose normalised text stands in the first (before `limit`)."""
     duplicates: dict[str, int]
@@ -116,9 +117,9 @@ def make_dataset(spec: DataSpec) -> Dataset:
     cut = {
         part: fraction
         for part, fraction in (("test", spec.test_fraction), ("validation", spec.validation_fraction))
-        if part not in read
+        if part not in read and fraction > 0
     }
-    parts = read | divide(read["train"], cut, labels, spec.dataset)
+    parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset)
     for part in ("validation", "test"):
         _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
     overlap = {f"{a}-{b}": _overlap(parts[a], parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}

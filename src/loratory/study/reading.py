@@ -238,6 +238,10 @@ def _train(found: Document) -> dict[str, Any]:
         except ValidationError as error:
             raise SettingsError(f"{where}: {key} {value!r}: {first_fault(error)[2]}") from None
         flags[flag] = value
+    if DataSpec.model_validate({"test_fraction": flags.get("test_fraction", 0.2)}).test_fraction == 0:
+        raise SettingsError(
+            f"{found.at(('train', 'test_fraction'))}: test_fraction 0: the test split judges a study; give it examples"
+        )
     return flags
 
 

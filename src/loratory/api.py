@@ -1,0 +1,261 @@
+"""What the commands do, from Python: the same names, the same defaults, the same files.
+
+Settings are the flags of the command by their names, with underscores; None stands for a setting's own default. Nothing
+is printed: what a command would warn of goes to the logger `loratory`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from loratory import given, predicting, trained
+from loratory.engine.fit import Progress
+from loratory.errors import DataError, SettingsError
+from loratory.finish import Finished, complete
+from loratory.methods import spec_from_flags
+from loratory.report.predictions import Predicted
+from loratory.report.tables import Table
+from loratory.run import Run
+from loratory.run import train as train_run
+from loratory.spec import DataSpec, HardwareSpec, divided, validated
+from loratory.study.document import Summary
+from loratory.study.jobs import Job
+from loratory.study.plan import Plan
+from loratory.trained import Evaluation
+
+Place = str | os.PathLike[str]
+"""A path; a :class:`Run` stands for its directory."""
+
+
+def train(
+    texts: Iterable[str] | None = None,
+    labels: Iterable[Any] | None = None,
+    *,
+    method: str = "standard",
+    model: Place | None = None,
+    dataset: Place | None = None,
+    output: Place | None = None,
+    rank: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    max_length: int | None = None,
+    seed: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Run:
+    """Train once, and commit the run's directory: `loratory train`.
+
+    Args:
+        texts: N texts to divide and learn from, in place of a data set. They are written to a file in the data
+            directory (`$LORATORY_DATA`, else `data`), called by their digest, which the run's record names.
+        labels: their N labels: text, numbers or true/false.
+        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
+        model: `minilm`, a directory, or a hub id.
+        dataset: `hutto:NAME`, a file, or `hub:NAME`.
+        output: the run's directory; `models/` and the run's id by default. If it holds this very run already, nothing
+            is trained.
+        rank: of the methods that have one.
+        on_step: told after each step.
+        settings: any other flag of the command, such as `targets="all-linear"` or `test_fraction=0.1`.
+
+    Raises:
+        LoratoryError: every kind; a run that fails while training leaves a record with its status.
+    """
+    data = _examples(texts, labels, dataset, settings)
+    flags = _given(
+        rank=rank,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        model=_name(model),
+        **{**settings, **data},
+    )
+    spec = spec_from_flags({"method": method, **flags})
+    return train_run(spec, output=_path(output), on_step=on_step or (lambda progress: None))
+
+
+def evaluate(
+    model_path: Place,
+    texts: Iterable[str] | None = None,
+    labels: Iterable[Any] | None = None,
+    *,
+    dataset: Place | None = None,
+    split: str = "test",
+    model: Place | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Score a trained model on its own test split, on all of other examples, or on a split of other data:
+    `loratory evaluate`.
+
+    Args:
+        model_path: a run, its directory, or a `.pth` file.
+        texts: N texts to score, in place of a data set; kept as those of :func:`train`.
+        labels: their N labels.
+        dataset: `hutto:NAME`, a file, or `hub:NAME`; the run's own by default, known by its content.
+        split: train, validation or test.
+        model: for a `.pth` file alone: the base whose architecture it has.
+        settings: any other flag of the command, such as `text_column="review"`.
+
+    Raises:
+        LoratoryError: the model or the data cannot be read, do not fit, or there is no such split.
+    """
+    read = _examples(texts, labels, dataset, settings)
+    hardware, data = divided(_given(device=device, **{**settings, **read}))
+    path = Path(model_path)
+    opened = trained.open_trained(path, hardware=hardware, model=_name(model), data=validated(DataSpec, data))
+    return trained.evaluate(path, opened, given=data, split=split)
+
+
+@overload
+def predict(
+    model_path: Place,
+    texts: Iterable[str],
+    *,
+    model: Place | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    **settings: Any,
+) -> Predicted: ...
+@overload
+def predict(
+    model_path: Sequence[Place],
+    texts: Iterable[str],
+    *,
+    model: Place | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    **settings: Any,
+) -> list[Predicted]: ...
+def predict(
+    model_path: Place | Sequence[Place],
+    texts: Iterable[str],
+    *,
+    model: Place | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    **settings: Any,
+) -> Predicted | list[Predicted]:
+    """Label N texts: `loratory predict`. A blank text gets a label too.
+
+    Args:
+        model_path: a run, its directory, or a `.pth` file; or several of them, which share a base where they can.
+        texts: a list, an array (N,), or a column of a data frame.
+        model: for a `.pth` file alone: the base whose architecture it has.
+        settings: any other flag of the command, such as `precision="fp32"`.
+
+    Returns:
+        Labels and probabilities (N, C) of the model; a list of them where a list of models is given.
+
+    Raises:
+        DataError: no text, or something that is none; positions count from 0.
+        LoratoryError: a model cannot be loaded.
+    """
+    hardware = validated(HardwareSpec, _given(device=device, **settings))
+    found = predicting.find(_paths(model_path))
+    asked = given.as_list(texts, "texts")
+    odd = next((position for position, text in enumerate(asked) if not isinstance(text, str)), None)
+    if odd is not None:
+        raise DataError(f"texts: {type(asked[odd]).__name__} at position {odd}; give strings")
+    said = predicting.predict(found, asked, hardware=hardware, model=_name(model))
+    return said[0] if isinstance(model_path, str | os.PathLike) else said
+
+
+def compare(runs: Place | Sequence[Place], *, baselines: bool = True) -> Table:
+    """The table of runs beside the baselines: `loratory compare`.
+
+    Args:
+        runs: runs, or their directories.
+        baselines: whether the baselines are computed on the test split that the runs share.
+
+    Raises:
+        StorageError: a path holds no committed run.
+        DataError: the data has changed since.
+    """
+    return trained.compare(_paths(runs), with_baselines=baselines)
+
+
+def run_study(
+    file: Place,
+    *,
+    output: Place | None = None,
+    executor: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    alone: bool = False,
+    retry_failed: bool = False,
+    yes: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    on_run: Callable[[Plan, Job], None] | None = None,
+) -> Summary:
+    """Run what is missing of a study, and write its report: `loratory study run`.
+
+    Args:
+        file: a study file, such as studies/seed.yaml.
+        output: the study's directory; `results/` and its name by default.
+        executor: where the runs are carried out.
+        workers: runs at once; one by default, with Ray as many as there is room for. They are processes of their own:
+            a script that asks for several begins with `if __name__ == "__main__":`.
+        alone: final runs one by one on each device, after all tuning runs.
+        retry_failed: run again what failed before.
+        yes: run more than 1,000 runs.
+        settings: what stands in place of what the file says, by dotted keys: `{"train.epochs": 1, "seeds": [0, 1]}`.
+        on_run: told the plan and the run after each run that ended.
+
+    Returns:
+        Cells, pairs with their verdicts, fronts; the page and `summary.json` are in the directory.
+
+    Raises:
+        SettingsError: the file, or a setting, cannot be meant.
+        TrainingError: no final run completed; their records say why.
+        LoratoryError: data, models, devices or packages are missing, or the directory cannot be written.
+    """
+    done: Finished = complete(
+        Path(file),
+        output=_path(output),
+        executor=executor,
+        workers=workers,
+        alone=alone,
+        retry_failed=retry_failed,
+        yes=yes,
+        overrides=[(key, json.dumps(value, default=str)) for key, value in (settings or {}).items()],
+        told=on_run or (lambda plan, job: None),
+    )
+    done.check()
+    return Summary.read(done.directory)
+
+
+def _examples(
+    texts: Iterable[str] | None, labels: Iterable[Any] | None, dataset: Place | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flags that name what is read: the data set that was named, or a file of the examples that were given."""
+    if texts is None and labels is None:
+        return {"dataset": _name(dataset)}
+    if texts is None or labels is None:
+        raise DataError(f"{'texts' if texts is None else 'labels'}: none given; give both texts and labels")
+    other = next((key for key in ("text_column", "label_column") if settings.get(key) is not None), None)
+    if dataset is not None or other is not None:
+        raise SettingsError(f"{other or 'dataset'} beside texts and labels; give one or the other")
+    return {"dataset": str(given.keep(texts, labels)), "text_column": "text", "label_column": "label"}
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    """Those that are not left to their default."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _name(place: Place | None) -> str | None:
+    return None if place is None else os.fspath(place)
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+def _paths(places: Place | Sequence[Place]) -> list[Path]:
+    return [Path(places)] if isinstance(places, str | os.PathLike) else [Path(place) for place in places]
