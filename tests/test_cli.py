@@ -90,13 +90,14 @@ def test_people_get_a_table(run_directory: Path, capsys: Any) -> None:
 
 def test_every_command_that_knows_json_prints_one_document(run_directory: Path, capsys: Any) -> None:
     capsys.readouterr()
+    spec = json.loads((run_directory / "run.json").read_text())["spec"]
     commands = [
         ["evaluate", "--model-path", str(run_directory)],
         ["predict", "--model-path", str(run_directory), "w0 w1 w2", "w3 w4 w5"],
         ["compare", str(run_directory)],
         ["data", "list"],
         ["models"],
-        ["data", "show", json.loads((run_directory / "run.json").read_text())["spec"]["data"]["dataset"]],
+        ["data", "show", spec["data"]["dataset"], "--model", spec["model"]],
     ]
     for command in commands:
         assert main([*command, "--json"]) == 0

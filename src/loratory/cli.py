@@ -278,18 +278,20 @@ def list_data(as_json: Json = False) -> None:
 def show_data(
     *,
     name: Annotated[str, typer.Argument(help="hutto:movies, a file, or hub:NAME")],
+    model: Annotated[str, typer.Option(help="whose tokens are counted: minilm, a directory, or a hub id")] = "minilm",
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Sizes, classes, overlap, duplicates, lengths and sample texts of a data set, as it would be divided."""
+    """What is in a data set, as it would be divided: classes, repeated and leaked texts, conflicts, lengths."""
     from loratory.data import make_dataset
-    from loratory.report.datasets import dataset_table, described
+    from loratory.report.profiled import described
 
-    description = described(make_dataset(validated(DataSpec, {**flags, "dataset": name})))
+    data = validated(DataSpec, {**flags, "dataset": name})
+    found = described(make_dataset(data), model, data.max_length)
     if as_json:
-        print_json(description)
+        print_json(found.to_dict())
     else:
-        Console().print(dataset_table(description))
+        Console().print(found)
 
 
 @data_app.command("fetch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,8 +35,13 @@ def fail(message: str, code: int, debug: bool) -> int:
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output."""
-    typer.echo(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
+    """One document on standard output; what a terminal could obey stands in it as JSON's own escapes."""
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+    typer.echo(re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 @contextmanager

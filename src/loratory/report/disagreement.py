@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from loratory.data import data_directory, make_dataset
+from loratory.data import make_dataset
 from loratory.errors import LoratoryError
+from loratory.report.at_hand import data_at_hand
 from loratory.report.evidence import CellEvidence
 from loratory.spec import DataSpec, validated
 from loratory.store.record import RunRecord
@@ -82,7 +82,7 @@ def _texts(record: RunRecord, positions: list[int]) -> dict[int, str]:
     """The texts of these test examples where the data set is at hand, and is the one that the run saw; else none."""
     try:
         spec = validated(DataSpec, record.spec["data"])
-        if not _at_hand(spec):
+        if not data_at_hand(spec):
             return {}
         test = make_dataset(spec).test
     except (LoratoryError, KeyError, TypeError) as error:
@@ -92,16 +92,6 @@ def _texts(record: RunRecord, positions: list[int]) -> dict[int, str]:
         log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
         return {}
     return {position: _cut(test.texts[position]) for position in positions}
-
-
-def _at_hand(spec: DataSpec) -> bool:
-    """Whether reading the data set asks no network."""
-    if spec.dataset.startswith("hub:"):
-        return False
-    if spec.dataset.startswith("hutto:"):
-        return (data_directory() / "hutto").is_dir()
-    files = (spec.dataset, spec.validation, spec.test)
-    return all(Path(name).is_file() for name in files if name is not None)
 
 
 def _cut(text: str) -> str:

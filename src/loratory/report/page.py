@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
-from loratory.report import axes, closer, comparing, prose, provenance, said, theme
+from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
@@ -74,6 +74,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
     )
     environment.filters["pieces"] = pieces
     environment.filters["printable"] = lambda text: units.printable(str(text))
+    environment.filters["one_line"] = data_seen.one_line
     style = _source(environment, "page.css")
     scripts = {"bundle": bundle(), "page": _source(environment, "page.js")}
     groups = [_group_view(study, group, evidence, drawn[group.key]) for group in study.groups]
@@ -89,6 +90,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         tuning_said=prose.tuning_said(study),
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
+        data_seen=data_seen.data_seen(study, evidence),
         runs=closer.runs_grid(study, evidence),
         machine=provenance.machine(study),
         data_sets=provenance.data_sets(study),
