@@ -290,9 +290,8 @@ def find_targets(model: nn.Module, family: Family, targets: str) -> list[str]:
         matches = [name for name in layers if name == wanted or name.endswith("." + wanted)]
         if not matches:
             known = {"attention", "all-linear", *(name.rsplit(".", 1)[-1] for name in layers)}
-            raise SettingsError(
-                f"--targets {wanted!r} matches no layer of {family.name}; {nearest(wanted, known)}; "
-                f"all: {', '.join(sorted(known))}"
-            )
+            close = nearest(wanted, known)
+            every = f"; all: {', '.join(sorted(known))}" if close.startswith("did you mean") else ""
+            raise SettingsError(f"--targets {wanted!r} matches no layer of {family.name}; {close}{every}")
         found += [name for name in matches if name not in found]
     return found
