@@ -118,8 +118,10 @@ def test_without_a_test_split_nothing_is_scored_on_it(run: loratory.Run, tmp_pat
     table = loratory.compare(run)
     assert [row["accuracy"] for row in table.rows] == [None]
     assert any("not every run has one" in note for note in table.notes)
-    assert main(["data", "show", run.record.spec["data"]["dataset"], "--test-fraction", "0"]) == 0
-    assert "test 0 0 0" in " ".join(capsys.readouterr().out.split())
+    shown = ["data", "show", run.record.spec["data"]["dataset"], "--test-fraction", "0", "--json"]
+    assert main([*shown, "--model", run.record.spec["model"]]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["sizes"]["test"] == found["tokens"]["lengths"]["test"]["texts"] == 0
     assert main(["compare", str(run.directory)]) == 0
     merged = ["--format", "merged", "--output", str(tmp_path / "merged")]
     assert main(["export", "--model-path", str(run.directory), *merged]) == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from loratory.api import compare, evaluate, predict, run_study, train
+    from loratory.api import compare, estimate, evaluate, predict, run_study, train
     from loratory.errors import (
         DataError,
         DivergedError,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StorageError,
         TrainingError,
     )
+    from loratory.estimating import Estimate
     from loratory.estimator import TextClassifier
     from loratory.report.predictions import Predicted
     from loratory.report.tables import Table
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from loratory.trained import Evaluation
 else:
     _HOMES = {
-        "loratory.api": ("compare", "evaluate", "predict", "run_study", "train"),
+        "loratory.api": ("compare", "estimate", "evaluate", "predict", "run_study", "train"),
         "loratory.errors": (
             *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
             *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
         ),
+        "loratory.estimating": ("Estimate",),
         "loratory.estimator": ("TextClassifier",),
         "loratory.report.predictions": ("Predicted",),
         "loratory.report.tables": ("Table",),
@@ -60,6 +62,7 @@ else:
 __all__ = [
     "DataError",
     "DivergedError",
+    "Estimate",
     "Evaluation",
     "InputError",
     "LoratoryError",
@@ -78,6 +81,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "compare",
+    "estimate",
     "evaluate",
     "predict",
     "run_study",

@@ -15,6 +15,8 @@ from typing import Any, Literal, overload
 from loratory import given, predicting, trained
 from loratory.engine.fit import Progress
 from loratory.errors import DataError, SettingsError
+from loratory.estimating import Estimate
+from loratory.estimating import estimate as estimate_run
 from loratory.finish import Finished, complete
 from loratory.methods import spec_from_flags
 from loratory.report.predictions import Predicted
@@ -81,6 +83,31 @@ def train(
     )
     spec = spec_from_flags({"method": method, **flags})
     return train_run(spec, output=_path(output), on_step=on_step or (lambda progress: None))
+
+
+def estimate(
+    *,
+    method: str = "standard",
+    model: Place | None = None,
+    dataset: Place | None = None,
+    memory: int | None = None,
+    **settings: Any,
+) -> Estimate:
+    """What :func:`train` would cost with the same settings: `loratory estimate`. It needs no weights, and leaves
+    nothing.
+
+    Args:
+        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
+        model: `minilm`, a directory, or a hub id.
+        dataset: `hutto:NAME`, a file, or `hub:NAME`.
+        memory: bytes, for which the largest batch is sought.
+        settings: any other of train's flags, such as `batch_size=16`.
+
+    Raises:
+        LoratoryError: the data or the configuration cannot be read, or the settings do not fit them.
+    """
+    flags = _given(model=_name(model), dataset=_name(dataset), **settings)
+    return estimate_run(spec_from_flags({"method": method, **flags}), memory=memory)
 
 
 def evaluate(
@@ -167,18 +194,20 @@ def predict(
     return said[0] if isinstance(model_path, str | os.PathLike) else said
 
 
-def compare(runs: Place | Sequence[Place], *, baselines: bool = True) -> Table:
+def compare(runs: Place | Sequence[Place], *, baselines: bool = True, price_per_hour: float | None = None) -> Table:
     """The table of runs beside the baselines: `loratory compare`.
 
     Args:
         runs: runs, or their directories.
         baselines: whether the baselines are computed on the test split that the runs share.
+        price_per_hour: of the device, in any currency: total time is then money, too.
 
     Raises:
+        SettingsError: the price is negative or no number.
         StorageError: a path holds no committed run.
         DataError: the data has changed since.
     """
-    return trained.compare(_paths(runs), with_baselines=baselines)
+    return trained.compare(_paths(runs), with_baselines=baselines, price_per_hour=price_per_hour)
 
 
 def run_study(

@@ -63,6 +63,10 @@ app.add_typer(study_app, name="study")
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
 
+Price = Annotated[
+    float | None, typer.Option(metavar="X", help="of the device, in any currency: total time is then money, too")
+]
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, taken as an interruption."""
@@ -108,6 +112,7 @@ def estimate(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="say the largest batch that stays below it, such as 24GiB")
     ] = None,
+    price_per_hour: Price = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")
     ] = None,
@@ -119,7 +124,9 @@ def estimate(
     from loratory.estimating import grid
     from loratory.inputs import Inputs
     from loratory.report.estimates import estimates_table
+    from loratory.report.tables import check_price
 
+    check_price(price_per_hour)
     limit = None if memory is None else byte_count(memory)
     given = {**flags, **dict(map(assignment, settings or []))}
     specs = [spec_from_flags(one) for one in grid(given, methods=method, ranks=ranks, batch_sizes=batch_sizes)]
@@ -128,7 +135,7 @@ def estimate(
     if as_json:
         print_json(found)
     else:
-        Console().print(estimates_table(found, memory=limit).to_rich())
+        Console().print(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
 
 
 @app.command()
@@ -196,13 +203,14 @@ def predict(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="runs' directories")],
     baselines: Annotated[bool, typer.Option(help="compute the baselines on the same test split")] = True,
+    price_per_hour: Price = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the table as Markdown")] = False,
 ) -> None:
     """The table of runs beside the baselines."""
     from loratory import api
 
-    table = api.compare(runs, baselines=baselines)
+    table = api.compare(runs, baselines=baselines, price_per_hour=price_per_hour)
     if as_json:
         print_json(table.to_dict())
     elif markdown:

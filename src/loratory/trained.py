@@ -280,14 +280,15 @@ def _shared(texts: Sequence[str], others: Sequence[str]) -> int:
     return sum(normalised(text) in known for text in texts)
 
 
-def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
+def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:
     """The table of runs; the baselines stand below where all runs share one test split, else a note says why not.
 
     Raises:
         StorageError: a path holds no committed run.
     """
-    from loratory.report.tables import comparison
+    from loratory.report.tables import check_price, comparison
 
+    check_price(price_per_hour)
     records = [read_run(path) for path in paths]
     documents = [record.to_dict() for record in records]
     shared = {record.data["digests"]["test"] for record in records}
@@ -299,4 +300,4 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True) -> Table:
         found = baselines(dataset_of(documents[0]))
     elif with_baselines:
         found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
-    return comparison(documents, found)
+    return comparison(documents, found, price_per_hour=price_per_hour)

@@ -115,6 +115,24 @@ def memory(number: float | None) -> str:
     return f"{number / 2**20:.0f} MiB" if number < 1000 * 2**20 else f"{number / 2**30:.1f} GiB"
 
 
+def energy(joules: float | None) -> str:
+    """Joules as 512 J, 36.0 kJ or, from a million on, 1.2 kWh."""
+    if joules is None:
+        return MISSING
+    if joules < 1000:
+        return f"{joules:.0f} J"
+    return f"{joules / 1e3:.1f} kJ" if joules < 1e6 else f"{joules / 3.6e6:.2f} kWh"
+
+
+def price(amount: float | None) -> str:
+    """An amount of money, currency aside: 12.40, 0.0031, <0.0001."""
+    if amount is None:
+        return MISSING
+    if amount >= 1:
+        return f"{amount:,.2f}"
+    return f"{amount:.4f}" if amount >= 0.0001 or amount == 0 else "<0.0001"
+
+
 def moment(iso: str) -> str:
     """An ISO 8601 time as 25 Nov 2026, 03:13 UTC; another text as it is."""
     try:

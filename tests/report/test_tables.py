@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from loratory.errors import SettingsError
 from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.quality import Quality
 from loratory.methods import spec_from_flags
 from loratory.report.predictions import Predicted, predictions_table
-from loratory.report.tables import comparison
+from loratory.report.tables import check_price, comparison
 from loratory.report.terminal import quality_table
 from loratory.spec import DataSpec, TrainingSpec
 from loratory.units import MISSING
@@ -398,3 +399,22 @@ def test_predictions_keep_label_and_text_at_80_columns() -> None:
         r"class number 3 0.600 A quiet, funny \x1b[31m film."
     )
     assert re.search(r"class number 3 +0\.600 +long long .*…", text)
+
+
+def test_energy_and_price_have_columns_where_there_are_any() -> None:
+    plain = comparison([record()])
+    assert {"Energy", "Price"}.isdisjoint(column.title for column in plain.shown)
+    used = record()
+    used["cost"] = {**used["cost"], "energy_joules": 36_000.0}
+    table = comparison([used, record(LORA)], price_per_hour=3.0)
+    cells = {column.title: [column.show(row) for row in table.rows] for column in table.shown}
+    assert cells["Energy"] == ["36.0 kJ", "–"]
+    assert cells["Price"] == ["0.2000", "0.2000"]  # 240 s at 3 an hour
+    assert "Price: total time at 3 an hour." in table.notes
+    assert any(note.startswith("Energy: what the whole device used") for note in table.notes)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_a_price_is_a_number(price: float) -> None:
+    with pytest.raises(SettingsError, match=r"--price-per-hour .*: give an amount of 0 or more"):
+        check_price(price)

@@ -344,6 +344,8 @@ def _listed(places: Sequence[Place], rows: Sequence[int]) -> Rows:
 
 
 def _lengths(lengths: NDArray[np.int64]) -> Lengths:
+    if not len(lengths):  # a data set without a test split
+        return Lengths(0, 0, 0.0, 0, 0, 0, 0)
     middle, long, longer, longest = np.percentile(lengths, [50, 95, 99, 100], method="inverted_cdf").tolist()
     total = int(lengths.sum())
     return Lengths(len(lengths), total, total / len(lengths), int(middle), int(long), int(longer), int(longest))

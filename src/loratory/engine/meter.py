@@ -20,6 +20,7 @@ from typing import Any, Literal
 import psutil
 import torch
 
+from loratory.engine.energy import energy_counter
 from loratory.engine.hardware import Hardware
 
 Phase = Literal["setup", "train", "eval"]
@@ -40,6 +41,8 @@ class Meter:
         self._resident = _resident_meter()
         self._peak: dict[str, int | None] | None = None
         self._stopped = False
+        self._joules = energy_counter(hardware.device)
+        self._energy = 0.0
         if hardware.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self._start = time.perf_counter()
@@ -50,12 +53,15 @@ class Meter:
         if name == "eval":
             self._peak = self._highest()
         self.hardware.synchronize()
+        joules = self._joules() if self._joules is not None and name == "train" else None
         start = time.perf_counter()
         try:
             yield
         finally:
             self.hardware.synchronize()
             self.seconds[name] += time.perf_counter() - start
+            if joules is not None and self._joules is not None:
+                self._energy += self._joules() - joules
             if name == "eval":
                 self._restart_peak()
 
@@ -132,7 +138,7 @@ class Meter:
             "memory_parts_bytes": self._parts(peak),
             "resident_measured": self._resident.how,
             "checkpoint_bytes": self.checkpoint_bytes,
-            "energy_joules": None,
+            "energy_joules": self._energy if self._joules is not None else None,
         }
 
 

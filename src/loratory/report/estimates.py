@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loratory import units
-from loratory.report.tables import Column, Row, Table
+from loratory.report.tables import Column, Row, Table, check_price, priced
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "rest")
 NOTES = {
@@ -15,12 +15,19 @@ NOTES = {
 }
 
 
-def estimates_table(estimates: Sequence[Mapping[str, Any]], *, memory: int | None = None) -> Table:
+def estimates_table(
+    estimates: Sequence[Mapping[str, Any]], *, memory: int | None = None, price_per_hour: float | None = None
+) -> Table:
     """A row for each estimate (as :meth:`loratory.estimating.Estimate.to_dict` gives it).
 
     Args:
         memory: the bytes for which the largest batch was sought.
+        price_per_hour: of the device, in any currency; training time is then money, too.
+
+    Raises:
+        SettingsError: the price is negative or no number.
     """
+    check_price(price_per_hour)
     kinds = {one["memory_kind"] for one in estimates}
     seconds = sum(one["calibration_seconds"] for one in estimates)
     notes = [
@@ -32,7 +39,10 @@ def estimates_table(estimates: Sequence[Mapping[str, Any]], *, memory: int | Non
     ]
     if memory is not None:
         notes.append(f"Largest batch: the most examples a step that stay below {units.memory(memory)}.")
-    return Table(_columns(memory), tuple(map(_row, estimates)), tuple(notes))
+    if price_per_hour is not None:
+        notes.append(f"Price: training time at {price_per_hour:g} an hour; set-up and evaluation are not in it.")
+    rows = tuple({**_row(one), "price": priced(one["train_seconds"], price_per_hour)} for one in estimates)
+    return Table(_columns(memory, price_per_hour), rows, tuple(notes))
 
 
 def _row(one: Mapping[str, Any]) -> Row:
@@ -45,7 +55,7 @@ def _row(one: Mapping[str, Any]) -> Row:
     }
 
 
-def _columns(memory: int | None) -> tuple[Column, ...]:
+def _columns(memory: int | None, price_per_hour: float | None) -> tuple[Column, ...]:
     def column(key: str, title: str, show: Callable[[Any], str], meaning: str, shown: bool = True) -> Column:
         return Column(key, title, "right", meaning, lambda row: show(row.get(key)), shown)
 
@@ -68,6 +78,7 @@ def _columns(memory: int | None) -> tuple[Column, ...]:
         column("checkpoint_bytes", "On disk", units.memory, "bytes of the weights that a run saves"),
         column("operations", "Operations", _operations, "floating-point operations of all steps"),
         column("largest_batch", "Largest batch", units.count, "examples a step that fit", shown=memory is not None),
+        column("price", "Price", units.price, "of the training time", shown=price_per_hour is not None),
         column("fits", "Fits", str, "whether the device's memory sufficed", shown=False),
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from loratory import units
+from loratory.errors import SettingsError
 from loratory.evaluation.baselines import Baseline
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
@@ -31,6 +32,9 @@ MEMORY = {
     "resident": "Peak memory: largest resident set during the run, 1 GiB = 2^30 bytes.",
     "allocated": "Peak memory: most bytes allocated on the GPU by torch, 1 GiB = 2^30 bytes.",
 }
+
+
+ENERGY = "Energy: what the whole device used during the optimizer steps, by its own counter."
 
 
 @dataclass(frozen=True)
@@ -94,25 +98,51 @@ class Table:
         return ComparisonTable(self)
 
 
-def comparison(records: Sequence[Record], baselines: Sequence[Baseline] = ()) -> Table:
+def comparison(
+    records: Sequence[Record], baselines: Sequence[Baseline] = (), *, price_per_hour: float | None = None
+) -> Table:
     """Build the table of `records` (each a `run.json`, read), in their order, and of `baselines` after them.
 
     Runs that did not complete have a row that says so. Rows that do not compare are noted below the table; baselines
     that were left out are a note as well. A number that a record lacks is None.
+
+    Args:
+        price_per_hour: of the device, in whatever currency; total time is then money, too.
     """
     names = approaches(records)
     rows = [_run_row(record, name) for record, name in zip(records, names, strict=True)]
     rows += [_baseline_row(baseline) for baseline in baselines if baseline.quality is not None]
     parameters = [SHARE, *([COEFFICIENTS] if any(one.parameters for one in baselines) else [])]
+    for row in rows:
+        row["price"] = priced(row.get("total_seconds"), price_per_hour)
+    energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
+    money = [] if price_per_hour is None else [f"Price: total time at {price_per_hour:g} an hour."]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
-    return Table(_columns(rows), tuple(rows), (*notes(records, names, baselines), *parameters, TIMES, *memory))
+    return Table(
+        _columns(rows), tuple(rows), (*notes(records, names, baselines), *parameters, TIMES, *memory, *energy, *money)
+    )
+
+
+def check_price(per_hour: float | None) -> None:
+    """Refuse a price that is none.
+
+    Raises:
+        SettingsError: it is negative or no finite number.
+    """
+    if per_hour is not None and not 0 <= per_hour < math.inf:
+        raise SettingsError(f"--price-per-hour {per_hour}: give an amount of 0 or more")
+
+
+def priced(seconds: Value, per_hour: float | None) -> float | None:
+    """What so many seconds cost at so much an hour."""
+    return None if per_hour is None or not isinstance(seconds, (int, float)) else seconds / 3600 * per_hour
 
 
 def _memory_kinds(rows: Sequence[Row]) -> set[Value]:
     return {kind for row in rows if (kind := row.get("peak_memory_kind")) is not None}
 
 
-def _run_row(record: Record, name: str) -> Row:
+def _run_row(record: Record, name: str) -> dict[str, Value]:
     total, trainable = (_number(lookup(record, "parameters", key)) for key in ("total", "trainable"))
     allocated, resident = (
         _number(lookup(record, "cost", "peak_memory_bytes", key)) for key in ("allocated", "resident")
@@ -126,14 +156,14 @@ def _run_row(record: Record, name: str) -> Row:
         "total": total,
         "trainable_share": trainable / total if trainable is not None and total else None,
         **{key: _number(lookup(record, "parameters", key)) for key in ("adapter", "head", "unfrozen")},
-        **{key: _number(lookup(record, "cost", key)) for key in ("train_seconds", "total_seconds")},
+        **{key: _number(lookup(record, "cost", key)) for key in ("train_seconds", "total_seconds", "energy_joules")},
         "peak_memory_bytes": allocated or resident,
         "peak_memory_kind": "allocated" if allocated else "resident" if resident else None,
         **{key: _number(lookup(record, "quality", "test", key)) for key in ("accuracy", "f1_macro")},
     }
 
 
-def _baseline_row(baseline: Baseline) -> Row:
+def _baseline_row(baseline: Baseline) -> dict[str, Value]:
     quality = baseline.quality
     return {
         "approach": baseline.name,
@@ -169,6 +199,9 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     def text(key: str, title: str, meaning: str) -> Column:
         return Column(key, title, "left", meaning, lambda row: units.printable(str(row.get(key) or "")), shown=False)
 
+    def has(key: str) -> bool:
+        return any(row.get(key) is not None for row in rows)
+
     show_share = units.percent_of(_number(row.get("trainable_share")) for row in rows)
     unfrozen = any(row.get("unfrozen") for row in rows)
     return (
@@ -186,6 +219,8 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         column("total_seconds", "Total time", units.duration, "with set-up and evaluation"),
         Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", show_memory),
         text("peak_memory_kind", "Memory kind", "allocated or resident"),
+        column("energy_joules", "Energy", units.energy, "of the whole device in training", shown=has("energy_joules")),
+        column("price", "Price", units.price, "of the total time", shown=has("price")),
         column("accuracy", "Accuracy (test)", units.accuracy, "test examples whose label is predicted"),
         column("f1_macro", "Macro-F1 (test)", units.fraction, "test F1, plain mean over all classes"),
     )

@@ -28,7 +28,7 @@ WIDE = 110
 RATES = ("lr",)
 """The column that always stands in a table of its own: a cell may have as many as it has seeds."""
 
-COST = ("train_seconds", "total_seconds", "peak_memory_bytes")
+COST = ("train_seconds", "total_seconds", "peak_memory_bytes", "energy_joules", "price")
 """The columns that stand in a table of their own where even that leaves too little room for the approach."""
 
 APPROACH = 16
