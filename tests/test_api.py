@@ -121,6 +121,8 @@ def test_without_a_test_split_nothing_is_scored_on_it(run: loratory.Run, tmp_pat
     shown = ["data", "show", run.record.spec["data"]["dataset"], "--test-fraction", "0", "--json"]
     assert main([*shown, "--model", run.record.spec["model"]]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert main([*shown[:-1], "--model", run.record.spec["model"]]) == 0
+    assert "test 0 0.0 0 0 0 0" in " ".join(capsys.readouterr().out.split())
     assert found["sizes"]["test"] == found["tokens"]["lengths"]["test"]["texts"] == 0
     assert main(["compare", str(run.directory)]) == 0
     merged = ["--format", "merged", "--output", str(tmp_path / "merged")]
