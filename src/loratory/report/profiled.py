@@ -78,7 +78,9 @@ class Profiled:
             if place == CLASSES // 2 and len(order) < len(self.record["labels"]):
                 left_out = len(self.record["labels"]) - len(order)
                 table.add_row(Text(f"{left_out:,} more, in --json", style="dim"))
-            shares = (f"{counts[part][number]:,} ({percent(counts[part][number] / max(1, sizes[part]))})" for part in sizes)
+            shares = (
+                f"{counts[part][number]:,} ({percent(counts[part][number] / max(1, sizes[part]))})" for part in sizes
+            )
             table.add_row(Text(printable(str(self.record["labels"][number]))), *shares)
         table.add_section()
         table.add_row("all", *(f"{size:,}" for size in sizes.values()))
