@@ -29,7 +29,6 @@ METHODS: list[Any] = [
     ("hybrid", {"unfrozen_layers": 1}),
     ("hybrid", {"rank": 0, "unfrozen_layers": 1}),
     ("head", {}),
-    ("ia3", {}),
     ("bitfit", {}),
 ]
 
@@ -123,13 +122,13 @@ def test_the_command_prints_a_row_for_each_combination(spec: Any, tiny_bert: Pat
         "--device",
         "cpu",
     ]
-    command += ["--method", "standard,lora", "--ranks", "1,8", "--batch-sizes", "4,8", "--epochs", "1"]
+    command += ["--method", "head,lora", "--ranks", "1", "--batch-sizes", "4,8", "--epochs", "1"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["approach"], one["batch_size"]) for one in found] == [
-        (name, size) for name in ("standard", "lora r=1 attention", "lora r=8 attention") for size in (4, 8)
+        (name, size) for name in ("head", "lora r=1 attention") for size in (4, 8)
     ]
-    assert main([*command, "--memory", "8GiB"]) == 0
+    assert main([*command[:-4], "--epochs", "1", "--memory", "8GiB"]) == 0
     out = capsys.readouterr().out
     assert "Peak memory by part" in out
     assert all(len(line) <= 80 for line in out.splitlines())
