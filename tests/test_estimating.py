@@ -88,8 +88,7 @@ def test_operations_are_two_for_each_number_token_and_pass(spec: Any) -> None:
         chosen = spec(method, **own)
         setup = prepare(chosen, Hardware.of(chosen.hardware), Inputs(weights=False), weights=False)
         lengths = setup.tokens["train"].tokens.lengths
-        model, family = setup.base.model, setup.base.family
-        sums[method, str(own)] = operations(model, family, lengths, epochs=2)
+        sums[method, str(own)] = operations(setup.classifier, lengths, epochs=2)
         if (method, own) == ("standard", {}):
             config = setup.base.config
             hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers

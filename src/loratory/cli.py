@@ -62,7 +62,7 @@ app.add_typer(study_app, name="study")
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
-
+AnySetting = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")]
 Price = Annotated[
     float | None, typer.Option(metavar="X", help="of the device, in any currency: total time is then money, too")
 ]
@@ -78,9 +78,7 @@ def train(
     *,
     method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}; or peft:TYPE")] = "standard",
     output: Annotated[Path | None, typer.Option(help="the run's directory [models/ and the run's id]")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")
-    ] = None,
+    settings: AnySetting = None,
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
@@ -113,9 +111,7 @@ def estimate(
         str | None, typer.Option(metavar="SIZE", help="say the largest batch that stays below it, such as 24GiB")
     ] = None,
     price_per_hour: Price = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")
-    ] = None,
+    settings: AnySetting = None,
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:

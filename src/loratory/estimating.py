@@ -4,6 +4,8 @@ steps are made on the device where it would be trained. Neither time nor memory 
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +21,11 @@ from loratory.inputs import Inputs
 from loratory.methods import METHODS
 from loratory.outcome import memory_errors
 from loratory.saving import bytes_of_weights
-from loratory.setup import Setup, prepare
-from loratory.spec import RunSpec, TrainingSpec
+from loratory.setup import prepare
+from loratory.spec import RunSpec
 from loratory.store.naming import approach
+
+log = logging.getLogger("loratory")
 
 MOST_EXAMPLES = 65536
 """No batch larger than this is thought about."""
@@ -124,94 +128,104 @@ def estimate(
         LoratoryError: data or model cannot be read, or the settings do not fit them.
     """
     begin = time.perf_counter()
-    inputs = inputs or Inputs(weights=False)
-    hardware = Hardware.of(spec.hardware)
     if spec.training.quantize != "off":
         raise SettingsError(
             f"--quantize {spec.training.quantize}: it needs the model's weights, and an estimate has none; leave it out"
         )
-    with memory_errors(spec, hardware):
-        setup = prepare(spec, hardware, inputs, weights=False)
-    data, training = setup.tokens["train"], setup.spec.training
-    work = operations(setup.base.model, setup.base.family, data.tokens.lengths, epochs=training.epochs)
-    counts, saved = setup.trainable.counts(), bytes_of_weights(setup)
-    found = _tried(setup, seconds)
+    inputs = inputs or Inputs(weights=False)
+    facts, found = _tried(spec, inputs, seconds)
     largest = None
     if memory is not None:
-        half = spec.model_copy(update={"training": training.model_copy(update={"batch_size": _half(training)})})
-        other = _tried(prepare(half, hardware, inputs, weights=False), seconds=0.0)
-        largest = _largest(data, setup, [one for one in (found, other) if one is not None], memory)
+        half = {"batch_size": max(1, spec.training.batch_size // 2)}
+        _, other = _tried(spec.model_copy(update={"training": spec.training.model_copy(update=half)}), inputs, 0.0)
+        largest = _largest(facts.data, facts.spec, [one for one in (found, other) if one is not None], memory)
+    training, data = facts.spec.training, facts.data
     return Estimate(
-        approach=approach(setup.spec.method.model_dump()),
+        approach=approach(facts.spec.method.model_dump()),
         batch_size=training.batch_size,
         fits=found is not None,
-        parameters=counts,
-        memory_kind="allocated" if hardware.device.type == "cuda" else "resident",
-        peak_memory_bytes=_peak(found) if found is not None else None,
-        memory_parts_bytes=found.cost["memory_parts_bytes"] if found is not None else None,
-        checkpoint_bytes=saved,
-        operations=work,
-        steps=training.epochs * -(-len(data.labels) // training.batch_size),
+        parameters=facts.parameters,
+        memory_kind="allocated" if facts.spec.hardware.device == "cuda" else "resident",
+        peak_memory_bytes=found.peak_bytes if found is not None else None,
+        memory_parts_bytes=found.parts_bytes if found is not None else None,
+        checkpoint_bytes=facts.checkpoint_bytes,
+        operations=facts.operations,
+        steps=training.epochs * math.ceil(len(data.labels) / training.batch_size),
         tokens=training.epochs * int(data.tokens.lengths.sum()),
         train_seconds=found.train_seconds if found is not None else None,
         timed_steps=found.timed_steps if found is not None else 0,
         largest_batch=largest,
         calibration_seconds=time.perf_counter() - begin,
-        device=setup.hardware.record()["device"],
-        spec=setup.spec.model_dump(mode="json"),
+        device=facts.device,
+        spec=facts.spec.model_dump(mode="json"),
     )
 
 
-def _tried(setup: Setup, seconds: float) -> Calibration | None:
-    """The calibration, or None where memory does not suffice for it."""
-    lr = setup.spec.training.lr
-    assert lr is not None
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a run without a step."""
+
+    spec: RunSpec
+    data: Labelled
+    parameters: dict[str, int]
+    checkpoint_bytes: int
+    operations: float
+    device: str
+
+
+def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calibration | None]:
+    """What is known of a run, and its calibration, or None where memory does not suffice for that. The model is gone
+    afterwards.
+    """
+    hardware = Hardware.of(spec.hardware)
+    with memory_errors(spec, hardware):
+        setup = prepare(spec, hardware, inputs, weights=False)
+    data, training = setup.tokens["train"], setup.spec.training
+    facts = _Facts(
+        spec=setup.spec,
+        data=data,
+        parameters=setup.trainable.counts(),
+        checkpoint_bytes=bytes_of_weights(setup),
+        operations=operations(setup.classifier, data.tokens.lengths, epochs=training.epochs),
+        device=setup.hardware.record()["device"],
+    )
     try:
         with memory_errors(setup.spec, setup.hardware):
-            return calibrate(
+            return facts, calibrate(
                 setup.classifier,
-                setup.tokens["train"],
-                setup.spec.training,
-                lr=lr,
+                data,
+                setup.tokens["validation"],
+                training,
                 seed=setup.spec.seed,
                 hardware=setup.hardware,
                 rates=setup.trainable.rates,
+                starts=setup.trainable.starts,
                 companion=setup.trainable.companion,
                 seconds=seconds,
             )
     except OutOfMemoryError:
+        log.warning("%s at --batch-size %d: the memory does not suffice", spec.method.name, training.batch_size)
         setup.hardware.release()
-        return None
+        return facts, None
 
 
-def _peak(found: Calibration) -> int:
-    peak = found.cost["peak_memory_bytes"]
-    return int(peak["allocated"] if peak["allocated"] is not None else peak["resident"])
-
-
-def _half(training: TrainingSpec) -> int:
-    return max(1, training.batch_size // 2)
-
-
-def _largest(data: Labelled, setup: Setup, found: Sequence[Calibration], memory: int) -> int:
+def _largest(data: Labelled, spec: RunSpec, found: Sequence[Calibration], memory: int) -> int:
     """The most examples a step whose peak stays below `memory`: peak = fixed + each token of the heaviest part · slope,
-    through the two peaks that were measured. With one the slope is that of its activations.
+    through the two peaks that were measured; the slope is no less than that of the activations alone.
     """
-    training = setup.spec.training
     if not found:
         return 0
     one, other = found[0], found[-1]
+    slope = one.parts_bytes["activations"] / one.heaviest
     if one.heaviest != other.heaviest:
-        slope = (_peak(one) - _peak(other)) / (one.heaviest - other.heaviest)
-    else:
-        slope = one.cost["memory_parts_bytes"]["activations"] / one.heaviest
-    slope = max(slope, one.cost["memory_parts_bytes"]["activations"] / one.heaviest)
-    fixed = _peak(one) - slope * one.heaviest
-    orders = [epoch_order(len(data.labels), setup.spec.seed, epoch) for epoch in range(1, training.epochs + 1)]
+        slope = max(slope, (one.peak_bytes - other.peak_bytes) / (one.heaviest - other.heaviest))
+    fixed = one.peak_bytes - slope * one.heaviest
+    epochs, accumulate = spec.training.epochs, spec.training.accumulate
+    orders = [epoch_order(len(data.labels), spec.seed, epoch) for epoch in range(1, epochs + 1)]
 
     def fits(size: int) -> bool:
-        tokens = data.largest(orders, Cut(size, training.accumulate)).tokens
-        return bool(fixed + slope * tokens <= memory)
+        cut = Cut(size, accumulate)
+        return fixed + slope * max(tokens for order in orders for tokens in data.totals(order, cut)) <= memory
 
     if not fits(1):
         return 0

@@ -12,8 +12,8 @@ ROOMS = ("data", "models", "methods", "evaluation", "engine")
 FILES = ("run.py", "setup.py", "saving.py")
 """Whose code decides a run's result; reports, commands and studies do not."""
 
-LOOKS = ("data/near.py", "data/profile.py")
-"""What only looks at the data, and decides nothing."""
+LOOKS = ("data/near.py", "data/profile.py", "engine/calibrate.py", "engine/operations.py")
+"""What only looks at data or models, and decides nothing."""
 
 
 @cache

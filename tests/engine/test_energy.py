@@ -15,6 +15,11 @@ from loratory.engine import energy
 from loratory.engine.energy import energy_counter
 
 
+@pytest.fixture(autouse=True)
+def _asked_anew() -> None:
+    energy._counter.cache_clear()
+
+
 class NVMLError(Exception):
     """As NVML's."""
 

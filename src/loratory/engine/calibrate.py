@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -31,50 +30,42 @@ class Calibration:
     """What a few steps took, and what the whole run makes of it.
 
     Attributes:
-        cost: the meter's record of the calibration, bytes and seconds.
+        peak_bytes: the run's peak memory, allocated on CUDA, resident elsewhere.
+        parts_bytes: what it is made of: weights, gradients, optimizer, activations, rest.
         heaviest: tokens of the largest part of a batch in the whole run.
-        timed_steps, timed_tokens: of the steps whose time was taken, in `timed_seconds`.
-        bottom_seconds: of running the frozen bottom of the encoder over the whole training split, once.
-        kept_bytes: of its output for the whole training split, where there is one.
-        steps, tokens: of the whole run.
-        engine: how steps were made, as a run's record has it.
+        timed_steps: how many steps' time was taken.
+        train_seconds: of all optimizer steps of the run: as many seconds a token as in the steps that were timed, and
+            the pass of a frozen bottom over all texts.
     """
 
-    cost: dict[str, Any]
+    peak_bytes: int
+    parts_bytes: dict[str, int]
     heaviest: int
     timed_steps: int
-    timed_tokens: int
-    timed_seconds: float
-    bottom_seconds: float
-    kept_bytes: int
-    steps: int
-    tokens: int
-    engine: dict[str, Any]
-
-    @property
-    def train_seconds(self) -> float:
-        """Of all optimizer steps of the run: as many seconds a token as in the steps that were timed."""
-        return self.bottom_seconds + self.timed_seconds * self.tokens / self.timed_tokens
+    train_seconds: float
 
 
 def calibrate(
     classifier: Classifier,
     data: Labelled,
+    validation: Labelled,
     spec: TrainingSpec,
     *,
-    lr: float,
     seed: int,
     hardware: Hardware,
     rates: Mapping[str, float] = MappingProxyType({}),
+    starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     seconds: float = 2.0,
 ) -> Calibration:
-    """Make some of the steps that :func:`loratory.engine.fit.fit` would make of the same arguments; they train the
-    model, whose values are of no use afterwards.
+    """Make some of the steps that :func:`loratory.engine.fit.fit` would make of the same arguments, at a rate of 0: a
+    step takes what it takes, and its values stay finite.
 
-    Layers that would be unfrozen gradually are all trained from the first step on: that is what the run comes to.
+    Layers that would be unfrozen gradually are all trained from the first step on: that is what the run comes to. Of a
+    frozen bottom the output for the sample alone is kept; what it takes for all texts is added.
 
     Args:
+        validation: whose texts a frozen bottom's output is kept for, too.
         seconds: for how long typical steps are timed, about.
     """
     processes, size = hardware.processes, spec.batch_size * hardware.processes.count
@@ -88,8 +79,8 @@ def calibrate(
     meter.start_memory()
     made = spec.model_copy(update={"epochs": 2})
     with ready(
-        classifier, sample, None, made, lr=lr, seed=seed, hardware=hardware, meter=meter, rates=rates,
-        companion=companion, orders=[first, later],
+        classifier, sample, None, made, lr=0.0, seed=seed, hardware=hardware, meter=meter, rates=rates,
+        starts=dict.fromkeys(starts, 1), companion=companion, orders=[first, later],
     ) as run:  # fmt: skip
         bottom = meter.seconds["train"]
         run.epoch(1, _quiet)
@@ -98,20 +89,21 @@ def calibrate(
         before, tokens = meter.seconds["train"], meter.tokens
         replace(run, orders=[first, later[: count * size]]).epoch(2, _quiet)
         timed, timed_tokens = meter.seconds["train"] - before, meter.tokens - tokens
-        engine = run.engine
+        bottom_said = run.engine.get("frozen_bottom", {})
     meter.stop_memory()
-    share = len(data.labels) / len(sample.labels)
+    cost, tokens_of = meter.record(), sample.tokens.lengths.sum()
+    kept = bottom_said.get("kept_bytes", 0)
+    whole = bottom_said.get("layers") == "all"  # then a row is kept of each text, else of each token
+    rows = [len(one.labels) if whole else int(one.tokens.lengths.sum()) for one in (sample, data, validation)]
+    missing = kept * (rows[1] + rows[2]) // rows[0] - kept if bottom_said.get("kept") == "in memory" else 0
+    peak, parts = cost["peak_memory_bytes"], cost["memory_parts_bytes"]
+    all_tokens = int(data.tokens.lengths.sum())
     return Calibration(
-        cost=meter.record(),
-        heaviest=int(data.largest(orders, cut).tokens),
+        peak_bytes=int(peak["allocated"] if peak["allocated"] is not None else peak["resident"]) + missing,
+        parts_bytes={**parts, "rest": parts["rest"] + missing},
+        heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
-        timed_tokens=timed_tokens,
-        timed_seconds=timed,
-        bottom_seconds=bottom * share,
-        kept_bytes=int(engine.get("frozen_bottom", {}).get("kept_bytes", 0) * share),
-        steps=spec.epochs * math.ceil(len(data.labels) / size),
-        tokens=spec.epochs * int(data.tokens.lengths.sum()),
-        engine=engine,
+        train_seconds=bottom * all_tokens / int(tokens_of) + timed * spec.epochs * all_tokens / timed_tokens,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -26,6 +27,7 @@ def energy_counter(device: torch.device) -> Callable[[], float] | None:
     return _counter(str(torch.cuda.get_device_properties(device).uuid))
 
 
+@cache
 def _counter(uuid: str) -> Callable[[], float] | None:
     try:
         import pynvml

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from loratory.models.families import Family
+from loratory.models.flat import Classifier
 from loratory.models.quantized import numbers
 
 
-def operations(model: nn.Module, family: Family, lengths: NDArray[np.int64], *, epochs: int) -> float:
-    """Of `epochs` epochs over sequences of `lengths` (N,), of what is free in `model`.
+def operations(classifier: Classifier, lengths: NDArray[np.int64], *, epochs: int) -> float:
+    """Of `epochs` epochs over sequences of `lengths` (N,), training what is free in the classifier's model.
 
     A product of (T, a) and (a, b) is 2·T·a·b. Backward costs it once more for the input's gradient, where anything
     below is trained, and once more for the weight's, where that is trained. Attention is two products of L·L·H forward
-    and four backward. What lies below the first trained weight runs forward once, whatever the epochs. Padding,
-    element-wise work and the optimizer do not count.
+    and four backward. Where batches are flat, what lies below the first trained weight runs forward once, whatever the
+    epochs. Padding, element-wise work and the optimizer do not count.
     """
     tokens, pairs = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
-    config = model.config
-    blocks = family.blocks(model)
-    if family.shared:
-        blocks = blocks * int(config.num_hidden_layers)  # type: ignore[arg-type, union-attr]
+    model, family = classifier.model, classifier.family
+    config: Any = model.config
+    blocks = family.blocks(model) * (int(config.num_hidden_layers) if family.shared else 1)
     named = dict(model.named_modules())
     head = [named[name] for name in family.head if name in named]
     inside = {id(parameter) for module in (*blocks, *head) for parameter in module.parameters()}
     encoder = [parameter for parameter in family.encoder(model).parameters() if id(parameter) not in inside]
     below = any(parameter.requires_grad for parameter in encoder)  # embeddings come first
-    hidden = int(config.hidden_size)  # type: ignore[union-attr, arg-type]
+    hidden = int(config.hidden_size)
     total = 0.0
     for block in blocks:
         trained = any(parameter.requires_grad for parameter in block.parameters())
         attention = 4 * pairs * hidden
         if not below and not trained:
-            total += attention + sum(2 * _size(layer) * tokens for _, layer in _products(block))
+            once = attention + sum(2 * _size(layer) * tokens for _, layer in _products(block))
+            total += once * (1 if classifier.flat else epochs)
             continue
         total += 3 * attention * epochs
         entrance = {*family.attention, *(path.rpartition(".")[2] for path in family.keys_and_values)}

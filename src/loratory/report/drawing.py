@@ -14,11 +14,11 @@ from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
+from loratory.store.record import MEMORY_PARTS
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
 TIMES = ("setup", "train", "eval", "other")
-MEMORY = ("weights", "gradients", "optimizer", "activations", "rest")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
         tuning=_with(tuning, _tuning_numbers(study, group)),
         expected_best=_with(best, _best_numbers(study, group)),
         time=_parts(group, "time", "Total time", {cell.id: times(cell) for cell in group.cells}, TIMES),
-        memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY),
+        memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY_PARTS),
         calibration=calibration(all_members, evidence),
     )
 
@@ -110,7 +110,7 @@ def times(cell: CellSummary) -> dict[str, float] | None:
 def memory(cell: CellSummary) -> dict[str, float] | None:
     """Bytes by part; `rest` is left out where the parts were measured above the peak."""
     found = cell.memory_parts_bytes
-    return None if not found else {part: max(0.0, found[part]) for part in MEMORY if part in found}
+    return None if not found else {part: max(0.0, found[part]) for part in MEMORY_PARTS if part in found}
 
 
 def _parts(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loratory import units
-from loratory.report.tables import Column, Row, Table, check_price, priced
+from loratory.report.tables import Column, Row, Table, priced
+from loratory.store.record import MEMORY_PARTS
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "rest")
 NOTES = {
     "allocated": "Peak memory: most bytes allocated on the GPU by torch.",
     "resident": "Peak memory: largest resident set; the rest holds the process and its libraries too.",
@@ -23,11 +23,7 @@ def estimates_table(
     Args:
         memory: the bytes for which the largest batch was sought.
         price_per_hour: of the device, in any currency; training time is then money, too.
-
-    Raises:
-        SettingsError: the price is negative or no number.
     """
-    check_price(price_per_hour)
     kinds = {one["memory_kind"] for one in estimates}
     seconds = sum(one["calibration_seconds"] for one in estimates)
     notes = [
@@ -51,16 +47,13 @@ def _row(one: Mapping[str, Any]) -> Row:
     return {
         **{key: one[key] for key in (*keys, "largest_batch")},
         **{key: one["parameters"][key] for key in ("total", "trainable", "adapter", "head", "unfrozen")},
-        **{f"{part}_bytes": parts.get(part) for part in PARTS},
+        **{f"{part}_bytes": parts.get(part) for part in MEMORY_PARTS},
     }
 
 
 def _columns(memory: int | None, price_per_hour: float | None) -> tuple[Column, ...]:
     def column(key: str, title: str, show: Callable[[Any], str], meaning: str, shown: bool = True) -> Column:
         return Column(key, title, "right", meaning, lambda row: show(row.get(key)), shown)
-
-    def peak(row: Row) -> str:
-        return units.memory(row["peak_memory_bytes"]) if row["fits"] else "too much"  # type: ignore[arg-type]
 
     return (
         Column(
@@ -73,14 +66,18 @@ def _columns(memory: int | None, price_per_hour: float | None) -> tuple[Column, 
         column("head", "Head", units.count, "parameters of the classifier head", shown=False),
         column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=False),
         column("train_seconds", "Training time", units.duration, "time of the optimizer steps alone"),
-        Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", peak),
-        *(column(f"{part}_bytes", part.capitalize(), units.memory, f"memory: {part}") for part in PARTS),
+        column("peak_memory_bytes", "Peak memory", _peak, "allocated on CUDA, resident set on CPU"),
+        *(column(f"{part}_bytes", part.capitalize(), units.memory, f"memory: {part}") for part in MEMORY_PARTS),
         column("checkpoint_bytes", "On disk", units.memory, "bytes of the weights that a run saves"),
         column("operations", "Operations", _operations, "floating-point operations of all steps"),
         column("largest_batch", "Largest batch", units.count, "examples a step that fit", shown=memory is not None),
         column("price", "Price", units.price, "of the training time", shown=price_per_hour is not None),
         column("fits", "Fits", str, "whether the device's memory sufficed", shown=False),
     )
+
+
+def _peak(number: float | None) -> str:
+    return "too much" if number is None else units.memory(number)
 
 
 def _operations(number: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loratory import units
 from loratory.evaluation.metrics import METRICS
 from loratory.evaluation.quality import Quality
+from loratory.store.record import MEMORY_PARTS
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PARTS = ("adapter", "head", "unfrozen")
 """The columns that stand in a table of their own where the terminal is narrow."""
 
-MEMORY = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "rest_bytes")
+MEMORY = tuple(f"{part}_bytes" for part in MEMORY_PARTS)
 """The parts of an estimate's memory: always in a table of their own, too."""
 
 WIDE = 110

@@ -16,6 +16,10 @@ Stage = Literal["tuning", "final"]
 Status = Literal["completed", "failed", "out_of_memory", "diverged", "interrupted"]
 
 
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "rest")
+"""What `cost.memory_parts_bytes` is made of, in order."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A run's place in a study."""
