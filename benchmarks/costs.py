@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from engine import STEPS
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig
 from workloads import LONGEST, METHODS, Job, matrix_rate, model_directory, operations, write_texts
 
 from loratory.engine.fit import Progress
@@ -88,7 +87,7 @@ def report(job: Job, hardware: Hardware, *, rows: int) -> None:
     rate, precision = matrix_rate(job.device, quick=False)
     train = setup.tokens["train"]
     timed = train.tokens.lengths[job.order(len(train.labels))[1]]
-    floor = operations(AutoConfig.from_pretrained(job.model), timed, job.method) / rate / job.steps
+    floor = operations(job, timed) / rate / job.steps
     print(
         f"{job.method}, {job.workload}: {total / job.steps / 1e3:.3f} ms a step in kernels; the floor, its operations"
     )

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tables import CONTENDERS, Row, compare, markdown, row
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from workloads import LONGEST, METHODS, RANDOM, Clock, Job, matrix_rate, model_directory, operations, write_texts
 
 from loratory.data import make_dataset, tokenize
@@ -217,7 +217,7 @@ def measure_workload(
         "rivals": {name: asdict(rival(replace(job, contender=name))) for name in ("tuned", "compiled")},
     }
     for method in options.methods:
-        floor = operations(AutoConfig.from_pretrained(job.model), timed, method)
+        floor = operations(replace(job, method=method), timed)
         floor /= report["matrix_rate"]["operations_per_second"]
         samples: dict[str, list[Row]] = {name: [] for name in contenders}
         try:

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from loratory.data import epoch_order, load_source
 from loratory.engine.hardware import Hardware
-from loratory.methods import spec_from_flags
-from loratory.models.source import locate
+from loratory.engine.operations import operations as count
+from loratory.methods import prepare, spec_from_flags
+from loratory.models.flat import Classifier
+from loratory.models.load import skeleton
+from loratory.models.source import locate, pretrained
 from loratory.spec import DataSpec, RunSpec
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -203,25 +206,13 @@ def _tiny_tokenizer() -> Any:
     )
 
 
-def operations(config: Any, lengths: NDArray[np.int64], method: str) -> float:
-    """Floating-point operations that training on sequences of `lengths` (N,) asks for: linear layers and attention.
-
-    A product of (T, a) and (a, b) is 2·T·a·b. Backward costs it once more for the input's gradient, and once more for
-    the weight's where the weight is trained. Attention is two products of L·L·H forward and four backward. Padding,
-    element-wise work and the optimizer do not count: what is not asked for is waste.
+def operations(job: Job, lengths: NDArray[np.int64]) -> float:
+    """Floating-point operations that one epoch of the job over sequences of `lengths` (N,) asks for, as
+    :func:`loratory.engine.operations.operations` counts them: what is not asked for is waste.
     """
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    tokens, pairs = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
-    linear = 2 * (4 * hidden**2 + 2 * hidden * inner) * tokens * layers
-    attention = 3 * 2 * 2 * pairs * hidden * layers
-    head = 3 * 2 * (hidden**2 + hidden * config.num_labels) * len(lengths)
-    if method == "standard":
-        return 3 * linear + attention + head
-    first = 3 * 2 * hidden**2 * tokens  # below the first layer nothing is trained: query, key, value pass nothing down
-    rank = METHODS[method]["rank"]
-    widths = [2 * hidden] * 2 if method == "lora" else [2 * hidden] * 4 + [hidden + inner] * 2
-    adapters = 3 * 2 * rank * sum(widths) * tokens * layers
-    return 2 * linear - first + adapters + attention + head
+    base = skeleton(pretrained(job.model, weights=False), ("negative", "positive"))
+    prepare(base, job.spec())
+    return count(Classifier(base.model, base.family, base.pad_id), lengths, epochs=1)
 
 
 def matrix_rate(device: str, *, quick: bool) -> tuple[float, str]:

@@ -38,7 +38,7 @@ SEED = 0
 """Of the permutations, and of the sample."""
 
 TEXTS = 100_000
-"""Above so many texts near duplicates are looked for in a sample; so many of 118 characters take 22 s of one core."""
+"""Above so many texts near duplicates are looked for in a sample."""
 
 CHARACTERS = 25_000_000
 """The same for the characters of all texts together."""
@@ -149,38 +149,29 @@ def _buckets(texts: Sequence[str]) -> Iterator[list[int]]:
 
 
 class _Links:
-    """Which texts are linked so far (union–find), and how many comparisons are left."""
+    """Which texts are linked so far, and how many comparisons are left."""
 
     def __init__(self, texts: list[str]) -> None:
+        from scipy.cluster.hierarchy import DisjointSet
+
         self.texts = texts
         self.left = COMPARISONS
-        self._parents = list(range(len(texts)))
-        self._least: dict[int, float] = {}
+        self._sets = DisjointSet(range(len(texts)))
+        self._least: dict[int, float] = {}  # of each set's root
         self._shingles = lru_cache(maxsize=4096)(lambda position: _shingles(self.texts[position]))
 
     def compare(self, a: int, b: int) -> None:
         """Link two texts where they are near duplicates; those that are linked already are not compared."""
-        first, second = self._root(a), self._root(b)
-        if first == second or self.left == 0:
+        if self.left == 0 or self._sets.connected(a, b):
             return
         self.left -= 1
         found = _jaccard(self._shingles(a), self._shingles(b))
         if found >= THRESHOLD:
-            low, high = min(first, second), max(first, second)
-            self._parents[high] = low
-            self._least[low] = min(found, self._least.pop(low, 1.0), self._least.pop(high, 1.0))
+            least = min(found, *(self._least.pop(self._sets[one], 1.0) for one in (a, b)))
+            self._sets.merge(a, b)
+            self._least[self._sets[a]] = least
 
     def groups(self) -> Iterator[tuple[list[int], float]]:
         """The linked texts, with the least similarity of a link."""
-        members: dict[int, list[int]] = {}
-        for position in range(len(self.texts)):
-            root = self._root(position)
-            if root in self._least:
-                members.setdefault(root, []).append(position)
-        for root, found in members.items():
-            yield found, self._least[root]
-
-    def _root(self, position: int) -> int:
-        while (parent := self._parents[position]) != position:
-            self._parents[position] = position = self._parents[parent]
-        return position
+        for root, least in self._least.items():
+            yield list(self._sets.subset(root)), least

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from loratory.data import near
 from loratory.data.splits import PARTS, Dataset, normalised
+from loratory.data.tokens import token_ids
 
 LISTED = 20
 """Groups, and rows of a group, that are listed."""
@@ -36,8 +37,6 @@ Multiplication Background*)."""
 
 BINS = 12
 """Bins of the histogram below the 99th percentile, at most; one more holds what is longer."""
-
-_CHUNK = 4096  # texts handed to the tokenizer at once
 
 
 @dataclass(frozen=True)
@@ -326,16 +325,8 @@ def _tokens(places: Sequence[Place], texts: Sequence[str], reader: Reader, max_l
 
 def token_lengths(texts: Sequence[str], tokenizer: Any) -> NDArray[np.int64]:
     """(N,) tokens of each text, special tokens included, nothing cut; `tokenizer` is one of transformers."""
-    lengths: list[int] = []
-    for begin in range(0, len(texts), _CHUNK):
-        encoded = tokenizer(
-            list(texts[begin : begin + _CHUNK]),
-            add_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # else it warns of the first text that is longer than the model takes
-        )["input_ids"]
-        lengths.extend(map(len, encoded))
+    # verbose: else it warns of the first text that is longer than the model takes
+    lengths = [len(ids) for chunk in token_ids(texts, tokenizer, verbose=False) for ids in chunk]
     return np.array(lengths, dtype=np.int64)
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,7 @@ def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
     """
     chunks: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
     lengths: list[int] = []
-    for begin in range(0, len(texts), _CHUNK):
-        encoded = tokenizer(
-            list(texts[begin : begin + _CHUNK]),
-            truncation=True,
-            max_length=max_length,
-            add_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+    for encoded in token_ids(texts, tokenizer, truncation=True, max_length=max_length):
         lengths.extend(map(len, encoded))
         chunks.append(np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32))
     if 0 in lengths:
@@ -112,6 +104,19 @@ def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
         found = counted(lengths.count(0), "text")
         raise DataError(f"{found} without a token for this tokenizer, first {text[:40]!r}; remove what has none")
     return TokenTable(np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def token_ids(texts: Sequence[str], tokenizer: Any, **settings: Any) -> Iterator[list[list[int]]]:
+    """The token ids of N texts, special tokens included, some thousands of texts at a time."""
+    for begin in range(0, len(texts), _CHUNK):
+        encoded: list[list[int]] = tokenizer(
+            list(texts[begin : begin + _CHUNK]),
+            add_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            **settings,
+        )["input_ids"]
+        yield encoded
 
 
 def _store(folder: Path, table: TokenTable, *, damaged: bool) -> None:
