@@ -45,7 +45,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
         assert getattr(loratory, name) is not None
     assert set(loratory.__all__) <= set(dir(loratory))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        loratory.trian  # type: ignore[attr-defined]  # noqa: B018
+        loratory.trian  # noqa: B018  # a name that is not there
 
 
 def test_keywords_are_the_commands_flags() -> None:
@@ -221,7 +221,7 @@ def test_bad_input_is_one_error_of_the_tree(wrong: str, tmp_path: Path, monkeypa
 def test_bad_questions_are_one_error_too(run: loratory.Run, tmp_path: Path) -> None:
     for texts, said in ((["a", 3], "int at position 1"), ("a", "str given"), ([], "no text to predict")):
         with pytest.raises(loratory.DataError, match=said):
-            loratory.predict(run, texts)  # type: ignore[arg-type]
+            loratory.predict(run, texts)
     with pytest.raises(loratory.SettingsError, match="unknown setting 'dataset'"):
         loratory.predict(run, ["a"], dataset="x")
     with pytest.raises(loratory.SettingsError, match="unknown setting 'epochs'"):

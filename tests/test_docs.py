@@ -153,7 +153,7 @@ def test_the_means_of_published_results_are_those_of_their_records(place: Path) 
     with tarfile.open(place / "records.tar.xz") as records:
         for member in records:
             if member.name in finals:
-                record = json.loads(records.extractfile(member).read())  # type: ignore[union-attr]
+                record = json.loads(records.extractfile(member).read())
                 scores[finals[member.name]].append(record["quality"]["test"]["accuracy"])
     for cell in cells:
         assert len(scores[cell["id"]]) == len(cell["seeds"]) == 5

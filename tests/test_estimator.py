@@ -47,7 +47,7 @@ class OfNumbers(TextClassifier):
     """Rows of numbers as texts, for checks that know nothing else: of each feature a word of its size, and one of its
     digits. Its conduct is that of the class above."""
 
-    def _texts(self, X: Any) -> list[str]:  # noqa: N803
+    def _texts(self, X: Any) -> list[str]:
         def words(feature: int, value: float) -> str:
             size, digits = int(np.clip(np.round(2 * value) + 15, 0, 29)), int(abs(value) * 1e4)
             return f"w{6 + 30 * (feature % 3) + size} w{6 + digits % 90}"

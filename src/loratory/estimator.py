@@ -98,7 +98,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.random_state = random_state
         self.settings = settings
 
-    def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:  # noqa: N803  # scikit-learn's name
+    def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:
         """Train on N texts `X` and their N labels `y`.
 
         Raises:
@@ -124,7 +124,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self._fitted = fitted
         return self
 
-    def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Iterable[str]) -> NDArray[Any]:
         """The most probable label of each text: (N,).
 
         Raises:
@@ -136,7 +136,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return chosen
 
-    def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:
         """The probability of each class for each text: (N, C), in the order of `classes_`.
 
         Raises:
@@ -164,7 +164,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, True, False
         return tags
 
-    def _texts(self, X: Iterable[str]) -> list[str]:  # noqa: N803
+    def _texts(self, X: Iterable[str]) -> list[str]:
         with _input_errors():
             texts = as_list(X, "X")
         for position, text in enumerate(texts):

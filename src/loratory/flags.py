@@ -35,6 +35,7 @@ def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Cal
         )
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        """The command as Typer sees it: its own parameters, then one for each field."""
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
 
         def wrapper(**given: Any) -> None:

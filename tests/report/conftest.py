@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import t as student
 
 from loratory.evaluation import predictions
@@ -397,3 +399,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def summary(make_study: Any, place: Path) -> dict[str, Any]:
     found: dict[str, Any] = make_study(place)
     return found
+
+
+@pytest.fixture
+def render() -> Callable[..., str]:
+    """(renderable, width) -> what a terminal of so many columns shows."""
+
+    def shown(renderable: object, width: int = 80) -> str:
+        console = Console(width=width, file=io.StringIO(), force_terminal=False)
+        console.print(renderable)
+        return console.file.getvalue()
+
+    return shown

@@ -2,19 +2,17 @@ import csv
 import io
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from loratory.errors import SettingsError
 from loratory.evaluation.baselines import Baseline
-from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import Quality
 from loratory.methods import spec_from_flags
-from loratory.report.predictions import Predicted, predictions_table
 from loratory.report.tables import check_price, comparison
-from loratory.report.terminal import quality_table
 from loratory.spec import DataSpec, TrainingSpec
 from loratory.units import MISSING
 
@@ -85,12 +83,6 @@ def records() -> list[dict]:
     ]
 
 
-def render(renderable: object, width: int = 80) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(renderable)
-    return console.file.getvalue()
-
-
 def test_markdown_holds_what_the_study_asked_for() -> None:
     lines = comparison(records(), BASELINES).to_markdown().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:8]]
@@ -129,7 +121,7 @@ def cells(text: str, start: str) -> list[list[str]]:
 LORA_COST = ["3.2", "min", "4.0", "min", "1.9", "GiB", "80.0%", "0.762"]
 
 
-def test_at_80_columns_each_number_stands_below_its_own_heading() -> None:
+def test_at_80_columns_each_number_stands_below_its_own_heading(render: Any) -> None:
     text = render(comparison(records(), BASELINES).to_rich())
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -149,7 +141,7 @@ def test_at_80_columns_each_number_stands_below_its_own_heading() -> None:
     assert len(ends) == 1
 
 
-def test_a_wide_terminal_has_one_table() -> None:
+def test_a_wide_terminal_has_one_table(render: Any) -> None:
     text = render(comparison(records(), BASELINES).to_rich(), 120)
     assert max(map(len, text.splitlines())) <= 120
     assert cells(text, "lora r=8 attention") == [["222.3k", "0.97%", "73.7k", "148.6k", "0", *LORA_COST]]
@@ -189,7 +181,7 @@ def test_json_and_csv_hold_raw_numbers() -> None:
     assert rows[3]["accuracy"] == ""
 
 
-def test_names_cannot_break_out_of_a_table() -> None:
+def test_names_cannot_break_out_of_a_table(render: Any) -> None:
     hostile = record({"name": "=cmd|' /C calc'!A0\x1b[31m\n<b>"})
     table = comparison([hostile])
     rows = list(csv.reader(io.StringIO(table.to_csv())))
@@ -332,50 +324,7 @@ def test_a_record_full_of_gaps_still_has_its_row() -> None:
     assert comparison([]).to_markdown().startswith("| Approach")
 
 
-def test_quality_table_shows_metrics_classes_and_confusion() -> None:
-    text = render(quality_table(quality(), "lora \x1b[31m, test"))
-    assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 80
-    for metric in METRICS.values():
-        assert metric.title in text
-    for word in ("negative", "positive", "Precision", "80.0%", "0.762"):
-        assert word in text
-
-
-LONG = tuple(f"a class with a long name, number {number}" for number in range(12))
-
-
-@pytest.mark.parametrize(
-    ("names", "width", "heading", "first"),
-    [
-        (("negative", "neutral", "positive"), 60, ["negative", "neutral", "positive"], ["negative", "2", "0", "0"]),
-        (LONG, 80, [str(number) for number in range(1, 13)], ["1", "2", *["0"] * 11]),
-        (LONG[:4], 60, ["1", "2", "3", "4"], ["1", "2", "0", "0", "0"]),
-    ],
-)
-def test_the_confusion_matrix_fits_by_name_or_by_number(
-    names: tuple[str, ...], width: int, heading: list[str], first: list[str]
-) -> None:
-    logits = np.eye(len(names))[[0, *range(len(names))]]
-    text = render(quality_table(score(np.array([0, *range(len(names))]), logits, None, names), "test"), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
-    lines = [line.split() for line in text.splitlines()]
-    start = lines.index(["True", *heading])
-    assert lines[start + 2] == first
-    assert len(lines) == start + 2 + len(names)
-    assert ("by No." in text) is (heading[0] == "1")
-    for name in names:
-        assert name.split()[-1] in text
-
-
-def test_a_confusion_matrix_too_wide_even_by_number_is_left_to_json() -> None:
-    text = render(quality_table(quality(tuple(f"c{number}" for number in range(40)), tuple(range(40))), "test"))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "The confusion matrix of 40 classes is in --json." in text
-
-
-def test_at_60_columns_the_comparison_says_everything() -> None:
+def test_at_60_columns_the_comparison_says_everything(render: Any) -> None:
     text = render(comparison(records(), BASELINES).to_rich(), 60)
     assert max(map(len, text.splitlines())) <= 60
     assert "…" not in text
@@ -385,20 +334,6 @@ def test_at_60_columns_the_comparison_says_everything() -> None:
         ["73.7k", "148.6k", "0"],
     ]
     assert len(cells(text, "majority class")) == 2
-
-
-def test_predictions_keep_label_and_text_at_80_columns() -> None:
-    names = [f"class number {number}" for number in range(9)]
-    probabilities = np.full((2, 9), 0.05)
-    probabilities[:, 3] = 0.6
-    texts = ["A quiet,\nfunny \x1b[31m film.", "long " * 100]
-    text = render(predictions_table(texts, [Predicted("", tuple(names), probabilities)]))
-    assert max(map(len, text.splitlines())) <= 80
-    lines = text.splitlines()
-    assert [" ".join(line.split()) for line in lines if line.strip()][2] == (
-        r"class number 3 0.600 A quiet, funny \x1b[31m film."
-    )
-    assert re.search(r"class number 3 +0\.600 +long long .*…", text)
 
 
 def test_energy_and_price_have_columns_where_there_are_any() -> None:

@@ -264,14 +264,8 @@ def ready(
         blocks = family.blocks(model) if hardware.checkpointing else []
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
         stack.enter_context(checkpointed(blocks, random=random))
-        drawn = "checkpointed layers draw from torch's generator" if blocks and random else None
         held = quantized.said(model)
-        reasons = (
-            companion.why_eager if companion is not None else None,
-            GRADUAL if starts else None,
-            quantized.WHY_EAGER if held is not None and "load_in_8bit" in held else None,
-            drawn,
-        )
+        why_eager = _why_eager(companion, starts, held, drawn=bool(blocks) and random)
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
         above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
@@ -294,7 +288,7 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
-                why_eager=next((reason for reason in reasons if reason is not None), None),
+                why_eager=why_eager,
             )
         facts: dict[str, Any] = {"own_layers": _own_layers(classifier, quick)}
         if held is not None:
@@ -310,6 +304,24 @@ def ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
             {**engine, **facts},
         )  # fmt: skip
+
+
+def _why_eager(
+    companion: Companion | None, starts: Mapping[str, int], held: Mapping[str, Any] | None, *, drawn: bool
+) -> str | None:
+    """What stands against capturing steps as CUDA graphs, if anything does.
+
+    Args:
+        held: what the record says of a quantised base.
+        drawn: whether checkpointed layers draw from torch's generators.
+    """
+    if companion is not None:
+        return companion.why_eager
+    if starts:
+        return GRADUAL
+    if held is not None and "load_in_8bit" in held:
+        return quantized.WHY_EAGER
+    return "checkpointed layers draw from torch's generator" if drawn else None
 
 
 def _log(facts: Mapping[str, Any]) -> None:
