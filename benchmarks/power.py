@@ -164,7 +164,7 @@ def _compared(latents: Sequence[Array], draws: int) -> Difference:
     labels = np.zeros(examples, dtype=np.int64)
     a, b = (
         Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), examples)
-        for one in replicate("accuracy", labels, logits, draws=draws)
+        for one in replicate("accuracy", labels, np.arange(examples), logits, draws=draws)
     )
     return difference(a, b)
 

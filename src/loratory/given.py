@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory
-from loratory.data.files import Columns
+from loratory.data.files import LABEL, TEXT, Columns
 from loratory.errors import DataError, StorageError
 from loratory.store.files import write_durably
 
@@ -41,7 +41,7 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
         raise DataError(f"{WHERE}: {len(given):,} texts and {len(named):,} labels; give each text its label")
     if not given:
         raise DataError(f"{WHERE}: no example; give some")
-    examples = checked(WHERE, Columns(given, named, list(range(len(given))), "position", untyped=False))
+    examples = checked(WHERE, Columns({TEXT: given, LABEL: named}, list(range(len(given))), "position", untyped=False))
     rows = zip(examples.texts, examples.labels, strict=True)
     content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"

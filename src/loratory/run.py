@@ -30,6 +30,7 @@ from loratory.errors import (
 )
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.predictions import Predictions
 from loratory.evaluation.quality import Quality
 from loratory.inputs import Inputs
 from loratory.outcome import failures_recorded, memory_errors, record_of
@@ -139,10 +140,10 @@ def _written(
         if keep_weights:
             check_saved(setup, stage)
     if setup.place is None or setup.place.stage == "final":  # of a tuning run nobody reads more than its scores
-        kept = {
-            part: (setup.tokens[part].labels, logits[part].numpy(), getattr(setup.dataset, part).rows)
-            for part in logits
-        }
+        kept = {}
+        for part in logits:
+            split = setup.dataset.split(part)
+            kept[part] = Predictions(split.labels, logits[part].numpy(), split.rows, split.units)
         predictions.write(stage / PREDICTIONS, kept)
     _write_history(stage / HISTORY, result)
     scores = {part: quality[part].record() for part in quality}

@@ -27,6 +27,9 @@ class DataSpec(Settings):
     dataset: str = Field("hutto:movies", description="hutto:{movies,tweets,amazon,nyt}, a file, or hub:NAME[/CONFIG]")
     text_column: str = Field("text", description="column that holds the text")
     label_column: str = Field("label", description="column that holds the label")
+    group_column: str | None = Field(
+        None, description="column that says what a text belongs to (a document, an author): a group is not divided"
+    )
     validation: str | None = Field(None, description="file of validation examples (default: split off by us)")
     test: str | None = Field(None, description="file of test examples (default: split off by us)")
     task: Literal["polarity", "ternary"] = Field(

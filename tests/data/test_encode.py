@@ -64,7 +64,9 @@ def test_what_was_encoded_before_leaves_no_trace(tokenizer: Any) -> None:
 
 def test_it_is_what_the_cache_holds(tokenizer: Any, tmp_path: Path) -> None:
     texts = tuple(f"w{n} w{n + 1} unheard" for n in range(20))
-    cached = tokenize(Split(texts, np.zeros(20, dtype=np.int64), "digest", np.arange(20)), tokenizer, 4, tmp_path)
+    cached = tokenize(
+        Split(texts, np.zeros(20, dtype=np.int64), "digest", np.arange(20), np.arange(20)), tokenizer, 4, tmp_path
+    )
     assert sequences(cached) == sequences(encode(texts, tokenizer, 4))
 
 

@@ -158,3 +158,87 @@ def test_a_records_data_is_divided_as_it_was_then(tmp_path: Path) -> None:
     path.write_text("\n".join(["text,label", *(f"other {row}" for row in rows)]), encoding="utf8")
     with pytest.raises(DataError, match="has changed since the run run"):
         dataset_of(record)
+
+
+def documents(rows: int, count: int, seed: int) -> list[dict[str, object]]:
+    """Rows of documents of unlike sizes and unlike shares of two classes."""
+    draw = random.Random(seed)
+    lean = [draw.random() for _ in range(count)]
+    found = []
+    for number in range(rows):
+        document = min(int(draw.expovariate(4 / count)), count - 1)
+        found.append({"text": f"text {number}", "label": draw.random() < lean[document], "book": f"b{document}"})
+    return found
+
+
+def grouped(rows: list[dict[str, object]], **keywords: object) -> Dataset:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "data.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+        return make_dataset(DataSpec.model_validate({"dataset": str(path), "group_column": "book", **keywords}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_are_not_parted_and_classes_keep_their_shares(seed: int) -> None:
+    rows = documents(2000, 150, seed)
+    dataset = grouped(rows, split_seed=seed)
+    books = {row["text"]: row["book"] for row in rows}
+    sides = [{books[text] for text in dataset.split(part).texts} for part in ("train", "validation", "test")]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    record = dataset.record()
+    assert record["groups"] == {
+        "count": len(set(books.values())),
+        "overlap": {"train-validation": 0, "train-test": 0, "validation-test": 0},
+    }
+    totals = Counter(bool(row["label"]) for row in rows)
+    for part, fraction in (("validation", 0.1), ("test", 0.2)):
+        for label, count in enumerate(record["class_counts"][part]):
+            assert count == pytest.approx(fraction * totals[bool(label)], rel=0.1)
+        assert record["units"][part] == len(sides[("train", "validation", "test").index(part)])
+
+
+def test_equal_texts_of_two_groups_bind_both() -> None:
+    rows = documents(300, 30, 0)
+    rows += [{"text": "The same", "label": True, "book": "b1"}, {"text": "the  same", "label": True, "book": "b7"}]
+    dataset = grouped(rows)
+    books = {row["text"]: row["book"] for row in rows}
+    held = [
+        part
+        for part in ("train", "validation", "test")
+        if {"b1", "b7"} & {books[text] for text in dataset.split(part).texts}
+    ]
+    assert len(held) == 1
+    split = dataset.split(held[0])
+    numbers = {int(split.units[n]) for n, text in enumerate(split.texts) if books[text] in ("b1", "b7")}
+    assert len(numbers) == 1
+
+
+def test_every_part_gets_every_class_where_groups_suffice_and_few_groups_are_refused() -> None:
+    three = [{"text": f"{book} {n}", "label": n % 2, "book": book} for book in "abc" for n in range(40)]
+    assert all(all(counts) for counts in grouped(three).record()["class_counts"].values())
+    with pytest.raises(DataError, match="class 0 has 2 groups, too few for 3 parts"):
+        grouped([row for row in three if row["book"] != "c"])
+    with pytest.raises(DataError, match=r"1 row without a group \(line 1\)"):
+        grouped([{**three[0], "book": " "}, *three[1:]])
+    with pytest.raises(DataError, match="--text-column and --group-column are both 'text'"):
+        grouped(three, group_column="text")
+    with pytest.raises(DataError, match="hutto:nyt has no columns"):
+        make_dataset(DataSpec(dataset="hutto:nyt", group_column="document"))
+
+
+def test_groups_in_two_given_files_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = documents(300, 30, 0)
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps({**row, "text": f"other {row['text']}"}) + "\n" for row in rows[:5]))
+    with caplog.at_level(logging.WARNING, "loratory"):
+        dataset = grouped(rows, test=str(test))
+    assert dataset.groups is not None
+    assert dataset.groups["overlap"]["train-test"] + dataset.groups["overlap"]["validation-test"] == 5
+    assert "of test from groups that are also in train; kept" in caplog.text
+
+
+def test_documents_of_the_packaged_data_stand_in_one_split_each() -> None:
+    for domain, count in (("amazon", 299), ("nyt", 498)):
+        dataset = make_dataset(DataSpec(dataset=f"hutto:{domain}"))
+        assert dataset.groups == {"count": count, "overlap": dict.fromkeys(dataset.overlap, 0)}
+        assert sum(dataset.record()["units"].values()) <= count

@@ -32,7 +32,7 @@ def make_tokenizer(words: list[str] = WORDS, *, special: bool = True) -> PreTrai
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
 
 
-SPLIT = Split(("a b c", "d", "e f g h a b c", "zzz A"), np.array([0, 1, 0, 1]), "digest", np.arange(4))
+SPLIT = Split(("a b c", "d", "e f g h a b c", "zzz A"), np.array([0, 1, 0, 1]), "digest", np.arange(4), np.arange(4))
 
 
 def files(cache: Path) -> dict[str, int]:
@@ -114,7 +114,10 @@ def test_settings_of_a_slow_tokenizer_count_and_where_its_files_lie_does_not(tmp
 def test_texts_without_tokens_and_a_cache_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 text without a token"):
         tokenize(
-            Split(("a", "\u2028"), np.array([0, 1]), "d", np.arange(2)), make_tokenizer(special=False), 6, tmp_path
+            Split(("a", "\u2028"), np.array([0, 1]), "d", np.arange(2), np.arange(2)),
+            make_tokenizer(special=False),
+            6,
+            tmp_path,
         )
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot keep the tokens"):

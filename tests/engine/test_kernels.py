@@ -48,8 +48,9 @@ def test_result_and_gradients_agree_with_fp64(rows: int, width: int, dropout: fl
         assert relative_error(one, other) < tolerance
     without = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=False)
     assert without[2] == []
-    assert torch.equal(without[0], ours[0])
-    assert torch.equal(without[1], ours[1])
+    for one, other in zip(without[:2], ours[:2], strict=True):  # of another compilation: one rounding may differ
+        assert torch.equal(one.eq(0), other.eq(0))
+        torch.testing.assert_close(one, other, rtol=torch.finfo(dtype).eps, atol=0)
     (alone,) = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=False, summed=True)[2]
     assert torch.equal(alone, ours[2][2])
 

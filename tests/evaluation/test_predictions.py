@@ -7,14 +7,19 @@ import pytest
 
 from loratory.errors import StorageError, TrainingError
 from loratory.evaluation import predictions
+from loratory.evaluation.predictions import Predictions
 
 
-def content() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def content() -> dict[str, Predictions]:
     rng = np.random.default_rng(0)
     return {
-        "validation": (rng.integers(0, 3, 5), rng.normal(size=(5, 3)).astype(np.float32), np.arange(5)[::-1]),
-        "test": (rng.integers(0, 3, 7), rng.normal(size=(7, 3)).astype(np.float32), np.arange(5, 12)),
+        part: Predictions(rng.integers(0, 3, n), rng.normal(size=(n, 3)).astype(np.float32), rows, np.arange(n) // 2)
+        for part, n, rows in (("validation", 5, np.arange(5)[::-1]), ("test", 7, np.arange(5, 12)))
     }
+
+
+def one(labels: list[int], logits: list[list[float]], rows: list[int], units: list[int]) -> dict[str, Predictions]:
+    return {"test": Predictions(np.array(labels), np.array(logits), np.array(rows), np.array(units))}
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -22,18 +27,17 @@ def test_round_trip(tmp_path: Path) -> None:
     predictions.write(path, content())
     found = predictions.read(path)
     assert list(found) == ["validation", "test"]
-    for name, (labels, logits, rows) in content().items():
-        assert np.array_equal(found[name].labels, labels)
-        assert np.array_equal(found[name].logits, logits)
-        assert np.array_equal(found[name].rows, rows)
-        assert np.array_equal(found[name].predictions, logits.argmax(1))
+    for name, given in content().items():
+        for field in ("labels", "logits", "rows", "units"):
+            assert np.array_equal(getattr(found[name], field), getattr(given, field))
+        assert np.array_equal(found[name].predictions, given.logits.argmax(1))
 
 
 def test_columns_are_readable_by_anyone(tmp_path: Path) -> None:
     path = tmp_path / "predictions.parquet"
     predictions.write(path, content())
     table = pq.read_table(path)
-    assert table.column_names == ["split", "index", "row", "label", "prediction", "logits"]
+    assert table.column_names == ["split", "index", "row", "unit", "label", "prediction", "logits"]
     assert table.column("index").to_pylist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]
     assert table.schema.field("logits").type == pa.list_(table.schema.field("logits").type.value_field, 3)
 
@@ -64,9 +68,10 @@ def test_damaged_files(tmp_path: Path) -> None:
         lambda table: table.drop_columns(["logits"]),
         lambda table: table.set_column(0, "split", pa.array([None] * len(table), pa.string())),
         lambda table: table.drop_columns(["row"]),
-        lambda table: table.set_column(3, "label", pa.array(["a"] * len(table))),
-        lambda table: table.set_column(5, "logits", pa.array([[0.0]] * len(table))),
-        lambda table: table.set_column(5, "logits", pa.array([None] * len(table), pa.list_(pa.float32(), 3))),
+        lambda table: table.drop_columns(["unit"]),
+        lambda table: table.set_column(4, "label", pa.array(["a"] * len(table))),
+        lambda table: table.set_column(6, "logits", pa.array([[0.0]] * len(table))),
+        lambda table: table.set_column(6, "logits", pa.array([None] * len(table), pa.list_(pa.float32(), 3))),
         lambda table: table.slice(1),
     ],
 )
@@ -82,8 +87,12 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         predictions.write(tmp_path / "missing" / "predictions.parquet", content())
     with pytest.raises(TrainingError, match="not finite"):
-        predictions.write(tmp_path / "p", {"test": (np.array([0]), np.array([[np.nan, 0.0]]), np.array([0]))})
-    with pytest.raises(ValueError, match="must be"):
-        predictions.write(tmp_path / "p", {"test": (np.array([0, 1]), np.zeros((1, 2)), np.array([0, 1]))})
-    with pytest.raises(ValueError, match="rows"):
-        predictions.write(tmp_path / "p", {"test": (np.array([0, 1]), np.zeros((2, 2)), np.array([0]))})
+        predictions.write(tmp_path / "p", one([0], [[np.nan, 0.0]], [0], [0]))
+    both = [[0.0, 0.0]] * 2
+    for wrong in (
+        one([0, 1], both[:1], [0, 1], [0, 1]),
+        one([0, 1], both, [0], [0, 1]),
+        one([0, 1], both, [0, 1], [0]),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            predictions.write(tmp_path / "p", wrong)

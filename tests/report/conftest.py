@@ -17,6 +17,7 @@ from scipy.stats import t as student
 
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
@@ -77,10 +78,11 @@ class Maker:
         logits = draw.normal(scale=0.25, size=(self.examples, classes))
         logits[np.arange(self.examples), truth] += margin
         rows = np.arange(self.examples) * 5 + 3
-        splits = {"validation": (truth, logits + 0.1, rows + 1)} | ({"test": (truth, logits, rows)} if final else {})
-        scores = {
-            part: score(truth, values, None, tuple(map(str, self.labels))) for part, (_, values, _) in splits.items()
-        }
+        splits = {"validation": Predictions(truth, logits + 0.1, rows + 1, rows)}
+        if final:
+            splits["test"] = Predictions(truth, logits, rows, rows)
+        names = tuple(map(str, self.labels))
+        scores = {part: score(truth, one.logits, None, names) for part, one in splits.items()}
         share = cell["parameters"]["trainable"] / cell["parameters"]["total"]
         seconds = (26 + 40 * share) * float(draw.normal(1, 0.02))
         weights = int(91e6 * (0.5 + 0.5 * share))

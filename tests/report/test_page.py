@@ -250,7 +250,7 @@ def test_texts_of_disputed_examples_stand_on_the_page_where_the_data_are_at_hand
     wrong = right.copy()
     wrong[3] = wrong[3, ::-1]
     cells = {
-        name: CellEvidence(("bad", "good"), (), (Predictions(test.labels, logits, test.rows),) * 2)
+        name: CellEvidence(("bad", "good"), (), (Predictions(test.labels, logits, test.rows, test.units),) * 2)
         for name, logits in (("c1", right), ("c2", wrong))
     }
     found = disputed(cells, record)

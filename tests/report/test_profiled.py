@@ -83,7 +83,7 @@ def test_json_has_the_documented_keys_and_no_raw_control_character(
     assert document["near"]["largest"][0]["texts"][0].startswith(HOSTILE)
     page = (ROOT / "docs" / "data.md").read_text("utf8")
     documented = set(re.findall(r"`([a-z_0-9]+)`", page))
-    records = {"class_counts", "sizes", "digests", "overlap", "duplicates", "within", "across", "lengths"}
+    records = {"class_counts", "sizes", "units", "digests", "overlap", "duplicates", "within", "across", "lengths"}
 
     def keys(value: Any, under: str = "") -> set[str]:
         if isinstance(value, dict):

@@ -62,32 +62,25 @@ def test_disputed_examples_list_many_approaches_by_family(summary: Document, rea
     assert (every.sub, none.text, none.sub) == ("2 of 5", "lora attention: r=1, r=8", "2 of 5")
 
 
-def test_limits_name_left_over_memory_and_repeated_texts(summary: Document, read_back: Any) -> None:
+def test_limits_name_left_over_memory(summary: Document, read_back: Any) -> None:
     plain = " ".join(prose.limits(read_back(summary)))
     assert LEFT_OVER not in plain
-    assert "resampled one by one" not in plain
     cells = json.loads(json.dumps(summary["cells"]))
     for cell in cells:
         cell["cost"]["peak_memory_bytes"]["kind"] = "resident"
-    data = [{**summary["data"][0], "duplicates": {"train": 9, "test": 2}}]
-    study = read_back({**summary, "cells": cells, "data": data})
+    study = read_back({**summary, "cells": cells})
     said = " ".join(prose.limits(study))
     assert LEFT_OVER in said
     assert LEFT_OVER in study_table(study).notes
-    assert "(repeated texts: 2 in hutto:movies)" in said
 
 
-def test_limits_say_where_cells_were_computed_otherwise_and_where_documents_are_on_both_sides(
-    summary: Document, read_back: Any
-) -> None:
+def test_limits_say_where_cells_were_computed_otherwise(summary: Document, read_back: Any) -> None:
     same = [{**cell, "own_layers": 6} for cell in summary["cells"]]
     said = " ".join(prose.limits(read_back({**summary, "cells": same})))
     assert "Stock modules" not in said
     assert "without dropout" not in said
-    assert "one document" not in said
-    first, second, *others = [{**cell, "data": "hutto:nyt"} for cell in same]
+    first, second, *others = same
     cells = [{**first, "own_layers": 0}, {**second, "frozen_bottom": True}, *others]
     said = " ".join(prose.limits(read_back({**summary, "cells": cells})))
     assert f"Stock modules compute the layers of {first['approach']}, the engine itself those of the others" in said
     assert f"run once, without dropout, in {second['approach']}; elsewhere dropout is on" in said
-    assert "training and test split of hutto:nyt (sentences of articles): new documents" in said

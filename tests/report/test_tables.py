@@ -283,6 +283,7 @@ OTHER = {
     "dataset": ("hutto:nyt", "hutto:movies, hutto:nyt"),
     "text_column": ("review", "text, review"),
     "label_column": ("stars", "label, stars"),
+    "group_column": ("author", "default, author"),
     "validation": ("valid.csv", "default, valid.csv"),
     "test": ("test.csv", "default, test.csv"),
     "task": ("ternary", "polarity, ternary"),

@@ -13,6 +13,7 @@ import pytest
 
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import score
+from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, read_run, staging
 from loratory.store.record import RunRecord
 from loratory.study.layout import digest_of
@@ -167,7 +168,10 @@ class Fabricated:
         with staging(self.directory / "runs" / name) as stage:
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")
             if status == "completed":
-                kept = {part: (self.labels[part], logits[part], np.arange(len(logits[part]))) for part in parts}
+                kept = {}
+                for part in parts:
+                    numbers = np.arange(len(logits[part]))
+                    kept[part] = Predictions(self.labels[part], logits[part], numbers, numbers)
                 predictions.write(stage / PREDICTIONS, kept)
                 (stage / HISTORY).write_text(self._history(record, cell), encoding="utf8")
             commit(stage, self.directory / "runs" / name)

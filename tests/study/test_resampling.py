@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratory.evaluation.metrics import METRICS, score
-from loratory.study.resampling import SUMS, example_weights, replicate
+from loratory.study.resampling import SUMS, replicate, unit_weights
 
 
 def runs(seeds: int, examples: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,13 +30,36 @@ def test_every_metric_can_be_resampled() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> None:
     labels, logits = runs(3, 40, classes)
-    (found,) = replicate(metric, labels, [logits], draws=7, seed=5)
+    (found,) = replicate(metric, labels, np.arange(40), [logits], draws=7, seed=5)
     assert found.values.shape == (3,)
     assert found.draws.shape == (7, 3)
     assert np.allclose(found.values, [value(metric, labels, one) for one in logits], atol=1e-6)
-    for weights, drawn in zip(np.concatenate(list(example_weights(40, 7, 5))), found.draws, strict=True):
+    for weights, drawn in zip(np.concatenate(list(unit_weights(40, 7, 5))), found.draws, strict=True):
         chosen = np.repeat(np.arange(40), weights.astype(int))
         assert np.allclose(drawn, [value(metric, labels[chosen], one[chosen]) for one in logits], atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_examples_of_a_unit_are_drawn_together(metric: str) -> None:
+    labels, logits = runs(2, 40, 3)
+    units = np.random.default_rng(1).permutation(np.arange(40) % 9) * 10
+    (found,) = replicate(metric, labels, units, [logits], draws=7, seed=5)
+    assert found.units == 9
+    assert np.allclose(found.values, [value(metric, labels, one) for one in logits], atol=1e-6)
+    for weights, drawn in zip(np.concatenate(list(unit_weights(9, 7, 5))), found.draws, strict=True):
+        chosen = np.concatenate(
+            [np.flatnonzero(units == 10 * unit) for unit in np.repeat(np.arange(9), weights.astype(int))]
+        )
+        assert np.allclose(drawn, [value(metric, labels[chosen], one[chosen]) for one in logits], atol=1e-6)
+
+
+def test_copies_of_the_examples_add_no_certainty() -> None:
+    labels, logits = runs(3, 60, 2)
+    (once,) = replicate("accuracy", labels, np.arange(60), [logits], draws=50)
+    (copied,) = replicate(
+        "accuracy", np.tile(labels, 5), np.tile(np.arange(60), 5), [np.tile(logits, (1, 5, 1))], draws=50
+    )
+    assert np.allclose(once.draws, copied.draws)
 
 
 @pytest.mark.parametrize("metric", ["f1_macro", "f1_weighted", "mcc"])
@@ -44,7 +67,7 @@ def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> 
 def test_classes_that_are_absent_or_never_predicted(metric: str, answer: int) -> None:
     labels = np.array([0, 0, 0, 1])
     logits = np.eye(3, dtype=np.float32)[None, [answer] * 4]
-    (found,) = replicate(metric, labels, [logits], draws=50)
+    (found,) = replicate(metric, labels, np.arange(4), [logits], draws=50)
     assert np.isfinite(found.draws).all()
     assert found.values[0] == pytest.approx(value(metric, labels, logits[0]))
 
@@ -57,21 +80,21 @@ def test_accuracy_agrees_with_the_way_through_classes() -> None:
 
 def test_all_cells_share_the_draws_whatever_their_seeds() -> None:
     labels, logits = runs(5, 60, 2)
-    together = replicate("accuracy", labels, [logits, logits[:2]], draws=20)
-    (alone,) = replicate("accuracy", labels, [logits], draws=20)
+    together = replicate("accuracy", labels, np.arange(60), [logits, logits[:2]], draws=20)
+    (alone,) = replicate("accuracy", labels, np.arange(60), [logits], draws=20)
     assert np.array_equal(together[0].draws, alone.draws)
     assert np.array_equal(together[1].draws, alone.draws[:, :2])
 
 
 @given(st.integers(1, 50), st.integers(1, 30), st.integers(0, 9))
-def test_a_draw_has_as_many_examples_as_there_are(examples: int, draws: int, seed: int) -> None:
-    weights = np.concatenate(list(example_weights(examples, draws, seed)))
-    assert weights.shape == (draws, examples)
-    assert (weights.sum(axis=1) == examples).all()
+def test_a_draw_has_as_many_units_as_there_are(units: int, draws: int, seed: int) -> None:
+    weights = np.concatenate(list(unit_weights(units, draws, seed)))
+    assert weights.shape == (draws, units)
+    assert (weights.sum(axis=1) == units).all()
     assert (weights >= 0).all()
 
 
 def test_draws_in_pieces_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loratory.study.resampling._AT_ONCE", 25)
-    pieces = list(example_weights(10, 7, 0))
+    pieces = list(unit_weights(10, 7, 0))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]

@@ -36,7 +36,7 @@ def answers(accuracy: float, *, seeds: int = 5, seed: int = 0, seed_sd: float = 
 
 
 def compared(a: np.ndarray, b: np.ndarray, labels: np.ndarray = LABELS, *, draws: int = 2000) -> Difference:
-    return difference(*replicate("accuracy", labels, [a, b], draws=draws))
+    return difference(*replicate("accuracy", labels, np.arange(len(labels)), [a, b], draws=draws))
 
 
 def exact(estimate: float, error: float = 0.01, freedom: float = 20) -> Difference:

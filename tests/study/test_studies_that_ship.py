@@ -55,7 +55,7 @@ def test_a_study_that_ships_runs_whole(
     cells = len(spec.cells()) // (len(spec.data) * len(spec.models))
     found = records(tmp_path / "out")
     assert len(plan(tmp_path / "out")["cells"]) == cells
-    assert len(found) == cells * (4 + 1)
+    assert len(found) == cells * (spec.trials + 1)
     assert {record.status for record in found.values()} <= {"completed", "diverged"}
     choices = [choice for cell in plan(tmp_path / "out")["cells"] for choice in cell["choices"]]
     assert all(final["run"] in found for choice in choices for final in choice["finals"])

@@ -13,6 +13,7 @@ import pytest
 
 from loratory.errors import StorageError
 from loratory.evaluation import predictions
+from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import PREDICTIONS, RECORD, commit, read_run, staging
 from loratory.study.document import Summary
 from loratory.study.fronts import fronts
@@ -158,7 +159,6 @@ def test_log_loss_is_better_where_it_is_lower(fabricated: Callable[..., Any], ce
 def rewritten(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Commit the run again with other predictions."""
     record, splits = read_run(run), predictions.read(run / PREDICTIONS)
-    kept = {part: (one.labels, one.logits, one.rows) for part, one in splits.items()}
     history = (run / "history.jsonl").read_bytes()
     for path in run.iterdir():
         path.unlink()
@@ -166,7 +166,7 @@ def rewritten(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     with staging(run) as stage:
         (stage / RECORD).write_text(record.to_json(), encoding="utf8")
         (stage / "history.jsonl").write_bytes(history)
-        predictions.write(stage / PREDICTIONS, change(kept))
+        predictions.write(stage / PREDICTIONS, change(splits))
         commit(stage, run)
 
 
@@ -174,7 +174,10 @@ def test_other_test_examples_do_not_compare(fabricated: Callable[..., Any], cell
     place = fabricated([cell(STANDARD), cell(lora(8))], sizes=(30, 100)).write()
 
     def fewer(kept: dict[str, Any]) -> dict[str, Any]:
-        return {part: tuple(array[:-1] for array in arrays) for part, arrays in kept.items()}
+        return {
+            part: Predictions(one.labels[:-1], one.logits[:-1], one.rows[:-1], one.units[:-1])
+            for part, one in kept.items()
+        }
 
     second = load_study(place).cells[1]
     rewritten(second.finals[0].directory, fewer)

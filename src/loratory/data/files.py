@@ -22,8 +22,10 @@ from loratory.errors import DataError, counted
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 
+TEXT, LABEL, GROUP = "--text-column", "--label-column", "--group-column"
+
 Wanted = Mapping[str, str]
-"""The columns to read, each under the flag that names it: `--text-column`, and `--label-column` where there is one."""
+"""The columns to read, each under the flag that names it; there is always a `--text-column`."""
 
 Cells = dict[str, object]
 """Some of one row's cells, by column."""
@@ -31,10 +33,10 @@ Cells = dict[str, object]
 
 @dataclass(frozen=True)
 class Columns:
-    """Two columns of one table before anything is said about their values, each of length N."""
+    """Columns of one table before anything is said about their values, each of length N."""
 
-    texts: list[object]
-    labels: list[object]
+    values: dict[str, list[object]]
+    """The cells of each wanted column, under the flag that names it."""
     rows: list[int]
     """Places in the file, counted from 1, or in a list, counted from 0, in `unit`."""
     unit: Literal["line", "row", "position"]
@@ -45,16 +47,15 @@ class Columns:
     """Each row's other columns, where they were asked for."""
 
 
-def read_table(path: Path, text_column: str, label_column: str) -> tuple[Columns, str]:
-    """Read two columns of the table in `path`, its format chosen by the suffix; return them with the file's SHA-256.
+def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> tuple[Columns, str]:
+    """Read columns of the table in `path`, its format chosen by the suffix; return them with the file's SHA-256.
+
+    Args:
+        whole: whether the other columns are read, too.
 
     Raises:
         DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column.
     """
-    return _read(path, {"--text-column": text_column, "--label-column": label_column})
-
-
-def _read(path: Path, wanted: Wanted, *, whole: bool = False) -> tuple[Columns, str]:
     suffix = path.suffix.lower()
     data = read_bytes(path)
     if suffix not in SUFFIXES:
@@ -82,13 +83,14 @@ def read_texts(path: Path, text_column: str) -> tuple[list[str], list[Cells]]:
     if path.suffix.lower() == ".txt":
         texts = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
         return texts, [{} for _ in texts]
-    columns, _ = _read(path, {"--text-column": text_column}, whole=True)
-    for text, row in zip(columns.texts, columns.rows, strict=True):
+    columns, _ = read_table(path, {TEXT: text_column}, whole=True)
+    found = columns.values[TEXT]
+    for text, row in zip(found, columns.rows, strict=True):
         if not isinstance(text, str):
             raise DataError(
                 f"{path}: {columns.unit} {row}, column {text_column!r} holds no text; give a text or leave it out"
             )
-    return [str(text) for text in columns.texts], columns.others
+    return [str(text) for text in found], columns.others
 
 
 def lines(file: Iterable[str]) -> list[str]:
@@ -159,8 +161,8 @@ def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: boo
         raise _empty(path, wanted)
     header = first[1]
     _check_header(path, header, wanted)
-    places = [header.index(column) for column in wanted.values()]
-    columns = Columns([], [], [], "line", untyped=True)
+    places = {flag: header.index(column) for flag, column in wanted.items()}
+    columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=True)
     for line, cells in records:
         if len(cells) != len(header):
             few = len(cells) < len(header)
@@ -169,8 +171,8 @@ def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: boo
                 f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
                 f"({_listed(header)}); {remedy}"
             )
-        columns.texts.append(cells[places[0]])
-        columns.labels.append(cells[places[-1]])
+        for flag, place in places.items():
+            columns.values[flag].append(cells[place])
         columns.rows.append(line)
         if whole:
             columns.others.append(_others(zip(header, cells, strict=True), wanted))
@@ -237,8 +239,7 @@ def _others(cells: Iterable[tuple[str, object]], wanted: Wanted) -> Cells:
 
 
 def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
-    names = list(wanted.values())
-    columns = Columns([], [], [], "line", untyped=False)
+    columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=False)
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a JSON string
         if not content.strip():
             continue
@@ -250,8 +251,8 @@ def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
         if not isinstance(record, dict):
             raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
         require_columns(f"{path}: line {line}", record, wanted)
-        columns.texts.append(record[names[0]])
-        columns.labels.append(record[names[-1]])
+        for flag, name in wanted.items():
+            columns.values[flag].append(record[name])
         columns.rows.append(line)
         if whole:
             columns.others.append(_others(record.items(), wanted))
@@ -265,10 +266,10 @@ def _parquet(path: Path, data: bytes, wanted: Wanted, whole: bool) -> Columns:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         _check_header(path, list(file.schema_arrow.names), wanted)
-        table = file.read(columns=None if whole else list(wanted.values()))
+        table = file.read(columns=None if whole else list(dict.fromkeys(wanted.values())))
         others = [_others(row.items(), wanted) for row in table.to_pylist()] if whole else []
-        values = [table.column(column).to_pylist() for column in wanted.values()]
+        values = {flag: table.column(column).to_pylist() for flag, column in wanted.items()}
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise DataError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    return Columns(values[0], values[-1], list(range(1, len(values[0]) + 1)), "row", untyped=False, others=others)
+    return Columns(values, list(range(1, table.num_rows + 1)), "row", untyped=False, others=others)

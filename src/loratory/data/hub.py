@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loratory.data.files import Columns, require_columns
+from loratory.data.files import LABEL, Columns, Wanted, require_columns
 from loratory.errors import DataError, ResourceError
 
 log = logging.getLogger("loratory")
@@ -17,7 +17,7 @@ _PARTS = {"train": "train", "validation": "validation", "valid": "validation", "
 _PARTS["test"] = "test"
 
 
-def read_hub(name: str, text_column: str, label_column: str) -> tuple[dict[str, Columns], str | None]:
+def read_hub(name: str, wanted: Wanted) -> tuple[dict[str, Columns], str | None]:
     """Load `NAME[/CONFIG]` and return its parts (train, and validation and test where it has them) and its revision.
 
     Labels of a `ClassLabel` column are given by name. A part whose labels are all withheld (-1) is left out.
@@ -37,14 +37,15 @@ def read_hub(name: str, text_column: str, label_column: str) -> tuple[dict[str, 
         part = _PARTS.get(str(split))
         if part is None or part in parts:
             continue
-        wanted = {"--text-column": text_column, "--label-column": label_column}
         require_columns(f"hub:{name} ({split})", table.column_names, wanted)
-        labels = _label_values(table, label_column)
-        if part != "train" and labels and all(label is None for label in labels):
+        values = {
+            flag: _label_values(table, column) if flag == LABEL else list(table[column])
+            for flag, column in wanted.items()
+        }
+        if part != "train" and len(table) and all(label is None for label in values[LABEL]):
             log.warning("hub:%s: the labels of %s are withheld; this part is not used", name, split)
             continue
-        texts = list(table[text_column])
-        parts[part] = Columns(texts, labels, list(range(1, len(texts) + 1)), "row", untyped=False)
+        parts[part] = Columns(values, list(range(1, len(table) + 1)), "row", untyped=False)
         revision = revision or _revision(table)
     if "train" not in parts or not parts["train"].rows:
         raise DataError(f"hub:{name}: no rows to train on; its parts: {', '.join(map(str, loaded)) or 'none'}")

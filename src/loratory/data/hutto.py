@@ -18,8 +18,8 @@ DOMAINS: dict[str, str] = {
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
 
-SHARED: dict[str, str] = {"amazon": "sentences of reviews", "nyt": "sentences of articles"}
-"""The domains whose texts are parts of documents; splits do not keep a document's sentences together."""
+SENTENCES = ("amazon", "nyt")
+"""The domains whose texts are sentences of reviews and of articles, numbered DOCUMENT_SENTENCE."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Rated:
     """Mean human rating in [-4, 4]."""
     digest: str
     """SHA-256 of the published file."""
+    documents: tuple[str, ...] | None
+    """The number of the review or article that each text is a sentence of, where texts are sentences."""
 
 
 def read_ratings(domain: str) -> Rated:
@@ -47,10 +49,11 @@ def read_ratings(domain: str) -> Rated:
     data = read_bytes(path)
     texts: list[str] = []
     ratings: list[float] = []
+    documents: list[str] = []
     for number, line in enumerate(decoded(path, data).replace("\r\n", "\n").rstrip("\n").split("\n"), start=1):
         cells = line.split("\t")
         try:
-            _, rating, text = cells
+            name, rating, text = cells
             value = float(rating)
         except ValueError:
             value = math.nan
@@ -58,7 +61,9 @@ def read_ratings(domain: str) -> Rated:
             raise DataError(f"{path}: line {number} is damaged; remove {path.parent}, and it is fetched anew")
         texts.append(text)
         ratings.append(value)
-    return Rated(tuple(texts), tuple(ratings), hashlib.sha256(data).hexdigest())
+        documents.append(name.rpartition("_")[0])
+    kept = tuple(documents) if domain in SENTENCES else None
+    return Rated(tuple(texts), tuple(ratings), hashlib.sha256(data).hexdigest(), kept)
 
 
 def class_of(rating: float, task: Literal["polarity", "ternary"], neutral_band: float) -> str | None:

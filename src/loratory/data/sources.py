@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.data import hutto
-from loratory.data.files import SUFFIXES, Columns, encodable, read_table
+from loratory.data.files import GROUP, LABEL, SUFFIXES, TEXT, Columns, Wanted, encodable, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
 from loratory.errors import DataError, counted, nearest
@@ -29,6 +29,8 @@ class Examples:
     labels: tuple[Label, ...]
     rows: tuple[int, ...]
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
+    groups: tuple[str, ...] | None = None
+    """What each example belongs to (a document, an author), where the source says it."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,17 @@ def load_source(spec: DataSpec) -> Source:
         ResourceError: a package is missing, or the packaged data cannot be downloaded.
         SafetyError, StorageError: as :func:`loratory.data.packaged.fetch`.
     """
-    if spec.text_column == spec.label_column:
-        raise DataError(f"--text-column and --label-column are both {spec.text_column!r}; name two columns")
+    wanted = _wanted(spec)
     name = spec.dataset
     if name.startswith("hutto:"):
         source = _hutto(spec)
     elif name.startswith("hub:"):
-        parts, revision = read_hub(name.removeprefix("hub:"), spec.text_column, spec.label_column)
+        parts, revision = read_hub(name.removeprefix("hub:"), wanted)
         examples = {part: checked(f"{name} ({part})", columns) for part, columns in parts.items()}
         source = Source(name, revision, _content_digest(examples), examples)
     else:
-        return _files(spec)
-    given = _given_files(spec)
+        return _files(spec, wanted)
+    given = _given_files(spec, wanted)
     if given:
         source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
@@ -73,23 +74,40 @@ def load_source(spec: DataSpec) -> Source:
     return source
 
 
+def _wanted(spec: DataSpec) -> Wanted:
+    """The columns that `spec` names, each under its flag."""
+    named = {TEXT: spec.text_column, LABEL: spec.label_column, GROUP: spec.group_column}
+    wanted = {flag: column for flag, column in named.items() if column is not None}
+    flags: dict[str, str] = {}
+    for flag, column in wanted.items():
+        other = flags.setdefault(column, flag)
+        if other != flag:
+            raise DataError(f"{other} and {flag} are both {column!r}; name two columns")
+    return wanted
+
+
 def _hutto(spec: DataSpec) -> Source:
+    if spec.group_column is not None:
+        raise DataError(f"--group-column: {spec.dataset} has no columns (its documents are known); leave it out")
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
     classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
-    read = zip(rated.texts, classes, range(len(classes)), strict=True)
-    kept = [(text, label, row) for text, label, row in read if label]
-    texts, labels, rows = zip(*kept, strict=True)
+    kept = [row for row, label in enumerate(classes) if label]
+    examples = Examples(
+        texts=tuple(rated.texts[row] for row in kept),
+        labels=tuple(label for label in classes if label),
+        rows=tuple(kept),
+        groups=tuple(rated.documents[row] for row in kept) if rated.documents is not None else None,
+    )
     dropped = len(rated.texts) - len(kept)
-    revision = PACKAGED["hutto"].requirement
-    return Source(spec.dataset, revision, rated.digest, {"all": Examples(texts, labels, rows)}, dropped)
+    return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped)
 
 
-def _files(spec: DataSpec) -> Source:
+def _files(spec: DataSpec, wanted: Wanted) -> Source:
     path = Path(spec.dataset)
     if not path.exists() and not path.suffix and path.name == spec.dataset:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
-    tables = {"train": read_table(path, spec.text_column, spec.label_column), **_given_files(spec)}
+    tables = {"train": read_table(path, wanted), **_given_files(spec, wanted)}
     whole = _as_whole_numbers([columns for columns, _ in tables.values()])
     parts = {
         part: checked(spec.where(part), columns, as_int=whole and columns.untyped)
@@ -100,13 +118,9 @@ def _files(spec: DataSpec) -> Source:
     return Source(spec.dataset, None, _joined_digest({part: digest for part, (_, digest) in tables.items()}), parts)
 
 
-def _given_files(spec: DataSpec) -> dict[str, tuple[Columns, str]]:
+def _given_files(spec: DataSpec, wanted: Wanted) -> dict[str, tuple[Columns, str]]:
     named = {"validation": spec.validation, "test": spec.test}
-    return {
-        part: read_table(Path(file), spec.text_column, spec.label_column)
-        for part, file in named.items()
-        if file is not None
-    }
+    return {part: read_table(Path(file), wanted) for part, file in named.items() if file is not None}
 
 
 def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: DataSpec) -> Source:
@@ -126,7 +140,7 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code 
 
 def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
     """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
-    labels = [(label, columns.untyped) for columns in tables for label in columns.labels if not _missing(label)]
+    labels = [(label, columns.untyped) for columns in tables for label in columns.values[LABEL] if not _missing(label)]
     return all(
         _WHOLE_NUMBER.fullmatch(str(label).strip()) if untyped else not isinstance(label, str)
         for label, untyped in labels
@@ -149,22 +163,33 @@ def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
     Raises:
         DataError: which rows are at fault, and how.
     """
-    _refuse(where, columns, [_missing(label) for label in columns.labels], "without a label", "add it")
-    empty = [text is None or (isinstance(text, str) and not text.strip()) for text in columns.texts]
+    read, named = columns.values[TEXT], columns.values[LABEL]
+    _refuse(where, columns, [_missing(label) for label in named], "without a label", "add it")
+    empty = [text is None or (isinstance(text, str) and not text.strip()) for text in read]
     _refuse(where, columns, empty, "without a text", "add it")
-    texts = [text for text in columns.texts if isinstance(text, str)]
-    if len(texts) < len(columns.texts):
-        wrong = [not isinstance(text, str) for text in columns.texts]
-        _refuse(where, columns, wrong, "with a text that is not a string", "choose another --text-column")
+    texts = [text for text in read if isinstance(text, str)]
+    if len(texts) < len(read):
+        wrong = [not isinstance(text, str) for text in read]
+        _refuse(where, columns, wrong, "with a text that is not a string", f"choose another {TEXT}")
     _refuse(where, columns, [not encodable(text) for text in texts], "with half a surrogate pair", "mend it")
     convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
-    labels = [convert(value) for value in columns.labels]
+    labels = [convert(value) for value in named]
     kept = [label for label in labels if label is not None]
     if len(kept) < len(labels):
         wrong = [label is None for label in labels]
         remedy = "use text, numbers or true/false"
         _refuse(where, columns, wrong, "with a label that is no class name", remedy)
-    return Examples(tuple(texts), tuple(kept), tuple(range(len(texts))))
+    return Examples(tuple(texts), tuple(kept), tuple(range(len(texts))), _groups(where, columns))
+
+
+def _groups(where: str, columns: Columns) -> tuple[str, ...] | None:
+    """The group of each row: what stands in its column, as text without space around it."""
+    if GROUP not in columns.values:
+        return None
+    _refuse(where, columns, [_missing(value) for value in columns.values[GROUP]], "without a group", "add it")
+    groups = [_label(value) for value in columns.values[GROUP]]
+    _refuse(where, columns, [group is None for group in groups], "with a group that is no name", "use text or numbers")
+    return tuple(str(group) for group in groups)
 
 
 def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy: str) -> None:

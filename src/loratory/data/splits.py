@@ -1,8 +1,10 @@
 """How examples are divided: stratified, seeded, and by hashes alone, so that every machine divides alike.
 
-Texts that are equal once normalised form one group. Within each class, groups are ordered by
-SHA-256(seed, normalised text) and cut: the test takes the first, validation the next, training the rest. Neither the
-order of the rows nor any library's random numbers have a say, and no text stands on two sides.
+Texts that are equal once normalised are never parted, nor are those of one group (a document, an author) where the
+source has groups. What is never parted is a unit. Units are ordered by SHA-256(seed, normalised text), and class by
+class, the rarest first, each goes to the part that it brings nearest to its shares of the classes, among equals to the
+first of test, validation, training. (Sechidis, Tsoumakas & Vlahavas 2011, *On the Stratification of Multi-Label Data*,
+take classes in this order.) Neither the order of the rows nor any library's random numbers have a say.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import logging
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.sources import Examples, Label, load_source
+from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.errors import DataError, SettingsError, counted
 from loratory.spec import DataSpec, validated
 
@@ -40,6 +42,8 @@ class Split:
     """SHA-256 over the texts and label names in order."""
     rows: NDArray[np.int64]
     """(N,) 0-based rows of the file or data set that the part was read from."""
+    units: NDArray[np.int64]
+    """(N,) numbers from 0, the same for examples that are never parted: they are not independent of each other."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -67,16 +71,25 @@ class Dataset:
     """Texts that stand in the source more than once, with different labels."""
     dropped: int
     """Examples for which the task has no class."""
+    groups: dict[str, Any] | None
+    """Where the source has groups: their `count`, and `overlap`: examples of the second part whose group the first has.
+    """
+
+    def split(self, part: str) -> Split:
+        """The part of that name, one of `PARTS`."""
+        found: Split = getattr(self, part)
+        return found
 
     def record(self) -> dict[str, Any]:
         """The `data` part of run.json: JSON types only; `class_counts` in the order of `labels`."""
-        splits = {part: getattr(self, part) for part in PARTS}
+        splits = {part: self.split(part) for part in PARTS}
         return {
             "source": self.name,
             "revision": self.revision,
             "digest": self.digest,
             "labels": list(self.labels),
             "sizes": {part: len(split) for part, split in splits.items()},
+            "units": {part: int(split.units.max(initial=-1)) + 1 for part, split in splits.items()},
             "digests": {part: split.digest for part, split in splits.items()},
             "class_counts": {
                 part: np.bincount(split.labels, minlength=len(self.labels)).tolist() for part, split in splits.items()
@@ -85,18 +98,31 @@ class Dataset:
             "duplicates": dict(self.duplicates),
             "conflicts": self.conflicts,
             "dropped": self.dropped,
+            "groups": self.groups,
         }
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One example on its way to a part: label as id, normalised text, its place in the hash order, its source's row."""
+    """One example on its way to a part: label as id, normalised text, its place in the hash order, its source's row,
+    and its group where there are groups.
+    """
 
     text: str
     label: int
     normal: str
     place: bytes
     number: int
+    group: str | None
+
+
+@dataclass
+class _Unit:
+    """Rows that are never parted: the first of their places, and how many distinct texts of each class they are."""
+
+    place: bytes
+    texts: Counter[int]
+    normals: list[str]
 
 
 def make_dataset(spec: DataSpec) -> Dataset:
@@ -122,11 +148,12 @@ def make_dataset(spec: DataSpec) -> Dataset:
     parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset)
     for part in ("validation", "test"):
         _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
-    overlap = {f"{a}-{b}": _overlap(parts[a], parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
+    overlap = _overlaps(parts, lambda row: row.normal)
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
             log.warning("%s: %s of %s also in %s; kept", spec.dataset, counted(count, "text"), second, first)
+    groups = _grouped(spec, source, parts)
     if spec.limit is not None:
         parts["train"] = _limited(parts["train"], spec.limit, len(labels))
     return Dataset(
@@ -144,7 +171,22 @@ def make_dataset(spec: DataSpec) -> Dataset:
         },
         conflicts=sum(len(set(classes)) > 1 for classes in _groups(read["train"]).values()),
         dropped=source.dropped,
+        groups=groups,
     )
+
+
+def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, list[_Row]]) -> dict[str, Any] | None:
+    """What is said of the groups, where the source has some; parts that were given may share some."""
+    names = {group for examples in source.parts.values() for group in examples.groups or ()}
+    if not names:
+        return None
+    overlap = _overlaps(parts, lambda row: row.group)
+    for pair, count in overlap.items():
+        if count:
+            first, second = pair.split("-")
+            what = counted(count, "example")
+            log.warning("%s: %s of %s from groups that are also in %s; kept", spec.dataset, what, second, first)
+    return {"count": len(names), "overlap": overlap}
 
 
 def dataset_of(record: Mapping[str, Any]) -> Dataset:
@@ -178,10 +220,11 @@ def _key(label: Label) -> tuple[str, Label]:
 def _rows(examples: Examples, labels: Sequence[Label], seed: int) -> list[_Row]:
     ids = {_key(label): position for position, label in enumerate(labels)}
     rows = []
-    for text, label, number in zip(examples.texts, examples.labels, examples.rows, strict=True):
+    groups = examples.groups if examples.groups is not None else (None,) * len(examples.texts)
+    for text, label, number, group in zip(examples.texts, examples.labels, examples.rows, groups, strict=True):
         normal = normalised(text)
         place = hashlib.sha256(f"{seed}\0{normal}".encode()).digest()
-        rows.append(_Row(text, ids[_key(label)], normal, place, number))
+        rows.append(_Row(text, ids[_key(label)], normal, place, number, group))
     return rows
 
 
@@ -196,40 +239,85 @@ def _groups(rows: Iterable[_Row]) -> dict[str, list[int]]:
     return groups
 
 
+def _units(rows: Sequence[_Row]) -> list[_Unit]:
+    """What is never parted, in the order of the places.
+
+    A text whose rows disagree counts for its commonest label (the lowest id among equals).
+    """
+    labels: dict[str, int] = {}
+    for normal, classes in _groups(rows).items():
+        counts = Counter(classes)
+        labels[normal] = min(counts, key=lambda label: (-counts[label], label))
+    places = {row.normal: row.place for row in rows}
+    units = [
+        _Unit(min(places[normal] for normal in together), Counter(labels[normal] for normal in together), together)
+        for together in _together(rows)
+    ]
+    return sorted(units, key=lambda unit: unit.place)
+
+
+def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
+    """The distinct normalised texts, those that share a group in one list, also by way of a third."""
+    normals = dict.fromkeys(row.normal for row in rows)
+    if not rows or rows[0].group is None:
+        return ([normal] for normal in normals)
+    from scipy.cluster.hierarchy import DisjointSet
+
+    joined = DisjointSet(normals)
+    first: dict[str | None, str] = {}
+    for row in rows:
+        joined.merge(first.setdefault(row.group, row.normal), row.normal)
+    return map(sorted, joined.subsets())
+
+
 def divide(
     rows: Sequence[_Row], fractions: dict[str, float], labels: Sequence[Label], where: str
 ) -> dict[str, list[_Row]]:
-    """Cut `rows` into `train` and the parts of `fractions`, each class by itself, groups of equal texts whole.
-
-    A group whose rows disagree counts for its commonest label (the lowest id among equals).
-    """
+    """Cut `rows` into `train` and the parts of `fractions`, each class by its shares, units whole."""
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
-    places = {row.normal: row.place for row in rows}
-    by_class: dict[int, list[str]] = defaultdict(list)
-    for normal, classes in _groups(rows).items():
-        counts = Counter(classes)
-        by_class[min(counts, key=lambda label: (-counts[label], label))].append(normal)
-    side: dict[str, str] = {}
-    present = {row.label for row in rows}
-    for label, name in enumerate(labels):
-        if label not in present:
-            continue  # it stands in a given file only, which is refused for that
-        ordered = sorted(by_class[label], key=places.__getitem__)
-        if fractions and len(ordered) <= len(fractions):
-            found = counted(len(ordered), "distinct text")
+    units = _units(rows)
+    by_class: dict[int, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        for label in unit.texts:
+            by_class[label].append(unit)
+    totals = {label: sum(unit.texts[label] for unit in found) for label, found in by_class.items()}
+    for label in sorted({row.label for row in rows}):  # others stand in a given file only, which is refused for that
+        if fractions and len(by_class[label]) <= len(fractions):
+            found = counted(len(by_class[label]), "distinct text" if rows[0].group is None else "group")
             raise DataError(
-                f"{where}: class {name!r} has {found}, too few for {len(fractions) + 1} parts; "
+                f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
                 "add some, merge the class with another, or remove it"
             )
-        begin = 0
-        for part, count in _counts(len(ordered), fractions).items():
-            side.update(dict.fromkeys(ordered[begin : begin + count], part))
-            begin += count
+    wanted = {label: _counts(total, fractions) for label, total in totals.items()}
+    side: dict[str, str] = {}
+    for label in sorted(totals, key=lambda label: (totals[label], label)):
+        _assign(label, by_class[label], wanted, side)
     parts: dict[str, list[_Row]] = {part: [] for part in (*fractions, "train")}
     for row in _in_hash_order(rows):
         parts[side[row.normal]].append(row)
     return parts
+
+
+def _assign(label: int, units: list[_Unit], wanted: dict[int, dict[str, int]], side: dict[str, str]) -> None:
+    """Give each of a class's `units` that has none a part, and write off in `wanted` what that part got.
+
+    The last units go to parts that would have nothing of the class.
+    """
+
+    def nearer(part: str) -> int:
+        """By how many texts the unit brings `part` nearer to what it should have."""
+        return sum(abs(wanted[one][part]) - abs(wanted[one][part] - count) for one, count in unit.texts.items())
+
+    left = [unit for unit in units if unit.normals[0] not in side]
+    there = {side[unit.normals[0]] for unit in units if unit.normals[0] in side}
+    for number, unit in enumerate(left):
+        without = [part for part in wanted[label] if part not in there]
+        part = without[0] if len(left) - number <= len(without) else max(wanted[label], key=nearer)
+        there.add(part)
+        side.update(dict.fromkeys(unit.normals, part))
+        for one, count in unit.texts.items():
+            wanted[one][part] -= count
 
 
 def _counts(total: int, fractions: dict[str, float]) -> dict[str, int]:
@@ -269,9 +357,10 @@ def _refuse_unseen(train: list[_Row], other: list[_Row], part: str, labels: Sequ
         raise DataError(f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them")
 
 
-def _overlap(first: list[_Row], second: list[_Row]) -> int:
-    known = {row.normal for row in first}
-    return sum(row.normal in known for row in second)
+def _overlaps(parts: Mapping[str, list[_Row]], key: Callable[[_Row], str | None]) -> dict[str, int]:
+    """For each pair of parts, the rows of the second whose key the first has."""
+    known = {part: {key(row) for row in rows} for part, rows in parts.items()}
+    return {f"{a}-{b}": sum(key(row) in known[a] for row in parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
 
 
 def _split(rows: list[_Row], labels: Sequence[Label]) -> Split:
@@ -280,4 +369,8 @@ def _split(rows: list[_Row], labels: Sequence[Label]) -> Split:
         state.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")
     ids = np.array([row.label for row in rows], dtype=np.int64)
     numbers = np.array([row.number for row in rows], dtype=np.int64)
-    return Split(tuple(row.text for row in rows), ids, state.hexdigest(), numbers)
+    unit: dict[str, int] = {}
+    for number, normals in enumerate(_together(rows)):
+        unit.update(dict.fromkeys(normals, number))
+    units = np.array([unit[row.normal] for row in rows], dtype=np.int64)
+    return Split(tuple(row.text for row in rows), ids, state.hexdigest(), numbers, units)

@@ -1,8 +1,9 @@
 """`predictions.parquet`: the logits of every example, so that any metric can be computed again without the model.
 
 Columns: `split` (string), `index` (int64, row in that split), `row` (int64, row of the file or data set that the
-example was read from, counted from 0 without header and blank lines), `label` and `prediction` (int64, class numbers),
-`logits` (list of C float32). The same content gives the same bytes with the same pyarrow.
+example was read from, counted from 0 without header and blank lines), `unit` (int64, the same for examples that are not
+independent: of equal texts, of one group), `label` and `prediction` (int64, class numbers), `logits` (list of C
+float32). The same content gives the same bytes with the same pyarrow.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_WHOLE = ("index", "row", "unit", "label")
+"""Columns of whole numbers."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One split's true classes, logits and rows of the source, in the split's own order."""
+    """One split's true classes, logits, rows of the source and units, in the split's own order."""
 
     labels: Labels  # (N,)
-    logits: npt.NDArray[np.float32]  # (N, C)
+    logits: Logits  # (N, C)
     rows: npt.NDArray[np.int64]  # (N,)
+    units: npt.NDArray[np.int64]  # (N,)
 
     @property
     def predictions(self) -> Labels:
@@ -37,8 +43,8 @@ class Predictions:
         return highest
 
 
-def write(path: Path, splits: Mapping[str, tuple[Labels, Logits, npt.NDArray[np.int64]]]) -> None:
-    """Write each split's (labels (N,), logits (N, C), rows (N,)) to `path`; logits are kept as float32.
+def write(path: Path, splits: Mapping[str, Predictions]) -> None:
+    """Write each split's predictions to `path`; logits are kept as float32.
 
     Raises:
         TrainingError: a logit is NaN or infinite.
@@ -49,14 +55,14 @@ def write(path: Path, splits: Mapping[str, tuple[Labels, Logits, npt.NDArray[np.
 
     if not splits:
         raise ValueError("no split to write")
-    table = _table({name: _predictions(name, *arrays) for name, arrays in splits.items()})
+    table = _table({name: _checked(name, given) for name, given in splits.items()})
     try:
         pq.write_table(
             table,
             path,
             compression="zstd",
             use_dictionary=["split"],
-            column_encoding=dict.fromkeys(("index", "row", "label", "prediction"), "DELTA_BINARY_PACKED"),
+            column_encoding=dict.fromkeys((*_WHOLE, "prediction"), "DELTA_BINARY_PACKED"),
         )
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({_one_line(error)})") from None
@@ -83,14 +89,18 @@ def read(path: Path) -> dict[str, Predictions]:
         raise StorageError(f"{path}: not a predictions file ({_one_line(error)}); evaluate the run again") from None
 
 
-def _predictions(name: str, labels: Labels, logits: Logits, rows: npt.NDArray[np.int64]) -> Predictions:
-    if labels.ndim != 1 or logits.ndim != 2 or len(labels) != len(logits) or rows.shape != labels.shape:
-        shapes = f"labels {labels.shape}, logits {logits.shape} and rows {rows.shape}"
-        raise ValueError(f"{name}: {shapes} must be (N,), (N, C) and (N,)")
+def _checked(name: str, given: Predictions) -> Predictions:
+    N, logits = given.labels.shape[:1], given.logits
+    if logits.ndim != 2 or any(one.shape != N for one in (given.labels, logits[:, 0], given.rows, given.units)):
+        shapes = (
+            f"labels {given.labels.shape}, logits {logits.shape}, rows {given.rows.shape}, units {given.units.shape}"
+        )
+        raise ValueError(f"{name}: {shapes} must be (N,), (N, C), (N,) and (N,)")
     with np.errstate(over="ignore"):  # beyond float32 is infinity, refused on the next line
         kept = logits.astype(np.float32)
     require_finite(kept)
-    return Predictions(labels.astype(np.int64), kept, rows.astype(np.int64))
+    labels, rows, units = (one.astype(np.int64) for one in (given.labels, given.rows, given.units))
+    return Predictions(labels, kept, rows, units)
 
 
 def _table(splits: Mapping[str, Predictions]) -> pa.Table:
@@ -102,6 +112,7 @@ def _table(splits: Mapping[str, Predictions]) -> pa.Table:
         "split": pa.array([name for name, part in splits.items() for _ in range(len(part.labels))], pa.string()),
         "index": pa.array(np.concatenate([np.arange(len(part.labels), dtype=np.int64) for part in parts])),
         "row": pa.array(np.concatenate([part.rows for part in parts])),
+        "unit": pa.array(np.concatenate([part.units for part in parts])),
         "label": pa.array(np.concatenate([part.labels for part in parts])),
         "prediction": pa.array(np.concatenate([part.predictions for part in parts])),
         "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1]),
@@ -112,8 +123,7 @@ def _table(splits: Mapping[str, Predictions]) -> pa.Table:
 def _splits(table: pa.Table) -> dict[str, Predictions]:
     import pyarrow.types as kinds
 
-    whole = ("index", "row", "label")
-    for name, kind in (("split", kinds.is_string), *((name, kinds.is_int64) for name in whole)):
+    for name, kind in (("split", kinds.is_string), *((name, kinds.is_int64) for name in _WHOLE)):
         column = table.column(name)
         if column.null_count or not kind(column.type):
             raise ValueError(f"column {name} has the wrong type or gaps")
@@ -125,13 +135,13 @@ def _splits(table: pa.Table) -> dict[str, Predictions]:
     if not np.isfinite(logits).all():
         raise ValueError("a logit is not finite")
     names = np.asarray(table.column("split").to_pylist(), dtype=object)
-    index, rows, labels = (table.column(name).to_numpy() for name in whole)
+    index, rows, units, labels = (table.column(name).to_numpy() for name in _WHOLE)
     found: dict[str, Predictions] = {}
     for name in dict.fromkeys(names.tolist()):
         chosen = names == name
         if not np.array_equal(index[chosen], np.arange(chosen.sum())):
             raise ValueError(f"rows of split {name!r} are missing or out of order")
-        found[name] = Predictions(labels[chosen], logits[chosen], rows[chosen])
+        found[name] = Predictions(labels[chosen], logits[chosen], rows[chosen], units[chosen])
     return found
 
 

@@ -151,6 +151,12 @@ def _data(source: Source) -> Iterator[str]:
     for pair, number in data["overlap"].items():
         if number:
             yield f"- texts alike in {pair.replace('-', ' and ')}: {number:,}"
+    if data["groups"]:
+        yield f"- groups, each in one split unless it is said here: {data['groups']['count']:,}"
+        for pair, number in data["groups"]["overlap"].items():
+            if number:
+                first, second = pair.split("-")
+                yield f"- examples of {second} whose group is in {first}, too: {number:,}"
     if data["conflicts"]:
         yield f"- texts with different labels: {data['conflicts']:,}"
     if data["dropped"]:

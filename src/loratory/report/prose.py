@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from loratory import units
-from loratory.data.hutto import SHARED
 from loratory.errors import counted
 from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
@@ -141,9 +139,10 @@ def how(study: Summary) -> list[str]:
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes.",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
-        f"{DRAWS:,} times, the same draws for both approaches and every seed; seeds are not resampled but enter by the "
-        "variance of their differences. The interval and the p-value are Student's t on the sum of both variances, its "
-        "degrees of freedom between those of the seeds and of the examples (Satterthwaite).",
+        f"{DRAWS:,} times, those of one text or one group as one, with the same draws for both approaches and every "
+        "seed; seeds are not resampled but enter by the variance of their differences. The interval and the p-value "
+        "are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and of what "
+        "is resampled (Satterthwaite).",
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
@@ -238,8 +237,6 @@ def limits(study: Summary) -> list[str]:
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
     if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
         found.append(LEFT_OVER)
-    found += _repeated(study)
-    found += _shared(study)
     found += _made_otherwise(study)
     if _tuned(study):
         found.append(
@@ -257,36 +254,6 @@ def limits(study: Summary) -> list[str]:
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
-
-
-def _repeated(study: Summary) -> list[str]:
-    """That the bootstrap draws equal texts one by one, where the data have some."""
-    counts = {}
-    for one in study.data:
-        repeated = one.get("duplicates")
-        parts = repeated if isinstance(repeated, Mapping) else {}
-        number = sum(int(parts.get(part) or 0) for part in ("all", "test"))
-        if number:
-            counts[str(one.get("dataset", one.get("source", "data")))] = number
-    if not counts:
-        return []
-    shown = listed([f"{number:,} in {name}" for name, number in counts.items()])
-    return [
-        f"Test examples are resampled one by one, also those whose texts are equal (repeated texts: {shown}): where "
-        "many of them fall into the test split, intervals of differences are too narrow."
-    ]
-
-
-def _shared(study: Summary) -> list[str]:
-    """That sentences of one document stand on both sides, in the packaged data where it is so."""
-    names = {f"hutto:{domain}": document for domain, document in SHARED.items()}
-    found = [f"{name} ({names[name]})" for name in sorted({cell.data for cell in study.cells} & set(names))]
-    if not found:
-        return []
-    return [
-        f"Sentences of one document stand in training and test split of {listed(found)}: new documents may be harder "
-        "than these scores say."
-    ]
 
 
 def _made_otherwise(study: Summary) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -25,10 +25,11 @@ class _Tested:
     seeds: tuple[int, ...]
     labels: Labels  # (N,)
     rows: Labels  # (N,)
+    units: Labels  # (N,)
     logits: Logits  # (S, N, C)
 
     def on_the_same_as(self, other: _Tested) -> bool:
-        same = np.array_equal(self.labels, other.labels) and np.array_equal(self.rows, other.rows)
+        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("labels", "rows", "units"))
         return same and self.logits.shape[-1] == other.logits.shape[-1]
 
 
@@ -78,15 +79,15 @@ def _tested(cell: CellRuns) -> _Tested:
         if "test" not in splits:
             raise StorageError(f"{final.directory / PREDICTIONS} holds no test split; run the study again")
     one_each = [
-        _Tested((final.seed,), splits["test"].labels, splits["test"].rows, splits["test"].logits[None])
-        for final, splits in zip(cell.completed, found, strict=True)
+        _Tested((final.seed,), test.labels, test.rows, test.units, test.logits[None])
+        for final, test in zip(cell.completed, (splits["test"] for splits in found), strict=True)
     ]
     for final, one in zip(cell.completed, one_each, strict=True):
         if not one.on_the_same_as(one_each[0]):
             first = cell.completed[0].directory
             raise StorageError(f"{final.directory} and {first} were tested on different examples; run the study anew")
     logits = np.concatenate([one.logits for one in one_each])
-    return _Tested(tuple(final.seed for final in cell.completed), one_each[0].labels, one_each[0].rows, logits)
+    return replace(one_each[0], seeds=tuple(final.seed for final in cell.completed), logits=logits)
 
 
 def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) -> dict[str, Replicates]:
@@ -95,7 +96,8 @@ def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) 
     for first in tested.values():
         same = {cell: one for cell, one in tested.items() if cell not in measured and one.on_the_same_as(first)}
         if same:
-            found = replicate(metric, first.labels, [one.logits for one in same.values()], draws=draws, seed=seed)
+            runs = [one.logits for one in same.values()]
+            found = replicate(metric, first.labels, first.units, runs, draws=draws, seed=seed)
             measured.update(zip(same, found, strict=True))
     return measured
 
@@ -118,7 +120,7 @@ def _compared(
 
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
-    return Replicates(measured.values[..., places], measured.draws[..., places], measured.examples)
+    return Replicates(measured.values[..., places], measured.draws[..., places], measured.units)
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:

@@ -1,4 +1,7 @@
-"""Metrics of resampled examples: each draw weighs every example by how often it was drawn.
+"""Metrics of resampled examples: each draw weighs every example by how often its unit was drawn.
+
+A unit is one example, or all that are not independent of each other (equal texts, a document's sentences): those are
+drawn together, the cluster bootstrap (Davison & Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8).
 
 Every metric is a function of sums over examples, so that all draws of all runs are one product of matrices:
 weights (draws, N) x columns (N, runs and what is summed for each). Draws are the same for all runs, which is what makes
@@ -32,7 +35,7 @@ class Replicates:
 
     values: Array  # (..., S), on the examples as they are
     draws: Array  # (draws, ..., S), on each draw of examples
-    examples: int
+    units: int
 
 
 @dataclass(frozen=True)
@@ -42,45 +45,51 @@ class Sums:
     Attributes:
         per_run: (labels (N,), logits (S, N, C)) -> (S, N, K), summed for each run.
         shared: (labels (N,), C) -> (N, L), summed once for all runs.
-        metric: (sums (..., K), shared sums (..., L), N) -> (...).
+        metric: (sums (..., K), shared sums (..., L), examples drawn (...)) -> (...).
     """
 
     per_run: Callable[[Labels, Logits], Columns]
     shared: Callable[[Labels, int], Columns]
-    metric: Callable[[Array, Array, int], Array]
+    metric: Callable[[Array, Array, Array], Array]
 
 
 def replicate(
-    metric: str, labels: Labels, runs: Sequence[Logits], *, draws: int = DRAWS, seed: int = 0
+    metric: str, labels: Labels, units: Labels, runs: Sequence[Logits], *, draws: int = DRAWS, seed: int = 0
 ) -> list[Replicates]:
-    """The metric of each cell's runs on `draws` resamples of the same N examples, the same resamples for all.
+    """The metric of each cell's runs on `draws` resamples of the same U units of N examples, the same for all.
 
     Args:
         metric: a key of METRICS.
         labels: true classes (N,).
+        units: (N,) whose values say which examples are drawn together.
         runs: logits (S, N, C) of each cell's S seeds; S may differ from cell to cell.
         seed: of the draws.
     """
-    sums, N = SUMS[metric], len(labels)
+    sums = SUMS[metric]
+    _, places, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    by_unit = np.argsort(places, kind="stable")
+    labels, runs = labels[by_unit], [logits[:, by_unit] for logits in runs]
     columns = [sums.per_run(labels, logits) for logits in runs]
     shared = sums.shared(labels, runs[0].shape[-1])
     found: list[list[Array]] = [[] for _ in runs]
-    for weights in (np.ones((1, N), dtype=np.float32), *example_weights(N, draws, seed)):
+    for drawn in (np.ones((1, len(sizes)), dtype=np.float32), *unit_weights(len(sizes), draws, seed)):
+        weights = np.repeat(drawn, sizes, axis=1)  # (draws, N)
         common = (weights @ shared).astype(np.float64)[:, None]  # (draws, 1, L)
+        total = weights.sum(axis=1, dtype=np.float64)[:, None]  # (draws, 1)
         for parts, cell in zip(found, columns, strict=True):
-            parts.append(sums.metric(_weighted(weights, cell), common, N))
-    return [Replicates(parts[0][0], np.concatenate(parts[1:]), N) for parts in found]
+            parts.append(sums.metric(_weighted(weights, cell), common, total))
+    return [Replicates(parts[0][0], np.concatenate(parts[1:]), len(sizes)) for parts in found]
 
 
-def example_weights(examples: int, draws: int, seed: int) -> Iterator[Columns]:
-    """How often each draw has each of N examples: (some draws, N) at a time, N in each row's sum."""
+def unit_weights(units: int, draws: int, seed: int) -> Iterator[Columns]:
+    """How often each draw has each of U units: (some draws, U) at a time, U in each row's sum."""
     random = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // examples)
+    step = max(1, _AT_ONCE // units)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
-        drawn = random.integers(0, examples, (rows, examples)) + np.arange(rows)[:, None] * examples
-        counts = np.bincount(drawn.ravel(), minlength=rows * examples)
-        yield counts.reshape(rows, examples).astype(np.float32)
+        drawn = random.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=rows * units)
+        yield counts.reshape(rows, units).astype(np.float32)
 
 
 def _weighted(weights: Columns, columns: Columns) -> Array:
@@ -128,12 +137,12 @@ def _gaps(labels: Labels, logits: Logits) -> Columns:
     return columns
 
 
-def _mean(sums: Array, shared: Array, examples: int) -> Array:
+def _mean(sums: Array, shared: Array, examples: Array) -> Array:
     means: Array = sums[..., 0] / examples
     return means
 
 
-def _expected_calibration_error(sums: Array, shared: Array, examples: int) -> Array:
+def _expected_calibration_error(sums: Array, shared: Array, examples: Array) -> Array:
     error: Array = np.abs(sums).sum(axis=-1) / examples
     return error
 
@@ -144,17 +153,17 @@ def _class_f1(sums: Array, true: Array) -> Array:
     return _ratio(2 * hits, predicted + true)
 
 
-def _f1_macro(sums: Array, true: Array, examples: int) -> Array:
+def _f1_macro(sums: Array, true: Array, examples: Array) -> Array:
     mean: Array = _class_f1(sums, true).mean(axis=-1)
     return mean
 
 
-def _f1_weighted(sums: Array, true: Array, examples: int) -> Array:
+def _f1_weighted(sums: Array, true: Array, examples: Array) -> Array:
     weighted: Array = (_class_f1(sums, true) * true).sum(axis=-1) / examples
     return weighted
 
 
-def _mcc(sums: Array, true: Array, examples: int) -> Array:
+def _mcc(sums: Array, true: Array, examples: Array) -> Array:
     """(N · hits - Σ p t) / √((N² - Σ p²)(N² - Σ t²)) over classes predicted p and true t times (Gorodkin 2004)."""
     hits, predicted = np.split(sums, 2, axis=-1)
     covariance = examples * hits.sum(axis=-1) - (predicted * true).sum(axis=-1)
