@@ -190,10 +190,10 @@ def test_groups_are_not_parted_and_classes_keep_their_shares(seed: int) -> None:
         "count": len(set(books.values())),
         "overlap": {"train-validation": 0, "train-test": 0, "validation-test": 0},
     }
-    totals = Counter(bool(row["label"]) for row in rows)
+    largest, share = max(Counter(books.values()).values()), sum(bool(row["label"]) for row in rows) / len(rows)
     for part, fraction in (("validation", 0.1), ("test", 0.2)):
-        for label, count in enumerate(record["class_counts"][part]):
-            assert count == pytest.approx(fraction * totals[bool(label)], rel=0.1)
+        assert abs(record["sizes"][part] - fraction * len(rows)) <= 2 * largest
+        assert record["class_counts"][part][1] / record["sizes"][part] == pytest.approx(share, abs=0.1)
         assert record["units"][part] == len(sides[("train", "validation", "test").index(part)])
 
 
@@ -242,3 +242,16 @@ def test_documents_of_the_packaged_data_stand_in_one_split_each() -> None:
         dataset = make_dataset(DataSpec(dataset=f"hutto:{domain}"))
         assert dataset.groups == {"count": count, "overlap": dict.fromkeys(dataset.overlap, 0)}
         assert sum(dataset.record()["units"].values()) <= count
+
+
+def test_no_part_has_a_liking_for_large_groups() -> None:
+    """Ordered by the least hash of their texts large groups would come first, filled up to the last text late ones be
+    small.
+    """
+    sizes: dict[str, list[float]] = {"train": [], "test": []}
+    for seed in range(12):
+        record = grouped(documents(1500, 200, seed), split_seed=seed).record()
+        for part, found in sizes.items():
+            found.append(record["sizes"][part] / record["units"][part])
+    mean = {part: sum(found) / len(found) for part, found in sizes.items()}
+    assert mean["test"] == pytest.approx(mean["train"], rel=0.2)

@@ -1,10 +1,10 @@
 """How examples are divided: stratified, seeded, and by hashes alone, so that every machine divides alike.
 
 Texts that are equal once normalised are never parted, nor are those of one group (a document, an author) where the
-source has groups. What is never parted is a unit. Units are ordered by SHA-256(seed, normalised text), and class by
-class, the rarest first, each goes to the part that it brings nearest to its shares of the classes, among equals to the
-first of test, validation, training. (Sechidis, Tsoumakas & Vlahavas 2011, *On the Stratification of Multi-Label Data*,
-take classes in this order.) Neither the order of the rows nor any library's random numbers have a say.
+source has groups. What is never parted is a unit, and counts for the commonest class of its texts. Within each class,
+units are ordered by SHA-256(seed, normalised text), for several texts that of their hashes, and cut: the test takes the
+first, validation the next, training the rest, each the texts that are its share, to half a unit. Neither the order of
+the rows nor any library's random numbers have a say, and whether a unit is large has none either.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,19 @@ class _Row:
 
 @dataclass
 class _Unit:
-    """Rows that are never parted: the first of their places, and how many distinct texts of each class they are."""
+    """Rows that are never parted."""
 
     place: bytes
-    texts: Counter[int]
+    """In the hash order."""
     normals: list[str]
+    """Their distinct normalised texts."""
+    classes: Counter[int]
+    """How many of these are of each class."""
+
+    @property
+    def label(self) -> int:
+        """The commonest class, the lowest id among equals."""
+        return _commonest(self.classes)
 
 
 def make_dataset(spec: DataSpec) -> Dataset:
@@ -240,20 +249,19 @@ def _groups(rows: Iterable[_Row]) -> dict[str, list[int]]:
 
 
 def _units(rows: Sequence[_Row]) -> list[_Unit]:
-    """What is never parted, in the order of the places.
-
-    A text whose rows disagree counts for its commonest label (the lowest id among equals).
-    """
-    labels: dict[str, int] = {}
-    for normal, classes in _groups(rows).items():
-        counts = Counter(classes)
-        labels[normal] = min(counts, key=lambda label: (-counts[label], label))
+    """What is never parted, in the order of the places. A text whose rows disagree counts for its commonest class."""
+    labels = {normal: _commonest(Counter(classes)) for normal, classes in _groups(rows).items()}
     places = {row.normal: row.place for row in rows}
-    units = [
-        _Unit(min(places[normal] for normal in together), Counter(labels[normal] for normal in together), together)
-        for together in _together(rows)
-    ]
+    units = []
+    for together in _together(rows):
+        found = sorted(places[normal] for normal in together)  # the least of them would put large units first
+        place = found[0] if len(found) == 1 else hashlib.sha256(b"".join(found)).digest()
+        units.append(_Unit(place, together, Counter(labels[normal] for normal in together)))
     return sorted(units, key=lambda unit: unit.place)
+
+
+def _commonest(counts: Counter[int]) -> int:
+    return min(counts, key=lambda label: (-counts[label], label))
 
 
 def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
@@ -273,51 +281,48 @@ def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
 def divide(
     rows: Sequence[_Row], fractions: dict[str, float], labels: Sequence[Label], where: str
 ) -> dict[str, list[_Row]]:
-    """Cut `rows` into `train` and the parts of `fractions`, each class by its shares, units whole."""
+    """Cut `rows` into `train` and the parts of `fractions`, each class by itself, units whole."""
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
     units = _units(rows)
-    by_class: dict[int, list[_Unit]] = defaultdict(list)
-    for unit in units:
-        for label in unit.texts:
-            by_class[label].append(unit)
-    totals = {label: sum(unit.texts[label] for unit in found) for label, found in by_class.items()}
+    holding = Counter(label for unit in units for label in unit.classes)
     for label in sorted({row.label for row in rows}):  # others stand in a given file only, which is refused for that
-        if fractions and len(by_class[label]) <= len(fractions):
-            found = counted(len(by_class[label]), "distinct text" if rows[0].group is None else "group")
+        if fractions and holding[label] <= len(fractions):
+            found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
             raise DataError(
                 f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
                 "add some, merge the class with another, or remove it"
             )
-    wanted = {label: _counts(total, fractions) for label, total in totals.items()}
-    side: dict[str, str] = {}
-    for label in sorted(totals, key=lambda label: (totals[label], label)):
-        _assign(label, by_class[label], wanted, side)
+    by_class: dict[int, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        by_class[unit.label].append(unit)
+    side = {
+        normal: part
+        for members in by_class.values()
+        for unit, part in zip(members, _cut(members, fractions), strict=True)
+        for normal in unit.normals
+    }
     parts: dict[str, list[_Row]] = {part: [] for part in (*fractions, "train")}
     for row in _in_hash_order(rows):
         parts[side[row.normal]].append(row)
     return parts
 
 
-def _assign(label: int, units: list[_Unit], wanted: dict[int, dict[str, int]], side: dict[str, str]) -> None:
-    """Give each of a class's `units` that has none a part, and write off in `wanted` what that part got.
-
-    The last units go to parts that would have nothing of the class.
+def _cut(units: Sequence[_Unit], fractions: dict[str, float]) -> list[str]:
+    """The part of each unit: that in whose share of the texts, laid end to end, its middle lies. A part that has none
+    so gets the unit that lies nearest, of those of parts with several.
     """
-
-    def nearer(part: str) -> int:
-        """By how many texts the unit brings `part` nearer to what it should have."""
-        return sum(abs(wanted[one][part]) - abs(wanted[one][part] - count) for one, count in unit.texts.items())
-
-    left = [unit for unit in units if unit.normals[0] not in side]
-    there = {side[unit.normals[0]] for unit in units if unit.normals[0] in side}
-    for number, unit in enumerate(left):
-        without = [part for part in wanted[label] if part not in there]
-        part = without[0] if len(left) - number <= len(without) else max(wanted[label], key=nearer)
-        there.add(part)
-        side.update(dict.fromkeys(unit.normals, part))
-        for one, count in unit.texts.items():
-            wanted[one][part] -= count
+    shares = _counts(sum(len(unit.normals) for unit in units), fractions)
+    ends = dict(zip(shares, accumulate(shares.values()), strict=True))
+    after = list(accumulate(len(unit.normals) for unit in units))
+    middles = [end - len(unit.normals) / 2 for end, unit in zip(after, units, strict=True)]
+    sides = [next(part for part in ends if middle < ends[part]) for middle in middles]
+    for part in ends if len(units) >= len(ends) else ():
+        if part not in sides:
+            free = [number for number, other in enumerate(sides) if sides.count(other) > 1]
+            middle = ends[part] - shares[part] / 2
+            sides[min(free, key=lambda number: abs(middles[number] - middle))] = part
+    return sides
 
 
 def _counts(total: int, fractions: dict[str, float]) -> dict[str, int]:
