@@ -266,6 +266,7 @@ def pair(a: dict[str, Any], b: dict[str, Any], examples: int) -> dict[str, Any] 
         "why_none": None if enough else f"{seeds} seeds, fewer than 5",
         "seeds": seeds,
         "examples": examples,
+        "units": examples,
     }
 
 

@@ -202,6 +202,7 @@ def test_page_says_what_the_study_can_say(
         "levels": (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7)),
         "tuned": False,
         "examples": 60,
+        "units": 60,
         **change,
     }
     page = Parsed(page_of(make_study(tmp_path, **given), tmp_path))

@@ -254,7 +254,7 @@ def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSumm
 
 
 def judged(a: str, b: str, verdict: Any) -> Pair:
-    return Pair(a, b, "accuracy", 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 3, verdict, None, 5, 100)
+    return Pair(a, b, "accuracy", 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 3, verdict, None, 5, 100, 100)
 
 
 def test_the_front_keeps_ties() -> None:

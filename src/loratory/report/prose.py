@@ -139,10 +139,10 @@ def how(study: Summary) -> list[str]:
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes.",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
-        f"{DRAWS:,} times, those of one text or one group as one, with the same draws for both approaches and every "
-        "seed; seeds are not resampled but enter by the variance of their differences. The interval and the p-value "
-        "are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and of what "
-        "is resampled (Satterthwaite).",
+        f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
+        "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "
+        "p-value are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and "
+        "of the units (Satterthwaite).",
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "

@@ -68,7 +68,8 @@ def _chance(pair: Pair) -> str:
 
 
 def _basis(pair: Pair) -> str:
-    return f"{counted(pair.seeds, 'seed')}, {counted(pair.examples, 'example')}"
+    units = f" in {counted(pair.units, 'unit')}" if pair.units < pair.examples else ""
+    return f"{counted(pair.seeds, 'seed')}, {counted(pair.examples, 'example')}{units}"
 
 
 def incomplete(scene: Scene) -> list[Observation]:

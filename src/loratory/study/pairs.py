@@ -41,6 +41,7 @@ class _Compared:
     b: CellRuns
     seeds: int
     examples: int
+    units: int
     estimate: float | None
     """None where they were not tested on the same examples."""
     difference: Difference | None
@@ -109,14 +110,14 @@ def _compared(
     common = [seed for seed in first.seeds if seed in second.seeds]
     if not common:
         return None
-    N = len(first.labels)
+    N, U = len(first.labels), measured[a.id].units
     if not first.on_the_same_as(second):
-        return _Compared(a, b, len(common), N, None, None)
+        return _Compared(a, b, len(common), N, U, None, None)
     left, right = (
         _of_seeds(measured[cell.id], [tested[cell.id].seeds.index(seed) for seed in common]) for cell in (a, b)
     )
     estimate = float((left.values - right.values).mean())
-    return _Compared(a, b, len(common), N, estimate, difference(left, right) if len(common) > 1 else None)
+    return _Compared(a, b, len(common), N, U, estimate, difference(left, right) if len(common) > 1 else None)
 
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
@@ -147,6 +148,7 @@ def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | No
         why_none=why,
         seeds=compared.seeds,
         examples=compared.examples,
+        units=compared.units,
     )
 
 

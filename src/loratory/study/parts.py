@@ -233,6 +233,8 @@ class Pair:
     seeds: int
     """Common completed seeds."""
     examples: int
+    units: int
+    """Distinct texts among the examples, or groups where the data have some: what is resampled."""
 
 
 @dataclass(frozen=True)
