@@ -1,19 +1,21 @@
 """What `loratory estimate` says beforehand, beside what `loratory train` measures: one row a combination.
 
-python benchmarks/estimate.py --device cpu            24 combinations, a Markdown table
+python benchmarks/estimate.py --device cpu            32 combinations, a Markdown table
 
-Each estimate and each run is a process of its own, as a user would start it. Texts are those of hutto:movies, short or
-joined (see workloads.py); every run makes a fixed number of steps, of which the first are slower than the rest.
+Each estimate and each run has a fresh process, forked from one that has imported what both import. Texts are those of
+hutto:movies, short or joined (see workloads.py); every run makes a fixed number of steps, of which the first are slower
+than the rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,10 @@ from workloads import LONGEST, METHODS, model_directory, write_texts
 
 from loratory import units
 from loratory.engine.hardware import Hardware
-from loratory.spec import HardwareSpec
+from loratory.estimating import estimate
+from loratory.methods import spec_from_flags
+from loratory.run import train
+from loratory.spec import HardwareSpec, RunSpec
 
 FLAGS = {**METHODS, "head": {"method": "head"}, "hybrid": {"method": "hybrid", "unfrozen_layers": 1}}
 BATCHES = {"short": (8, 32), "long": (4, 8)}
@@ -33,37 +38,42 @@ def main() -> None:
     """Measure, print, and say how far the estimates are off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--models", default="minilm", help="minilm, roberta-base (random weights) or directories")
+    parser.add_argument(
+        "--models", default="minilm,roberta-base", help="minilm, roberta-base (random weights) or directories"
+    )
     parser.add_argument("--tokenizer", default="minilm")
     parser.add_argument("--methods", default=",".join(name for name in FLAGS if name != "lora-all"))
     parser.add_argument("--workloads", default=",".join(LONGEST))
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of each run")
     options = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="estimate-") as place:
         work = Path(place)
         os.environ["LORATORY_DATA"] = str(Path(os.environ.get("LORATORY_DATA", "data")).resolve())
-        for name in options.models.split(","):
-            model = model_directory(name, work, tokenizer=options.tokenizer)
-            for workload, method in product(options.workloads.split(","), options.methods.split(",")):
-                for batch in BATCHES[workload]:
-                    data = work / f"{workload}-{batch}"
-                    if not data.exists():
-                        write_texts(data, workload, dataset="hutto:movies", count=options.steps * batch)
-                    flags = {**FLAGS[method], "model": model, "batch_size": batch, "max_length": LONGEST[workload]}
-                    row = measured(work, data, {**flags, "device": options.device, "epochs": 1})
-                    rows.append({"model": name, "workload": workload, "method": method, "batch": batch, **row})
-                    print(rows[-1], file=sys.stderr, flush=True)
+        try:
+            for name in options.models.split(","):
+                model = model_directory(name, work, tokenizer=options.tokenizer)
+                for workload, method in product(options.workloads.split(","), options.methods.split(",")):
+                    for batch in BATCHES[workload]:
+                        data = work / f"{workload}-{batch}"
+                        if not data.exists():
+                            write_texts(data, workload, dataset="hutto:movies", count=options.steps * batch)
+                        flags = {**FLAGS[method], "model": model, "batch_size": batch, "max_length": LONGEST[workload]}
+                        found = measured(work, data, {**flags, "device": options.device, "epochs": 1})
+                        rows.append({"model": name, "workload": workload, "method": method, "batch": batch, **found})
+                        print(rows[-1], file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(f"stopped after {len(rows)} combinations\n")
     report(rows, options.device)
 
 
 def measured(work: Path, data: Path, flags: dict[str, Any]) -> dict[str, Any]:
     """One estimate and one run."""
-    given = {"dataset": data / "train.csv", "validation": data / "validation.csv", "test": data / "test.csv", **flags}
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    (said,) = _command("estimate", *words)
+    files = {"dataset": data / "train.csv", "validation": data / "validation.csv", "test": data / "test.csv"}
+    spec = spec_from_flags({key: str(value) for key, value in {**files, **flags}.items()})
+    said = _alone(_estimated, spec)
     with tempfile.TemporaryDirectory(dir=work) as output:
-        run = _command("train", *words, "--output", f"{output}/run")
+        run = _alone(_trained, spec, f"{output}/run")
     cost = run["cost"]
     peak = cost["peak_memory_bytes"]
     return {
@@ -74,11 +84,20 @@ def measured(work: Path, data: Path, flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _command(*words: str) -> Any:
-    done = subprocess.run([sys.executable, "-m", "loratory", *words, "--json"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"loratory {' '.join(words)}: {done.stderr}")
-    return json.loads(done.stdout)
+def _estimated(spec: RunSpec) -> dict[str, Any]:
+    return estimate(spec).to_dict()
+
+
+def _trained(spec: RunSpec, output: str) -> dict[str, Any]:
+    return train(spec, output=Path(output), keep_weights=False).record.to_dict()
+
+
+def _alone(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """What `work` gives in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "loratory.run", "loratory.estimating"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *args).result()
 
 
 def report(rows: list[dict[str, Any]], device: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+import loratory.run  # noqa: F401  # what it loads is part of a training process's memory
 from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware

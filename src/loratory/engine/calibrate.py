@@ -1,7 +1,8 @@
 """What training takes on this device, found by making a few of its steps.
 
-the step with the most tokens of the whole run ─▶ peak memory, and all is warm
-typical steps, for some seconds                ─▶ time
+the step with the most tokens of the whole run     ─▶ peak memory, and all is warm
+the largest batch of a frozen bottom, if there is one ─▶ its peak, and its time: cold, and once more
+typical steps, for some seconds                    ─▶ time
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
 from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.fit import Progress, ready
+from loratory.engine.frozen import AT_ONCE, Bottom
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.methods.base import Companion
@@ -34,8 +37,9 @@ class Calibration:
         parts_bytes: what it is made of: weights, gradients, optimizer, activations, rest.
         heaviest: tokens of the largest part of a batch in the whole run.
         timed_steps: how many steps' time was taken.
-        train_seconds: of all optimizer steps of the run: as many seconds a token as in the steps that were timed, and
-            the pass of a frozen bottom over all texts.
+        train_seconds: of all optimizer steps of the run: as many seconds a token as in the steps that were timed; and
+            of the pass of a frozen bottom over all texts: as many a token as over the sample, where kernels are loaded
+            in a second pass, and what the first took longer.
     """
 
     peak_bytes: int
@@ -73,15 +77,18 @@ def calibrate(
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
     heavy = data.heaviest(orders, cut)
     typical = orders[0][: MOST_STEPS * size]
-    sample = data.take(np.concatenate([heavy, typical]))
-    first, later = np.arange(len(heavy)), np.arange(len(heavy), len(sample.labels))
+    frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
+    largest = next(data.by_length(tokens=AT_ONCE))[0][: None if frozen else 0]
+    sample = data.take(np.concatenate([heavy, typical, largest]))
+    first, later = np.arange(len(heavy)), np.arange(len(heavy), len(heavy) + len(typical))
     meter = Meter(hardware)
     meter.start_memory()
     made = spec.model_copy(update={"epochs": 2})
-    with ready(
-        classifier, sample, None, made, lr=0.0, seed=seed, hardware=hardware, meter=meter, rates=rates,
+    prepared = partial(
+        ready, classifier, sample, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
         starts=dict.fromkeys(starts, 1), companion=companion, orders=[first, later],
-    ) as run:  # fmt: skip
+    )  # fmt: skip
+    with prepared(meter=meter) as run:
         bottom = meter.seconds["train"]
         run.epoch(1, _quiet)
         once = meter.seconds["train"] - bottom
@@ -91,6 +98,10 @@ def calibrate(
         timed, timed_tokens = meter.seconds["train"] - before, meter.tokens - tokens
         bottom_said = run.engine.get("frozen_bottom", {})
     meter.stop_memory()
+    warm = bottom
+    if frozen and hardware.device.type == "cuda":  # where a first pass loads kernels
+        with prepared(meter=(again := Meter(hardware))):
+            warm = again.seconds["train"]
     cost, tokens_of = meter.record(), sample.tokens.lengths.sum()
     kept = bottom_said.get("kept_bytes", 0)
     whole = bottom_said.get("layers") == "all"  # then a row is kept of each text, else of each token
@@ -98,12 +109,13 @@ def calibrate(
     missing = kept * (rows[1] + rows[2]) // rows[0] - kept if bottom_said.get("kept") == "in memory" else 0
     peak, parts = cost["peak_memory_bytes"], cost["memory_parts_bytes"]
     all_tokens = int(data.tokens.lengths.sum())
+    steps_seconds = timed * spec.epochs * all_tokens / timed_tokens
     return Calibration(
         peak_bytes=int(peak["allocated"] if peak["allocated"] is not None else peak["resident"]) + missing,
         parts_bytes={**parts, "rest": parts["rest"] + missing},
         heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
-        train_seconds=bottom * all_tokens / int(tokens_of) + timed * spec.epochs * all_tokens / timed_tokens,
+        train_seconds=bottom - warm + warm * all_tokens / int(tokens_of) + steps_seconds,
     )
 
 

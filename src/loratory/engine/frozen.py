@@ -33,6 +33,9 @@ from loratory.models.flat import Classifier
 
 log = logging.getLogger("loratory")
 
+AT_ONCE = 8192
+"""Tokens of a batch of the bottom, counted as if padded."""
+
 SHARE = 0.5
 """Of the memory that is free on the device, the part that the kept rows may take; more goes to a mapped file."""
 
@@ -190,7 +193,7 @@ def _bottom_rows(
     """(places, rows (·, H)) of all of `data`, a batch at a time."""
     classifier.model.eval()
     starts, lengths = data.tokens.offsets[:-1], data.tokens.lengths
-    for chosen, batch in data.by_length(tokens=8192):
+    for chosen, batch in data.by_length(tokens=AT_ONCE):
         if bottom.whole:
             places = torch.from_numpy(chosen)
             taken = classifier.pooled(batch)
