@@ -2,9 +2,9 @@
 
 python benchmarks/estimate.py --device cpu            32 combinations, a Markdown table
 
-Each estimate and each run has a fresh process, forked from one that has imported what both import. Texts are those of
-hutto:movies, short or joined (see workloads.py); every run makes a fixed number of steps, of which the first are slower
-than the rest.
+Each estimate and each run has a process of its own: on a CPU a fresh one, as its libraries count; for CUDA one forked
+from one that has imported what both import. Texts are those of hutto:movies, short or joined (see workloads.py); every
+run makes a fixed number of steps, of which the first are slower than the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,10 @@ def _trained(spec: RunSpec, output: str) -> dict[str, Any]:
 
 def _alone(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
     """What `work` gives in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "loratory.run", "loratory.estimating"])
+    context: BaseContext = multiprocessing.get_context("spawn")
+    if args[0].hardware.device == "cuda":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "loratory.run", "loratory.estimating"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *args).result()
 

@@ -1,6 +1,7 @@
 """How often a study's verdicts are wrong, and how often they find a difference that is there: simulated studies.
 
     python benchmarks/power.py
+    python benchmarks/power.py --groups
     python benchmarks/power.py --tuning
 
 Two methods answer the same examples with several seeds. An example is answered rightly where its ease, plus what the
@@ -10,6 +11,9 @@ method has to it, plus what the seed has to it, is above 0:
 
 `identical` methods have no way of their own; `equal` ones answer different examples rightly, as many in the mean. Each
 seed's level is drawn for each method apart, so that sharing a seed helps nothing: the hardest case.
+
+With --groups 1,000 examples belong to groups of unlike sizes (exponential), which are easy or hard as a whole, and to
+which each method has its own way.
 
 With --tuning each method has four learning rates. Its accuracy falls from the best rate by curvature x steps², where
 the best is one of the four or lies between two; both methods have the same curve, and are the same in truth. A rate has
@@ -24,7 +28,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -40,7 +44,13 @@ ACCURACY, EASE_SD, NOISE_SD, OWN_SD = 0.85, 1.5, 0.5, 0.5
 """Seeds of one method then disagree on about 8% of the examples, as runs of minilm on hutto:movies do."""
 
 EXAMPLES, SEEDS, SEED_SDS = (500, 1000, 2114), (5, 10), (0.0, 0.005, 0.01, 0.02, 0.04)
+GROUPS, GROUP_EASE_SD, GROUP_OWN_SD = (10, 20, 60, 200), 0.5, 0.3
+"""Of all examples of a group together, beside their own."""
+
 MARGIN = 0.01
+GROUP_HEADER = """\
+| groups | seeds | seed sd, points | same: better or worse | if one by one | 3 points: better | 1 point: equivalent |
+|--:|--:|--:|--:|--:|--:|--:|"""
 HEADER = """\
 | examples | seeds | seed sd, points | methods | same: better or worse | 3 points: better | 1 point: equivalent |
 |--:|--:|--:|---|--:|--:|--:|"""
@@ -68,6 +78,10 @@ class Setting:
     """Standard deviation of a method's accuracy over seeds."""
     own: bool = False
     """Whether each method has its own way with examples."""
+    groups: int | None = None
+    """How many groups the examples belong to; None: each stands for itself."""
+    known: bool = True
+    """Whether the groups are resampled whole, or examples as if there were none."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +125,33 @@ def _judged(simulated: Callable[[int], Difference], studies: int) -> Counter[str
 
 def _simulated(setting: Setting, effect: float, studies: int, draws: int, random: np.random.Generator) -> Difference:
     own_sd = OWN_SD if setting.own else 0.0
-    sd = float(np.sqrt(EASE_SD**2 + NOISE_SD**2 + own_sd**2))
+    of_groups = GROUP_EASE_SD**2 + GROUP_OWN_SD**2 if setting.groups is not None else 0.0
+    sd = float(np.sqrt(EASE_SD**2 + NOISE_SD**2 + own_sd**2 + of_groups))
     level = stats.norm.ppf([ACCURACY + effect / 2, ACCURACY - effect / 2]) * sd
     seed_sd = setting.seed_sd * _scale(sd)
     shape = (studies, setting.seeds, setting.examples)
     ease = EASE_SD * random.normal(size=(studies, 1, setting.examples))
+    units = _units(setting, random)
+    grouped = setting.groups is not None
+    if grouped:
+        ease += GROUP_EASE_SD * random.normal(size=(studies, 1, setting.examples))[..., units]
     latents = []
     for method in range(2):
         own = own_sd * random.normal(size=(studies, 1, setting.examples))
+        if grouped:
+            own += GROUP_OWN_SD * random.normal(size=(studies, 1, setting.examples))[..., units]
         latent = NOISE_SD * random.standard_normal(shape, dtype=np.float32) + (ease + own + level[method])
         latents.append(latent + seed_sd * random.normal(size=(studies, setting.seeds, 1)))
-    return _compared(latents, draws)
+    return _compared(latents, units if setting.known else np.arange(setting.examples), draws)
+
+
+def _units(setting: Setting, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The group of each example, of sizes that are exponential; itself where there are no groups."""
+    if setting.groups is None:
+        return np.arange(setting.examples)
+    sizes = random.exponential(size=setting.groups) + 1e-3
+    others = random.choice(setting.groups, setting.examples - setting.groups, p=sizes / sizes.sum())
+    return np.concatenate([np.arange(setting.groups), others])
 
 
 def _simulated_tuning(tuned: Tuned, studies: int, draws: int, random: np.random.Generator) -> Difference:
@@ -140,7 +170,7 @@ def _simulated_tuning(tuned: Tuned, studies: int, draws: int, random: np.random.
         chosen = np.broadcast_to(chosen, (studies, tuned.seeds))[:, None]
         of_chosen = np.take_along_axis(levels, chosen, axis=1)[:, 0]
         latents.append(_answers(ways[np.arange(studies)[:, None], chosen[:, 0], V:], of_chosen, random))
-    return _compared(latents, draws)
+    return _compared(latents, np.arange(N - V), draws)
 
 
 def _answers(ways: Array, levels: Array, random: np.random.Generator) -> Array:
@@ -154,8 +184,8 @@ def _scale(sd: float) -> float:
     return float(sd / stats.norm.pdf(stats.norm.ppf(ACCURACY)))
 
 
-def _compared(latents: Sequence[Array], draws: int) -> Difference:
-    """Two methods' latents, each (studies, seeds, examples)."""
+def _compared(latents: Sequence[Array], units: npt.NDArray[np.int64], draws: int) -> Difference:
+    """Two methods' latents, each (studies, seeds, examples), and the unit of each example."""
     studies, seeds, examples = latents[0].shape
     logits = []
     for latent in latents:
@@ -163,8 +193,8 @@ def _compared(latents: Sequence[Array], draws: int) -> Difference:
         logits.append(np.stack([right, np.zeros_like(right)], axis=-1))
     labels = np.zeros(examples, dtype=np.int64)
     a, b = (
-        Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), examples)
-        for one in replicate("accuracy", labels, np.arange(examples), logits, draws=draws)
+        Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), examples, one.units)
+        for one in replicate("accuracy", labels, units, logits, draws=draws)
     )
     return difference(a, b)
 
@@ -179,6 +209,24 @@ def tuning_table(studies: int, draws: int, validation: int) -> None:
             found = tuned_verdicts(kind, studies=studies, draws=draws)
             shares.append(f"{100 * (found['better'] + found['worse']) / studies:.1f}%")
         print(f"| {100 * curvature:g} | {seeds} | {100 * seed_sd:g} | {' | '.join(shares)} |")
+        sys.stdout.flush()
+
+
+def groups_table(studies: int, draws: int) -> None:
+    """The same for examples in groups, and what would be claimed if examples were resampled one by one."""
+    print(GROUP_HEADER)
+    for groups, seeds, seed_sd in product(GROUPS, SEEDS, (0.005, 0.01)):
+        setting = Setting(1000, seeds, seed_sd, own=True, groups=groups)
+        null, large, edge = (verdicts(setting, effect, studies=studies, draws=draws) for effect in (0.0, 0.03, MARGIN))
+        alone = verdicts(replace(setting, known=False), 0.0, studies=studies, draws=draws)
+        numbers = (
+            null["better"] + null["worse"],
+            alone["better"] + alone["worse"],
+            large["better"],
+            edge["equivalent"],
+        )
+        shares = " | ".join(f"{100 * number / studies:.1f}%" for number in numbers)
+        print(f"| 1,000 | {groups} | {seeds} | {100 * seed_sd:g} | {shares} |")
         sys.stdout.flush()
 
 
@@ -201,11 +249,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=1000, help="simulated for each number")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--groups", action="store_true", help="of studies whose examples belong to groups")
     parser.add_argument("--tuning", action="store_true", help="of studies whose methods are the same, each tuned")
     parser.add_argument("--validation", type=int, default=VALIDATION, help="examples that rates are chosen on")
     options = parser.parse_args()
     print(f"{options.studies} studies for each number, {options.draws} draws; margin {100 * MARGIN:g} point\n")
-    if options.tuning:
+    if options.groups:
+        groups_table(options.studies, options.draws)
+    elif options.tuning:
         tuning_table(options.studies, options.draws, options.validation)
     else:
         power_table(options.studies, options.draws)

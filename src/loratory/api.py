@@ -267,7 +267,9 @@ def _examples(
         return {"dataset": _name(dataset)}
     if texts is None or labels is None:
         raise DataError(f"{'texts' if texts is None else 'labels'}: none given; give both texts and labels")
-    other = next((key for key in ("text_column", "label_column") if settings.get(key) is not None), None)
+    other = next(
+        (key for key in ("text_column", "label_column", "group_column") if settings.get(key) is not None), None
+    )
     if dataset is not None or other is not None:
         raise SettingsError(f"{other or 'dataset'} beside texts and labels; give one or the other")
     return {"dataset": str(given.keep(texts, labels)), "text_column": "text", "label_column": "label"}

@@ -2,9 +2,9 @@
 
 Texts that are equal once normalised are never parted, nor are those of one group (a document, an author) where the
 source has groups. What is never parted is a unit, and counts for the commonest class of its texts. Within each class,
-units are ordered by SHA-256(seed, normalised text), for several texts that of their hashes, and cut: the test takes the
-first, validation the next, training the rest, each the texts that are its share, to half a unit. Neither the order of
-the rows nor any library's random numbers have a say, and whether a unit is large has none either.
+units are ordered by SHA-256(seed, normalised text), for several texts that of their hashes, and cut by their number:
+the test takes the first, validation the next, training the rest. Neither the order of the rows, nor any library's
+random numbers, nor the size of a unit has a say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -163,6 +162,8 @@ def make_dataset(spec: DataSpec) -> Dataset:
             first, second = pair.split("-")
             log.warning("%s: %s of %s also in %s; kept", spec.dataset, counted(count, "text"), second, first)
     groups = _grouped(spec, source, parts)
+    if groups is not None:
+        _warn_uneven(parts, cut, labels, spec.dataset)
     if spec.limit is not None:
         parts["train"] = _limited(parts["train"], spec.limit, len(labels))
     return Dataset(
@@ -296,33 +297,32 @@ def divide(
     by_class: dict[int, list[_Unit]] = defaultdict(list)
     for unit in units:
         by_class[unit.label].append(unit)
-    side = {
-        normal: part
-        for members in by_class.values()
-        for unit, part in zip(members, _cut(members, fractions), strict=True)
-        for normal in unit.normals
-    }
+    side: dict[str, str] = {}
+    for members in by_class.values():
+        begin = 0
+        for part, count in _counts(len(members), fractions).items():
+            side.update(dict.fromkeys((text for unit in members[begin : begin + count] for text in unit.normals), part))
+            begin += count
     parts: dict[str, list[_Row]] = {part: [] for part in (*fractions, "train")}
     for row in _in_hash_order(rows):
         parts[side[row.normal]].append(row)
     return parts
 
 
-def _cut(units: Sequence[_Unit], fractions: dict[str, float]) -> list[str]:
-    """The part of each unit: that in whose share of the texts, laid end to end, its middle lies. A part that has none
-    so gets the unit that lies nearest, of those of parts with several.
-    """
-    shares = _counts(sum(len(unit.normals) for unit in units), fractions)
-    ends = dict(zip(shares, accumulate(shares.values()), strict=True))
-    after = list(accumulate(len(unit.normals) for unit in units))
-    middles = [end - len(unit.normals) / 2 for end, unit in zip(after, units, strict=True)]
-    sides = [next(part for part in ends if middle < ends[part]) for middle in middles]
-    for part in ends if len(units) >= len(ends) else ():
-        if part not in sides:
-            free = [number for number, other in enumerate(sides) if sides.count(other) > 1]
-            middle = ends[part] - shares[part] / 2
-            sides[min(free, key=lambda number: abs(middles[number] - middle))] = part
-    return sides
+def _warn_uneven(
+    parts: Mapping[str, list[_Row]], fractions: dict[str, float], labels: Sequence[Label], where: str
+) -> None:
+    """Say where whole groups leave a part far from its share, or without a class."""
+    total = sum(map(len, parts.values()))
+    for part, share in fractions.items():
+        asked, found = round(share * total), len(parts[part])
+        if abs(found - asked) > asked / 2:
+            text = "%s: %s has %d of %d texts where %d were asked for: some groups are large"
+            log.warning(text, where, part, found, total, asked)
+        there = {row.label for row in parts[part]}
+        missing = ", ".join(repr(name) for number, name in enumerate(labels) if number not in there)
+        if missing:
+            log.warning("%s: no text of class %s in %s: its groups have none", where, missing, part)
 
 
 def _counts(total: int, fractions: dict[str, float]) -> dict[str, int]:

@@ -78,8 +78,8 @@ def calibrate(
     heavy = data.heaviest(orders, cut)
     typical = orders[0][: MOST_STEPS * size]
     frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
-    largest = next(data.by_length(tokens=AT_ONCE))[0][: None if frozen else 0]
-    sample = data.take(np.concatenate([heavy, typical, largest]))
+    chosen = [heavy, typical, *([next(data.by_length(tokens=AT_ONCE))[0]] if frozen else [])]
+    sample = data.take(np.concatenate(chosen))
     first, later = np.arange(len(heavy)), np.arange(len(heavy), len(heavy) + len(typical))
     meter = Meter(hardware)
     meter.start_memory()
@@ -115,7 +115,7 @@ def calibrate(
         parts_bytes={**parts, "rest": parts["rest"] + missing},
         heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
-        train_seconds=bottom - warm + warm * all_tokens / int(tokens_of) + steps_seconds,
+        train_seconds=max(bottom - warm, 0.0) + warm * all_tokens / int(tokens_of) + steps_seconds,
     )
 
 

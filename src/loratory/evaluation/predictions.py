@@ -86,7 +86,9 @@ def read(path: Path) -> dict[str, Predictions]:
     try:
         return _splits(table)
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        raise StorageError(f"{path}: not a predictions file ({_one_line(error)}); evaluate the run again") from None
+        raise StorageError(
+            f"{path}: not a predictions file of this version ({_one_line(error)}); run it again"
+        ) from None
 
 
 def _checked(name: str, given: Predictions) -> Predictions:

@@ -151,9 +151,9 @@ def _data(source: Source) -> Iterator[str]:
     for pair, number in data["overlap"].items():
         if number:
             yield f"- texts alike in {pair.replace('-', ' and ')}: {number:,}"
-    if data["groups"]:
-        yield f"- groups, each in one split unless it is said here: {data['groups']['count']:,}"
-        for pair, number in data["groups"]["overlap"].items():
+    if groups := data.get("groups"):  # records of earlier versions know of none
+        yield f"- groups, each in one split unless it is said here: {groups['count']:,}"
+        for pair, number in groups["overlap"].items():
             if number:
                 first, second = pair.split("-")
                 yield f"- examples of {second} whose group is in {first}, too: {number:,}"

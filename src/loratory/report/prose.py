@@ -15,7 +15,7 @@ from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
-from loratory.study.statistics import MIN_SEEDS
+from loratory.study.statistics import MIN_SEEDS, MIN_UNITS
 
 MANY = (
     "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
@@ -147,7 +147,7 @@ def how(study: Summary) -> list[str]:
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
-        f"Below {MIN_SEEDS} common seeds there is no verdict.",
+        f"Below {MIN_SEEDS} common seeds or {MIN_UNITS} units there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",

@@ -15,7 +15,7 @@ from loratory.store.directory import PREDICTIONS
 from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
 from loratory.study.results import CellRuns, StudyRuns
-from loratory.study.statistics import MIN_SEEDS, Difference, difference, family_interval, holm, verdict
+from loratory.study.statistics import MIN_SEEDS, MIN_UNITS, Difference, difference, family_interval, holm, verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def _compared(
 
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
-    return Replicates(measured.values[..., places], measured.draws[..., places], measured.units)
+    return Replicates(measured.values[..., places], measured.draws[..., places], measured.examples, measured.units)
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:
@@ -165,6 +165,8 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
             return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
+    if compared.units < MIN_UNITS:
+        return f"{counted(compared.units, 'unit')} (texts or groups) in the test split; a verdict needs {MIN_UNITS}"
     for cell, which in ((compared.a, "first"), (compared.b, "second")):
         if cell.missing:  # to look again at each further seed until there is a verdict would double its errors
             return f"{counted(cell.missing, 'run')} of the {which} {'is' if cell.missing == 1 else 'are'} missing"

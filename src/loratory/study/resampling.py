@@ -4,8 +4,8 @@ A unit is one example, or all that are not independent of each other (equal text
 drawn together, the cluster bootstrap (Davison & Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8).
 
 Every metric is a function of sums over examples, so that all draws of all runs are one product of matrices:
-weights (draws, N) x columns (N, runs and what is summed for each). Draws are the same for all runs, which is what makes
-comparisons paired.
+weights (draws, units) x columns (units, runs and what is summed for each). Draws are the same for all runs, which is
+what makes comparisons paired.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Replicates:
 
     values: Array  # (..., S), on the examples as they are
     draws: Array  # (draws, ..., S), on each draw of examples
+    examples: int
     units: int
 
 
@@ -67,18 +68,17 @@ def replicate(
     """
     sums = SUMS[metric]
     _, places, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    by_unit = np.argsort(places, kind="stable")
-    labels, runs = labels[by_unit], [logits[:, by_unit] for logits in runs]
-    columns = [sums.per_run(labels, logits) for logits in runs]
-    shared = sums.shared(labels, runs[0].shape[-1])
+    order = np.argsort(places, kind="stable")
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # of each unit's examples in that order
+    columns = [np.add.reduceat(sums.per_run(labels, logits)[:, order], firsts, axis=1) for logits in runs]  # (S, U, K)
+    shared = np.add.reduceat(sums.shared(labels, runs[0].shape[-1])[order], firsts, axis=0)  # (U, L)
     found: list[list[Array]] = [[] for _ in runs]
-    for drawn in (np.ones((1, len(sizes)), dtype=np.float32), *unit_weights(len(sizes), draws, seed)):
-        weights = np.repeat(drawn, sizes, axis=1)  # (draws, N)
+    for weights in (np.ones((1, len(sizes)), dtype=np.float32), *unit_weights(len(sizes), draws, seed)):
         common = (weights @ shared).astype(np.float64)[:, None]  # (draws, 1, L)
-        total = weights.sum(axis=1, dtype=np.float64)[:, None]  # (draws, 1)
+        total = (weights.astype(np.float64) @ sizes)[:, None]  # (draws, 1) examples
         for parts, cell in zip(found, columns, strict=True):
             parts.append(sums.metric(_weighted(weights, cell), common, total))
-    return [Replicates(parts[0][0], np.concatenate(parts[1:]), len(sizes)) for parts in found]
+    return [Replicates(parts[0][0], np.concatenate(parts[1:]), len(labels), len(sizes)) for parts in found]
 
 
 def unit_weights(units: int, draws: int, seed: int) -> Iterator[Columns]:
@@ -93,9 +93,9 @@ def unit_weights(units: int, draws: int, seed: int) -> Iterator[Columns]:
 
 
 def _weighted(weights: Columns, columns: Columns) -> Array:
-    """(draws, N) and (S, N, K) to (draws, S, K)."""
-    S, N, K = columns.shape
-    flat = columns.transpose(1, 0, 2).reshape(N, S * K)
+    """(draws, U) and (S, U, K) to (draws, S, K)."""
+    S, U, K = columns.shape
+    flat = columns.transpose(1, 0, 2).reshape(U, S * K)
     return (weights @ flat).astype(np.float64).reshape(len(weights), S, K)
 
 

@@ -7,8 +7,8 @@ examples, and both cells see the same seeds and examples. With few seeds that al
 are mended:
 
 - n resampled seeds vary by (n-1)/n of what they should; their deviations are stretched by √(n/(n-1)) (Rao & Wu 1988,
-  "Resampling inference with complex survey data", JASA 83:231-241). The mean over seeds is linear, so its variance
-  over all draws of seeds is known exactly, s²/n, and only examples need to be drawn.
+  "Resampling inference with complex survey data", JASA 83:231-241), and so are those of the units. The mean over seeds
+  is linear, so its variance over all draws of seeds is known exactly, s²/n, and only units need to be drawn.
 - Five seeds say little about their own variance, so the interval is Student's t with Satterthwaite's degrees of
   freedom, between the seeds' n-1 and the units' U-1, by the share that each has in the variance.
 
@@ -31,6 +31,9 @@ from loratory.study.resampling import Array, Replicates
 CONFIDENCE = 0.95
 MIN_SEEDS = 5
 """Common seeds below which two cells get no verdict."""
+
+MIN_UNITS = 10
+"""Units among the test examples below which two cells get no verdict."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +61,13 @@ class Difference:
 def difference(a: Replicates, b: Replicates) -> Difference:
     """Mean over S >= 2 common seeds of `a` minus `b`; seeds on the last axis, further axes as they are.
 
-    (1/U)² is added to the variance, as if one unit more had been answered differently: agreement on a few examples is
-    not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
+    (1/N)² is added to the variance, as if one example more had been answered differently: agreement on a few examples
+    is not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
     """
-    S, U = a.values.shape[-1], a.units
+    S, N, U = a.values.shape[-1], a.examples, a.units
     each = a.draws - b.draws  # (draws, ..., S)
     from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S
-    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) + 1 / U**2
+    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1) + 1 / N**2
     variance = from_seeds + from_examples
     freedom = variance**2 / (from_seeds**2 / (S - 1) + from_examples**2 / max(U - 1, 1))
     return Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)
