@@ -193,7 +193,7 @@ def _compared(latents: Sequence[Array], units: npt.NDArray[np.int64], draws: int
         logits.append(np.stack([right, np.zeros_like(right)], axis=-1))
     labels = np.zeros(examples, dtype=np.int64)
     a, b = (
-        Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), examples, one.units)
+        Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), one.sizes)
         for one in replicate("accuracy", labels, units, logits, draws=draws)
     )
     return difference(a, b)
@@ -226,7 +226,7 @@ def groups_table(studies: int, draws: int) -> None:
             edge["equivalent"],
         )
         shares = " | ".join(f"{100 * number / studies:.1f}%" for number in numbers)
-        print(f"| 1,000 | {groups} | {seeds} | {100 * seed_sd:g} | {shares} |")
+        print(f"| {groups} | {seeds} | {100 * seed_sd:g} | {shares} |")
         sys.stdout.flush()
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratory.data import Dataset, Label, dataset_of, make_dataset, normalised
+from loratory.data.hutto import DOMAINS
 from loratory.data.splits import ordered_labels
 from loratory.errors import DataError, SettingsError
 from loratory.spec import DataSpec
@@ -244,11 +245,18 @@ def test_groups_in_two_given_files_are_counted(tmp_path: Path, caplog: pytest.Lo
     assert "of test from groups that are also in train; kept" in caplog.text
 
 
-def test_documents_of_the_packaged_data_stand_in_one_split_each() -> None:
-    for domain, count in (("amazon", 299), ("nyt", 498)):
-        dataset = make_dataset(DataSpec(dataset=f"hutto:{domain}"))
-        assert dataset.groups == {"count": count, "overlap": dict.fromkeys(dataset.overlap, 0)}
-        assert sum(dataset.record()["units"].values()) <= count
+def test_documents_of_the_packaged_data_stand_in_one_split_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"{book}_{n}\t{(-1) ** (n % 3)}.5\tsentence {n} of {book}" for book in range(1, 31) for n in range(1, 8)]
+    for domain in ("amazon", "tweets"):
+        path = tmp_path / DOMAINS[domain]
+        path.write_text("\n".join(lines).replace("_", "_" if domain == "amazon" else ""), encoding="utf8")
+    monkeypatch.setattr("loratory.data.hutto.fetch", lambda name: tmp_path)
+    dataset = make_dataset(DataSpec(dataset="hutto:amazon"))
+    assert dataset.groups == {"count": 30, "overlap": dict.fromkeys(dataset.overlap, 0)}
+    assert dataset.record()["units"] == {"train": 21, "validation": 3, "test": 6}
+    assert make_dataset(DataSpec(dataset="hutto:tweets")).groups is None
 
 
 def test_no_part_has_a_liking_for_large_groups() -> None:

@@ -44,7 +44,7 @@ def test_examples_of_a_unit_are_drawn_together(metric: str) -> None:
     labels, logits = runs(2, 40, 3)
     units = np.random.default_rng(1).permutation(np.arange(40) % 9) * 10
     (found,) = replicate(metric, labels, units, [logits], draws=7, seed=5)
-    assert found.units == 9
+    assert (len(found.sizes), found.examples) == (9, 40)
     assert np.allclose(found.values, [value(metric, labels, one) for one in logits], atol=1e-6)
     for weights, drawn in zip(np.concatenate(list(unit_weights(9, 7, 5))), found.draws, strict=True):
         chosen = np.concatenate(

@@ -88,7 +88,9 @@ def test_seeds_alone_give_students_interval() -> None:
     """Where all examples are answered alike within a seed, the difference is that of the seeds' means."""
     a = np.zeros((5, 1))
     b = np.array([[0.1], [0.2], [0.15], [0.3], [0.22]])
-    many = [Replicates(one[:, 0], np.repeat(one[:, 0][None], 3, axis=0), 10**6, 10**6) for one in (a, b)]
+    many = [
+        Replicates(one[:, 0], np.repeat(one[:, 0][None], 3, axis=0), np.ones(10**6, dtype=np.int64)) for one in (a, b)
+    ]
     found = difference(*many)
     expected = stats.ttest_1samp((a - b)[:, 0], 0)
     assert found.p == pytest.approx(expected.pvalue, rel=1e-3)
@@ -184,7 +186,7 @@ def test_the_smallest_difference_that_is_shown_is_just_shown(seeds: int, family:
     spread *= 1e3 / spread.std(ddof=1)  # so large that 1/N² does not count
     for times, shown in ((0.999, False), (1.001, True)):
         values = spread + 1e3 * times * smallest_shown(seeds, family)
-        a = Replicates(values, np.tile(values, (10, 1)), 10_000, 10_000)
-        b = Replicates(np.zeros(seeds), np.zeros((10, seeds)), 10_000, 10_000)
+        a = Replicates(values, np.tile(values, (10, 1)), np.ones(10_000, dtype=np.int64))
+        b = Replicates(np.zeros(seeds), np.zeros((10, seeds)), np.ones(10_000, dtype=np.int64))
         p = np.array([float(difference(a, b).p)])
         assert (holm(p, family)[0] <= 0.05) == shown

@@ -147,7 +147,7 @@ def how(study: Summary) -> list[str]:
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
-        f"Below {MIN_SEEDS} common seeds or {MIN_UNITS} units there is no verdict.",
+        f"Below {MIN_SEEDS} common seeds or {MIN_UNITS} units of one size there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",

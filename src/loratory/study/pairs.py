@@ -42,6 +42,7 @@ class _Compared:
     seeds: int
     examples: int
     units: int
+    effective_units: float
     estimate: float | None
     """None where they were not tested on the same examples."""
     difference: Difference | None
@@ -110,18 +111,18 @@ def _compared(
     common = [seed for seed in first.seeds if seed in second.seeds]
     if not common:
         return None
-    N, U = len(first.labels), measured[a.id].units
+    sizes = len(first.labels), len(measured[a.id].sizes), measured[a.id].effective_units
     if not first.on_the_same_as(second):
-        return _Compared(a, b, len(common), N, U, None, None)
+        return _Compared(a, b, len(common), *sizes, None, None)
     left, right = (
         _of_seeds(measured[cell.id], [tested[cell.id].seeds.index(seed) for seed in common]) for cell in (a, b)
     )
     estimate = float((left.values - right.values).mean())
-    return _Compared(a, b, len(common), N, U, estimate, difference(left, right) if len(common) > 1 else None)
+    return _Compared(a, b, len(common), *sizes, estimate, difference(left, right) if len(common) > 1 else None)
 
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
-    return Replicates(measured.values[..., places], measured.draws[..., places], measured.examples, measured.units)
+    return Replicates(measured.values[..., places], measured.draws[..., places], measured.sizes)
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:
@@ -165,8 +166,9 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
             return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"
     if compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
-    if compared.units < MIN_UNITS:
-        return f"{counted(compared.units, 'unit')} (texts or groups) in the test split; a verdict needs {MIN_UNITS}"
+    if compared.effective_units < MIN_UNITS:
+        said = f"{counted(compared.units, 'unit')} (texts or groups) in the test split, as good as"
+        return f"{said} {compared.effective_units:.1f} of one size; a verdict needs {MIN_UNITS}"
     for cell, which in ((compared.a, "first"), (compared.b, "second")):
         if cell.missing:  # to look again at each further seed until there is a verdict would double its errors
             return f"{counted(cell.missing, 'run')} of the {which} {'is' if cell.missing == 1 else 'are'} missing"

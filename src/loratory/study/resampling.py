@@ -35,8 +35,20 @@ class Replicates:
 
     values: Array  # (..., S), on the examples as they are
     draws: Array  # (draws, ..., S), on each draw of examples
-    examples: int
-    units: int
+    sizes: npt.NDArray[np.int64]  # (U,) examples of each unit
+
+    @property
+    def examples(self) -> int:
+        """N, of all units."""
+        return int(self.sizes.sum())
+
+    @property
+    def effective_units(self) -> float:
+        """N² / Σ n²: units of one size that would say as much about their own variance (Kish 1965, *Survey Sampling*,
+        for weights; Carter, Schnepel & Steigerwald 2017, Review of Economics and Statistics 99:698-709, for t-tests on
+        clusters of unlike sizes).
+        """
+        return float(self.examples**2 / np.square(self.sizes).sum())
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def replicate(
         total = (weights.astype(np.float64) @ sizes)[:, None]  # (draws, 1) examples
         for parts, cell in zip(found, columns, strict=True):
             parts.append(sums.metric(_weighted(weights, cell), common, total))
-    return [Replicates(parts[0][0], np.concatenate(parts[1:]), len(labels), len(sizes)) for parts in found]
+    return [Replicates(parts[0][0], np.concatenate(parts[1:]), sizes) for parts in found]
 
 
 def unit_weights(units: int, draws: int, seed: int) -> Iterator[Columns]:

@@ -10,7 +10,8 @@ are mended:
   "Resampling inference with complex survey data", JASA 83:231-241), and so are those of the units. The mean over seeds
   is linear, so its variance over all draws of seeds is known exactly, s²/n, and only units need to be drawn.
 - Five seeds say little about their own variance, so the interval is Student's t with Satterthwaite's degrees of
-  freedom, between the seeds' n-1 and the units' U-1, by the share that each has in the variance.
+  freedom, between the seeds' n-1 and the units' U-1, by the share that each has in the variance. Of units of unlike
+  sizes U is the effective number.
 
 `benchmarks/power.py` measures how often this claims a difference that is not there, and finds one that is.
 """
@@ -33,7 +34,7 @@ MIN_SEEDS = 5
 """Common seeds below which two cells get no verdict."""
 
 MIN_UNITS = 10
-"""Units among the test examples below which two cells get no verdict."""
+"""Effective units among the test examples below which two cells get no verdict."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,12 @@ def difference(a: Replicates, b: Replicates) -> Difference:
     (1/N)² is added to the variance, as if one example more had been answered differently: agreement on a few examples
     is not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
     """
-    S, N, U = a.values.shape[-1], a.examples, a.units
+    S, N, U = a.values.shape[-1], a.examples, a.effective_units
     each = a.draws - b.draws  # (draws, ..., S)
     from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S
-    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1) + 1 / N**2
+    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1.0) + 1 / N**2
     variance = from_seeds + from_examples
-    freedom = variance**2 / (from_seeds**2 / (S - 1) + from_examples**2 / max(U - 1, 1))
+    freedom = variance**2 / (from_seeds**2 / (S - 1) + from_examples**2 / max(U - 1, 1.0))
     return Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)
 
 
