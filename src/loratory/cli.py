@@ -168,7 +168,7 @@ def predict(
     input_file: Annotated[
         Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line; - is standard input")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="column of the input that holds the text")] = "text",
+    text_column: Annotated[str, typer.Option(help="column of the input that holds the text, as train's")] = "text",
     output: Annotated[
         Path | None,
         typer.Option(help="write CSV, JSONL or Parquet here, with the input's other columns, not to standard output"),

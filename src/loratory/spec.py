@@ -24,14 +24,29 @@ class Settings(BaseModel):
 class DataSpec(Settings):
     """What is learned from, and how it is divided."""
 
-    dataset: str = Field("hutto:movies", description="hutto:{movies,tweets,amazon,nyt}, a file, or hub:NAME[/CONFIG]")
-    text_column: str = Field("text", description="column that holds the text")
-    label_column: str = Field("label", description="column that holds the label")
+    dataset: str = Field(
+        "hutto:movies", description="hutto:{movies,tweets,amazon,nyt}, a file, or hub:NAME[/CONFIG][@REVISION]"
+    )
+    text_column: str = Field(
+        "text",
+        coerce_numbers_to_str=True,
+        description="column that holds the text: its name or its number from 0; several by commas are joined",
+    )
+    label_column: str = Field(
+        "label", coerce_numbers_to_str=True, description="column that holds the label: its name or its number from 0"
+    )
     group_column: str | None = Field(
-        None, description="column that says what a text belongs to (a document, an author): a group is not divided"
+        None,
+        coerce_numbers_to_str=True,
+        description="column that says what a text belongs to (a document, an author): a group is not divided",
     )
     validation: str | None = Field(None, description="file of validation examples (default: split off by us)")
     test: str | None = Field(None, description="file of test examples (default: split off by us)")
+    train_split: str | None = Field(None, description="hub only: the split to train on (default: train)")
+    validation_split: str | None = Field(
+        None, description="hub only: the split for validation (default: validation, valid, val or dev, if there)"
+    )
+    test_split: str | None = Field(None, description="hub only: the split for the test (default: test, if there)")
     task: Literal["polarity", "ternary"] = Field(
         "polarity", description="hutto only: sign of the rating, or with a neutral class"
     )
@@ -45,6 +60,12 @@ class DataSpec(Settings):
         None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole"
     )
     max_length: int = Field(128, ge=4, description="tokens kept of each text, special tokens included")
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The hub's split that is each part, where one is named."""
+        named = {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
+        return {part: split for part, split in named.items() if split is not None}
 
     def where(self, part: str) -> str:
         """The file of the validation or test examples where they have one, else the data set."""

@@ -12,7 +12,7 @@ import json
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,13 @@ SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 TEXT, LABEL, GROUP = "--text-column", "--label-column", "--group-column"
 
 Wanted = Mapping[str, str]
-"""The columns to read, each under the flag that names it; there is always a `--text-column`."""
+"""The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
+
+A name, or a number from 0 where no column has that name; for the text also several with commas between them.
+"""
+
+Found = Mapping[str, Sequence[str]]
+"""The names of the columns that each flag means."""
 
 Cells = dict[str, object]
 """Some of one row's cells, by column."""
@@ -36,7 +42,7 @@ class Columns:
     """Columns of one table before anything is said about their values, each of length N."""
 
     values: dict[str, list[object]]
-    """The cells of each wanted column, under the flag that names it."""
+    """What stands under each flag: a cell as it is, or the cells of several text columns joined."""
     rows: list[int]
     """Places in the file, counted from 1, or in a list, counted from 0, in `unit`."""
     unit: Literal["line", "row", "position"]
@@ -160,8 +166,7 @@ def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: boo
     if first is None:
         raise _empty(path, wanted)
     header = first[1]
-    _check_header(path, header, wanted)
-    places = {flag: header.index(column) for flag, column in wanted.items()}
+    found = _of_header(path, header, wanted)
     columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=True)
     for line, cells in records:
         if len(cells) != len(header):
@@ -171,11 +176,7 @@ def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: boo
                 f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
                 f"({_listed(header)}); {remedy}"
             )
-        for flag, place in places.items():
-            columns.values[flag].append(cells[place])
-        columns.rows.append(line)
-        if whole:
-            columns.others.append(_others(zip(header, cells, strict=True), wanted))
+        _add(columns, dict(zip(header, cells, strict=True)), found, line, whole=whole)
     return columns
 
 
@@ -184,7 +185,8 @@ def _refuse_other_separator(path: Path, text: str, delimiter: str, wanted: Wante
     header = text.lstrip().partition("\n")[0].rstrip()
     names = {",": "commas", "\t": "tabs", ";": "';'"}
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
-    missing = set(wanted.values()) - cells[delimiter]
+    asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
+    missing = {column for column in asked if not column.isdecimal()} - cells[delimiter]
     found = next((mark for mark in names if mark != delimiter and missing & cells[mark]), None)
     if found is None:
         return
@@ -210,36 +212,86 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
         csv.field_size_limit(before)
 
 
-def _check_header(path: Path, header: list[str], wanted: Wanted) -> None:
+def _of_header(path: Path, header: list[str], wanted: Wanted) -> Found:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise DataError(f"{path}: the header has {twice[0]!r} more than once; rename one")
-    require_columns(str(path), header, wanted)
+    return find_columns(str(path), header, wanted)
 
 
-def require_columns(where: str, known: Iterable[str], wanted: Wanted) -> None:
-    """Refuse a table that lacks a column.
+def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
+    """The columns that the flags mean, among those there are.
 
     Raises:
-        DataError: lists the columns there are, and the flags that name others.
+        DataError: there is none of that name or number, with those there are and the flags that say others; or two
+            flags mean one.
     """
     names = list(known)
-    missing = {flag: column for flag, column in wanted.items() if column not in names}
+    found: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
+    for flag, column in wanted.items():
+        pieces = [column] if column in names else _pieces(flag, column)
+        found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
+        if lacking := [piece for piece in found[flag] if piece not in names]:
+            missing[flag] = lacking
     if missing:
-        lacking = ", ".join(map(repr, missing.values()))
-        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; set {', '.join(missing)}")
+        lacking = [piece for pieces in missing.values() for piece in pieces]
+        listed = ", ".join(map(repr, lacking))
+        raise DataError(f"{where}: no column {listed}; columns: {_listed(names)}; set {', '.join(missing)}")
+    flags: dict[str, str] = {}
+    for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
+        if column in flags:
+            raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
+        flags[column] = flag
+    return found
+
+
+def _pieces(flag: str, column: str) -> list[str]:
+    return [piece.strip() for piece in column.split(",")] if flag == TEXT else [column]
+
+
+def _is_place(piece: str, names: list[str]) -> bool:
+    return piece not in names and piece.isdecimal() and int(piece) < len(names)
+
+
+def joined(cells: Sequence[object]) -> object:
+    """One cell as it is; of several the texts that are not empty, a line break between them; a cell that is no text
+    comes back alone, for whoever refuses it.
+    """
+    if len(cells) == 1:
+        return cells[0]
+    wrong = [cell for cell in cells if not isinstance(cell, str) and cell is not None]
+    return wrong[0] if wrong else "\n".join(cell for cell in cells if isinstance(cell, str) and cell.strip())
+
+
+def together(columns: Mapping[str, list[object]], found: Found) -> dict[str, list[object]]:
+    """What stands under each flag, of whole columns."""
+    return {
+        flag: [joined(cells) for cells in zip(*(columns[name] for name in names), strict=True)]
+        for flag, names in found.items()
+    }
+
+
+def _add(columns: Columns, row: Cells, found: Found, place: int, *, whole: bool) -> None:
+    for flag, names in found.items():
+        columns.values[flag].append(joined([row[name] for name in names]))
+    columns.rows.append(place)
+    if whole:
+        columns.others.append(_others(row, found))
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
 
 
-def _others(cells: Iterable[tuple[str, object]], wanted: Wanted) -> Cells:
-    return {column: value for column, value in cells if column not in wanted.values()}
+def _others(row: Cells, found: Found) -> Cells:
+    used = {name for names in found.values() for name in names}
+    return {column: value for column, value in row.items() if column not in used}
 
 
 def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
     columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=False)
+    found: Found | None = None
     for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a JSON string
         if not content.strip():
             continue
@@ -250,12 +302,12 @@ def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
             raise DataError(f"{path}: line {line} is not JSON ({reason}); write one object a line") from None
         if not isinstance(record, dict):
             raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
-        require_columns(f"{path}: line {line}", record, wanted)
-        for flag, name in wanted.items():
-            columns.values[flag].append(record[name])
-        columns.rows.append(line)
-        if whole:
-            columns.others.append(_others(record.items(), wanted))
+        if found is None:  # numbers count the first object's keys
+            found = find_columns(f"{path}: line {line}", record, wanted)
+        absent = {name: flag for flag, names in found.items() for name in names if name not in record}
+        if absent:
+            find_columns(f"{path}: line {line}", record, {flag: name for name, flag in absent.items()})
+        _add(columns, record, found, line, whole=whole)
     return columns
 
 
@@ -265,10 +317,10 @@ def _parquet(path: Path, data: bytes, wanted: Wanted, whole: bool) -> Columns:
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        _check_header(path, list(file.schema_arrow.names), wanted)
-        table = file.read(columns=None if whole else list(dict.fromkeys(wanted.values())))
-        others = [_others(row.items(), wanted) for row in table.to_pylist()] if whole else []
-        values = {flag: table.column(column).to_pylist() for flag, column in wanted.items()}
+        found = _of_header(path, list(file.schema_arrow.names), wanted)
+        table = file.read(columns=None if whole else [name for names in found.values() for name in names])
+        others = [_others(row, found) for row in table.to_pylist()] if whole else []
+        values = together({name: table.column(name).to_pylist() for names in found.values() for name in names}, found)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise DataError(f"{path}: not a whole Parquet file ({reason}); write it again") from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loratory.data.files import LABEL, Columns, Wanted, require_columns
+from loratory.data.files import LABEL, Columns, Wanted, find_columns, together
 from loratory.errors import DataError, ResourceError
 
 log = logging.getLogger("loratory")
@@ -17,39 +17,60 @@ _PARTS = {"train": "train", "validation": "validation", "valid": "validation", "
 _PARTS["test"] = "test"
 
 
-def read_hub(name: str, wanted: Wanted) -> tuple[dict[str, Columns], str | None]:
-    """Load `NAME[/CONFIG]` and return its parts (train, and validation and test where it has them) and its revision.
+def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict[str, Columns], str | None]:
+    """Load `NAME[/CONFIG][@REVISION]` and return its parts (train, and validation and test where it has them) and its
+    revision.
+
+    Args:
+        splits: which of its splits is a part, by the part's name; a part that is not named here is the split that is
+            commonly called so, unless it is another part.
 
     Labels of a `ClassLabel` column are given by name. A part whose labels are all withheld (-1) is left out.
 
     Raises:
         ResourceError: `datasets` is not installed.
-        DataError: the data set cannot be reached or read, or lacks a train part or a column.
+        DataError: the data set cannot be reached or read, or lacks a train part, a split or a column.
     """
     try:
         import datasets
     except ImportError:
         raise ResourceError(f'hub:{name} needs the package datasets; run: pip install "loratory[hub]"') from None
-    loaded = _load(datasets, name)
+    name, revision = _versioned(name)
+    loaded = _load(datasets, name, revision)
     parts: dict[str, Columns] = {}
-    revision: str | None = None
-    for split, table in loaded.items():
-        part = _PARTS.get(str(split))
-        if part is None or part in parts:
-            continue
-        require_columns(f"hub:{name} ({split})", table.column_names, wanted)
-        values = {
-            flag: _label_values(table, column) if flag == LABEL else list(table[column])
-            for flag, column in wanted.items()
-        }
+    for part, split in _splits(name, list(map(str, loaded)), splits).items():
+        table = loaded[split]
+        found = find_columns(f"hub:{name} ({split})", table.column_names, wanted)
+        read = {name: list(table[name]) for names in found.values() for name in names}
+        (label,) = found[LABEL]
+        values = together({**read, label: _label_values(table, label)}, found)
         if part != "train" and len(table) and all(label is None for label in values[LABEL]):
             log.warning("hub:%s: the labels of %s are withheld; this part is not used", name, split)
             continue
         parts[part] = Columns(values, list(range(1, len(table) + 1)), "row", untyped=False)
-        revision = revision or _revision(table)
+        revision = _revision(table) or revision
     if "train" not in parts or not parts["train"].rows:
         raise DataError(f"hub:{name}: no rows to train on; its parts: {', '.join(map(str, loaded)) or 'none'}")
     return parts, revision
+
+
+def _versioned(name: str) -> tuple[str, str | None]:
+    """`NAME@REVISION` as its two parts; a directory has no revision."""
+    before, mark, after = name.rpartition("@")
+    return (before, after) if mark and not Path(name).is_dir() else (name, None)
+
+
+def _splits(name: str, there: list[str], asked: Mapping[str, str]) -> dict[str, str]:
+    """The split of each part."""
+    for part, split in asked.items():
+        if split not in there:
+            raise DataError(f"hub:{name}: no split {split!r}; splits: {', '.join(there)}; set --{part}-split")
+    found = dict(asked)
+    for split in there:
+        usual = _PARTS.get(split)
+        if usual is not None and usual not in found and split not in asked.values():
+            found[usual] = split
+    return found
 
 
 def _candidates(name: str) -> Iterator[tuple[str, str | None]]:
@@ -67,13 +88,14 @@ def _candidates(name: str) -> Iterator[tuple[str, str | None]]:
         yield "/".join(pieces[:2]), "/".join(pieces[2:])
 
 
-def _load(datasets: Any, name: str) -> dict[str, Any]:
-    if not all(name.strip("/").split("/")):
-        raise DataError(f"hub:{name}: no data set is named; write hub:NAME or hub:NAME/CONFIG")
+def _load(datasets: Any, name: str, revision: str | None) -> dict[str, Any]:
+    if not all(name.strip("/").split("/")) or revision == "":
+        raise DataError(f"hub:{name}: no data set is named; write hub:NAME, hub:NAME/CONFIG or hub:NAME@REVISION")
     complaints: list[str] = []
     for repository, configuration in _candidates(name):
         try:
-            return dict(datasets.load_dataset(repository, configuration))
+            loaded = datasets.load_dataset(repository, configuration, **({"revision": revision} if revision else {}))
+            return {str(split): table for split, table in loaded.items()}
         # RuntimeError: a data set that needs a script; OSError: not there, or no network
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             complaints.append(" ".join(str(error).split())[:200].rstrip("."))

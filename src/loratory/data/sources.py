@@ -58,10 +58,13 @@ def load_source(spec: DataSpec) -> Source:
     """
     wanted = _wanted(spec)
     name = spec.dataset
+    if spec.splits and not name.startswith("hub:"):
+        flags = " and ".join(f"--{part}-split" for part in spec.splits)
+        raise DataError(f"{flags}: only a data set of the hub has named splits, not {name}; leave it out")
     if name.startswith("hutto:"):
         source = _hutto(spec)
     elif name.startswith("hub:"):
-        parts, revision = read_hub(name.removeprefix("hub:"), wanted)
+        parts, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
         examples = {part: checked(f"{name} ({part})", columns) for part, columns in parts.items()}
         source = Source(name, revision, _content_digest(examples), examples)
     else:
@@ -77,13 +80,7 @@ def load_source(spec: DataSpec) -> Source:
 def _wanted(spec: DataSpec) -> Wanted:
     """The columns that `spec` names, each under its flag."""
     named = {TEXT: spec.text_column, LABEL: spec.label_column, GROUP: spec.group_column}
-    wanted = {flag: column for flag, column in named.items() if column is not None}
-    flags: dict[str, str] = {}
-    for flag, column in wanted.items():
-        other = flags.setdefault(column, flag)
-        if other != flag:
-            raise DataError(f"{other} and {flag} are both {column!r}; name two columns")
-    return wanted
+    return {flag: column for flag, column in named.items() if column is not None}
 
 
 def _hutto(spec: DataSpec) -> Source:
