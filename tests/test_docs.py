@@ -52,6 +52,31 @@ def test_the_studys_own_commands_need_no_other_block(workplace: Path, commands: 
     assert commands(block) >= 3
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+@pytest.mark.parametrize(("page", "leaves"), [("own-data", "models/reviews-merged"), ("choosing", "results/small")])
+def test_every_command_of_a_page_runs_in_its_order(
+    page: str, leaves: str, workplace: Path, commands: Callable[[str], int]
+) -> None:
+    document = ROOT / "docs" / f"{page}.md"
+    for text in blocks(document, "yaml"):
+        name = re.match(r"# (\w+\.yaml)\n", text)
+        assert name, "a file's first line is its name"
+        (workplace / name[1]).write_text(text, encoding="utf8")
+    assert sum(map(commands, blocks(document, "sh"))) >= 2
+    assert (workplace / leaves).is_dir()
+
+
+def test_the_page_about_choosing_has_no_number_of_its_own() -> None:
+    sources = [ROOT / "results" / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]
+    choosing = ROOT / "docs" / "choosing.md"
+    number = r"(?<![\w.])\d+(?:[.,]\d+)*"
+    known = {one for page in sources if page != choosing for one in re.findall(number, page.read_text("utf8"))}
+    prose = re.sub(r"^```.*?^```|\]\([^)]*\)", "", choosing.read_text("utf8"), flags=re.MULTILINE | re.DOTALL)
+    found = set(re.findall(number, prose))
+    assert len(found) >= 10
+    assert found <= known
+
+
 PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
