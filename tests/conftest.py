@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 import torch
 
 from loratory.cli import main
+from loratory.data import PACKAGED
 from loratory.methods import METHODS, spec_from_flags
 from loratory.run import Run, train
 from loratory.spec import RunSpec
@@ -29,6 +31,8 @@ from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
 
 torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
+
+ROOT = Path(__file__).parents[1]
 
 ModelDirectory = Callable[..., Path]
 
@@ -334,3 +338,58 @@ def records() -> Callable[[Path], dict[str, RunRecord]]:
 def plan() -> Callable[[Path], dict[str, Any]]:
     """(directory) -> a study's plan.json."""
     return lambda directory: json.loads((directory / "plan.json").read_text("utf8"))
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path,
+    model_directory: ModelDirectory,
+    texts: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A working directory: `data/` with a tiny model and tiny rated texts under the packaged names, reviews.csv with
+    the columns review and stars, and the repository's studies and examples.
+    """
+    for name, item in PACKAGED.items():
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for file in item.files:
+            (folder / file).write_text("{}" if file.endswith(".json") else "", encoding="utf8")
+    model = model_directory("bert", max_position_embeddings=128)  # what runs are cut at by default
+    shutil.copytree(model, tmp_path / "data" / "minilm", dirs_exist_ok=True)
+    rated = [f"{number}\t{2.0 if label == 'good' else -2.0}\t{text}\n" for number, (text, label) in enumerate(texts)]
+    for file in (tmp_path / "data" / "hutto").glob("*_GroundTruth.txt"):
+        file.write_text("".join(rated), encoding="utf8")
+    with (tmp_path / "reviews.csv").open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows(
+            [("review", "stars"), *((text, 5 if label == "good" else 1) for text, label in texts)]
+        )
+    for name in ("studies", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATORY_DATA", "data")
+    return tmp_path
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Callable[[str], int]:
+    """(block of shell) -> run each of its commands here, which must succeed; how many there are."""
+
+    def run(block: str) -> int:
+        lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+        lines = [words for words in lines if words and words[0] != "set"]
+        for words in lines:
+            if words[0] == "python":
+                script = Path(words[1])
+                assert (ROOT / script).is_file()
+                arguments = [script.stem, *words[2:]]
+            else:
+                assert words[0] == "loratory"
+                arguments = words[1:]
+            if arguments[:2] == ["study", "run"]:
+                arguments += ["--set", "seeds=[0, 1]"]
+            code = main(arguments)
+            assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
+        return len(lines)
+
+    return run

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import runpy
-import shlex
-import shutil
 import tarfile
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
-from loratory.cli import app, main
-from loratory.data import PACKAGED
+from loratory.cli import app
 from loratory.methods import all_flags
 from loratory.study.reading import read_study
 from loratory.study.spec import StudySpec
@@ -34,53 +31,11 @@ README_BLOCKS = blocks(ROOT / "README.md", "sh")
 """Its commands."""
 
 
-def run(block: str, capsys: pytest.CaptureFixture[str]) -> int:
-    """Run each command of a block, which must succeed; returns how many there are."""
-    lines = [shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
-    for words in lines:
-        if words[0] == "python":
-            script = Path(words[1])
-            assert (ROOT / script).is_file()
-            arguments = [script.stem, *words[2:]]
-        else:
-            assert words[0] == "loratory"
-            arguments = words[1:]
-        if arguments[0] in ("train", "estimate"):
-            arguments += ["--max-length", "48"]  # the tiny model takes no more than 64
-        if arguments[:2] == ["study", "run"]:
-            arguments += ["--set", "train.max_length=48", "--set", "seeds=[0, 1]"]
-        code = main(arguments)
-        assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
-    return len(lines)
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose `data/` holds a tiny model and tiny rated texts under the packaged names."""
-    for name, item in PACKAGED.items():
-        folder = tmp_path / "data" / name
-        folder.mkdir(parents=True)
-        for file in item.files:
-            (folder / file).write_text("{}" if file.endswith(".json") else "", encoding="utf8")
-    shutil.copytree(tiny_bert, tmp_path / "data" / "minilm", dirs_exist_ok=True)
-    rated = [f"{number}\t{2.0 if label == 'good' else -2.0}\t{text}\n" for number, (text, label) in enumerate(texts)]
-    for file in (tmp_path / "data" / "hutto").glob("*_GroundTruth.txt"):
-        file.write_text("".join(rated), encoding="utf8")
-    with (tmp_path / "reviews.csv").open("w", encoding="utf8", newline="") as file:
-        csv.writer(file).writerows(
-            [("review", "stars"), *((text, 5 if label == "good" else 1) for text, label in texts)]
-        )
-    shutil.copytree(ROOT / "studies", tmp_path / "studies")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LORATORY_DATA", "data")
-    return tmp_path
-
-
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
 def test_every_command_of_the_readme_runs_and_so_does_its_code(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    workplace: Path, commands: Callable[[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sum(run(block, capsys) for block in README_BLOCKS) >= 10
+    assert sum(map(commands, README_BLOCKS)) >= 10
     assert (workplace / "predictions.csv").is_file()
     *codes, stock = blocks(ROOT / "README.md", "python")
     names: dict[str, object] = {}
@@ -92,9 +47,34 @@ def test_every_command_of_the_readme_runs_and_so_does_its_code(
     assert capsys.readouterr().out in ("negative\n", "positive\n")
 
 
-def test_the_studys_own_commands_need_no_other_block(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_studys_own_commands_need_no_other_block(workplace: Path, commands: Callable[[str], int]) -> None:
     (block,) = (block for block in README_BLOCKS if "scripts/evaluate.py --model_path models/your_model.pth" in block)
-    assert run(block, capsys) >= 3
+    assert commands(block) >= 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it by its old name
+@pytest.mark.parametrize(("page", "leaves"), [("own-data", "models/reviews-merged"), ("choosing", "results/small")])
+def test_every_command_of_a_page_runs_in_its_order(
+    page: str, leaves: str, workplace: Path, commands: Callable[[str], int]
+) -> None:
+    document = ROOT / "docs" / f"{page}.md"
+    for text in blocks(document, "yaml"):
+        name = re.match(r"# (\w+\.yaml)\n", text)
+        assert name, "a file's first line is its name"
+        (workplace / name[1]).write_text(text, encoding="utf8")
+    assert sum(map(commands, blocks(document, "sh"))) >= 2
+    assert (workplace / leaves).is_dir()
+
+
+def test_the_page_about_choosing_has_no_number_of_its_own() -> None:
+    sources = [ROOT / "results" / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]
+    choosing = ROOT / "docs" / "choosing.md"
+    number = r"(?<![\w.])\d+(?:[.,]\d+)*"
+    known = {one for page in sources if page != choosing for one in re.findall(number, page.read_text("utf8"))}
+    prose = re.sub(r"^```.*?^```|\]\([^)]*\)", "", choosing.read_text("utf8"), flags=re.MULTILINE | re.DOTALL)
+    found = set(re.findall(number, prose))
+    assert len(found) >= 10
+    assert found <= known
 
 
 PAGES = [
