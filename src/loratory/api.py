@@ -48,6 +48,7 @@ def train(
     max_length: int | None = None,
     seed: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
+    tracker: str | Sequence[str] = (),
     on_step: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Run:
@@ -63,6 +64,8 @@ def train(
         output: the run's directory; `models/` and the run's id by default. If it holds this very run already, nothing
             is trained.
         rank: of the methods that have one.
+        tracker: `tensorboard`, `wandb`, `mlflow`, `trackio`, or several of them: they are told settings, epochs and
+            results. One that fails on the way is warned of, and the run goes on.
         on_step: told after each step.
         settings: any other flag of the command, such as `targets="all-linear"` or `test_fraction=0.1`.
 
@@ -82,7 +85,8 @@ def train(
         **{**settings, **data},
     )
     spec = spec_from_flags({"method": method, **flags})
-    return train_run(spec, output=_path(output), on_step=on_step or (lambda progress: None))
+    followers = [tracker] if isinstance(tracker, str) else tracker
+    return train_run(spec, output=_path(output), tracker=followers, on_step=on_step or (lambda progress: None))
 
 
 def estimate(

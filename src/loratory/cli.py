@@ -78,6 +78,9 @@ def train(
     *,
     method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}; or peft:TYPE")] = "standard",
     output: Annotated[Path | None, typer.Option(help="the run's directory [models/ and the run's id]")] = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,NAME", help="told of the run: tensorboard, wandb, mlflow, trackio")
+    ] = None,
     settings: AnySetting = None,
     as_json: Json = False,
     flags: dict[str, Any],
@@ -87,7 +90,7 @@ def train(
 
     spec = spec_from_flags({"method": method, **flags, **dict(map(assignment, settings or []))})
     with progress_shown(spec) as on_step:
-        run = train_run(spec, output=output, on_step=on_step)
+        run = train_run(spec, output=output, tracker=tracker or (), on_step=on_step)
     if rank() > 0:
         return
     document = {**run.record.to_dict(), "directory": str(run.directory)}

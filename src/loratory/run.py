@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sklearn.metrics  # noqa: F401  imported here so that importing it counts in no run's time
 import torch
@@ -39,6 +40,7 @@ from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, claim, commit, find_run, staging
 from loratory.store.record import Place, RunRecord
+from loratory.tracking import chosen, tracked
 
 log = logging.getLogger("loratory")
 
@@ -62,6 +64,7 @@ def train(
     place: Place | None = None,
     keep_weights: bool = True,
     inputs: Inputs | None = None,
+    tracker: Sequence[str] = (),
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
     """Train once and commit the run's directory.
@@ -72,14 +75,17 @@ def train(
         place: the run's place in a study. A tuning run is scored on validation alone, and keeps no predictions.
         keep_weights: whether the weights are saved; how many bytes they would take is recorded either way.
         inputs: what earlier runs of this process have read.
+        tracker: who follows the run, by the names in :mod:`loratory.tracking`. They are no part of what makes the run
+            this run; of several processes the first tells them.
         on_step: told after each step.
 
     Raises:
         LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
             another library raises while training comes as a TrainingError.
     """
+    names = chosen(tracker)
     with joined(cuda=device_type(spec.hardware) == "cuda"):
-        return _train(spec, output, place, keep_weights, inputs, on_step)
+        return _train(spec, output, place, keep_weights, inputs, names, on_step)
 
 
 def _train(
@@ -88,6 +94,7 @@ def _train(
     place: Place | None,
     keep_weights: bool,
     inputs: Inputs | None,
+    tracker: Sequence[str],
     on_step: Callable[[Progress], None],
 ) -> Run:
     """In every process that trains; the first one holds the directory, and writes."""
@@ -105,10 +112,18 @@ def _train(
             log.warning("%s holds this run already; nothing was trained", directory)
             return Run(found, directory)
         stage = stack.enter_context(staging(directory)) if processes.first else None
+        with meter.aside():
+            settings = {"id": name, "fingerprint": setup.fingerprint, **setup.spec.model_dump(mode="json")}
+            trackers = stack.enter_context(tracked(tracker if processes.first else (), directory, settings))
+
+        def stepped(progress: Progress) -> None:
+            trackers.step(progress)
+            on_step(progress)
+
         with failures_recorded(setup, meter, name, directory):
             meter.start_memory()
             with memory_errors(setup.spec, hardware):
-                result = optimize(setup, meter, on_step=on_step)
+                result = optimize(setup, meter, on_step=stepped, on_epoch=trackers.epoch)
             meter.stop_memory()
             with memory_errors(setup.spec, hardware), meter.phase("eval"):
                 logits = {
@@ -118,6 +133,8 @@ def _train(
             record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
             commit(stage, directory)
+        if record is not None:
+            trackers.end(record)
         record = processes.told(record)
     assert record is not None
     return Run(record, directory)
@@ -158,6 +175,7 @@ def optimize(
     *,
     validated: bool = True,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
     """Train the set-up's model in place, as its spec says.
 
@@ -190,6 +208,7 @@ def optimize(
         starts=setup.trainable.starts,
         companion=setup.trainable.companion,
         on_step=on_step,
+        on_epoch=on_epoch,
     )
 
 

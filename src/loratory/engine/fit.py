@@ -58,6 +58,10 @@ class Progress:
     step: int
     total_steps: int
     examples: int
+    lr: float
+    """Of the coming step."""
+    loss: float | None = None
+    """The mean over the epoch's examples so far, where the loop looked at it: a look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def fit(
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
     """Train what is free in the classifier's model, in place, on the device where it is.
 
@@ -110,6 +115,7 @@ def fit(
         starts: the first epoch in which a parameter is trained, where that is not 1; until then it is frozen.
         companion: what the method does in every step beside the gradient of the loss.
         on_step: told after each step.
+        on_epoch: told each row of the history; its time is not the run's.
 
     Raises:
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
@@ -136,6 +142,8 @@ def fit(
             with meter.phase("eval"):
                 scores = score(run.validated()) if validation is not None else {}
             history.append({**row, "train_seconds": meter.seconds["train"], **scores})
+            with meter.aside():
+                on_epoch(history[-1])
             if not watched:
                 continue
             if best is None or better(scores, best[1]):
@@ -191,11 +199,10 @@ class Ready:
                 seen = order[begin : begin + size]
                 begin += len(seen)
                 meter.count(examples=len(seen), tokens=int(self.lengths[seen].sum()), padded_tokens=rows)
-                if meter.steps % CHECKED_EVERY == 0:
-                    self._loss(number)
-                on_step(Progress(number, meter.steps, total, meter.examples))
+                looked = self._loss(number) / begin if meter.steps % CHECKED_EVERY == 0 else None
+                on_step(Progress(number, meter.steps, total, meter.examples, self.one.rate(meter.steps), looked))
             loss = self._loss(number) / len(order)
-        return {"step": meter.steps, "loss": loss, "lr": self.one.rate}
+        return {"step": meter.steps, "loss": loss, "lr": self.one.rate(meter.steps)}
 
     def _unfreeze(self, epoch: int) -> None:
         """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""

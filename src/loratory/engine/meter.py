@@ -65,6 +65,15 @@ class Meter:
             if name == "eval":
                 self._restart_peak()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count the time inside towards nothing, the total neither; no phase is open."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - start
+
     def count(self, *, examples: int, tokens: int, padded_tokens: int) -> None:
         """One optimizer step was made on so much.
 

@@ -67,7 +67,9 @@ class Step:
         self.separate = spec.accumulate > 1 or self.processes.count > 1
         """Whether gradients stand in memory of their own, so that passes and update can be captured apart."""
         factor = linear_schedule(total, warmup=spec.warmup)
-        self._rates = torch.tensor([lr * factor(step) for step in range(total)], device=device)
+        planned = torch.tensor([lr * factor(step) for step in range(total)])
+        self._planned: list[float] = planned.tolist()
+        self._rates = planned.to(device, copy=True)
         self._done = torch.zeros(1, dtype=torch.int64, device=device)
         self._rate = torch.zeros((), device=device)
         self._rate_times = {factor: torch.zeros((), device=device) for factor in rates.values()}
@@ -89,11 +91,9 @@ class Step:
         ]
         self.optimizer = AdamW(groups, lr=self._rate, fused=True, capturable=device.type == "cuda")
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the coming step, where nothing multiplies it; 0 after the last."""
-        done = int(self._done)
-        return float(self._rates[done]) if done < len(self._rates) else 0.0
+    def rate(self, done: int) -> float:
+        """The learning rate after `done` steps, where nothing multiplies it; 0 after the last. Asks no device."""
+        return self._planned[done] if done < len(self._planned) else 0.0
 
     def __call__(self, parts: Iterable[Batch]) -> int:
         """Make one step on the batch that `parts` make up; they stand on the host.
