@@ -13,6 +13,7 @@ from loratory.data.splits import Dataset
 from loratory.models.families import family_of
 from loratory.models.source import pretrained
 from loratory.report.findings import ROWS_SAID, findings
+from loratory.report.provenance import groups_said
 from loratory.units import percent, printable
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Profiled:
 
         yield Text(printable(str(self.record["source"])), style="bold")
         yield self._classes()
+        if groups := self.record["groups"]:
+            parts = ", ".join(f"{part} {count:,}" for part, count in self.record["units"].items())
+            yield Text(f"Groups: {groups_said(groups)}. Together with those that share a text: {parts}.")
         if tokens := self.profile.tokens:
             yield Text(f"\nTokens of {printable(tokens.model)}, special ones included", style="bold")
             yield self._lengths()

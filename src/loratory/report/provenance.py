@@ -49,7 +49,7 @@ def _data(one: Mapping[str, Any]) -> Facts:
         ("classes", "" if counts else ", ".join(labels)),
         *((f"classes of {part}", _classes(labels, counts[part])) for part in PARTS if part in counts),
         ("rows without a class, left out", _some(one.get("dropped"))),
-        ("groups", _grouped(_mapping(one, "groups"))),
+        ("groups", groups_said(_mapping(one, "groups"))),
         ("repeated texts", _repeated(_mapping(one, "duplicates"))),
         ("texts with different labels", _some(one.get("conflicts"))),
         *((f"in {pair.replace('-', ' and ')} alike", _some(n)) for pair, n in _mapping(one, "overlap").items()),
@@ -80,7 +80,7 @@ def _repeated(found: Mapping[str, Any]) -> str:
     return ", ".join(text if part == "all" else f"{part} {text}" for part, text in parts if text)
 
 
-def _grouped(found: Mapping[str, Any]) -> str:
+def groups_said(found: Mapping[str, Any]) -> str:
     """`299, each in one split`, or how many examples have their group in an earlier split, too."""
     if not found:
         return ""
