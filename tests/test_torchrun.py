@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch(
     flags = {**COMMON, "method": method, "model": str(tiny_bert), "dataset": str(tiny_csv)}
     # 84 texts: the last step of 8 or 16 has 4, dealt out to two
     one = train(spec_from_flags({**flags, "batch_size": 16, "accumulate": 2}), output=tmp_path / "one")
-    done = together({**flags, "batch_size": 8, "accumulate": 2}, tmp_path / "two")
+    told = {"tracker": "tensorboard"} if method == "lora" and find_spec("tensorboard") is not None else {}
+    done = together({**flags, **told, "batch_size": 8, "accumulate": 2}, tmp_path / "two")
     assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / "tensorboard" / "two").glob("events.*")]) == len(told)  # the first process alone tells
     record = json.loads(done.stdout)  # one document, of the first process
     assert record["environment"]["processes"] == 2
     assert one.record.environment["processes"] == 1

@@ -269,23 +269,16 @@ def test_without_a_tracker_none_is_imported() -> None:
         assert done.stderr == "[]\n"
 
 
-def command(name: str, flags: list[str], place: Path, *launcher: str, **settings: str) -> dict[str, Any]:
+def command(name: str, flags: list[str], place: Path, **settings: str) -> dict[str, Any]:
     """Train in a process of its own, which finds no network; what it printed."""
     words = ["-m", "loratory", "train", "--method", "head", *flags, "--epochs", "2", "--batch-size", "2", "--json"]
     done = subprocess.run(
-        [sys.executable, *launcher, *words, "--tracker", name, "--output", str(place / "run")],
+        [sys.executable, *words, "--tracker", name, "--output", str(place / "run")],
         capture_output=True, text=True, timeout=100, check=False, cwd=place, env={**os.environ, **settings},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "is told nothing more" not in done.stderr
     return dict(json.loads(done.stdout))
-
-
-def test_of_processes_that_train_together_the_first_tells(flags: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert command("tensorboard", flags, tmp_path, *launcher)["environment"]["processes"] == 2
-    assert len([*(tmp_path / "tensorboard" / "run").glob("events.*")]) == 1
 
 
 def test_mlflow_reads_back_settings_epochs_and_results(flags: list[str], tmp_path: Path) -> None:
