@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loratory.errors import StorageError, TrainingError
 from loratory.report.study import write
+from loratory.store.naming import approaches
 from loratory.study.document import Summary
 from loratory.study.jobs import Job
 from loratory.study.launch import launch
@@ -29,6 +30,13 @@ class Finished:
     directory: Path
     page: Path
     """Its report."""
+
+    @property
+    def kept(self) -> list[tuple[str, Path]]:
+        """The runs that kept their weights, each by its approach and its directory, which `export` takes."""
+        records = [record for record in self.plan.records.values() if record.weights]
+        names = approaches([record.to_dict() for record in records])
+        return [(name, self.directory / RUNS / record.id) for name, record in zip(names, records, strict=True)]
 
     def check(self) -> None:
         """Raise a TrainingError where no final run completed."""

@@ -14,6 +14,9 @@ from loratory.flags import assignment
 
 study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
 
+KEPT_SHOWN = 12
+"""Runs with weights that are named when a study ends."""
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 
 
@@ -68,6 +71,10 @@ def run_study(
         typer.echo(
             f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {done.page}"
         )
+        for name, place in done.kept[:KEPT_SHOWN]:
+            typer.echo(f"weights of {name}: {place}")
+        if (more := len(done.kept) - KEPT_SHOWN) > 0:
+            typer.echo(f"and {counted(more, 'run')} more with weights")
     done.check()
 
 

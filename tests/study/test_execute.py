@@ -381,3 +381,14 @@ def test_what_a_worker_does_not_find_is_no_failure_of_its_runs(
         with pytest.raises(LoratoryError, match=says):
             run_with(tmp_path / "out", path)
         assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.usefixtures("without_page")
+def test_the_end_names_the_runs_that_kept_their_weights(
+    ran: Path, study_file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights of ")]
+    named = {Path(line.rpartition(": ")[2]) for line in lines}
+    assert len(named) == len(lines) > 0
+    assert named == {path.parent for path in (ran / "runs").glob("*/*.safetensors")}
