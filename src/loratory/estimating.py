@@ -9,10 +9,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import product
 from typing import Any
 
-import loratory.run  # noqa: F401  # what it loads is part of a training process's memory
 from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware
@@ -179,6 +179,8 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
     afterwards.
     """
     hardware = Hardware.of(spec.hardware)
+    if hardware.device.type == "cpu":
+        import_module("loratory.run")  # what it loads is part of a training process's resident memory
     with memory_errors(spec, hardware):
         setup = prepare(spec, hardware, inputs, weights=False)
     data, training = setup.tokens["train"], setup.spec.training

@@ -91,7 +91,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     spec = resolve(spec, int(config.hidden_size), hardware)
     environment = hardware.record()
     fingerprint = spec.fingerprint(
-        data={part: getattr(dataset, part).digest for part in PARTS},
+        data={part: dataset.split(part).digest for part in PARTS},
         model=model.digest,
         version=code_version(),
         environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
@@ -161,7 +161,7 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     base.to(hardware.device)
     hardware.synchronize()
     load_seconds = time.perf_counter() - begin
-    parts = [part for part in (PARTS if place is None else place.sees) if len(getattr(dataset, part))]
+    parts = [part for part in (PARTS if place is None else place.sees) if len(dataset.split(part))]
     tokens = {part: inputs.tokens(spec.data, part, model) for part in parts}
     return Setup(spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, load_seconds, place)
 

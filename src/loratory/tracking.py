@@ -189,7 +189,7 @@ def _started(name: str, directory: Path, settings: Mapping[str, Any]) -> Any:
             follower = getattr(tracking, library.tracker)(**arguments)
             follower.start()
             follower.store_init_configuration(flattened(settings))
-    except Exception as error:
+    except Exception as error:  # each library has kinds of its own; whichever it is, nothing is trained
         raise ResourceError(f"--tracker {name} does not start: {type(error).__name__}: {first_line(error)}") from error
     return follower
 

@@ -230,7 +230,7 @@ def evaluate(
         texts, names = examples.texts, [str(label) for label in examples.labels]
     else:
         dataset = then if then is not None and spec == source else make_dataset(spec)
-        part, shown = getattr(dataset, split), split
+        part, shown = dataset.split(split), split
         if not len(part):
             raise DataError(f"{where}: it has no {split} split (--test-fraction 0); score another split, or other data")
         texts, names = part.texts, [str(dataset.labels[label]) for label in part.labels]

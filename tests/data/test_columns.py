@@ -94,6 +94,13 @@ def test_a_text_that_is_missing_in_every_column_and_one_that_is_a_number_are_ref
         examples(str(path), text_column="title,body", label_column="stars")
 
 
+def test_a_name_that_is_a_number_is_missed_where_a_later_row_lacks_it(tmp_path: Path) -> None:
+    path = tmp_path / "numbered.jsonl"
+    path.write_text('{"0": "a", "stars": "x"}\n{"stars": "y", "1": "b"}\n', encoding="utf8")
+    with pytest.raises(DataError, match="line 2: no column '0'; columns: 'stars', '1'; set --text-column"):
+        examples(str(path), text_column="0", label_column="stars")
+
+
 def test_texts_to_label_are_read_alike_and_their_other_columns_stay(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf8")

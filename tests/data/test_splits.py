@@ -245,6 +245,16 @@ def test_groups_in_two_given_files_are_counted(tmp_path: Path, caplog: pytest.Lo
     assert "of test from groups that are also in train; kept" in caplog.text
 
 
+def test_a_large_test_file_has_no_say_in_validations_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = [{"text": f"text {n}", "label": n % 2, "book": n} for n in range(100)]
+    test = tmp_path / "test.jsonl"
+    rows = [{"text": f"other {n}", "label": n % 2, "book": -1 - n} for n in range(900)]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    with caplog.at_level(logging.WARNING, "loratory"):
+        assert len(grouped(train, test=str(test)).validation) == 10
+    assert caplog.text == ""
+
+
 def test_documents_of_the_packaged_data_stand_in_one_split_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,3 +50,14 @@ def test_methods_that_are_the_same_are_told_apart_where_one_seed_chooses_for_all
     assert each.total() == 200
     assert each["better"] + each["worse"] <= 10
     assert first["better"] + first["worse"] >= 20
+
+
+@pytest.mark.parametrize("groups", [20, 60])
+def test_groups_resampled_whole_claim_little_and_one_by_one_too_much(power: ModuleType, groups: int) -> None:
+    whole, single = (
+        power.verdicts(power.Setting(1000, 5, 0.005, own=True, groups=groups, known=known), 0.0, studies=200, draws=200)
+        for known in (True, False)
+    )
+    assert whole.total() == 200
+    assert whole["better"] + whole["worse"] <= 16
+    assert single["better"] + single["worse"] >= 20

@@ -189,6 +189,22 @@ def test_other_test_examples_do_not_compare(fabricated: Callable[..., Any], cell
     assert (found.difference, found.verdict, found.why_none) == (None, None, "they were tested on different examples")
 
 
+def test_few_units_give_no_verdict(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    place = fabricated([cell(STANDARD), cell(lora(8))], sizes=(30, 100)).write()
+
+    def grouped(kept: dict[str, Any]) -> dict[str, Any]:
+        units = np.minimum(np.arange(100), 11)  # eleven single examples, and one unit of 89
+        return {**kept, "test": dataclasses.replace(kept["test"], units=units)}
+
+    for one in load_study(place).cells:
+        for final in one.finals:
+            rewritten(final.directory, grouped)
+    (found,) = summarise(load_study(place), with_baselines=False, draws=DRAWS).pairs
+    assert (found.examples, found.units, found.verdict) == (100, 12, None)
+    assert found.why_none is not None
+    assert found.why_none.startswith("12 units (texts or groups) in the test split, as good as 1.3 of one size")
+
+
 def test_a_run_without_test_predictions_is_refused(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
     place = fabricated([cell(STANDARD)], sizes=(30, 100)).write()
     rewritten(load_study(place).cells[0].finals[0].directory, lambda kept: {"validation": kept["validation"]})

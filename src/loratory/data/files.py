@@ -228,22 +228,26 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     """
     names = list(known)
     found: dict[str, list[str]] = {}
-    missing: dict[str, list[str]] = {}
     for flag, column in wanted.items():
         pieces = [column] if column in names else _pieces(flag, column)
         found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
-        if lacking := [piece for piece in found[flag] if piece not in names]:
-            missing[flag] = lacking
-    if missing:
-        lacking = [piece for pieces in missing.values() for piece in pieces]
-        listed = ", ".join(map(repr, lacking))
-        raise DataError(f"{where}: no column {listed}; columns: {_listed(names)}; set {', '.join(missing)}")
+    _refuse_missing(where, names, found)
     flags: dict[str, str] = {}
     for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
         if column in flags:
             raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
         flags[column] = flag
     return found
+
+
+def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
+    """Every column must be among the `known` ones."""
+    names = list(known)
+    missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
+    lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
+    if lacking:
+        flags = ", ".join(flag for flag, columns in missing.items() if columns)
+        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; set {flags}")
 
 
 def _pieces(flag: str, column: str) -> list[str]:
@@ -304,9 +308,7 @@ def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
             raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
         if found is None:  # numbers count the first object's keys
             found = find_columns(f"{path}: line {line}", record, wanted)
-        absent = {name: flag for flag, names in found.items() for name in names if name not in record}
-        if absent:
-            find_columns(f"{path}: line {line}", record, {flag: name for name, flag in absent.items()})
+        _refuse_missing(f"{path}: line {line}", record, found)
         _add(columns, record, found, line, whole=whole)
     return columns
 

@@ -21,11 +21,11 @@ def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict
     """Load `NAME[/CONFIG][@REVISION]` and return its parts (train, and validation and test where it has them) and its
     revision.
 
+    Labels of a `ClassLabel` column are given by name. A part whose labels are all withheld (-1) is left out.
+
     Args:
         splits: which of its splits is a part, by the part's name; a part that is not named here is the split that is
             commonly called so, unless it is another part.
-
-    Labels of a `ClassLabel` column are given by name. A part whose labels are all withheld (-1) is left out.
 
     Raises:
         ResourceError: `datasets` is not installed.
@@ -41,8 +41,8 @@ def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict
     for part, split in _splits(name, list(map(str, loaded)), splits).items():
         table = loaded[split]
         found = find_columns(f"hub:{name} ({split})", table.column_names, wanted)
-        read = {name: list(table[name]) for names in found.values() for name in names}
         (label,) = found[LABEL]
+        read = {column: list(table[column]) for columns in found.values() for column in columns if column != label}
         values = together({**read, label: _label_values(table, label)}, found)
         if part != "train" and len(table) and all(label is None for label in values[LABEL]):
             log.warning("hub:%s: the labels of %s are withheld; this part is not used", name, split)

@@ -230,7 +230,7 @@ def _rows(dataset: Dataset) -> tuple[list[Place], list[str]]:
     """Every row and its text: training, validation, test, each by the number of the row."""
     places, texts = [], []
     for part in PARTS:
-        split = getattr(dataset, part)
+        split = dataset.split(part)
         for position in np.argsort(split.rows, kind="stable").tolist():
             places.append(Place(part, int(split.rows[position]), str(dataset.labels[split.labels[position]])))
             texts.append(split.texts[position])

@@ -179,7 +179,7 @@ def make_dataset(spec: DataSpec) -> Dataset:
             "all" if "all" in source.parts and part == "train" else part: len(rows) - len({row.normal for row in rows})
             for part, rows in read.items()
         },
-        conflicts=sum(len(set(classes)) > 1 for classes in _groups(read["train"]).values()),
+        conflicts=sum(len(set(classes)) > 1 for classes in _classes(read["train"]).values()),
         dropped=source.dropped,
         groups=groups,
     )
@@ -242,16 +242,17 @@ def _in_hash_order(rows: Iterable[_Row]) -> list[_Row]:
     return sorted(rows, key=lambda row: (row.place, row.text, row.label))
 
 
-def _groups(rows: Iterable[_Row]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = defaultdict(list)
+def _classes(rows: Iterable[_Row]) -> dict[str, list[int]]:
+    """The class of each row, by its normalised text."""
+    found: dict[str, list[int]] = defaultdict(list)
     for row in rows:
-        groups[row.normal].append(row.label)
-    return groups
+        found[row.normal].append(row.label)
+    return found
 
 
 def _units(rows: Sequence[_Row]) -> list[_Unit]:
     """What is never parted, in the order of the places. A text whose rows disagree counts for its commonest class."""
-    labels = {normal: _commonest(Counter(classes)) for normal, classes in _groups(rows).items()}
+    labels = {normal: _commonest(Counter(classes)) for normal, classes in _classes(rows).items()}
     places = {row.normal: row.place for row in rows}
     units = []
     for together in _together(rows):
@@ -313,7 +314,7 @@ def _warn_uneven(
     parts: Mapping[str, list[_Row]], fractions: dict[str, float], labels: Sequence[Label], where: str
 ) -> None:
     """Say where whole groups leave a part far from its share, or without a class."""
-    total = sum(map(len, parts.values()))
+    total = sum(len(parts[part]) for part in ("train", *fractions))  # what was cut, not what was given
     for part, share in fractions.items():
         asked, found = round(share * total), len(parts[part])
         if abs(found - asked) > asked / 2:

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loratory.data.batches import Cut, Labelled, epoch_order
 from loratory.engine.fit import Progress, ready
@@ -75,26 +77,22 @@ def calibrate(
     processes, size = hardware.processes, spec.batch_size * hardware.processes.count
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
     orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
-    heavy = data.heaviest(orders, cut)
-    typical = orders[0][: MOST_STEPS * size]
     frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
-    chosen = [heavy, typical, *([next(data.by_length(tokens=AT_ONCE))[0]] if frozen else [])]
-    sample = data.take(np.concatenate(chosen))
-    first, later = np.arange(len(heavy)), np.arange(len(heavy), len(heavy) + len(typical))
+    sample = _sampled(data, orders, cut, MOST_STEPS * size, frozen=frozen)
     meter = Meter(hardware)
     meter.start_memory()
     made = spec.model_copy(update={"epochs": 2})
     prepared = partial(
-        ready, classifier, sample, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
-        starts=dict.fromkeys(starts, 1), companion=companion, orders=[first, later],
+        ready, classifier, sample.data, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
+        starts=dict.fromkeys(starts, 1), companion=companion, orders=[sample.heavy, sample.typical],
     )  # fmt: skip
     with prepared(meter=meter) as run:
         bottom = meter.seconds["train"]
         run.epoch(1, _quiet)
         once = meter.seconds["train"] - bottom
-        count = min(max(2, int(seconds / max(once, 1e-6))), math.ceil(len(later) / size))
+        count = min(max(2, int(seconds / max(once, 1e-6))), math.ceil(len(sample.typical) / size))
         before, tokens = meter.seconds["train"], meter.tokens
-        replace(run, orders=[first, later[: count * size]]).epoch(2, _quiet)
+        replace(run, orders=[sample.heavy, sample.typical[: count * size]]).epoch(2, _quiet)
         timed, timed_tokens = meter.seconds["train"] - before, meter.tokens - tokens
         bottom_said = run.engine.get("frozen_bottom", {})
     meter.stop_memory()
@@ -102,21 +100,48 @@ def calibrate(
     if frozen and hardware.device.type == "cuda":  # where a first pass loads kernels
         with prepared(meter=(again := Meter(hardware))):
             warm = again.seconds["train"]
-    cost, tokens_of = meter.record(), sample.tokens.lengths.sum()
-    kept = bottom_said.get("kept_bytes", 0)
-    whole = bottom_said.get("layers") == "all"  # then a row is kept of each text, else of each token
-    rows = [len(one.labels) if whole else int(one.tokens.lengths.sum()) for one in (sample, data, validation)]
-    missing = kept * (rows[1] + rows[2]) // rows[0] - kept if bottom_said.get("kept") == "in memory" else 0
+    cost = meter.record()
+    missing = _not_kept(bottom_said, sample.data, data, validation)
     peak, parts = cost["peak_memory_bytes"], cost["memory_parts_bytes"]
     all_tokens = int(data.tokens.lengths.sum())
-    steps_seconds = timed * spec.epochs * all_tokens / timed_tokens
+    bottom_seconds = max(bottom - warm, 0.0) + warm * all_tokens / int(sample.data.tokens.lengths.sum())
     return Calibration(
         peak_bytes=int(peak["allocated"] if peak["allocated"] is not None else peak["resident"]) + missing,
         parts_bytes={**parts, "rest": parts["rest"] + missing},
         heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
-        train_seconds=max(bottom - warm, 0.0) + warm * all_tokens / int(tokens_of) + steps_seconds,
+        train_seconds=bottom_seconds + timed * spec.epochs * all_tokens / timed_tokens,
     )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some of the training texts, and those that steps are made of, as positions among them."""
+
+    data: Labelled
+    heavy: NDArray[np.int64]
+    """A step with the most tokens of the whole run."""
+    typical: NDArray[np.int64]
+    """The first steps of the run."""
+
+
+def _sampled(data: Labelled, orders: list[NDArray[np.int64]], cut: Cut, typical: int, *, frozen: bool) -> _Sample:
+    """Of a frozen bottom the texts of its largest batch are there, too: no step is made of them."""
+    chosen = [data.heaviest(orders, cut), orders[0][:typical]]
+    ends = np.cumsum([len(one) for one in chosen])
+    if frozen:
+        chosen.append(next(data.by_length(tokens=AT_ONCE))[0])
+    return _Sample(data.take(np.concatenate(chosen)), np.arange(ends[0]), np.arange(ends[0], ends[1]))
+
+
+def _not_kept(said: Mapping[str, Any], sample: Labelled, data: Labelled, validation: Labelled) -> int:
+    """Bytes that a frozen bottom's output takes in memory for all texts, beyond those of the sample."""
+    if said.get("kept") != "in memory":
+        return 0
+    whole = said["layers"] == "all"  # then a row is kept of each text, else of each token
+    few, *all_of = (len(one.labels) if whole else int(one.tokens.lengths.sum()) for one in (sample, data, validation))
+    kept = int(said["kept_bytes"])
+    return kept * sum(all_of) // few - kept
 
 
 def _quiet(progress: Progress) -> None:

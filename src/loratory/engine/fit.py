@@ -297,14 +297,10 @@ def ready(
                 compiled=compiled,
                 why_eager=why_eager,
             )
-        facts: dict[str, Any] = {"own_layers": _own_layers(classifier, quick)}
-        if held is not None:
-            facts["quantized"] = held
-        if frozen is not None:
-            facts["frozen_bottom"] = frozen
         if starts:
-            facts["trained_by_epoch"] = _trained(one, starts, spec.epochs)
             stack.callback(_set_free, one)
+        said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.epochs)}
+        facts = {"own_layers": _own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
         _log(facts)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
@@ -343,8 +339,10 @@ def _log(facts: Mapping[str, Any]) -> None:
         log.info("parameters trained by epoch: %s", ", ".join(f"{count:,}" for count in facts["trained_by_epoch"]))
 
 
-def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int]:
-    """How many parameters are trained in each epoch."""
+def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int] | None:
+    """How many parameters are trained in each epoch, where some begin late."""
+    if not starts:
+        return None
     sizes = {name: parameter.numel() for name, parameter in one.free.items()}
     return [sum(sizes[name] for name in sizes if starts.get(name, 1) <= epoch) for epoch in range(1, epochs + 1)]
 

@@ -69,7 +69,7 @@ def _seen(name: str, record: RunRecord | None, key: str) -> DataSeen:
 
 
 def _sizes(dataset: Dataset) -> dict[str, int]:
-    return {part: len(getattr(dataset, part)) for part in PARTS}
+    return {part: len(dataset.split(part)) for part in PARTS}
 
 
 def _lengths(found: Profile, key: str) -> Grid | None:
