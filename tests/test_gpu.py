@@ -214,3 +214,15 @@ def test_peak_memory_holds_nothing_of_earlier_runs(tmp_path: Path, tiny_bert: Pa
     others = [peak(f"other{number}", "standard") for number in range(3)]
     assert max(others) - min(others) < 2**20
     assert abs(peak("last", "lora") - first) < 2**20  # 32 MiB would be one workspace
+
+
+@pytest.mark.parametrize("graphs", ["auto", "off"])
+def test_the_parts_of_time_are_the_devices_own_and_add_up(
+    graphs: str, tmp_path: Path, tiny_bert: Path, tiny_csv: Path
+) -> None:
+    run = _train(tmp_path, tiny_bert, tiny_csv, "standard", graphs=graphs)
+    assert (run.record.environment["engine"]["graphs"] > 0) == (graphs == "auto")
+    parts = run.record.cost["time_parts_seconds"]
+    assert set(parts) == {"forward", "backward", "optimizer", "data", "gaps"}
+    assert sum(parts.values()) == pytest.approx(run.record.cost["train_seconds"])
+    assert min(parts[part] for part in ("forward", "backward", "optimizer")) > 0

@@ -145,10 +145,10 @@ class Labelled:
         steps = (parts for order in orders for parts, _ in self._divided(order, cut))
         return np.concatenate(max(steps, key=lambda parts: max(int(lengths[part].sum()) for part in parts)))
 
-    def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> Batch:
-        """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens."""
+    def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut, *, least: bool = False) -> Batch:
+        """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens; or with the least."""
         parts = (part for order in orders for parts, _ in self._divided(order, cut) for part in parts)
-        most = max(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
+        most = (min if least else max)(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
         return collate(self.tokens, self.labels, self._longest_first(most))
 
     def _divided(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[list[NDArray[np.int64]], float]]:

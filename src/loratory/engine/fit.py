@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +34,7 @@ from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.predict import predict
 from loratory.engine.step import Step
+from loratory.engine.timing import probe
 from loratory.errors import DivergedError
 from loratory.methods.base import Companion
 from loratory.models import quantized
@@ -43,7 +44,10 @@ from loratory.spec import TrainingSpec
 log = logging.getLogger("loratory")
 
 CHECKED_EVERY = 50
-"""Steps between looks at the loss: a look waits for the device."""
+"""Steps between looks at the loss, and at the device's own clock: a look waits for the device."""
+
+FIRST_LOOKS = (2, 4, 8, 16, 32)
+"""Steps after which there is a look before that, so that short runs have some."""
 
 
 GRADUAL = "layers are unfrozen from epoch to epoch"
@@ -193,14 +197,18 @@ class Ready:
         _set_training(self.classifier.model, self.bottom)
         self._unfreeze(number)
         self.one.loss.zero_()
-        with meter.phase("train"):
+        clock = meter.clock
+        with meter.phase("train"), clock.running():
+            clock.begin("data")
             for parts in self.data.steps(order, self.cut):
                 rows = self.step(parts)
+                clock.begin("launching")
                 seen = order[begin : begin + size]
                 begin += len(seen)
                 meter.count(examples=len(seen), tokens=int(self.lengths[seen].sum()), padded_tokens=rows)
-                looked = self._loss(number) / begin if meter.steps % CHECKED_EVERY == 0 else None
+                looked = self._loss(number) / begin if _looks(meter.steps) else None
                 on_step(Progress(number, meter.steps, total, meter.examples, self.one.rate(meter.steps), looked))
+                clock.begin("data")
             loss = self._loss(number) / len(order)
         return {"step": meter.steps, "loss": loss, "lr": self.one.rate(meter.steps)}
 
@@ -211,9 +219,12 @@ class Ready:
 
     def _loss(self, epoch: int) -> float:
         """The sum of the examples' losses in this epoch so far, all processes together; it must be a finite number."""
+        self.meter.clock.begin("waiting")
         together = self.one.loss.clone()
         self.hardware.processes.sum_(together)
         total = float(together)
+        self.meter.clock.look()
+        self.meter.clock.begin("launching")
         if not math.isfinite(total):
             raise DivergedError(f"the loss is {total} in epoch {epoch} (step {self.meter.steps}); use a smaller --lr")
         return total
@@ -285,7 +296,7 @@ def ready(
                 stack.enter_context(companion.over(total))
             one = Step(
                 classifier, spec, hardware, lr=lr, total=total, rates=rates, companion=companion, class_weights=weights,
-                embeddings=embeddings, refresh=quick.refresh,
+                embeddings=embeddings, refresh=quick.refresh, clock=meter.clock,
             )  # fmt: skip
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
@@ -297,6 +308,9 @@ def ready(
                 compiled=compiled,
                 why_eager=why_eager,
             )
+            if engine["graphs"] == 0 and companion is None and not starts:
+                _probe(one, step, data, orders, cut)
+        meter.clock.bottom = meter.seconds["train"]
         if starts:
             stack.callback(_set_free, one)
         said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.epochs)}
@@ -325,6 +339,14 @@ def _why_eager(
     if held is not None and "load_in_8bit" in held:
         return quantized.WHY_EAGER
     return "checkpointed layers draw from torch's generator" if drawn else None
+
+
+def _probe(one: Step, step: Graphs | Step, data: Labelled, orders: list[NDArray[np.int64]], cut: Cut) -> None:
+    """Let the clock learn what the device's work is where steps are launched one by one on CUDA."""
+    if one.hardware.device.type != "cuda" or one.processes.count > 1:
+        return
+    ends = data.largest(orders, cut), data.largest(orders, cut, least=True)
+    probe(one, [step.placed(replace(batch, weights=torch.zeros_like(batch.weights))) for batch in ends])
 
 
 def _log(facts: Mapping[str, Any]) -> None:
@@ -366,6 +388,10 @@ def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) ->
         return Compiled(why_not="layers are checkpointed")
     layers = [layer for layer in classifier.family.blocks(classifier.model) if not quick.computes(layer)]
     return Compiled(layers, why_not=None if layers else "layers have kernels of their own")
+
+
+def _looks(steps: int) -> bool:
+    return steps % CHECKED_EVERY == 0 or steps in FIRST_LOOKS
 
 
 def _set_training(model: nn.Module, bottom: Bottom | None) -> None:

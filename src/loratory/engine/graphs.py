@@ -25,6 +25,7 @@ from loratory.data.batches import Batch, Shape, collate, filled
 from loratory.data.tokens import TokenTable
 from loratory.engine.compiling import Compiled
 from loratory.engine.step import Step
+from loratory.engine.timing import Marks, between
 
 log = logging.getLogger("loratory")
 
@@ -97,6 +98,7 @@ class _Captured:
             start += count * kind.itemsize
         self.batch = Batch(**views, max_seqlen=shape.longest)
         self.graph = torch.cuda.CUDAGraph()
+        self.marks: Marks = ()
 
     def load(self, batch: Batch) -> None:
         """Send `batch` to the device, from pinned memory, without waiting."""
@@ -113,6 +115,9 @@ class Graphs:
         self._device = step.hardware.device
         self._captured: dict[int, _Captured] = {}
         self._update: torch.cuda.CUDAGraph | None = None
+        self._update_marks: Marks = ()
+        self._replayed: _Captured | None = None
+        step.clock.on_look = self._sample
 
     def __len__(self) -> int:
         """Shapes captured."""
@@ -120,8 +125,9 @@ class Graphs:
 
     def __call__(self, parts: Iterable[Batch]) -> int:
         """As :meth:`Step.__call__`."""
-        rows, updated = 0, False
+        rows, updated, clock = 0, False, self._step.clock
         for part in parts:
+            clock.begin("data")
             shape = self._shapes.shape(part.tokens)
             batch = filled(part, shape, self._step.classifier.pad_id)
             captured = self._captured.get(shape.tokens)
@@ -129,15 +135,23 @@ class Graphs:
                 self._step.backward(batch.to(self._device))
             else:
                 captured.load(batch)
+                clock.begin("launching")
                 captured.graph.replay()
-                updated = not self._step.separate
+                updated, self._replayed = not self._step.separate, captured
+            clock.made(shape.tokens)
             rows += shape.tokens
         self._step.share()
         if self._update is not None:
             self._update.replay()
         elif not updated:
             self._step.update()
+        clock.updated()
         return rows
+
+    def placed(self, part: Batch) -> tuple[Batch, int]:
+        """As :meth:`Step.placed`: filled up."""
+        shape = self._shapes.shape(part.tokens)
+        return filled(part, shape, self._step.classifier.pad_id).to(self._device), shape.tokens
 
     def capture(self, *, warm_all: bool = False) -> None:
         """Capture every shape, in the place of what was captured before.
@@ -150,7 +164,8 @@ class Graphs:
         Raises:
             RuntimeError: the model does something that cannot be captured.
         """
-        self._captured, self._update = {}, None
+        self.release()
+        clock = self._step.clock
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own
         stream.wait_stream(torch.cuda.current_stream(self._device))
         pool = torch.cuda.graph_pool_handle()
@@ -160,20 +175,28 @@ class Graphs:
                 captured[tokens] = self._blank(tokens)
                 if len(captured) == 1 or warm_all:
                     self._step.warm_up(captured[tokens].batch)
-                with torch.cuda.graph(captured[tokens].graph, pool=pool, stream=stream):
+                graph = captured[tokens].graph
+                with torch.cuda.graph(graph, pool=pool, stream=stream), clock.marking() as captured[tokens].marks:
                     self._step.backward(captured[tokens].batch)
                     if not self._step.separate:
                         self._step.update()
             update = torch.cuda.CUDAGraph() if self._step.separate else None
+            marks: Marks = ()
             if update is not None:
-                with torch.cuda.graph(update, pool=pool, stream=stream):
+                with torch.cuda.graph(update, pool=pool, stream=stream), clock.marking() as marks:
                     self._step.update()
         torch.cuda.current_stream(self._device).wait_stream(stream)
-        self._captured, self._update = captured, update
+        self._captured, self._update, self._update_marks = captured, update, marks
 
     def release(self) -> None:
         """Forget what was captured: steps run eagerly."""
-        self._captured, self._update = {}, None
+        self._captured, self._update, self._update_marks, self._replayed = {}, None, (), None
+
+    def _sample(self) -> None:
+        """Tell the clock what the device took for the step that was replayed last; it is done."""
+        if self._replayed is not None:
+            rows = self._replayed.batch.tokens
+            self._step.clock.sample(rows, between(self._replayed.marks) | between(self._update_marks))
 
     def seconds(self, *, replays: int = 5) -> float:
         """What a step of the middle shape takes, the mean over `replays` and over all processes; nothing is trained."""

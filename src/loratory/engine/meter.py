@@ -22,6 +22,7 @@ import torch
 
 from loratory.engine.energy import energy_counter
 from loratory.engine.hardware import Hardware
+from loratory.engine.timing import Clock
 
 Phase = Literal["setup", "train", "eval"]
 
@@ -36,6 +37,8 @@ class Meter:
         self.checkpoint_bytes: int | None = None
         self.memory_parts: dict[str, int] | None = None
         """Bytes of what training must hold, by part, on its largest batch; the rest of the peak is added."""
+        self.clock = Clock(hardware.device)
+        """Divides the training time."""
         gc.collect()
         hardware.release()
         self._resident = _resident_meter()
@@ -136,6 +139,7 @@ class Meter:
         return {
             "setup_seconds": self.seconds["setup"],
             "train_seconds": train,
+            "time_parts_seconds": self.clock.parts(train),
             "eval_seconds": self.seconds["eval"],
             "total_seconds": time.perf_counter() - self._start,
             "steps": self.steps,

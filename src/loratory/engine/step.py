@@ -21,6 +21,7 @@ from loratory.data.batches import Batch
 from loratory.engine.hardware import Hardware
 from loratory.engine.memory import Storages, kept_for_backward
 from loratory.engine.modules import Embedding
+from loratory.engine.timing import Clock
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
@@ -47,6 +48,7 @@ class Step:
         class_weights: Sequence[float] | None = None,
         embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
     ) -> None:
         """Prepare AdamW and the schedule.
 
@@ -58,9 +60,11 @@ class Step:
             class_weights: what the loss of an example of each class counts, (C,).
             embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
+            clock: told which part of a step begins.
         """
         device = hardware.device
         self.classifier, self.hardware = classifier, hardware
+        self.clock = clock if clock is not None else Clock(device)
         self.free = {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}
         self.loss = torch.zeros((), device=device)
         self.processes = hardware.processes
@@ -101,16 +105,24 @@ class Step:
         Returns:
             The rows that the linear layers computed, padding and filler included.
         """
-        rows = 0
+        total = 0
         for part in parts:
-            self.backward(part.to(self.hardware.device))
-            rows += self.classifier.rows(part)
+            batch, rows = self.placed(part)
+            self.backward(batch)
+            self.clock.made(rows)
+            total += rows
         self.share()
         self.update()
-        return rows
+        self.clock.updated()
+        return total
+
+    def placed(self, part: Batch) -> tuple[Batch, int]:
+        """`part` on the device, and the rows that the linear layers compute for it."""
+        return part.to(self.hardware.device), self.classifier.rows(part)
 
     def backward(self, batch: Batch) -> None:
         """Add the gradients of `batch`, whose weights say what each example's loss counts."""
+        self.clock.begin("forward")
         self._refresh()
         with self.hardware.autocast():
             logits = self.classifier(batch)
@@ -121,7 +133,9 @@ class Step:
             label_smoothing=self._smoothing,
             reduction="none",
         )
-        torch.dot(losses, batch.weights).backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss = torch.dot(losses, batch.weights)
+        self.clock.begin("backward")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         self.loss += torch.dot(losses.detach(), batch.weights.sign())
 
     def memory(self, batch: Batch, copies: Iterable[Tensor] = ()) -> dict[str, int]:
@@ -148,18 +162,20 @@ class Step:
         """Add up the gradients of all processes."""
         if self.processes.count == 1:
             return
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        size = sum(gradient.numel() for gradient in gradients)  # it grows where layers are unfrozen gradually
-        if self._joint is None or len(self._joint) != size:
-            self._joint = torch.empty(size, device=gradients[0].device)
-        parts = torch.split(self._joint, [gradient.numel() for gradient in gradients])
-        views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
-        torch._foreach_copy_(views, gradients)
-        self.processes.sum_(self._joint)
-        torch._foreach_copy_(gradients, views)
+        with self.clock.communicating():
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            size = sum(gradient.numel() for gradient in gradients)  # it grows where layers are unfrozen gradually
+            if self._joint is None or len(self._joint) != size:
+                self._joint = torch.empty(size, device=gradients[0].device)
+            parts = torch.split(self._joint, [gradient.numel() for gradient in gradients])
+            views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+            torch._foreach_copy_(views, gradients)
+            self.processes.sum_(self._joint)
+            torch._foreach_copy_(gradients, views)
 
     def update(self) -> None:
         """Clip, step, move on along the schedule, and forget the gradients."""
+        self.clock.begin("optimizer")
         torch.index_select(self._rates, 0, self._done, out=self._rate.view(1))
         for factor, rate in self._rate_times.items():
             torch.mul(self._rate, factor, out=rate)
