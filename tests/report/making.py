@@ -98,6 +98,13 @@ class Maker:
                 "train_seconds": seconds,
                 "eval_seconds": 2.9,
                 "total_seconds": seconds + 8.3,
+                "time_parts_seconds": {
+                    "forward": 0.35 * seconds,
+                    "backward": 0.5 * seconds,
+                    "optimizer": 0.1 * seconds * share,
+                    "data": 0.02 * seconds,
+                    "gaps": (0.13 - 0.1 * share) * seconds,
+                },
                 "tokens": 190_000,
                 "padded_tokens": 195_000,
                 "tokens_per_second": 190_000 / seconds,

@@ -14,7 +14,7 @@ from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
-from loratory.store.record import MEMORY_PARTS
+from loratory.store.record import MEMORY_PARTS, TIME_PARTS
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
@@ -43,13 +43,14 @@ class Drawn:
     tuning: Numbered | None
     expected_best: Numbered | None
     time: Numbered | None
+    training: Numbered | None
     memory: Numbered | None
     calibration: Chart | None
 
     @property
     def all(self) -> list[Chart]:
         """Every chart, in the order of the page."""
-        curves = (self.learning, *self.settings, self.tuning, self.expected_best, self.time, self.memory)
+        curves = (self.learning, *self.settings, self.tuning, self.expected_best, self.time, self.training, self.memory)
         found = [*self.quality.values(), *(one.chart for one in curves if one is not None)]
         return [*found, *([self.calibration] if self.calibration is not None else [])]
 
@@ -81,6 +82,9 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
         tuning=_with(tuning, _tuning_numbers(study, group)),
         expected_best=_with(best, _best_numbers(study, group)),
         time=_parts(group, "time", "Total time", {cell.id: times(cell) for cell in group.cells}, TIMES),
+        training=_parts(
+            group, "training", "Training time", {cell.id: training(cell) for cell in group.cells}, TIME_PARTS
+        ),
         memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY_PARTS),
         calibration=calibration(all_members, evidence),
     )
@@ -107,6 +111,12 @@ def times(cell: CellSummary) -> dict[str, float] | None:
     return {**found, "other": max(0.0, total.values[total.middle] - sum(found.values()))} if found else None
 
 
+def training(cell: CellSummary) -> dict[str, float] | None:
+    """Seconds by part of the run with the median training time."""
+    found = cell.time_parts_seconds
+    return None if not found else {part: found[part] for part in TIME_PARTS if part in found}
+
+
 def memory(cell: CellSummary) -> dict[str, float] | None:
     """Bytes by part; `rest` is left out where the parts were measured above the peak."""
     found = cell.memory_parts_bytes
@@ -120,7 +130,7 @@ def _parts(
     if not having:
         return None
     unit = axes.unit_of(
-        "train_seconds" if name == "time" else "peak_memory_bytes", [sum(v.values()) for _, v in having]
+        "peak_memory_bytes" if name == "memory" else "train_seconds", [sum(v.values()) for _, v in having]
     )
     rows = [
         {"approach": cell.approach, "part": part, "value": value}
@@ -130,11 +140,12 @@ def _parts(
     present = [kind for kind in kinds if any(row["part"] == kind for row in rows)]
     largest = max(present, key=lambda kind: sum(found.get(kind, 0.0) for _, found in having))
     summary = f"{what} of {len(having)} cells divided into {', '.join(present)}; the largest part overall is {largest}."
-    show = units.duration if name == "time" else units.memory
+    show = units.memory if name == "memory" else units.duration
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
-    over = "of the run with the median total" if name == "time" else "medians over seeds"
-    grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, {over}", columns, lines, show)
+    over = {"time": "of the run with the median total", "training": "of the run with the median"}
+    caption = f"{what} by part, {over.get(name, 'medians over seeds')}"
+    grid = comparing.numbers(f"{group.key}-{name}", caption, columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from loratory import units
 from loratory.errors import SettingsError
 from loratory.evaluation.baselines import Baseline
+from loratory.report.dominating import dominating
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
+from loratory.store.record import TIME_PARTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -118,9 +120,8 @@ def comparison(
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
     money = [] if price_per_hour is None else [f"Price: total time at {price_per_hour:g} an hour."]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
-    return Table(
-        _columns(rows), tuple(rows), (*notes(records, names, baselines), *parameters, TIMES, *memory, *energy, *money)
-    )
+    said = (*notes(records, names, baselines), *dominating(records, names), *parameters, TIMES, *memory)
+    return Table(_columns(rows), tuple(rows), (*said, *energy, *money))
 
 
 def check_price(per_hour: float | None) -> None:
@@ -157,6 +158,7 @@ def _run_row(record: Record, name: str) -> dict[str, Value]:
         "trainable_share": trainable / total if trainable is not None and total else None,
         **{key: _number(lookup(record, "parameters", key)) for key in ("adapter", "head", "unfrozen")},
         **{key: _number(lookup(record, "cost", key)) for key in ("train_seconds", "total_seconds", "energy_joules")},
+        **{f"{part}_seconds": _number(lookup(record, "cost", "time_parts_seconds", part)) for part in TIME_PARTS},
         "peak_memory_bytes": allocated or resident,
         "peak_memory_kind": "allocated" if allocated else "resident" if resident else None,
         **{key: _number(lookup(record, "quality", "test", key)) for key in ("accuracy", "f1_macro")},
@@ -216,6 +218,10 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         column("head", "Head", units.count, "parameters of the classifier head"),
         column("unfrozen", "Unfrozen", units.count, "trainable parameters of the pretrained model", shown=unfrozen),
         column("train_seconds", "Training time", units.duration, "time of the optimizer steps alone"),
+        *(
+            column(f"{part}_seconds", part.capitalize(), units.duration, f"training time: {part}", shown=False)
+            for part in TIME_PARTS
+        ),
         column("total_seconds", "Total time", units.duration, "with set-up and evaluation"),
         Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", show_memory),
         text("peak_memory_kind", "Memory kind", "allocated or resident"),

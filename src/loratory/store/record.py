@@ -19,6 +19,9 @@ Status = Literal["completed", "failed", "out_of_memory", "diverged", "interrupte
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "rest")
 """What `cost.memory_parts_bytes` is made of, in order."""
 
+TIME_PARTS = ("forward", "backward", "optimizer", "communication", "data", "gaps")
+"""What `cost.time_parts_seconds` is made of, in order; `communication` where several processes train."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -40,6 +40,7 @@ def cells(study: StudyRuns) -> tuple[CellSummary, ...]:
 
 def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellSummary:
     records = [final.record for final in cell.completed]
+    costs = _costs(records)
     return CellSummary(
         id=cell.id,
         data=cell.data,
@@ -50,7 +51,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         runs=tuple(str(record["id"]) for record in records),
         parameters=records[0]["parameters"] if records else None,
         quality={part: _quality(records, part) for part in ("test", "validation")} if records else {},
-        cost=_costs(records),
+        cost=costs,
         memory_parts_bytes=_memory_parts(records),
         padding_share=_padding(records),
         tuning=_tuning(cell, select),
@@ -61,6 +62,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         runs_at_once=_runs_at_once(records),
         own_layers=_own_layers(records),
         frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
+        time_parts_seconds=_time_parts(records, costs),
     )
 
 
@@ -110,6 +112,14 @@ def _memory_parts(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | No
     keys = lookup(records[0], "cost", "memory_parts_bytes") if records else None
     found = {key: _numbers(records, "cost", "memory_parts_bytes", key) for key in keys or ()}
     return {key: float(np.median(values)) for key, values in found.items() if values is not None} or None
+
+
+def _time_parts(records: Sequence[Mapping[str, Any]], costs: Mapping[str, Cost]) -> dict[str, float] | None:
+    """Of one run, as medians of parts do not add up to that of the whole."""
+    if "train_seconds" not in costs:
+        return None
+    parts = lookup(records[costs["train_seconds"].middle], "cost", "time_parts_seconds")
+    return {part: float(seconds) for part, seconds in parts.items()} if isinstance(parts, Mapping) else None
 
 
 def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:

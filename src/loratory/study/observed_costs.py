@@ -8,6 +8,7 @@ from typing import Any
 
 from loratory import units
 from loratory.errors import counted
+from loratory.study import why
 from loratory.study.observed import NAMED, Scene, listed
 from loratory.study.parts import CellSummary, Cost, Front, FrontPoint, Observation
 from loratory.study.statistics import MIN_SEEDS
@@ -111,19 +112,26 @@ def _relation(cost: Cost, other: Cost, show: Callable[[float], str], *, same: bo
 
 
 def _why_not_faster(cell: CellSummary, standard: CellSummary) -> tuple[str, dict[str, Any]]:
-    """The work that fewer trained parameters leave as it is, and padding, from the records."""
-    parts, figures = [], {}
+    """The parts of both times; the work that fewer trained parameters leave as it is, and padding, from the records."""
+    parts: list[str] = []
+    figures: dict[str, Any] = {}
+    if (found := cell.time_parts_seconds) and (others := standard.time_parts_seconds):
+        parts.append(why.listed_parts(found, units.duration, ("standard", others), cpu=_on_cpu(cell)))
+        figures |= {f"seconds {name}": seconds for name, seconds in found.items()}
+        figures |= {f"seconds standard {name}": seconds for name, seconds in others.items()}
     for name, one in ((cell.approach, cell), ("standard", standard)):
         if one.padding_share is not None:
             figures[f"padding_share {one.id}"] = one.padding_share
             parts.append(f"{units.percent(one.padding_share)} of the rows computed for {name} were padding or filler")
     reason = "the layers above the lowest trained one are computed forward and backward all the same"
+    if cell.time_parts_seconds and standard.time_parts_seconds:
+        reason = why.time_dominated(cell.time_parts_seconds, frozen=True, cpu=_on_cpu(cell)) or reason
     return f": {'; '.join([reason, *parts])}", figures
 
 
 def _why_not_smaller(cell: CellSummary, standard: CellSummary) -> tuple[str, dict[str, Any]]:
     """What the peak is made of, and how little of it the state of trained parameters is."""
-    shares, others = _shares(cell), _shares(standard)
+    shares, others = why.shares(cell.memory_parts_bytes), why.shares(standard.memory_parts_bytes)
     if shares is None or others is None:
         return "", {}
     text = ", ".join(f"{name} {units.percent(share)}" for name, share in shares.items())
@@ -135,12 +143,10 @@ def _why_not_smaller(cell: CellSummary, standard: CellSummary) -> tuple[str, dic
     ), {**figures, "standard gradients and optimizer": state}
 
 
-def _shares(cell: CellSummary) -> dict[str, float] | None:
-    parts = cell.memory_parts_bytes
-    if not parts or sum(parts.values()) <= 0 or min(parts.values()) < 0:  # medians of parts need not add up
-        return None
-    whole = sum(parts.values())
-    return {name: number / whole for name, number in sorted(parts.items(), key=lambda item: -item[1])}
+def _on_cpu(cell: CellSummary) -> bool:
+    """Where nothing was allocated on a GPU."""
+    peak = cell.cost.get("peak_memory_bytes")
+    return peak is not None and peak.kind == "resident"
 
 
 def _reached(scene: Scene, cell: CellSummary) -> Observation | None:

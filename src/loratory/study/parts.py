@@ -186,6 +186,8 @@ class CellSummary:
     """How many layers the engine computed itself; None where a record does not say."""
     frozen_bottom: bool = False
     """Whether frozen layers ran once, without dropout."""
+    time_parts_seconds: Mapping[str, float] | None = None
+    """What training time was made of in the run with the median one."""
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""
