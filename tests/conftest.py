@@ -11,6 +11,11 @@ import os
 import random
 import shlex
 import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,11 +132,12 @@ def _qwen_tokenizer() -> Any:
     )
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
-    """The collections that a run's meter asks for need not look through all of torch and transformers each time."""
-    import loratory.run  # noqa: F401
-
+    """The collections that a run's meter asks for need not look through all of torch and transformers each time, nor
+    through what the tests before have loaded.
+    """
+    gc.collect()
     gc.freeze()
 
 
@@ -141,6 +147,76 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORATORY_DATA", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+class Fork:
+    """A process that begins with the libraries that this one has: a Python that starts takes seconds to load them.
+
+    Attributes:
+        stdout: what it prints.
+        returncode: its exit code, less the number of the signal that ended it; None until :meth:`communicate`.
+    """
+
+    def __init__(self, work: Callable[[], int | None]) -> None:
+        reading, writing = os.pipe()
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf8")  # noqa: SIM115  # closed by communicate
+        self.returncode: int | None = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries, which rest between tests
+            self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(writing, 1)
+            os.dup2(self._stderr.fileno(), 2)
+            _work(work)
+        os.close(writing)
+        self.stdout = os.fdopen(reading, encoding="utf8")
+
+    def send_signal(self, number: int) -> None:
+        """As :mod:`subprocess` does."""
+        os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for its end: all that it printed, on standard output and error."""
+        out = self.stdout.read()
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._stderr.seek(0)
+        err = self._stderr.read()
+        self.stdout.close()
+        self._stderr.close()
+        return out, err
+
+
+def _work(work: Callable[[], int | None]) -> None:
+    """Do it and end this process, whatever comes: nothing of the tests may go on in it."""
+    code: Any = 1
+    try:
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf8", buffering=1) for number in (1, 2))
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
+        code = work()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001  # it is told, and ends here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
+    """(work) -> it in a process of its own, whose exit code it gives; killed where the test leaves it."""
+    made: list[Fork] = []
+
+    def start(work: Callable[[], int | None]) -> Fork:
+        made.append(Fork(work))
+        return made[-1]
+
+    yield start
+    for fork in made:
+        if fork.returncode is None:
+            fork.send_signal(signal.SIGKILL)
+            fork.communicate()
 
 
 @pytest.fixture(scope="session")
