@@ -18,7 +18,7 @@ demo: .venv/installed
 	@echo "The runs are in $(DEMO)/standard and $(DEMO)/lora"
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

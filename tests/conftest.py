@@ -18,24 +18,22 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks the network
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does: a CPU has no kernels for 4 bits
 
-import numpy as np
 import pytest
-import torch
 
 from loratory.cli import main
 from loratory.data import PACKAGED
 from loratory.methods import METHODS, spec_from_flags
-from loratory.run import Run, train
 from loratory.spec import RunSpec
 from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
 
-torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
+if TYPE_CHECKING:  # torch is loaded by what runs tests, not by what deals them out to workers
+    from loratory.run import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,6 +130,14 @@ def _qwen_tokenizer() -> Any:
     )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny products gain nothing from more, and wait for one another on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
     """The collections that a run's meter asks for need not look through all of torch and transformers each time, nor
@@ -222,6 +228,7 @@ def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
     """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
+    import torch
     from transformers import AutoConfig, AutoModel
 
     from loratory.models.source import quiet
@@ -280,6 +287,8 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, st
 @pytest.fixture(scope="session")
 def labelled() -> Callable[..., Any]:
     """(lengths, classes=2, seed=0) -> random token sequences of these lengths, `[CLS]` first, with labels."""
+    import numpy as np
+
     from loratory.data import Labelled, TokenTable
 
     def make(lengths: list[int], *, classes: int = 2, seed: int = 0) -> Labelled:
@@ -328,6 +337,8 @@ def spec(tiny_bert: Path, tiny_csv: Path) -> Callable[..., RunSpec]:
 @pytest.fixture(scope="session")
 def runs(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """One run of each method."""
+    from loratory.run import train
+
     place = tmp_path_factory.mktemp("runs")
     return {method: train(spec(method), output=place / method) for method in METHODS}
 
@@ -463,7 +474,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Callable[[str], int]:
                 assert words[0] == "loratory"
                 arguments = words[1:]
             if arguments[:2] == ["study", "run"]:
-                arguments += ["--set", "seeds=[0, 1]"]
+                arguments += ["--set", "seeds=[0]", "--set", "train.epochs=1"]
             code = main(arguments)
             assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
         return len(lines)
