@@ -22,6 +22,7 @@ from loratory.spec import HardwareSpec
 pytestmark = [  # torch's own, when its compiler is imported and traces
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),  # which it does itself
 ]
 EXACT = Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
 
