@@ -155,6 +155,10 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+FORKED_SECONDS = 300
+"""After which a process that a test has forked is ended: it hangs."""
+
+
 class Fork:
     """A process that begins with the libraries that this one has: a Python that starts takes seconds to load them.
 
@@ -171,9 +175,7 @@ class Fork:
             warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries, which rest between tests
             self.pid = os.fork()
         if self.pid == 0:
-            os.dup2(writing, 1)
-            os.dup2(self._stderr.fileno(), 2)
-            _work(work)
+            _work(work, writing, self._stderr.fileno())
         os.close(writing)
         self.stdout = os.fdopen(reading, encoding="utf8")
 
@@ -192,21 +194,24 @@ class Fork:
         return out, err
 
 
-def _work(work: Callable[[], int | None]) -> None:
+def _work(work: Callable[[], int | None], out: int, err: int) -> None:
     """Do it and end this process, whatever comes: nothing of the tests may go on in it."""
     code: Any = 1
     try:
+        signal.alarm(FORKED_SECONDS)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf8", buffering=1) for number in (1, 2))
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
         code = work()
+        sys.stdout.flush()
     except SystemExit as end:
         code = end.code
+        sys.stdout.flush()
     except BaseException:  # noqa: BLE001  # it is told, and ends here
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code or 0)
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 @pytest.fixture

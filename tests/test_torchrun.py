@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def torchrun(words: list[str]) -> tuple[int, str, str]:
 
 
 def _each(words: list[str]) -> None:
+    signal.alarm(100)  # where one waits for another without end
     if code := main(words):
         sys.exit(code)
 
