@@ -162,6 +162,8 @@ FORKED_SECONDS = 300
 class Fork:
     """A process that begins with the libraries that this one has: a Python that starts takes seconds to load them.
 
+    Threads of libraries are not in it, so it cannot draw charts: a study that is to end in one has no page.
+
     Attributes:
         stdout: what it prints.
         returncode: its exit code, less the number of the signal that ended it; None until :meth:`communicate`.

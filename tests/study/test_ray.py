@@ -41,6 +41,7 @@ code = main(command)
 
 
 @needs_ray
+@pytest.mark.usefixtures("without_page")
 def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
     study_file: Any, forked: Any, tmp_path: Path, records: Any
 ) -> None:
