@@ -18,7 +18,7 @@ demo: .venv/installed
 	@echo "The runs are in $(DEMO)/standard and $(DEMO)/lora"
 
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -27,12 +27,12 @@ lint: .venv/installed-test
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt
 	touch $@
 
 .venv/installed-test: requirements-test.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements-test.txt
 	touch $@ .venv/installed
 
 clean:

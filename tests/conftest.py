@@ -11,26 +11,29 @@ import os
 import random
 import shlex
 import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks the network
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does: a CPU has no kernels for 4 bits
 
-import numpy as np
 import pytest
-import torch
 
 from loratory.cli import main
 from loratory.data import PACKAGED
 from loratory.methods import METHODS, spec_from_flags
-from loratory.run import Run, train
 from loratory.spec import RunSpec
 from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
 
-torch.set_num_threads(1)  # tiny products gain nothing from more, and wait for one another on a busy machine
+if TYPE_CHECKING:  # torch is loaded by what runs tests, not by what deals them out to workers
+    from loratory.run import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,10 +131,19 @@ def _qwen_tokenizer() -> Any:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _libraries_are_no_garbage() -> None:
-    """The collections that a run's meter asks for need not look through all of torch and transformers each time."""
-    import loratory.run  # noqa: F401
+def _one_thread() -> None:
+    """Tiny products gain nothing from more, and wait for one another on a busy machine."""
+    import torch
 
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage() -> None:
+    """The collections that a run's meter asks for need not look through all of torch and transformers each time, nor
+    through what the tests before have loaded.
+    """
+    gc.collect()
     gc.freeze()
 
 
@@ -143,9 +155,87 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+FORKED_SECONDS = 300
+"""After which a process that a test has forked is ended: it hangs."""
+
+
+class Fork:
+    """A process that begins with the libraries that this one has: a Python that starts takes seconds to load them.
+
+    Threads of libraries are not in it, so it cannot draw charts: a study that is to end in one has no page.
+
+    Attributes:
+        stdout: what it prints.
+        returncode: its exit code, less the number of the signal that ended it; None until :meth:`communicate`.
+    """
+
+    def __init__(self, work: Callable[[], int | None]) -> None:
+        reading, writing = os.pipe()
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf8")  # noqa: SIM115  # closed by communicate
+        self.returncode: int | None = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries, which rest between tests
+            self.pid = os.fork()
+        if self.pid == 0:
+            _work(work, writing, self._stderr.fileno())
+        os.close(writing)
+        self.stdout = os.fdopen(reading, encoding="utf8")
+
+    def send_signal(self, number: int) -> None:
+        """As :mod:`subprocess` does."""
+        os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for its end: all that it printed, on standard output and error."""
+        out = self.stdout.read()
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._stderr.seek(0)
+        err = self._stderr.read()
+        self.stdout.close()
+        self._stderr.close()
+        return out, err
+
+
+def _work(work: Callable[[], int | None], out: int, err: int) -> None:
+    """Do it and end this process, whatever comes: nothing of the tests may go on in it."""
+    code: Any = 1
+    try:
+        signal.alarm(FORKED_SECONDS)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf8", buffering=1) for number in (1, 2))
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
+        code = work()
+        sys.stdout.flush()
+    except SystemExit as end:
+        code = end.code
+        sys.stdout.flush()
+    except BaseException:  # noqa: BLE001  # it is told, and ends here
+        traceback.print_exc()
+    finally:
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
+    """(work) -> it in a process of its own, whose exit code it gives; killed where the test leaves it."""
+    made: list[Fork] = []
+
+    def start(work: Callable[[], int | None]) -> Fork:
+        made.append(Fork(work))
+        return made[-1]
+
+    yield start
+    for fork in made:
+        if fork.returncode is None:
+            fork.send_signal(signal.SIGKILL)
+            fork.communicate()
+
+
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
     """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
+    import torch
     from transformers import AutoConfig, AutoModel
 
     from loratory.models.source import quiet
@@ -204,6 +294,8 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, st
 @pytest.fixture(scope="session")
 def labelled() -> Callable[..., Any]:
     """(lengths, classes=2, seed=0) -> random token sequences of these lengths, `[CLS]` first, with labels."""
+    import numpy as np
+
     from loratory.data import Labelled, TokenTable
 
     def make(lengths: list[int], *, classes: int = 2, seed: int = 0) -> Labelled:
@@ -252,6 +344,8 @@ def spec(tiny_bert: Path, tiny_csv: Path) -> Callable[..., RunSpec]:
 @pytest.fixture(scope="session")
 def runs(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """One run of each method."""
+    from loratory.run import train
+
     place = tmp_path_factory.mktemp("runs")
     return {method: train(spec(method), output=place / method) for method in METHODS}
 
@@ -387,7 +481,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Callable[[str], int]:
                 assert words[0] == "loratory"
                 arguments = words[1:]
             if arguments[:2] == ["study", "run"]:
-                arguments += ["--set", "seeds=[0, 1]"]
+                arguments += ["--set", "seeds=[0]", "--set", "train.epochs=1"]
             code = main(arguments)
             assert code == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
         return len(lines)

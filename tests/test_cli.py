@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -219,33 +220,38 @@ def test_a_defect_while_training_has_the_exit_code_of_training(
     assert err.endswith(line)
 
 
-def script(name: str, *arguments: str, folder: Path, text: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *arguments],
-        cwd=folder,
-        env=environment,
-        input=text,
+def test_the_studys_own_scripts_train_and_evaluate(
+    flags: list[str], forked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "--method", "lora", *flags],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-
-
-def test_the_studys_own_scripts_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
-    done = script("train.py", "--method", "lora", *flags, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     (directory,) = (tmp_path / "models").iterdir()
     assert str(directory.name) in done.stdout.replace("\n", "")
-    found = script("evaluate.py", "--model_path", f"models/{directory.name}", "--json", folder=tmp_path)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["split"] == "test"
-    missing = script("evaluate.py", "--model_path", "models/your_model.pth", folder=tmp_path)
-    assert missing.returncode == 5
-    assert missing.stderr.startswith("error: ")
-    assert missing.stderr.count("\n") == 1
+
+    def evaluate(*arguments: str) -> tuple[int, str, str]:
+        script = ROOT / "scripts" / "evaluate.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        monkeypatch.syspath_prepend(script.parent)  # as Python does with a script
+        process = forked(lambda: runpy.run_path(str(script), run_name="__main__") and None)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    code, out, err = evaluate("--model_path", f"models/{directory.name}", "--json")
+    assert code == 0, err
+    assert json.loads(out)["split"] == "test"
+    code, _, err = evaluate("--model_path", "models/your_model.pth")
+    assert code == 5
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])

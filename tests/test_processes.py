@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import loratory
+from loratory import run
 from loratory.cli import main
 from loratory.methods import spec_from_flags
 from loratory.run import train
 from loratory.store.directory import read_run
 
-TRAIN = """
-import logging, signal, sys, time
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports
-from loratory import run
-from loratory.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-fit = run.fit
-def slow(*arguments, on_step, **settings):
-    def step(progress):
-        print("training", flush=True)
-        time.sleep(60)
-    return fit(*arguments, **settings, on_step=step)
-run.fit = slow
-sys.exit(main(sys.argv[1:]))
-"""
+
+def stays_in_its_first_step(command: list[str]) -> int:
+    """The command, until a signal ends it."""
+    fit = run.fit
+
+    def slow(*arguments: Any, on_step: Any, **settings: Any) -> Any:
+        def step(progress: Any) -> None:
+            print("training", flush=True)
+            time.sleep(60)
+
+        return fit(*arguments, **settings, on_step=step)
+
+    run.fit = slow  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    return main(command)
 
 
 @pytest.fixture
@@ -58,28 +56,15 @@ def command(settings: dict[str, Any], tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def start(command: list[str]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def start(command: list[str], forked: Any) -> Callable[[], Any]:
     """() -> the command in a process of its own, which stays in its first step until the test ends it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(loratory.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    processes: list[subprocess.Popen[str]] = []
 
-    def one() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN, *command],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        assert process.stdout is not None
+    def one() -> Any:
+        process = forked(lambda: stays_in_its_first_step(command))
         assert process.stdout.readline() == "training\n", process.communicate()[1]
         return process
 
-    yield one
-    for process in processes:
-        process.kill()
-        process.communicate()
+    return one
 
 
 def names(folder: Path) -> list[str]:
@@ -94,7 +79,7 @@ def test_an_interrupted_run_says_so_in_its_exit_code_and_record(
 ) -> None:
     process = start()
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate()
     assert (process.returncode, err) == (code, f"error: {says}\n")
     assert names(tmp_path) == ["run"]
     assert read_run(tmp_path / "run").status == "interrupted"
@@ -120,8 +105,8 @@ def test_two_at_once_and_a_killed_one(
     line = f"error: another process is training in {output}; wait for it, or choose another --output\n"
     assert capsys.readouterr().err == line
     assert snapshot(tmp_path) == before
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert read_run(output) == first  # the killed one took nothing away
     assert len(names(tmp_path)) == 3  # its lock file and its stage are there still

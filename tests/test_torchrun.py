@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from loratory.cli import main
 from loratory.engine.modules import Dropout
 from loratory.engine.processes import Processes
 from loratory.methods import spec_from_flags
@@ -26,27 +30,59 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def together(flags: dict[str, Any], output: Path, *, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def command(flags: dict[str, Any], output: Path) -> list[str]:
     words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*launcher, "-m", "loratory", "train", *words, "--output", str(output), "--json"],
+    return ["train", *words, "--output", str(output), "--json"]
+
+
+def torchrun(words: list[str]) -> tuple[int, str, str]:
+    """The command in two processes, as it is typed: exit code, standard output and error."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "loratory", *words],
         capture_output=True, text=True, timeout=100, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def _each(words: list[str]) -> None:
+    signal.alarm(100)  # where one waits for another without end
+    if code := main(words):
+        sys.exit(code)
+
+
+@pytest.fixture
+def launched(forked: Any) -> Callable[[list[str]], tuple[int, str, str]]:
+    """As :func:`torchrun`, by its own launcher, in forks: nothing is loaded anew."""
+
+    def launch(words: list[str]) -> None:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="test", rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0,
+        )  # fmt: skip
+        elastic_launch(config, _each)(words)
+
+    def run(words: list[str]) -> tuple[int, str, str]:
+        process = forked(lambda: launch(words))
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    return run
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
 def test_two_processes_give_the_weights_of_one_with_twice_the_batch(
-    method: str, tiny_bert: Path, tiny_csv: Path, tmp_path: Path
+    method: str, tiny_bert: Path, tiny_csv: Path, tmp_path: Path, launched: Any
 ) -> None:
     flags = {**COMMON, "method": method, "model": str(tiny_bert), "dataset": str(tiny_csv)}
     # 84 texts: the last step of 8 or 16 has 4, dealt out to two
     one = train(spec_from_flags({**flags, "batch_size": 16, "accumulate": 2}), output=tmp_path / "one")
     told = {"tracker": "tensorboard"} if method == "lora" and find_spec("tensorboard") is not None else {}
-    done = together({**flags, **told, "batch_size": 8, "accumulate": 2}, tmp_path / "two")
-    assert done.returncode == 0, done.stderr
+    run = torchrun if method == "standard" else launched
+    code, out, err = run(command({**flags, **told, "batch_size": 8, "accumulate": 2}, tmp_path / "two"))
+    assert code == 0, err
     assert len([*(tmp_path / "tensorboard" / "two").glob("events.*")]) == len(told)  # the first process alone tells
-    record = json.loads(done.stdout)  # one document, of the first process
+    record = json.loads(out)  # one document, of the first process
     assert record["environment"]["processes"] == 2
     assert one.record.environment["processes"] == 1
     for key in ("steps", "examples", "tokens"):
@@ -67,13 +103,13 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch(
     assert record["quality"]["test"]["accuracy"] == one.record.quality["test"]["accuracy"]
 
 
-def test_what_is_wrong_for_one_ends_all(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_for_one_ends_all(tiny_bert: Path, tiny_csv: Path, tmp_path: Path, launched: Any) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("not a run", encoding="utf8")
     flags = {**COMMON, "method": "lora", "model": str(tiny_bert), "dataset": str(tiny_csv)}
-    done = together(flags, tmp_path / "run")
-    assert done.returncode != 0
-    assert f"error: {tmp_path / 'run'}" in done.stderr
+    code, _, err = launched(command(flags, tmp_path / "run"))
+    assert code != 0
+    assert f"error: {tmp_path / 'run'}" in err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -259,32 +260,39 @@ def test_from_python_one_name_or_several(follow: Any, tiny_bert: Path, tiny_csv:
 
 
 def test_without_a_tracker_none_is_imported() -> None:
-    names = ("tensorboard", "wandb", "mlflow", "trackio")
-    for first, others in (
-        ("loratory.cli; loratory.cli.main(['train', '--help'])", ("accelerate",)),
-        ("loratory.run", ()),
-    ):
-        code = f"import sys, {first}; sys.exit(str([m for m in {(*names, *others)} if m in sys.modules]))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.stderr == "[]\n"
+    names = {"tensorboard", "wandb", "mlflow", "trackio"}
+    code = "import sys, loratory.cli; loratory.cli.main(['train', '--help']); "
+    code += f"found = {names | {'accelerate'}} & {{*sys.modules}}; import loratory.run; "
+    code += f"sys.exit(str(found | {names} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"
 
 
-def command(name: str, flags: list[str], place: Path, **settings: str) -> dict[str, Any]:
-    """Train in a process of its own, which finds no network; what it printed."""
-    words = ["-m", "loratory", "train", "--method", "head", *flags, "--epochs", "2", "--batch-size", "2", "--json"]
-    done = subprocess.run(
-        [sys.executable, *words, "--tracker", name, "--output", str(place / "run")],
-        capture_output=True, text=True, timeout=100, check=False, cwd=place, env={**os.environ, **settings},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "is told nothing more" not in done.stderr
-    return dict(json.loads(done.stdout))
+@pytest.fixture
+def command(forked: Any, flags: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """(tracker, **environment) -> what training printed, in a process of its own, which finds no network."""
+
+    def run(name: str, **settings: str) -> dict[str, Any]:
+        words = ["train", "--method", "head", *flags, "--epochs", "2", "--batch-size", "2", "--json"]
+
+        def work() -> int:
+            os.chdir(tmp_path)
+            os.environ.update(settings)
+            return main([*words, "--tracker", name, "--output", str(tmp_path / "run")])
+
+        process = forked(work)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert "is told nothing more" not in err
+        return dict(json.loads(out))
+
+    return run
 
 
-def test_mlflow_reads_back_settings_epochs_and_results(flags: list[str], tmp_path: Path) -> None:
+def test_mlflow_reads_back_settings_epochs_and_results(command: Any, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     store = {"MLFLOW_TRACKING_URI": (tmp_path / "store").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
-    record = command("mlflow", flags, tmp_path, **store)
+    record = command("mlflow", **store)
     (place,) = (path.parent for path in (tmp_path / "store").glob("*/*/metrics"))
     found: dict[str, dict[int, float]] = {}
     for file in (place / "metrics").iterdir():
@@ -296,9 +304,10 @@ def test_mlflow_reads_back_settings_epochs_and_results(flags: list[str], tmp_pat
     assert "status: 3" in (place / "meta.yaml").read_text("utf8")  # finished
 
 
-def test_trackio_reads_back_settings_epochs_and_results(flags: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("trackio", reason="trackio is not installed")
-    record = command("trackio", flags, tmp_path, TRACKIO_DIR=str(tmp_path / "store"))
+def test_trackio_reads_back_settings_epochs_and_results(command: Any, tmp_path: Path) -> None:
+    if find_spec("trackio") is None:  # it reads where its files are to lie when it is imported
+        pytest.skip("trackio is not installed")
+    record = command("trackio", TRACKIO_DIR=str(tmp_path / "store"))
     with closing(sqlite3.connect(tmp_path / "store" / "loratory.db")) as base:
         rows = base.execute("select step, metrics from metrics where run_name = 'run'").fetchall()
         ((config,),) = base.execute("select config from configs").fetchall()
@@ -311,9 +320,9 @@ def test_trackio_reads_back_settings_epochs_and_results(flags: list[str], tmp_pa
     assert (settings["fingerprint"], settings["training.batch_size"]) == (record["fingerprint"], 2)
 
 
-def test_wandb_keeps_settings_epochs_and_results_without_a_network(flags: list[str], tmp_path: Path) -> None:
+def test_wandb_keeps_settings_epochs_and_results_without_a_network(command: Any, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
-    record = command("wandb", flags, tmp_path, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    record = command("wandb", WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
     (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     kept = file.read_bytes()  # records of a log, their text as it is; the package ships no reader
     for name in (*told(tmp_path / "run"), "loss_so_far", "training.batch_size", record["fingerprint"]):

@@ -41,13 +41,8 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"),
-    [
-        (name, kind)
-        for name, family in FAMILIES.items()
-        for kind in ("fp32", "bf16")
-        if kind == "fp32" or family.autocast
-    ],
+    ("family", "precision"),  # autocast is torch's own to bring back, whatever the layer
+    [*((name, "fp32") for name in FAMILIES), *((name, "bf16") for name in ("bert", "modernbert", "gpt2", "qwen3"))],
 )
 def test_checkpointed_layers_train_the_very_same_weights(
     family: str, precision: str, model_directory: Any, labelled: Any

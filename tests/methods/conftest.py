@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.families import family_of
 from loratory.models.load import Base
+from loratory.run import Run, train
 
 REFUSED = {
     ("hybrid", "albert"): "albert shares one layer's weights",
@@ -34,6 +36,23 @@ REFUSED = {
 def refused() -> Callable[[str, str], str | None]:
     """(method, family) -> what its refusal says; None where it runs."""
     return lambda method, family: REFUSED.get((method, family))
+
+
+@pytest.fixture(scope="session")
+def learnt(spec: Any, model_directory: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Run]:
+    """(method, family) -> a run of three epochs, which brought its loss down and loaded back what it saved."""
+    made: dict[tuple[str, str], Run] = {}
+
+    def learn(method: str, family: str) -> Run:
+        if (method, family) not in made:
+            chosen = spec(method, model=str(model_directory(family)), epochs=3)
+            run = train(chosen, output=tmp_path_factory.mktemp("learnt") / "run")
+            losses = [json.loads(line)["loss"] for line in (run.directory / "history.jsonl").read_text().splitlines()]
+            assert losses[-1] < losses[0]
+            made[method, family] = run
+        return made[method, family]
+
+    return learn
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,9 @@ def prepared(directory: Path, method: str, **own: Any) -> tuple[Base, TrainableM
 
 @pytest.mark.parametrize(("method", "family"), PAIRS)
 def test_it_learns_and_stock_peft_gives_its_logits(
-    method: str, family: str, spec: Any, model_directory: Any, tmp_path: Path
+    method: str, family: str, spec: Any, model_directory: Any, learnt: Any
 ) -> None:
-    chosen = spec(method, virtual_tokens=5, epochs=3, model=str(model_directory(family)))
-    run = train(chosen, output=tmp_path / "run")
-    losses = [json.loads(line)["loss"] for line in (run.directory / "history.jsonl").read_text().splitlines()]
-    assert losses[-1] < losses[0]
+    run = learnt(method, family)
     assert not run.record.environment["flat"]
     assert "frozen_bottom" not in run.record.environment["engine"]
     assert run.record.environment["engine"]["own_layers"]["layers"] == 0
@@ -48,7 +44,7 @@ def test_it_learns_and_stock_peft_gives_its_logits(
         base = AutoModelForSequenceClassification.from_pretrained(model_directory(family), num_labels=2)
         model = PeftModel.from_pretrained(base, run.directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(run.directory)
-    encoded = tokenizer(list(make_dataset(chosen.data).test.texts), padding=True, return_tensors="pt")
+    encoded = tokenizer(list(make_dataset(spec().data).test.texts), padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
     kept = predictions.read(run.directory / "predictions.parquet")["test"].logits

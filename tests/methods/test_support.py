@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -36,22 +35,18 @@ def found(record_property: Callable[[str, object], None]) -> Callable[[str, str,
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_on_a_family_or_says_why_not(
-    method: str, family: str, spec: Any, model_directory: Any, tmp_path: Path, refused: Any, found: Any
+    method: str, family: str, spec: Any, model_directory: Any, tmp_path: Path, refused: Any, learnt: Any, found: Any
 ) -> None:
-    chosen = spec(method, model=str(model_directory(family)), epochs=3)
     reason = refused(method, family)
     if reason is not None:
         with pytest.raises(SettingsError, match=reason) as caught:
-            train(chosen, output=tmp_path / "run")
+            train(spec(method, model=str(model_directory(family)), epochs=3), output=tmp_path / "run")
         assert "\n" not in str(caught.value)
         assert refusal(METHODS[method], FAMILIES[family]) == str(caught.value)  # what `loratory models` says
         found(method, family, str(caught.value))
         return
     assert refusal(METHODS[method], FAMILIES[family]) is None
-    run = train(chosen, output=tmp_path / "run")  # which loads back what it saved, and compares
-    losses = [json.loads(line)["loss"] for line in (run.directory / "history.jsonl").read_text().splitlines()]
-    assert losses[-1] < losses[0]
-    counts = run.record.parameters
+    counts = learnt(method, family).record.parameters
     assert counts["adapter"] + counts["head"] + counts["unfrozen"] == counts["trainable"]
     found(method, family, SUPPORT["PASSES"])
 

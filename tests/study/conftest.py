@@ -245,21 +245,19 @@ def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
 
 
-@pytest.fixture
-def fabricated(tmp_path: Path) -> Callable[..., Fabricated]:
+@pytest.fixture(scope="session")
+def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Fabricated]:
     """(cells, seeds=0 … 4, sizes of validation and test) -> a study that `write()` puts on disk."""
 
     def make(
         cells: Sequence[Cell], *, seeds: Sequence[int] = range(5), sizes: tuple[int, int] = (300, 1000)
     ) -> Fabricated:
-        place = tmp_path / "study"
-        place.mkdir()
-        return Fabricated(place, cells, seeds, sizes)
+        return Fabricated(tmp_path_factory.mktemp("study"), cells, seeds, sizes)
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cell() -> type[Cell]:
     """What :func:`fabricated` makes a cell from."""
     return Cell

@@ -18,7 +18,7 @@ from loratory.study.summary import summarise
 METHODS = ({"name": "standard"}, {"name": "lora", "rank": 8, "alpha": 16, "targets": "attention"})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def summary(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Summary:
     """Two data sets with two cells each; a run failed and one is missing."""
     cells = [

@@ -20,18 +20,33 @@ from loratory.study.document import Summary
 from loratory.study.layout import SUMMARY
 
 
-@pytest.fixture
-def study(fabricated: Callable[..., Any], cell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study whose runs are done, and whose data is not on this machine."""
-    monkeypatch.setenv("LORATORY_DATA", "/nowhere")
+@pytest.fixture(scope="module")
+def _study(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Path:
+    """A study whose runs are done, which no test may touch."""
     cells = [cell({"name": name}, accuracy) for name, accuracy in (("standard", 0.9), ("head", 0.7))]
     place: Path = fabricated(cells, sizes=(60, 200)).write()
     return place
 
 
-def test_the_summary_is_made_anew_from_the_runs(study: Path) -> None:
-    (study / SUMMARY).write_text("of another time", encoding="utf8")
-    written = finish(study)
+@pytest.fixture
+def study(_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study whose runs are done, and whose data is not on this machine."""
+    monkeypatch.setenv("LORATORY_DATA", "/nowhere")
+    return Path(shutil.copytree(_study, tmp_path / "study"))
+
+
+@pytest.fixture(scope="module")
+def finished(_study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """The study, finished over a summary of another time, and what was written; no test may touch it."""
+    place = Path(shutil.copytree(_study, tmp_path_factory.mktemp("finished") / "study"))
+    (place / SUMMARY).write_text("of another time", encoding="utf8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORATORY_DATA", "/nowhere")
+        return place, finish(place)
+
+
+def test_the_summary_is_made_anew_from_the_runs(finished: tuple[Path, list[Path]]) -> None:
+    study, written = finished
     assert written[0] == study / "report.html"
     assert {study / "table.md", study / "table.csv", study / SUMMARY} <= set(written)
     assert all(path.is_file() for path in written)
@@ -60,9 +75,11 @@ def test_baselines_that_score_as_before_keep_their_time(
 
 
 @pytest.mark.parametrize("left_out", ["plan.json", "runs"])
-def test_a_copy_without_plan_or_runs_keeps_its_summary(study: Path, tmp_path: Path, left_out: str) -> None:
-    finish(study)
-    shutil.copytree(study, copy := tmp_path / "copy", ignore=shutil.ignore_patterns(left_out))
+def test_a_copy_without_plan_or_runs_keeps_its_summary(
+    finished: tuple[Path, list[Path]], tmp_path: Path, left_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORATORY_DATA", "/nowhere")
+    shutil.copytree(finished[0], copy := tmp_path / "copy", ignore=shutil.ignore_patterns(left_out))
     before = (copy / SUMMARY).read_bytes()
     (copy / "report.html").unlink()
     assert copy / SUMMARY not in finish(copy)
@@ -82,10 +99,13 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         finish(tmp_path)
 
 
-def test_the_command_finishes_and_lists_what_it_wrote(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_finishes_and_lists_what_it_wrote(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["report", str(study), "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written[0] == str(study / "report.html")
     assert str(study / SUMMARY) in written
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])  # as before
     assert main(["report", str(study)]) == 0
     assert str(study / "report.html") in capsys.readouterr().out

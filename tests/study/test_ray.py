@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -25,8 +24,7 @@ from loratory.study.jobs import Job
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 KILLING = """
-import os, signal, sys
-from loratory import study_view
+import os, signal
 from loratory.cli import main
 from loratory.study import cluster
 carry_out = cluster._carry_out
@@ -38,33 +36,36 @@ def once(job, environment):
         return carry_out(job, environment)
     os.kill(os.getpid(), signal.SIGKILL)
 cluster._carry_out = once
-sys.exit(main(sys.argv[1:]))
+code = main(command)
 """
 
 
 @needs_ray
+@pytest.mark.usefixtures("without_page")
 def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
-    study_file: Any, tmp_path: Path, records: Any
+    study_file: Any, forked: Any, tmp_path: Path, records: Any
 ) -> None:
     environment = {
-        **os.environ,
         "PYTHONPATH": str(Path(loratory.__file__).parents[1]),
         "HOME": str(tmp_path),  # where Ray keeps its token
         "OMP_NUM_THREADS": "1",
         "MARK": str(tmp_path / "mark"),
     }
     study = str(study_file(tune_seeds="each"))
-    command = ["study", "run", study, "--executor", "ray", "--workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLING, *command, "--output", str(tmp_path / "ray")],
-        env={name: value for name, value in environment.items() if not name.startswith("RAY_")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "12 runs in" in done.stdout
+
+    def on_ray() -> int:
+        command = ["study", "run", study, "--executor", "ray", "--workers", "1", "--output", str(tmp_path / "ray")]
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            del os.environ[name]
+        os.environ.update(environment)
+        names = {"__name__": "__main__", "command": command}  # whose functions are sent as they are
+        exec(KILLING, names)
+        return int(names["code"])
+
+    process = forked(on_ray)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "12 runs in" in out
     assert (tmp_path / "mark").exists()  # a worker was killed
     assert (tmp_path / ".ray" / "auth_token").is_file()  # the cluster asked for a token
     assert main(["study", "run", study, "--output", str(tmp_path / "local")]) == 0

@@ -29,7 +29,7 @@ def lora(rank: int, **changes: Any) -> dict[str, Any]:
     return {"name": "lora", "rank": rank, "alpha": 2 * rank, "targets": "attention", **changes}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def summary(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> Summary:
     """Standard, LoRA like it, one that is worse, one that is LoRA again, and one with three seeds."""
     cells = [

@@ -118,7 +118,6 @@ class Hardware:
     def record(self) -> dict[str, Any]:
         """The `environment` part of run.json."""
         cuda = self.device.type == "cuda"
-        packages = ("torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
         return {
             "device": torch.cuda.get_device_name() if cuda else cpu_name(),
             "device_type": self.device.type,
@@ -128,8 +127,15 @@ class Hardware:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "deterministic": not cuda,
             "platform": platform.platform(terse=True),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "versions": {"python": platform.python_version(), **_versions()},
         }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the packages whose numbers count; their files are read once."""
+    packages = ("torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
+    return {name: version(name) for name in packages}
 
 
 def _wake(device: torch.device) -> None:
