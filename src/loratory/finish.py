@@ -53,6 +53,7 @@ def complete(
     alone: bool = False,
     retry_failed: bool = False,
     yes: bool = False,
+    tracker: Sequence[str] = (),
     overrides: Sequence[tuple[str, str]] = (),
     planned: Callable[[Plan, int, int], None] = lambda plan, tuning, finals: None,
     told: Callable[[Plan, Job], None] = lambda plan, job: None,
@@ -77,6 +78,7 @@ def complete(
         workers=workers,
         alone=alone,
         retry_failed=retry_failed,
+        tracker=tracker,
         planned=planned,
         told=told,
     )

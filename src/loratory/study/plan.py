@@ -38,7 +38,14 @@ class Plan:
     """The runs of one study in one directory. Whoever makes it holds the directory."""
 
     def __init__(
-        self, spec: StudySpec, directory: Path, *, known: Known, threads: int | None = None, retry_failed: bool = False
+        self,
+        spec: StudySpec,
+        directory: Path,
+        *,
+        known: Known,
+        threads: int | None = None,
+        retry_failed: bool = False,
+        tracker: tuple[str, ...] = (),
     ) -> None:
         """Find out which runs there are, and which exist; selections that can be made are made.
 
@@ -46,6 +53,7 @@ class Plan:
             known: computes ids where the runs will be carried out.
             threads: of each run's CPU part.
             retry_failed: whether runs that failed are run again.
+            tracker: who follows each run.
 
         Raises:
             LoratoryError: data, models or devices are not there, or the directory is damaged or cannot be written.
@@ -53,7 +61,7 @@ class Plan:
         self.spec, self.directory, self.threads = spec, directory, threads
         self.records: dict[str, RunRecord] = {}
         """Runs that are done, by id: completed, or failed and not to be run again."""
-        self._known, self._retry = known, retry_failed
+        self._known, self._retry, self._tracker = known, retry_failed, tracker
         self._of: dict[str, tuple[CellPlan, Choice]] = {}
         """The cell and the choice that each run belongs to, by its id."""
         if (directory / RUNS).is_dir():
@@ -139,6 +147,8 @@ class Plan:
                 output=(self.directory / RUNS / name).absolute(),
                 keep_weights=one.place.stage == "final" and self.spec.keep != "none",
                 folder=folder,
+                study=self.spec.name,
+                tracker=self._tracker,
             )
             for one, (name, fingerprint, run) in zip(asked, self._known(asked), strict=True)
         ]
