@@ -13,6 +13,7 @@ from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
 from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
+from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Pair
 
@@ -29,6 +30,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
+        *_price_heading(study),
         *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
     means = [cell.score(study.select) for cell in group.cells]
@@ -37,7 +39,8 @@ def quality_grid(study: Summary, group: Group) -> Grid:
     rows = []
     for position, cell in enumerate(group.cells):
         scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
-        rows.append(row([_approach(cell, study), *_costs(cell, show_share), *scores], cell.id))
+        costs = [*_costs(cell, show_share), *_price(study, _median(cell, "total_seconds"))]
+        rows.append(row([_approach(cell, study), *costs, *scores], cell.id))
     foot = [
         row(
             [
@@ -45,6 +48,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
                 *(missing() for _ in range(3)),
                 number(one.seconds, units.duration),
                 missing(),
+                *_price(study, one.seconds),
                 number(one.accuracy, units.accuracy),
                 number(one.f1_macro, units.fraction),
             ]
@@ -70,9 +74,23 @@ def _costs(cell: CellSummary, show_share: Callable[[float | None], str]) -> list
     found = [number(cell.parameter("trainable"), units.count), number(cell.share, show_share)]
     for key, (_, show) in COST.items():
         if key != "checkpoint_bytes":
-            cost = cell.cost.get(key)
-            found.append(number(None if cost is None else cost.median, show))
+            found.append(number(_median(cell, key), show))
     return found
+
+
+def _median(cell: CellSummary, cost: str) -> float | None:
+    return None if (found := cell.cost.get(cost)) is None else found.median
+
+
+def _price_heading(study: Summary) -> list[Heading]:
+    if study.price_per_hour is None:
+        return []
+    return [Heading("Price", meaning=f"of the median total time, at {study.price_per_hour:g} an hour")]
+
+
+def _price(study: Summary, seconds: float | None) -> list[Entry]:
+    """What so many seconds cost, in tables of a study that has a price."""
+    return [] if study.price_per_hour is None else [number(priced(seconds, study.price_per_hour), units.price)]
 
 
 def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
@@ -198,11 +216,12 @@ def numbers(
     return Grid(grid, caption, headings, tuple(rows))
 
 
-def cost_numbers(group: Group) -> Grid:
+def cost_numbers(study: Summary, group: Group) -> Grid:
     """Every cost with its spread over seeds."""
     headings = (
         Heading("Approach", numeric=False),
         *(Heading(title, meaning="median, smallest to largest over seeds") for title, _ in COST.values()),
+        *_price_heading(study),
         Heading("Tokens a second"),
         Heading("Padding", meaning="share of the rows computed that are no tokens"),
     )
@@ -213,8 +232,8 @@ def cost_numbers(group: Group) -> Grid:
         for key, (_, show) in COST.items():
             cost = cell.cost.get(key)
             entries.append(missing() if cost is None else number(cost.median, show, spread(cost, show)))
-        rate = cell.cost.get("tokens_per_second")
-        entries.append(number(None if rate is None else rate.median, units.count))
+        entries += _price(study, _median(cell, "total_seconds"))
+        entries.append(number(_median(cell, "tokens_per_second"), units.count))
         entries.append(number(cell.padding_share, show_share))
         rows.append(row([words(cell.approach), *entries], cell.id))
     return Grid(f"{group.key}-costs", "Medians over seeds, with the smallest and the largest", headings, tuple(rows))

@@ -11,6 +11,7 @@ from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
 from loratory.report.study_table import LEFT_OVER, beside
+from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
@@ -171,6 +172,21 @@ def _choosing(study: Summary) -> str:
     return (
         f"For each approach {tried} were tried {who}, scored on validation alone; the one with the best validation "
         f"{axes.metric_words(study.select)} was kept{_written_down(study)}."
+    )
+
+
+def price_said(study: Summary, evidence: Evidence) -> str:
+    """What a run's price is, and what the whole study has cost; nothing where it has no price."""
+    if study.price_per_hour is None:
+        return ""
+    seconds = [float(record.cost.get("total_seconds") or 0.0) for record in evidence.records.values()]
+    each = f"Price of a run: its total time at {study.price_per_hour:g} an hour."
+    if not sum(seconds):
+        return each
+    whole = units.price(priced(sum(seconds), study.price_per_hour))
+    return (
+        f"{each} The {counted(len(seconds), 'run')} that are here, tuning among them, took "
+        f"{units.duration(sum(seconds))}, one after the other: {whole}."
     )
 
 

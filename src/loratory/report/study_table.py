@@ -8,7 +8,7 @@ from loratory import units
 from loratory.errors import counted
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
+from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Cost
 
@@ -59,6 +59,8 @@ def study_table(study: Summary) -> Table:
     for group in study.groups:
         rows += [_cell_row(cell) for cell in group.cells]
         rows += [_baseline_row(study, number, group) for number in baselines_of(study, group)]
+    if study.price_per_hour is not None:
+        rows = [{**row, "price": priced(row.get("total_seconds"), study.price_per_hour)} for row in rows]
     return Table(_columns(study), tuple(rows), tuple(notes(study)))
 
 
@@ -171,6 +173,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
             _column(key, title, show, "median over seeds", key != "checkpoint_bytes")
             for key, (title, show) in COST.items()
         ),
+        *([] if study.price_per_hour is None else [_column("price", "Price", units.price, "of the median total time")]),
         *(_column(key, title, units.fraction, meaning, False) for key, title, meaning in ends),
         _text("peak_memory_kind", "Memory kind", "allocated or resident", False),
         *(
@@ -200,6 +203,7 @@ def notes(study: Summary) -> list[str]:
         *(["Times and memory: medians over seeds."] if counts[-1:] > [1] else []),
         SHARE,
         TIMES,
+        *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
         *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
         *([LEFT_OVER] if "resident" in kinds else []),

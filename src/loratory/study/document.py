@@ -78,6 +78,8 @@ class Summary:
     """Of the first final run."""
     data: tuple[Mapping[str, Any], ...]
     """`data` of a run's record for each data set, with the name it has in the study as `dataset`."""
+    price_per_hour: float | None = None
+    """Of the device, in any currency: times are then money, too."""
     schema: int = SCHEMA
 
     def cell(self, name: str) -> CellSummary:

@@ -228,6 +228,7 @@ class Plan:
             "seeds": list(spec.seeds),
             "tune_seeds": spec.tune_seeds,
             "keep": spec.keep,
+            "price_per_hour": spec.price_per_hour,
             "threads": self.threads,
             "cells": [one.to_dict() for one in self.cells],
         }

@@ -142,6 +142,8 @@ class StudyRuns:
     tune_seeds: TuneSeeds
     """Who chose the rates: each seed for itself, or the first for all."""
     cells: tuple[CellRuns, ...]
+    price_per_hour: float | None = None
+    """Of the device, in any currency."""
 
     @property
     def groups(self) -> dict[tuple[str, str], tuple[CellRuns, ...]]:
@@ -165,6 +167,7 @@ def load_study(directory: Path) -> StudyRuns:
             seeds=tuple(int(seed) for seed in plan["seeds"]),
             tune_seeds=_tune_seeds(plan["tune_seeds"]),
             cells=tuple(_cell(directory, cell, str(plan["select"])) for cell in plan["cells"]),
+            price_per_hour=None if (price := plan.get("price_per_hour")) is None else float(price),
         )
 
 

@@ -92,6 +92,9 @@ class StudySpec(Settings):
     keep: Literal["best", "all", "none"] = "best"
     """Weights of final runs: of each cell's best on validation, of all, or of none."""
 
+    price_per_hour: float | None = Field(None, ge=0)
+    """Of the device, in any currency: the report's times are then money, too. No part of what makes a run this run."""
+
     @property
     def metric(self) -> Metric:
         """The metric called `select`."""

@@ -52,6 +52,7 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
         observations=observe(summaries, pairs, planes, found, metric=study.select, margin=study.margin),
         environment=None if first is None else first.record["environment"],
         data=tuple({"dataset": data, **final.record["data"]} for data, final in firsts.items()),
+        price_per_hour=study.price_per_hour,
     )
 
 
