@@ -54,9 +54,10 @@ def quality_grid(study: Summary, group: Group) -> Grid:
             ]
         )
         for one in study.baselines
-        if one.data == group.data and one.reason is None
+        if (one.data, one.limit) == (group.data, group.limit) and one.reason is None
     ]
-    caption = f"What each approach costs on {group.data}, and how good it is on the test split ({means_said(study)})"
+    on = f"{group.data}, {group.size}" if group.size else group.data
+    caption = f"What each approach costs on {on}, and how good it is on the test split ({means_said(study)})"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
@@ -130,7 +131,7 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             [
                 Heading(
                     f"{study.confidence:.0%} interval for all pairs at once",
-                    meaning="Bonferroni, over the pairs of this data set and model; within the margin: equivalent",
+                    meaning="Bonferroni, over all pairs of this data set and model; within the margin: equivalent",
                 )
             ]
             if several
@@ -176,7 +177,7 @@ def _p(value: float | None) -> str:
 
 
 def over_data(study: Summary) -> Grid | None:
-    """Each approach on each data set and model; None for one of them only."""
+    """Each approach on each data set, model and size; None for one of them only."""
     groups = study.groups
     if len(groups) < 2:
         return None
@@ -193,11 +194,10 @@ def over_data(study: Summary) -> Grid | None:
     foot = []
     if study.select in QUALITY:
         for name in dict.fromkeys(one.name for one in study.baselines):
-            found = {one.data: getattr(one, study.select) for one in study.baselines if one.name == name}
-            foot.append(row([words(name), *(number(found.get(group.data), show) for group in groups)]))
-    one_model = len({group.model for group in groups}) == 1
-    one_data = len({group.data for group in groups}) == 1
-    titles = [g.data if one_model else g.model if one_data else g.title for g in groups]
+            found = {(one.data, one.limit): getattr(one, study.select) for one in study.baselines if one.name == name}
+            foot.append(row([words(name), *(number(found.get((g.data, g.limit)), show) for g in groups)]))
+    varied = [key for key in ("data", "model", "size") if len({getattr(group, key) for group in groups}) > 1]
+    titles = [", ".join(getattr(group, key) for key in varied) for group in groups]
     headings = (Heading("Approach", numeric=False), *(Heading(units.printable(title)) for title in titles))
     caption = f"{axes.metric_title(study.select)} on the test split, {means_said(study)}"
     return Grid("over-data", caption, headings, tuple(rows), tuple(foot))

@@ -66,7 +66,8 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     scores = baselines(study, group)
     judged = any(pair.verdict is not None for pair in study.pairs if pair.a in group.ids)
     for key in axes.COSTS:
-        fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
+        here = group.data, group.model, group.limit
+        fronts = [front for front in study.fronts if (front.group, front.axis) == (here, key)]
         for front in fronts[:1]:
             if (chart := quality_against_cost(front, places, study.select, scores, judged=judged)) is not None:
                 quality[key] = chart

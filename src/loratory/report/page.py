@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
-from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, theme
+from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, sizes, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
@@ -79,6 +79,8 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
     scripts = {"bundle": bundle(), "page": _source(environment, "page.js")}
     groups = [_group_view(study, group, evidence, drawn[group.key]) for group in study.groups]
     charts = {f"{view.group.key}-{chart.name}": chart.spec for view in groups for chart in view.drawn.all}
+    sized = sizes.over_sizes(study)
+    charts |= {f"{one.key}-{one.chart.name}": one.chart.spec for one in sized}
     return environment.get_template("page.html.j2").render(
         study=study,
         groups=groups,
@@ -91,6 +93,9 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         price_said=prose.price_said(study, evidence),
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
+        sizes=sized,
+        interval_of="intervals over seeds",
+        intervals=any(view.intervals for view in groups),
         data_seen=data_seen.data_seen(study, evidence),
         runs=closer.runs_grid(study, evidence),
         machine=provenance.machine(study),

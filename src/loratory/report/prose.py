@@ -27,8 +27,19 @@ MANY = (
 )
 """Why pairs have two intervals, where they are several."""
 
+SIZES_SAID = 3
+"""Sentences over sizes of the training set that stand in the answer; all stand beneath their chart."""
+
 EDGES = 4
 """Cells that are named whose seeds chose the smallest or largest rate."""
+
+SIZED = (
+    "Smaller training sets lie within the larger ones and hold the classes in the same shares; validation and test "
+    "are the same at every size. Approaches are compared at the same size, and the pairs of all sizes are corrected "
+    "for together, so that what is said over sizes holds at once. Each size has one draw of examples: another may "
+    "give other scores, most of all where it is small."
+)
+"""What is done where the training set has several sizes."""
 
 NOT_COVERED = {
     "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
@@ -52,10 +63,16 @@ def answers(study: Summary) -> list[str]:
         return [f"One setting only, {done[0].approach}: there is nothing to compare it with."]
     if len(done) == 1:
         return [f"Only {done[0].approach} has finished runs yet, so there is nothing to compare it with."]
-    found = [
+    found: list[str | None] = [one.text for one in of_sizes(study)[:SIZES_SAID]]
+    found += [
         one.text if (one := leading(study, group)) is not None else best_mean(study, group) for group in study.groups
     ]
     return [text for text in found if text is not None] or ["No two settings have a score on the same test split yet."]
+
+
+def of_sizes(study: Summary) -> list[Observation]:
+    """What is said of every two approaches over sizes of the training set: those that cross first."""
+    return [one for one in study.observations if one.topic == "sizes"]
 
 
 def leading(study: Summary, group: Group) -> Observation | None:
@@ -98,6 +115,11 @@ def facts(study: Summary) -> list[str]:
         [
             study.cells[0].data if data == 1 else counted(data, "data set"),
             study.cells[0].model if models == 1 else counted(models, "model"),
+            *(
+                [counted(len({cell.limit for cell in study.cells}), "size") + " of the training set"]
+                if study.sized
+                else []
+            ),
             counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
             counted(len(study.seeds), "seed"),
             *([f"{tuned} learning rates each{seeds}"] if tuned else []),
@@ -137,6 +159,7 @@ def how(study: Summary) -> list[str]:
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
+        *([SIZED] if study.sized else []),
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes.",
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
@@ -315,6 +338,6 @@ def _at_the_edge(study: Summary) -> list[str]:
 
 
 def _where(study: Summary, cell: CellSummary) -> str:
-    """`hutto:movies, ` with the model too where there are several."""
+    """`hutto:movies, ` with model and size too where there are several."""
     model = f" with {cell.model}" if len({one.model for one in study.cells}) > 1 else ""
-    return f"{cell.data}{model}, "
+    return f"{cell.data}{model}, {f'{cell.size}, ' if study.sized else ''}"

@@ -65,17 +65,19 @@ def study_table(study: Summary) -> Table:
 
 
 def baselines_of(study: Summary, group: Group) -> list[int]:
-    """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set."""
-    first = next(one for one in study.groups if one.data == group.data)
+    """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set and size."""
+    key = group.data, group.limit
+    first = next(one for one in study.groups if (one.data, one.limit) == key)
     if first.key != group.key:
         return []
-    return [number for number, one in enumerate(study.baselines) if one.data == group.data and one.reason is None]
+    return [n for n, one in enumerate(study.baselines) if (one.data, one.limit) == key and one.reason is None]
 
 
 def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
     row: dict[str, str | int | float | None] = {
         "data": cell.data,
         "model": cell.model,
+        "train_examples": cell.train_examples,
         "cell": cell.id,
         "approach": cell.approach,
         "seeds": len(cell.seeds),
@@ -107,6 +109,7 @@ def _baseline_row(study: Summary, number: int, group: Group) -> Row:
     return {
         "data": one.data,
         "model": "",
+        "train_examples": group.cells[0].train_examples,
         "cell": "",
         "approach": one.name,
         "total_seconds": one.seconds,
@@ -157,6 +160,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
     return (
         _text("data", "Data", "data set", len({group.data for group in study.groups}) > 1),
         _text("model", "Model", "pretrained model", len({group.model for group in study.groups}) > 1),
+        *([_column("train_examples", "Training examples", units.count, "trained on")] if study.sized else []),
         _text("approach", "Approach", "method and settings, or baseline", True),
         _text("cell", "Cell", "the cell's id in the study", False),
         _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
@@ -210,7 +214,9 @@ def notes(study: Summary) -> list[str]:
     ]
     if any(cell.tuning.trials for cell in study.cells):
         found.append(CHOSEN[study.tune_seeds])
-    found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
+    found += dict.fromkeys(
+        f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
+    )
     if not study.complete:
         found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")
     if study.failed:

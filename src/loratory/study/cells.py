@@ -61,6 +61,8 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         runs_at_once=_runs_at_once(records),
         own_layers=_own_layers(records),
         frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
+        limit=cell.limit,
+        train_examples=_train_examples(records),
     )
 
 
@@ -69,6 +71,11 @@ def _numbers(records: Sequence[Mapping[str, Any]], *path: str) -> list[float] | 
     values = [lookup(record, *path) for record in records]
     numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
     return numbers if numbers and len(numbers) == len(values) else None
+
+
+def _train_examples(records: Sequence[Mapping[str, Any]]) -> int | None:
+    found = _numbers(records, "data", "sizes", "train")
+    return None if found is None else round(float(np.mean(found)))
 
 
 def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:

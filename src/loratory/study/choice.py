@@ -65,6 +65,7 @@ class CellPlan:
         return {
             "id": self.cell.id,
             **self.cell.describe(),
+            "limit": self.cell.limit,
             "tune": list(self.cell.rates),
             "choices": [choice.to_dict() for choice in self.choices],
         }

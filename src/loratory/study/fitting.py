@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loratory.errors import SettingsError
+from loratory.errors import SettingsError, counted
 from loratory.inputs import Inputs
 from loratory.methods import prepare
 from loratory.methods.quantized import check_frozen
@@ -12,13 +12,15 @@ from loratory.study.spec import StudySpec
 
 
 def check_settings(spec: StudySpec, inputs: Inputs) -> None:
-    """Let each method make each model ready once.
+    """Let each method make each model ready once, and each data set give each size.
 
     Raises:
-        SettingsError: a setting that its model does not allow, such as a rank above a layer's width.
+        SettingsError: a setting that its model does not allow, such as a rank above a layer's width; two sizes that are
+            one, as there are no more training examples.
         LoratoryError: data or a model cannot be read.
     """
     asked = set()
+    _check_sizes(spec, inputs)
     for cell in spec.cells():
         if (cell.model, cell.method) in asked:
             continue
@@ -31,3 +33,16 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         except SettingsError as error:
             said = approach(cell.method.model_dump(mode="json"))
             raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None
+
+
+def _check_sizes(spec: StudySpec, inputs: Inputs) -> None:
+    for data in spec.data if len(spec.limits) > 1 else ():
+        sizes: dict[int, int | None] = {}
+        for cell in spec.cells():
+            if cell.data != data:
+                continue
+            size = len(inputs.dataset(spec.run(cell, lr=None, seed=spec.seeds[0]).data).train)
+            if sizes.setdefault(size, cell.limit) != cell.limit:
+                one, other = (limit or "all" for limit in (sizes[size], cell.limit))
+                said = counted(size, "training example")
+                raise SettingsError(f"{spec.name}: {data} has {said}: limit {one} and {other} are the same; keep one")

@@ -1,10 +1,10 @@
-"""Every two cells of a data set x model, compared on the test split by the study's metric."""
+"""Every two cells of a data set x model x size, compared on the test split by the study's metric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import comb
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class _Compared:
 
 
 def compare_cells(study: StudyRuns, *, draws: int = DRAWS, seed: int = 0) -> tuple[Pair, ...]:
-    """Compare all cells within each data set x model; these pairs are one family.
+    """Compare all cells within each data set x model x size; the pairs of a data set x model are one family.
 
     Args:
         draws, seed: of the bootstrap.
@@ -58,18 +58,23 @@ def compare_cells(study: StudyRuns, *, draws: int = DRAWS, seed: int = 0) -> tup
     Raises:
         StorageError: predictions that are missing or damaged, or seeds of one cell tested on different examples.
     """
-    return tuple(pair for cells in study.groups.values() for pair in _family(study, cells, draws, seed))
+    families = dict.fromkeys((cell.data, cell.model) for cell in study.cells)
+    return tuple(pair for data, model in families for pair in _family(study, data, model, draws, seed))
 
 
-def _family(study: StudyRuns, cells: Sequence[CellRuns], draws: int, seed: int) -> list[Pair]:
-    tested = {cell.id: _tested(cell) for cell in cells if cell.completed}
+def _family(study: StudyRuns, data: str, model: str, draws: int, seed: int) -> list[Pair]:
+    groups = [cells for key, cells in study.groups.items() if key[:2] == (data, model)]
+    tested = {cell.id: _tested(cell) for cells in groups for cell in cells if cell.completed}
     measured = _replicates(study.select, tested, draws, seed)
     compared = [
         found
+        for cells in groups
         for a, b in combinations([cell for cell in cells if cell.id in tested], 2)
         if (found := _compared(a, b, tested, measured)) is not None
     ]
-    family = len(cells) * (len(cells) - 1) // 2  # planned ones count too, so that nothing changes when they come
+    family = sum(
+        comb(len(cells), 2) for cells in groups
+    )  # planned ones count too, so that nothing changes when they come
     raw = np.array([float(one.difference.p) for one in compared if one.difference is not None])
     adjusted = iter(holm(raw, family).tolist())
     return [_pair(study, one, family, next(adjusted) if one.difference is not None else None) for one in compared]

@@ -6,7 +6,7 @@ against one cost, :class:`Observation` a sentence with its figures and its verdi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ COSTS = (
 )
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+
+GroupKey = tuple[str, str, int | None]
+"""Data set, model and limit of the training examples: cells that share them are compared."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,22 @@ class CellSummary:
     """How many layers the engine computed itself; None where a record does not say."""
     frozen_bottom: bool = False
     """Whether frozen layers ran once, without dropout."""
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
+    train_examples: int | None = None
+    """How many its runs were trained on; None where no run says so."""
+
+    @property
+    def group(self) -> GroupKey:
+        """What it is compared within."""
+        return self.data, self.model, self.limit
+
+    @property
+    def size(self) -> str:
+        """What it was trained on: 300 training examples, all 7,398 training examples."""
+        known = self.limit if self.train_examples is None else self.train_examples
+        number = "" if known is None else f"{known:,} "
+        return f"{'all ' if self.limit is None else ''}{number}training examples"
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""
@@ -204,6 +223,11 @@ class CellSummary:
         """Trainable of all parameters."""
         total, trainable = self.parameter("total"), self.parameter("trainable")
         return trainable / total if total and trainable is not None else None
+
+
+def size_of(cells: Sequence[CellSummary]) -> str:
+    """The size of one group's cells in words, of the first that knows it."""
+    return next((cell for cell in cells if cell.train_examples is not None), cells[0]).size
 
 
 @dataclass(frozen=True)
@@ -226,7 +250,7 @@ class Pair:
     p_holm: float | None
     """Corrected by Holm's step-down over the family."""
     family: int
-    """Pairs of the family: all of one data set x model."""
+    """Pairs of the family: all of one data set x model, those of every size of the training set."""
     verdict: Verdict | None
     """Of `a`, seen against `b`."""
     why_none: str | None
@@ -247,6 +271,8 @@ class BaselineSummary:
     f1_macro: float | None
     seconds: float | None
     reason: str | None
+    limit: int | None = None
+    """Of the training examples it was fitted on."""
 
 
 @dataclass(frozen=True)
@@ -272,6 +298,12 @@ class Front:
     model: str
     axis: str
     points: tuple[FrontPoint, ...]
+    limit: int | None = None
+
+    @property
+    def group(self) -> GroupKey:
+        """The cells that it is of."""
+        return self.data, self.model, self.limit
 
     def tied_with_cheaper(self, point: FrontPoint) -> bool:
         """Whether the point is on the front by a tie alone: a cheaper cell is as good as can be told."""

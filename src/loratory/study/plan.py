@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -258,12 +259,14 @@ def not_alone(plan: Plan) -> int:
 
 def differences_said(spec: StudySpec) -> list[str]:
     """What the study can be expected to show: how small p and how large a difference a verdict needs."""
-    cells = Counter((cell.data, cell.model) for cell in spec.cells())
-    most, seeds = max(cells.values()), len(spec.seeds)
-    family = most * (most - 1) // 2
+    groups = Counter((cell.data, cell.model, cell.limit) for cell in spec.cells())
+    families: Counter[tuple[str, str]] = Counter()
+    for (data, model, _), cells in groups.items():
+        families[data, model] += comb(cells, 2)
+    family, seeds = max(families.values()), len(spec.seeds)
     if not family:
         return []
-    each = " of each data set and model" if len(cells) > 1 else ""
+    each = " of each data set and model" if len(families) > 1 else ""
     pairs = f"Differences: {counted(family, 'pair')}{each}"
     if seeds < MIN_SEEDS:
         return [f"{pairs}, and {counted(seeds, 'seed')}: no verdict below {MIN_SEEDS} seeds"]

@@ -1,6 +1,7 @@
 """How far a study has come, and what the rest will take: from its plan and the records that are there.
 
-What a run will take is what runs like it took: the median of its cell, else of its data set and model, else of all.
+What a run will take is what runs like it took: the median of its cell, else of its data set, model and size, else of
+all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, planned
 from loratory.study.lock import Launcher, launcher
+from loratory.study.parts import GroupKey
 from loratory.study.selection import read_selection
 
 
@@ -29,6 +31,7 @@ class CellProgress:
     id: str
     data: str
     model: str
+    limit: int | None
     method: str
     """What the study's table calls it."""
     trials: int
@@ -164,6 +167,7 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         id=cell["id"],
         data=cell["data"],
         model=cell["model"],
+        limit=cell.get("limit"),
         method=name,
         trials=len(trials),
         trials_done=sum(record is not None for record in trials),
@@ -175,10 +179,10 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
 
 
 def _named(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each cell's approach, by the cell's id: as the study's table has it, unique within data set and model."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    """Each cell's approach, by the cell's id: as the study's table has it, unique among those that compare."""
+    groups: dict[GroupKey, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
-        groups[cell["data"], cell["model"]].append(cell)
+        groups[_group(cell)].append(cell)
     found: dict[str, str] = {}
     for members in groups.values():
         names = approaches([{"id": cell["id"], "spec": {"method": cell["method"]}} for cell in members])
@@ -192,7 +196,7 @@ def _seconds_left(
     """What the cell's missing tuning runs and final runs will take; None where there is nothing to judge by."""
     if progress.done:
         return 0.0, 0.0
-    group = [other for other in cells if (other["data"], other["model"]) == (cell["data"], cell["model"])]
+    group = [other for other in cells if _group(other) == _group(cell)]
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
         seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
@@ -200,6 +204,10 @@ def _seconds_left(
             each = median(seconds)
             return (progress.trials - progress.trials_done) * each, (progress.finals - progress.finals_done) * each
     return None
+
+
+def _group(cell: Mapping[str, Any]) -> GroupKey:
+    return cell["data"], cell["model"], cell.get("limit")
 
 
 def _peak(record: RunRecord) -> int | None:

@@ -29,6 +29,9 @@ ELSEWHERE = {
 }
 """Flags of train that a study says in its own way."""
 
+ALL = "all"
+"""The size of a training set that is not cut."""
+
 
 def read_study(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> tuple[StudySpec, str]:
     """The study in `path`, and the text that stands for it in its directory.
@@ -232,7 +235,14 @@ def _train(found: Document) -> dict[str, Any]:
         if flag not in known:
             raise SettingsError(f"{where}: unknown flag {key!r}; {nearest(flag, set(known) - set(ELSEWHERE))}")
         if isinstance(value, list):
-            raise SettingsError(f"{where}: {key} is a list; only data, models and methods' own settings are grids")
+            if flag != "limit":
+                raise SettingsError(
+                    f"{where}: {key} is a list; only data, models, limit and methods' own settings are grids"
+                )
+            flags[flag] = _limits(found, ("train", key), value)
+            continue
+        if (flag, value) == ("limit", ALL):
+            continue
         try:
             GROUPS[str(group_of(flag))].model_validate({flag: value})
         except ValidationError as error:
@@ -243,6 +253,17 @@ def _train(found: Document) -> dict[str, Any]:
             f"{found.at(('train', 'test_fraction'))}: test_fraction 0: the test split judges a study; give it examples"
         )
     return flags
+
+
+def _limits(found: Document, path: Keys, value: list[Any]) -> tuple[int | None, ...]:
+    """Sizes of the training set, each once."""
+    for number, one in enumerate(value):
+        where = found.at((*path, number))
+        if one != ALL and (not isinstance(one, int) or one < 1):
+            raise SettingsError(f"{where}: limit {one!r}: give a number of training examples, or {ALL}")
+        if one in value[:number]:
+            raise SettingsError(f"{where}: limit {one!r} stands there twice; keep one")
+    return tuple(None if one == ALL else one for one in value)
 
 
 def _check_margin(found: Document, spec: StudySpec) -> None:
@@ -278,7 +299,9 @@ def _check_cells(found: Document, spec: StudySpec) -> None:
                 raise SettingsError(
                     f"{where}: a setting of {method.name} stands there twice with other rates; keep one"
                 )
-    copies = len(spec.data) * len(spec.models) * sum(method.size for method in spec.methods) - len(spec.cells())
+    copies = len(spec.data) * len(spec.models) * len(spec.limits) * sum(method.size for method in spec.methods) - len(
+        spec.cells()
+    )
     if copies:
         log.warning("%s: %s; each setting is run once", found.where, counted(copies, "repeated cell"))
 

@@ -20,6 +20,7 @@ from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import RUNS, plain_name, planned
+from loratory.study.parts import GroupKey
 from loratory.study.selection import choose, read_selection
 from loratory.study.spec import TuneSeeds
 
@@ -101,6 +102,13 @@ class CellRuns:
     method: Mapping[str, Any]
     """The method's settings, `name` among them."""
     choices: tuple[ChoiceRuns, ...]
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
+
+    @property
+    def group(self) -> GroupKey:
+        """What it is compared within."""
+        return self.data, self.model, self.limit
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -146,10 +154,11 @@ class StudyRuns:
     """Of the device, in any currency."""
 
     @property
-    def groups(self) -> dict[tuple[str, str], tuple[CellRuns, ...]]:
-        """The cells of each data set x model, in the plan's order: those that compare."""
-        keys = dict.fromkeys((cell.data, cell.model) for cell in self.cells)
-        return {key: tuple(cell for cell in self.cells if (cell.data, cell.model) == key) for key in keys}
+    def groups(self) -> dict[GroupKey, tuple[CellRuns, ...]]:
+        """The cells of each data set x model x size, in the plan's order: those that compare."""
+        return {
+            key: tuple(c for c in self.cells if c.group == key) for key in dict.fromkeys(c.group for c in self.cells)
+        }
 
 
 def load_study(directory: Path) -> StudyRuns:
@@ -185,6 +194,7 @@ def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
         model=str(cell["model"]),
         method=dict(cell["method"]),
         choices=tuple(_choice(directory, one, select) for one in cell["choices"]),
+        limit=None if (limit := cell.get("limit")) is None else int(limit),
     )
 
 

@@ -1,4 +1,5 @@
-"""What a study is asked to do, as one frozen value: data sets × models × methods with their grids, rates and seeds."""
+"""What a study is asked to do, as one frozen value: data sets × models × sizes × methods with their grids, rates and
+seeds."""
 
 from __future__ import annotations
 
@@ -62,6 +63,8 @@ class Cell:
     method: MethodSettings
     rates: tuple[float, ...]
     """What its tuning may choose from; empty: the method's default."""
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
 
     @property
     def tuned(self) -> bool:
@@ -69,7 +72,7 @@ class Cell:
         return len(self.rates) > 1
 
     def describe(self) -> dict[str, Any]:
-        """Data, model and method for selections and the plan."""
+        """Data, model and method for selections and the plan; a selection's trials know the size they trained on."""
         return {"data": self.data, "model": self.model, "method": self.method.model_dump(mode="json")}
 
 
@@ -84,7 +87,7 @@ class StudySpec(Settings):
     tune_seeds: TuneSeeds = "each"
     """Who chooses a rate: each seed for itself, or the first for all."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """Flags of `loratory train`, the same for every run."""
+    """Flags of `loratory train`, the same for every run; `limit` may be several sizes, of which None is all."""
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
     """The validation metric that chooses a rate."""
     margin: float = Field(0.01, ge=0)
@@ -111,18 +114,27 @@ class StudySpec(Settings):
         return tuple((seed,) for seed in self.seeds) if self.tune_seeds == "each" and self.trials else (self.seeds,)
 
     @property
+    def limits(self) -> tuple[int | None, ...]:
+        """The sizes of the training set: each setting is trained on each of them."""
+        given = self.train.get("limit")
+        return given if isinstance(given, tuple) else (given,)
+
+    @property
     def runs(self) -> int:
         """How many runs the file asks for, repeated cells counted as often as they stand there."""
-        cells = len(self.data) * len(self.models) * sum(method.size for method in self.methods)
+        cells = len(self.data) * len(self.models) * len(self.limits) * sum(method.size for method in self.methods)
         return cells * (len(self.choosing) * self.trials + len(self.seeds))
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every setting once, in the file's order: data sets, in them models, in them methods."""
-        found: dict[tuple[str, str, MethodSettings], tuple[float, ...]] = {}
-        for data, model, method in itertools.product(self.data, self.models, self.methods):
+        """Every setting once, in the file's order: data sets, in them models, in them sizes, in them methods."""
+        found: dict[tuple[str, str, int | None, MethodSettings], tuple[float, ...]] = {}
+        for data, model, limit, method in itertools.product(self.data, self.models, self.limits, self.methods):
             for settings in method.settings():
-                found.setdefault((data, model, settings), method.rates)
-        return tuple(Cell(f"c{number}", *key, rates) for number, (key, rates) in enumerate(found.items(), start=1))
+                found.setdefault((data, model, limit, settings), method.rates)
+        return tuple(
+            Cell(f"c{number}", data, model, settings, rates, limit)
+            for number, ((data, model, limit, settings), rates) in enumerate(found.items(), start=1)
+        )
 
     def run(self, cell: Cell, *, lr: float | None, seed: int, threads: int | None = None) -> RunSpec:
         """One run of a cell.
@@ -137,7 +149,7 @@ class StudySpec(Settings):
         training = groups["training"]
         if training.get("keep") == "best" or "patience" in training:  # else no epoch is chosen by the metric
             groups["training"]["select"] = self.select
-        groups["data"]["dataset"] = cell.data
+        groups["data"] |= {"dataset": cell.data, "limit": cell.limit}
         groups["training"]["lr"] = lr
         groups["hardware"].setdefault("threads", threads)
         method = cell.method.model_dump(mode="json")

@@ -32,7 +32,8 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
     """
     summaries, pairs = cells(study), compare_cells(study, draws=draws, seed=seed)
     firsts = _first_finals(study)
-    found = [one for data, final in firsts.items() for one in _baselines(data, final)] if with_baselines else []
+    sized = len({cell.limit for cell in study.cells}) > 1
+    found = [one for key, final in firsts.items() for one in _baselines(*key, final)] if with_baselines else []
     missing = sum(cell.missing for cell in study.cells)
     first = next(iter(firsts.values()), None)
     return Summary(
@@ -51,17 +52,20 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
         fronts=(planes := fronts(summaries, pairs, metric=study.select)),
         observations=observe(summaries, pairs, planes, found, metric=study.select, margin=study.margin),
         environment=None if first is None else first.record["environment"],
-        data=tuple({"dataset": data, **final.record["data"]} for data, final in firsts.items()),
+        data=tuple(
+            {"dataset": data, **({"limit": limit} if sized else {}), **final.record["data"]}
+            for (data, limit), final in firsts.items()
+        ),
         price_per_hour=study.price_per_hour,
     )
 
 
-def _first_finals(study: StudyRuns) -> dict[str, Final]:
-    """The first completed final run of each data set."""
-    found: dict[str, Final] = {}
+def _first_finals(study: StudyRuns) -> dict[tuple[str, int | None], Final]:
+    """The first completed final run of each data set x size."""
+    found: dict[tuple[str, int | None], Final] = {}
     for cell in study.cells:
         for final in cell.completed:
-            found.setdefault(cell.data, final)
+            found.setdefault((cell.data, cell.limit), final)
     return found
 
 
@@ -81,14 +85,14 @@ def _failed(study: StudyRuns) -> tuple[FailedRun, ...]:
     return (*tuning, *final)
 
 
-def _baselines(data: str, final: Final) -> list[BaselineSummary]:
+def _baselines(data: str, limit: int | None, final: Final) -> list[BaselineSummary]:
     if (reason := _not_here(data)) is not None:
-        return [BaselineSummary(data, "baselines", None, None, None, reason)]
+        return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
     try:
         found = baselines(dataset_of(final.record))
     except LoratoryError as error:
-        return [BaselineSummary(data, "baselines", None, None, None, str(error))]
-    return [_baseline(data, one) for one in found]
+        return [BaselineSummary(data, "baselines", None, None, None, str(error), limit)]
+    return [_baseline(data, limit, one) for one in found]
 
 
 def _not_here(data: str) -> str | None:
@@ -101,7 +105,7 @@ def _not_here(data: str) -> str | None:
     return None
 
 
-def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
+def _baseline(data: str, limit: int | None, baseline: Baseline) -> BaselineSummary:
     quality = baseline.quality
     return BaselineSummary(
         data=data,
@@ -110,4 +114,5 @@ def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
         f1_macro=None if quality is None else quality.f1_macro,
         seconds=None if quality is None else baseline.seconds,
         reason=baseline.reason,
+        limit=limit,
     )
