@@ -26,6 +26,8 @@ ELSEWHERE = {
     "model": "models stand in models",
     "method": "methods stand in methods",
     "select": "it stands beside train, and holds for epochs and rates alike",
+    "folds": "it stands beside train, and every fold is a test",
+    "fold": "with folds beside train every fold is a test",
 }
 """Flags of train that a study says in its own way."""
 
