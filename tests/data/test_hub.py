@@ -10,7 +10,7 @@ import pytest
 
 from loratory.data import load_source, make_dataset
 from loratory.data.hub import _candidates
-from loratory.errors import DataError, ResourceError
+from loratory.errors import DataError, ResourceError, SettingsError
 from loratory.spec import DataSpec
 
 datasets = pytest.importorskip("datasets")
