@@ -82,6 +82,7 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     record, of = plan.records[job.id], plan.cell_of(job).id
     name = next(f"{cell.data} {cell.method}" for cell in progress.cells if cell.id == of)
     limit = f"limit {job.spec.data.limit or 'all'}, " if len(plan.spec.limits) > 1 else ""
+    limit += f"fold {job.spec.data.fold} of {plan.spec.folds}, " if plan.spec.folds is not None else ""
     setting = f"{limit}{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"

@@ -67,7 +67,8 @@ def _approach(cell: CellSummary, study: Summary) -> Entry:
     rates = [f"lr {shown}"] if cell.tuning.trials else []
     ended = [counted(len(cell.failed), "failed run")] if cell.failed else []
     if len(cell.seeds) != len(study.seeds) or ended:
-        ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}")
+        whole = " with every fold" if study.folds is not None else ""
+        ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}{whole}")
     return Entry(units.printable(cell.approach), "; ".join([*rates, *([", ".join(ended)] if ended else [])]))
 
 

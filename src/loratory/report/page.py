@@ -21,6 +21,7 @@ from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
 from loratory.report.grids import Grid
+from loratory.report.study_table import runs_of
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
@@ -94,7 +95,9 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
         sizes=sized,
-        interval_of="intervals over seeds",
+        interval_of="intervals over seeds" if study.folds is None else "intervals over folds",
+        runs_of=runs_of(study),
+        tuned=any(cell.tuning.trials for cell in study.cells),
         intervals=any(view.intervals for view in groups),
         data_seen=data_seen.data_seen(study, evidence),
         runs=closer.runs_grid(study, evidence),

@@ -10,13 +10,13 @@ from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside
+from loratory.report.study_table import LEFT_OVER, OVER_FOLDS, beside, runs_of
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
-from loratory.study.statistics import MIN_SEEDS, MIN_UNITS
+from loratory.study.statistics import MIN_FOLDS, MIN_SEEDS, MIN_UNITS
 
 MANY = (
     "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
@@ -40,6 +40,35 @@ SIZED = (
     "give other scores, most of all where it is small."
 )
 """What is done where the training set has several sizes."""
+
+WIDER = (
+    "Folds: all examples are tested, each by models that were trained without it, and are resampled together. As the "
+    "folds' training sets overlap, runs are not independent: beside this interval there is Student's t over the "
+    "folds' own differences, with variance (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), "
+    "and the wider of the two is the one shown and judged."
+)
+"""How a pair's interval is made where there are folds."""
+
+COVERED = (
+    "Intervals of differences cover the seeds and the draw of test examples; those of means, in the table and the "
+    "charts, cover the seeds alone, on these test examples. None covers another split of the data or another "
+    "pretrained model."
+)
+"""What intervals cover."""
+
+COVERED_BY_FOLDS = (
+    "Intervals are a guarded estimate: how much folds vary together, by the examples that their training sets share, "
+    "cannot be estimated without bias from one data set (Bengio & Grandvalet 2004). They err seldom where the draw of "
+    "the training examples moves a difference by about as much as the draw of the tested ones, or less; where it moves "
+    "it far more, verdicts may err more often than one in twenty. None covers another pretrained model."
+)
+"""What intervals over folds cover."""
+
+CHOSEN_IN_FOLDS = (
+    "Verdicts are on the whole procedure: in each fold choosing among these rates on its own validation, then "
+    "training. The approaches learned from less than all examples: a model trained on all may be better."
+)
+"""What verdicts over folds are on."""
 
 NOT_COVERED = {
     "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
@@ -108,6 +137,7 @@ def facts(study: Summary) -> list[str]:
     tried = {len(choice.trials) for choice in _tuned(study)}
     tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
     seeds = " for every seed" if study.tune_seeds == "each" else ""
+    seeds += "" if study.folds is None else " and fold" if seeds else " for every fold"
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
     models = len({cell.model for cell in study.cells})
@@ -121,6 +151,7 @@ def facts(study: Summary) -> list[str]:
                 else []
             ),
             counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
+            *([counted(study.folds, "fold")] if study.folds is not None else []),
             counted(len(study.seeds), "seed"),
             *([f"{tuned} learning rates each{seeds}"] if tuned else []),
             *([str(device)] if device else []),
@@ -141,7 +172,11 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
         count = counted(len(study.failed), "run")
         found.append(f"Left out of every mean: {count} that did not complete ({ends}); every run is listed below.")
     fewest = min((len(cell.seeds) for cell in study.cells), default=0)
-    if fewest < MIN_SEEDS and study.cells:
+    if study.folds is not None and study.folds < MIN_FOLDS:
+        found.append(f"Only {counted(study.folds, 'fold')}: below {MIN_FOLDS} folds no verdict is given.")
+    if study.folds is not None and not fewest:
+        found.append("Some cell has no seed of which every fold's run is there: it has no score.")
+    if study.folds is None and fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
         found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
     found += above_all(study)
@@ -158,26 +193,36 @@ def how(study: Summary) -> list[str]:
     return [
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
-        "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
+        "of the data, initialisation and dropout. "
+        + (
+            "The split into training, validation and test is the same for all."
+            if study.folds is None
+            else f"The data are divided into {study.folds} folds, equal texts and groups in one, the same for all; "
+            "each fold is the test once, and its validation is split off from the others."
+        ),
         *([SIZED] if study.sized else []),
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
-        "shown as far as the metric's scale goes.",
+        "shown as far as the metric's scale goes."
+        if study.folds is None
+        else OVER_FOLDS,
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
         "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "
         "p-value are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and "
         "of the units (Satterthwaite).",
+        *([WIDER] if study.folds is not None else []),
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
-        f"Below {MIN_SEEDS} common seeds or {MIN_UNITS} units of one size there is no verdict.",
+        + (f"Below {MIN_SEEDS} common seeds" if study.folds is None else f"Below {MIN_FOLDS} folds")
+        + f" or {MIN_UNITS} units of one size there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved, not the imports of a new process. Times and memory are "
-        "medians over seeds.",
+        f"medians over {runs_of(study)}s.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
     ]
 
@@ -267,9 +312,7 @@ def limits(study: Summary) -> list[str]:
     device = (study.environment or {}).get("device")
     found = [
         f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
-        "Intervals of differences cover the seeds and the draw of test examples; those of means, in the table and the "
-        "charts, cover the seeds alone, on these test examples. None covers another split of the data or another "
-        "pretrained model.",
+        COVERED if study.folds is None else COVERED_BY_FOLDS,
     ]
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
@@ -282,7 +325,7 @@ def limits(study: Summary) -> list[str]:
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
             "suit one approach better than another."
         )
-        found.append(NOT_COVERED[study.tune_seeds])
+        found += [NOT_COVERED[study.tune_seeds]] if study.folds is None else [CHOSEN_IN_FOLDS]
         found.append(
             "Each setting had the same number of trials; an approach with more settings had more chances to be the "
             "best by luck."

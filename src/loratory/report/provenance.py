@@ -41,7 +41,8 @@ def data_sets(study: Summary) -> list[tuple[str, Facts]]:
 
 def _named(one: Mapping[str, Any]) -> str:
     name = str(one.get("dataset", one.get("source", "data")))
-    return name if one.get("limit") is None else f"{name}, {_plain(one['limit'])} training examples"
+    name += "" if one.get("limit") is None else f", {_plain(one['limit'])} training examples"
+    return name if one.get("fold") is None else f"{name}, fold {_plain(one['fold'])}"
 
 
 def _data(one: Mapping[str, Any]) -> Facts:

@@ -30,12 +30,27 @@ COST: dict[str, tuple[str, Show]] = {
 }
 
 
+OVER_FOLDS = (
+    "Folds: every example is tested once for each seed, by a model that was trained without it; means are over all of "
+    "them together. Intervals are Student's t over folds, the variance corrected for the training examples that folds "
+    "share (Nadeau & Bengio 2003)."
+)
+"""How the numbers of a study by folds came about."""
+
+
 CHOSEN = {
     "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
 }
 """How rates came about, by the study's `tune_seeds`."""
+
+
+CHOSEN_BY_FOLD = {
+    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation; ×2: for two runs.",
+    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all; ×2: for two runs.",
+}
+"""The same in a study by folds."""
 
 
 LEFT_OVER = (
@@ -204,7 +219,8 @@ def notes(study: Summary) -> list[str]:
     found = [
         *above_all(study),
         f"Accuracy and macro-F1: on the test split, {means_said(study)}.",
-        *(["Times and memory: medians over seeds."] if counts[-1:] > [1] else []),
+        *([OVER_FOLDS] if study.folds is not None else []),
+        *([f"Times and memory: medians over {runs_of(study)}s."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
         TIMES,
         *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
@@ -213,7 +229,7 @@ def notes(study: Summary) -> list[str]:
         *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
-        found.append(CHOSEN[study.tune_seeds])
+        found.append(CHOSEN[study.tune_seeds] if study.folds is None else CHOSEN_BY_FOLD[study.tune_seeds])
     found += dict.fromkeys(
         f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
     )
@@ -227,6 +243,8 @@ def notes(study: Summary) -> list[str]:
 def means_said(study: Summary) -> str:
     """What the means are over, and whether they have intervals: there is none below three seeds."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
+    if study.folds is not None:
+        return _folds_said(study, counts)
     if not counts or counts[-1] < 2:
         return "one seed: no interval, so differences may be chance"
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
@@ -234,6 +252,20 @@ def means_said(study: Summary) -> str:
         return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
     few = ", none below 3 seeds" if counts[0] < 3 else ""
     return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
+
+
+def runs_of(study: Summary) -> str:
+    """What there are several numbers of: a seed, or a run where each seed has several folds."""
+    return "seed" if study.folds is None else "run"
+
+
+def _folds_said(study: Summary, counts: Sequence[int]) -> str:
+    most = counts[-1] if counts else 0
+    seeds = f"{counts[0]} to {most} seeds" if len(set(counts)) > 1 else counted(most, "seed")
+    folds = f"over {study.folds} folds and {seeds}"
+    if (study.folds or 0) < 3:
+        return f"means {folds}: no interval below 3 folds, so differences may be chance"
+    return f"means {folds} with {study.confidence:.0%} intervals over folds"
 
 
 def beside(study: Summary) -> list[str]:

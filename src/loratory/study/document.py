@@ -93,6 +93,8 @@ class Summary:
     several sizes of the training set for each of them, with its `limit`."""
     price_per_hour: float | None = None
     """Of the device, in any currency: times are then money, too."""
+    folds: int | None = None
+    """How many folds each seed has, whose tests together cover every example; None where the test is one for all."""
     schema: int = SCHEMA
 
     def cell(self, name: str) -> CellSummary:

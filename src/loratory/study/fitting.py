@@ -25,7 +25,7 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         if (cell.model, cell.method) in asked:
             continue
         asked.add((cell.model, cell.method))
-        run = spec.run(cell, lr=None, seed=spec.seeds[0])
+        run = spec.run(cell, lr=None, seed=spec.seeds[0], fold=spec.rounds[0])
         labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
         base = skeleton(inputs.model(cell.model), labels)
         try:
@@ -41,7 +41,8 @@ def _check_sizes(spec: StudySpec, inputs: Inputs) -> None:
         for cell in spec.cells():
             if cell.data != data:
                 continue
-            size = len(inputs.dataset(spec.run(cell, lr=None, seed=spec.seeds[0]).data).train)
+            run = spec.run(cell, lr=None, seed=spec.seeds[0], fold=spec.rounds[0])
+            size = len(inputs.dataset(run.data).train)
             if sizes.setdefault(size, cell.limit) != cell.limit:
                 one, other = (limit or "all" for limit in (sizes[size], cell.limit))
                 said = counted(size, "training example")

@@ -28,26 +28,27 @@ GroupKey = tuple[str, str, int | None]
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over the seeds of a cell. `sd` is None below two seeds, `low` and `high` below three."""
+    """A metric over the seeds of a cell, or over its folds; `sd` is None below two, `low` and `high` below three."""
 
     mean: float
     sd: float | None
     low: float | None
-    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'."""
+    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'. Over folds
+    that of :func:`loratory.study.statistics.over_folds`."""
     high: float | None
     values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
+    """In the order of the cell's `seeds`; of folds the mean over seeds of each, in their order."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost over the seeds of a cell: median, smallest and largest."""
+    """A cost over the runs of a cell: median, smallest and largest."""
 
     median: float
     low: float
     high: float
     values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
+    """In the order of the cell's `runs`."""
     kind: Literal["allocated", "resident"] | None = None
     """Of peak memory: allocated on the GPU, or the process's resident set."""
 
@@ -88,6 +89,8 @@ class ChoiceSummary:
     trials: tuple[TrialSummary, ...]
     hopeless: bool
     """Every trial failed, so that these seeds have no final run."""
+    fold: int | None = None
+    """The fold that is the test of its runs."""
 
     @property
     def at_end(self) -> bool:
@@ -165,9 +168,9 @@ class CellSummary:
     approach: str
     """Its name, unique within its data set x model."""
     seeds: tuple[int, ...]
-    """Those whose final runs completed."""
+    """Those whose final runs completed, of every fold where there are some."""
     runs: tuple[str, ...]
-    """Their ids, in the order of `seeds`."""
+    """Their ids, in the order of `seeds`; of each seed those of its folds in order."""
     parameters: Mapping[str, int] | None
     quality: Mapping[str, Mapping[str, Spread]]
     """`test` and `validation`, then by metric."""
@@ -259,6 +262,8 @@ class Pair:
     examples: int
     units: int
     """Distinct texts among the examples, or groups where the data have some: what is resampled."""
+    folds: int | None = None
+    """How many folds each seed has, whose tests together are the examples."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
 from loratory.study.selection import Tried
 from loratory.study.spec import Cell, StudySpec
-from loratory.study.statistics import CONFIDENCE, MIN_SEEDS, smallest_shown
+from loratory.study.statistics import CONFIDENCE, MIN_FOLDS, MIN_SEEDS, smallest_shown
 
 log = logging.getLogger("loratory")
 
@@ -126,11 +126,14 @@ class Plan:
 
     def _with_trials(self) -> list[CellPlan]:
         spec = self.spec
-        cells = [CellPlan(cell, tuple(map(Choice, spec.choosing))) for cell in spec.cells()]
+        cells = [CellPlan(cell, tuple(Choice(*one) for one in _choices(spec))) for cell in spec.cells()]
         places = [
             (one, choice, lr) for one in cells if one.cell.tuned for choice in one.choices for lr in one.cell.rates
         ]
-        runs = [spec.run(one.cell, lr=lr, seed=choice.seeds[0], threads=self.threads) for one, choice, lr in places]
+        runs = [
+            spec.run(one.cell, lr=lr, seed=choice.seeds[0], fold=choice.fold, threads=self.threads)
+            for one, choice, lr in places
+        ]
         jobs = self._jobs([Asked(run, Place("tuning")) for run in runs])
         for (one, choice, lr), job in zip(places, jobs, strict=True):
             choice.trials.append((lr, job))
@@ -183,7 +186,7 @@ class Plan:
             return True
         choice.selection = selection.keep(self.directory, cell, metric, tried, lr)
         place = Place("final", choice.selection.digest)
-        runs = [self.spec.run(cell, lr=lr, seed=seed, threads=self.threads) for seed in choice.seeds]
+        runs = [self.spec.run(cell, lr=lr, seed=seed, fold=choice.fold, threads=self.threads) for seed in choice.seeds]
         jobs = self._jobs([Asked(run, place) for run in runs])
         choice.finals = list(zip(choice.seeds, jobs, strict=True))
         self._of.update((job.id, (one, choice)) for job in jobs)
@@ -195,7 +198,7 @@ class Plan:
         """The one rate of a cell that has no choice: the file's, or the method's default for the model."""
         if cell.rates:
             return cell.rates[0]
-        run = self.spec.run(cell, lr=None, seed=self.spec.seeds[0], threads=self.threads)
+        run = self.spec.run(cell, lr=None, seed=self.spec.seeds[0], fold=self.spec.rounds[0], threads=self.threads)
         lr = self._known([Asked(run, Place("final"))])[0][2].training.lr
         assert lr is not None
         return lr
@@ -227,12 +230,18 @@ class Plan:
             "select": spec.select,
             "margin": spec.margin,
             "seeds": list(spec.seeds),
+            "folds": spec.folds,
             "tune_seeds": spec.tune_seeds,
             "keep": spec.keep,
             "price_per_hour": spec.price_per_hour,
             "threads": self.threads,
             "cells": [one.to_dict() for one in self.cells],
         }
+
+
+def _choices(spec: StudySpec) -> list[tuple[tuple[int, ...], int | None]]:
+    """Seeds and fold of each choice of a cell."""
+    return [(seeds, fold) for fold in spec.rounds for seeds in spec.choosing]
 
 
 def without_use(plan: Plan) -> int:
@@ -268,6 +277,8 @@ def differences_said(spec: StudySpec) -> list[str]:
         return []
     each = " of each data set and model" if len(families) > 1 else ""
     pairs = f"Differences: {counted(family, 'pair')}{each}"
+    if spec.folds is not None:
+        return [_folds_said(pairs, spec.folds, family)]
     if seeds < MIN_SEEDS:
         return [f"{pairs}, and {counted(seeds, 'seed')}: no verdict below {MIN_SEEDS} seeds"]
     return [
@@ -276,6 +287,15 @@ def differences_said(spec: StudySpec) -> list[str]:
         f"seeds ({2 * seeds} seeds: {smallest_shown(2 * seeds, family):.1f} times); "
         f"{'fewer cells or ' if family > 1 else ''}more seeds find smaller ones"
     ]
+
+
+def _folds_said(pairs: str, folds: int, family: int) -> str:
+    if folds < MIN_FOLDS:
+        return f"{pairs}, and {counted(folds, 'fold')}: no verdict below {MIN_FOLDS} folds"
+    return (
+        f"{pairs}: a verdict of better needs p of at most {(1 - CONFIDENCE) / family:.2g}, with {folds - 1} degrees of "
+        "freedom of the folds: a difference has to be large; more data, or a test split of its own, finds smaller ones"
+    )
 
 
 def said_of(plan: Plan) -> str:

@@ -92,8 +92,8 @@ class Status:
     directory: Path
     progress: Progress
     launcher: Launcher | None
-    chosen: dict[str, dict[int, float]]
-    """By a cell's id, the learning rate of each seed for which one is chosen."""
+    chosen: dict[str, dict[int | str, float]]
+    """By a cell's id, the learning rate of each seed for which one is chosen; of each `fold 1, seed 0` with folds."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -119,11 +119,13 @@ def read_status(directory: Path) -> Status:
         return Status(directory, progress_of(plan, ended), running, chosen)
 
 
-def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int, float]:
-    found = {}
+def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int | str, float]:
+    found: dict[int | str, float] = {}
     for choice in cell["choices"]:
         if choice["selection"] is not None:
-            found.update(dict.fromkeys(choice["seeds"], read_selection(directory, choice["selection"]).lr))
+            fold = choice.get("fold")
+            keys = [seed if fold is None else f"fold {fold}, seed {seed}" for seed in choice["seeds"]]
+            found.update(dict.fromkeys(keys, read_selection(directory, choice["selection"]).lr))
     return found
 
 

@@ -98,6 +98,7 @@ def parse_study(found: Document) -> StudySpec:
     except ValidationError as error:
         path, wrong, message = first_fault(error)
         raise SettingsError(f"{found.at(path)}: {'.'.join(map(str, path))} {wrong!r}: {message}") from None
+    _check_folds(found, spec)
     _check_margin(found, spec)
     _check_budgets(found, spec)
     _check_cells(found, spec)
@@ -266,6 +267,14 @@ def _limits(found: Document, path: Keys, value: list[Any]) -> tuple[int | None, 
         if one in value[:number]:
             raise SettingsError(f"{where}: limit {one!r} stands there twice; keep one")
     return tuple(None if one == ALL else one for one in value)
+
+
+def _check_folds(found: Document, spec: StudySpec) -> None:
+    """With folds nothing else says what the test is."""
+    for key in ("test", "test_split", "test_fraction"):
+        if spec.folds is not None and key in spec.train:
+            where = found.at(("train", key))
+            raise SettingsError(f"{where}: {key} beside folds: every fold is the test once; leave one of them out")
 
 
 def _check_margin(found: Document, spec: StudySpec) -> None:

@@ -20,6 +20,9 @@ TuneSeeds = Literal["each", "first"]
 UNASKED_RUNS = 1_000
 """A study of more runs is asked for twice (`--yes`)."""
 
+MOST_FOLDS = 100
+"""More folds are a mistake."""
+
 MOST_RUNS = 100_000
 """A study of more runs is a mistake."""
 
@@ -84,8 +87,11 @@ class StudySpec(Settings):
     models: tuple[str, ...]
     methods: tuple[MethodGrid, ...]
     seeds: tuple[int, ...]
+    folds: int | None = Field(None, ge=2, le=MOST_FOLDS)
+    """Every setting is trained so many times for each seed, and each of as many parts of the data is the test once."""
     tune_seeds: TuneSeeds = "each"
-    """Who chooses a rate: each seed for itself, or the first for all."""
+    """Who chooses a rate: each seed for itself, or the first for all. With folds each fold chooses for itself, too: the
+    validation of one is in the test of another."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Flags of `loratory train`, the same for every run; `limit` may be several sizes, of which None is all."""
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
@@ -120,10 +126,15 @@ class StudySpec(Settings):
         return given if isinstance(given, tuple) else (given,)
 
     @property
+    def rounds(self) -> tuple[int | None, ...]:
+        """The folds that are the test, one after the other; None where the test split is one for all."""
+        return (None,) if self.folds is None else tuple(range(1, self.folds + 1))
+
+    @property
     def runs(self) -> int:
         """How many runs the file asks for, repeated cells counted as often as they stand there."""
         cells = len(self.data) * len(self.models) * len(self.limits) * sum(method.size for method in self.methods)
-        return cells * (len(self.choosing) * self.trials + len(self.seeds))
+        return cells * len(self.rounds) * (len(self.choosing) * self.trials + len(self.seeds))
 
     def cells(self) -> tuple[Cell, ...]:
         """Every setting once, in the file's order: data sets, in them models, in them sizes, in them methods."""
@@ -136,11 +147,14 @@ class StudySpec(Settings):
             for number, ((data, model, limit, settings), rates) in enumerate(found.items(), start=1)
         )
 
-    def run(self, cell: Cell, *, lr: float | None, seed: int, threads: int | None = None) -> RunSpec:
+    def run(
+        self, cell: Cell, *, lr: float | None, seed: int, fold: int | None = None, threads: int | None = None
+    ) -> RunSpec:
         """One run of a cell.
 
         Args:
             lr: the peak learning rate; None for the method's default.
+            fold: the one of `rounds` that is the test.
             threads: of a CPU, where the file does not say.
         """
         groups: dict[str, dict[str, Any]] = {"data": {}, "training": {}, "hardware": {}}
@@ -149,7 +163,7 @@ class StudySpec(Settings):
         training = groups["training"]
         if training.get("keep") == "best" or "patience" in training:  # else no epoch is chosen by the metric
             groups["training"]["select"] = self.select
-        groups["data"] |= {"dataset": cell.data, "limit": cell.limit}
+        groups["data"] |= {"dataset": cell.data, "limit": cell.limit, "folds": self.folds, "fold": fold}
         groups["training"]["lr"] = lr
         groups["hardware"].setdefault("threads", threads)
         method = cell.method.model_dump(mode="json")
