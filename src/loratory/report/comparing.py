@@ -12,9 +12,10 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
+from loratory.report.study_table import COST, QUALITY, interval, means_said, runs_of, spread
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary, Pair
 
 Key = TypeVar("Key", bound=str | float)
@@ -29,7 +30,11 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Approach", numeric=False),
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
-        *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
+        *(
+            Heading(title, meaning=f"median over {runs_of(study)}s")
+            for key, (title, _) in COST.items()
+            if key != "checkpoint_bytes"
+        ),
         *_price_heading(study),
         *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
@@ -221,7 +226,7 @@ def cost_numbers(study: Summary, group: Group) -> Grid:
     """Every cost with its spread over seeds."""
     headings = (
         Heading("Approach", numeric=False),
-        *(Heading(title, meaning="median, smallest to largest over seeds") for title, _ in COST.values()),
+        *(Heading(title, meaning=f"median, smallest to largest over {runs_of(study)}s") for title, _ in COST.values()),
         *_price_heading(study),
         Heading("Tokens a second"),
         Heading("Padding", meaning="share of the rows computed that are no tokens"),
@@ -237,7 +242,8 @@ def cost_numbers(study: Summary, group: Group) -> Grid:
         entries.append(number(_median(cell, "tokens_per_second"), units.count))
         entries.append(number(cell.padding_share, show_share))
         rows.append(row([words(cell.approach), *entries], cell.id))
-    return Grid(f"{group.key}-costs", "Medians over seeds, with the smallest and the largest", headings, tuple(rows))
+    caption = f"Medians over {runs_of(study)}s, with the smallest and the largest"
+    return Grid(f"{group.key}-costs", caption, headings, tuple(rows))
 
 
 def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric: str) -> Grid:
@@ -257,5 +263,6 @@ def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric:
     longest = max((len(entries) for _, entries in lines), default=0)
     rows = [row([words(c.approach), *e, *(missing() for _ in range(longest - len(e)))], c.id) for c, e in lines]
     headings = (Heading("Approach", numeric=False), *(Heading(f"Epoch {n}") for n in range(1, longest + 1)))
-    caption = f"{axes.metric_title(metric)} on validation, mean over seeds, and the training time until then"
+    over = noun_of(group.cells[0])
+    caption = f"{axes.metric_title(metric)} on validation, mean over {over}s, and the training time until then"
     return Grid(f"{group.key}-learning", caption, headings, tuple(rows))

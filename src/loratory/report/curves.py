@@ -22,6 +22,7 @@ from loratory.report.charts import (
 )
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import RateTried, Spread
 
 SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
@@ -80,7 +81,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
 
 def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    show = axes.show_metric(metric)
+    show, over = axes.show_metric(metric), noun_of(member.cell)
     for epoch in zip(*evidence[member.cell.id].histories, strict=False):
         scores = [float(row[f"validation_{metric}"]) for row in epoch if row.get(f"validation_{metric}") is not None]
         if not scores:
@@ -93,7 +94,7 @@ def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -
                 "y": fmean(scores),
                 "low": min(scores),
                 "high": max(scores),
-                "shown": f"{show(fmean(scores))} ({show(min(scores))} to {show(max(scores))} over seeds)",
+                "shown": f"{show(fmean(scores))} ({show(min(scores))} to {show(max(scores))} over {over}s)",
             }
         )
     return found
@@ -138,7 +139,7 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
     ]
     summary = (
         f"{axes.metric_title(metric)} on the test split against {SETTINGS[setting].lower()} ({ranks[0]} to {ranks[-1]})"
-        f" for {', '.join(dict.fromkeys(row['family'] for row in rows))}, with intervals over seeds."
+        f" for {', '.join(dict.fromkeys(row['family'] for row in rows))}, with intervals."
     )
     return finished(f"by-{setting}", layers, summary)
 
@@ -202,7 +203,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
 def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> dict[str, Any]:
     show = axes.show_metric(metric)
     low, high = min(score.values), max(score.values)
-    ends = f" ({show(low)} to {show(high)} over seeds)" if len(score.values) > 1 else ""
+    ends = f" ({show(low)} to {show(high)} over {noun_of(member.cell)}s)" if len(score.values) > 1 else ""
     runs = sum(trial.lr == tried.lr for trial in member.cell.tuning.trials)
     if len(score.values) < runs:
         ends += f", {len(score.values)} of {runs} completed"

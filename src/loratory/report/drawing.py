@@ -14,8 +14,10 @@ from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
+from loratory.report.study_table import runs_of
 from loratory.store.record import MEMORY_PARTS
 from loratory.study.document import Group, Summary
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary
 
 TIMES = ("setup", "train", "eval", "other")
@@ -134,7 +136,7 @@ def _parts(
     show = units.duration if name == "time" else units.memory
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
-    over = "of the run with the median total" if name == "time" else "medians over seeds"
+    over = "of the run with the median total" if name == "time" else f"medians over {noun_of(having[0][0])}s"
     grid = comparing.numbers(f"{group.key}-{name}", f"{what} by part, {over}", columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
@@ -146,7 +148,7 @@ def _tuning_numbers(study: Summary, group: Group) -> Grid:
         for cell in group.cells
     ]
     columns = {rate: units.rate(rate) for rate in rates}
-    over = ", mean over seeds" if study.tune_seeds == "each" else ""
+    over = f", mean over {runs_of(study)}s" if study.tune_seeds == "each" else ""
     caption = f"{axes.metric_title(study.select)} on validation by learning rate{over}"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 

@@ -261,30 +261,34 @@ def price_said(study: Summary, evidence: Evidence) -> str:
 def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
+        whose, who = ("seeds whose run", "seeds") if study.folds is None else ("runs that", "seeds of a fold or of two")
         return (
-            "Points: the mean over the seeds whose run completed, on validation, on which the rate was chosen. "
+            f"Points: the mean over the {whose} completed, on validation, on which the rate was chosen. "
             "Vertical lines: their range. "
-            "Ringed: chosen, ×2 by two seeds, each of which trained its final run with it."
+            f"Ringed: chosen, ×2 by two {who}, each of which trained its final run with it."
         )
-    return (
-        "The first seed, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every "
-        "seed."
-    )
+    first = "The first seed" if study.folds is None else "The first seed of every fold"
+    return f"{first}, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every seed."
 
 
 def expected_best_said(study: Summary, group: Group) -> str:
     """What stands under the chart of the expected best rate, with how many seeds it is the mean of."""
     counts = sorted({_whole(cell) for cell in group.cells if cell.tuning.expected_best})
     if study.tune_seeds == "first":
-        over = "of the first seed alone"
+        over = "of the first seed alone" if study.folds is None else "mean over folds, each of the first seed alone"
     elif counts[-1:] == counts[:1]:
-        over = f"mean over {counted(counts[0], 'seed')}" if counts else ""
+        over = f"mean over {counted(counts[0], _choosing_noun(study))}" if counts else ""
     else:
-        over = f"mean over {counts[0]} to {counts[-1]} seeds, those whose every rate completed"
+        over = f"mean over {counts[0]} to {counts[-1]} {_choosing_noun(study)}s, those whose every rate completed"
     return (
         "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
         f"({over}; scores on validation, on which the rate was chosen)."
     )
+
+
+def _choosing_noun(study: Summary) -> str:
+    """Who chooses a rate: a seed, or in each fold one anew."""
+    return "seed" if study.folds is None else "choice"
 
 
 def _whole(cell: CellSummary) -> int:
