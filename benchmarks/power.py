@@ -3,6 +3,7 @@
     python benchmarks/power.py
     python benchmarks/power.py --groups
     python benchmarks/power.py --tuning
+    python benchmarks/power.py --folds
 
 Two methods answer the same examples with several seeds. An example is answered rightly where its ease, plus what the
 method has to it, plus what the seed has to it, is above 0:
@@ -20,6 +21,13 @@ the best is one of the four or lies between two; both methods have the same curv
 a small way of its own with examples, the same for every seed, and a seed's level with it counts on validation and test
 alike, as the final run is the training of its trial. The rate is chosen on a finite validation split: by each seed for
 itself, or by the first for all. About 5 minutes on 2 cores.
+
+With --folds every example is tested once, by a model that is trained on the other folds without its validation. Every
+training example moves each method's level by an amount of its own, so that what two folds' training sets share moves
+both: that is the hardest case of all that depend on the training set, since higher orders are shared less. `training
+sd` is the standard deviation that a training set so gives the accuracy of one run. Beside the study's rule there is
+what would be claimed if folds counted for nothing (examples and seeds alone), and by Student's t over folds,
+uncorrected.
 """
 
 from __future__ import annotations
@@ -36,7 +44,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from loratory.study.resampling import Replicates, replicate
-from loratory.study.statistics import Difference, difference, verdict
+from loratory.study.statistics import Difference, difference, over_folds, verdict
 
 Array = npt.NDArray[np.float32]
 
@@ -55,6 +63,16 @@ HEADER = """\
 | examples | seeds | seed sd, points | methods | same: better or worse | 3 points: better | 1 point: equivalent |
 |--:|--:|--:|---|--:|--:|--:|"""
 AT_ONCE = 250
+
+FOLD_EXAMPLES, FOLDS, FOLD_SEEDS, TRAINING_SDS = (200, 500, 1000), (5, 10), (1, 3), (0.0, 0.005, 0.01, 0.02)
+FOLD_SEED_SD = 0.01
+FOLD_VALIDATION = 0.1
+"""Share of the examples that are validation, in every fold others."""
+
+FOLD_HEADER = """\
+| examples | folds | seeds | training sd, points | same: better or worse | examples and seeds alone | t over folds | \
+5 points: better |
+|--:|--:|--:|--:|--:|--:|--:|--:|"""
 
 RATES, RATE_SD = 4, 0.25
 """Two seeds of a method then disagree on 7.8% of the examples at one rate, on 8.7% at two."""
@@ -99,6 +117,40 @@ class Tuned:
     """Whether each seed chooses its own rate, or the first for all."""
     validation: int = VALIDATION
     """Examples that the rate is chosen on."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """One kind of study by folds of two methods."""
+
+    examples: int
+    folds: int
+    seeds: int
+    training_sd: float
+    """Standard deviation of a run's accuracy over training sets."""
+
+
+RULES = ("study", "crossed", "t")
+"""What verdicts rest on: the study's rule; examples and seeds alone; Student's t over folds, uncorrected."""
+
+
+def fold_verdicts(folded: Folded, effect: float, *, studies: int, draws: int, seed: int = 0) -> dict[str, Counter[str]]:
+    """The verdicts on the first method, whose accuracy is higher by `effect`, by each of `RULES`."""
+    kind = [seed, folded.examples, folded.folds, folded.seeds, int(1e4 * folded.training_sd), int(1e4 * effect)]
+    random = np.random.default_rng(kind)
+    found: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
+    for start in range(0, studies, AT_ONCE):
+        count = min(AT_ONCE, studies - start)
+        a, b, ratio = _simulated_folds(folded, effect, count, draws, random)
+        assert a.folds is not None
+        assert b.folds is not None
+        crossed = difference(replace(a, folds=None), replace(b, folds=None))
+        plain = over_folds((a.folds - b.folds).mean(axis=-1), crossed.estimate, 0.0)
+        plain = replace(plain, error=np.maximum(plain.error, 1e-9))  # folds may happen to be equal
+        pairs = {"study": difference(a, b, test_to_train=ratio), "crossed": crossed, "t": plain}
+        for rule, pair in pairs.items():
+            found[rule] += _judged(lambda _, pair=pair: pair, count)  # type: ignore[misc]
+    return found
 
 
 def verdicts(setting: Setting, effect: float, *, studies: int, draws: int, seed: int = 0) -> Counter[str]:
@@ -173,6 +225,29 @@ def _simulated_tuning(tuned: Tuned, studies: int, draws: int, random: np.random.
     return _compared(latents, np.arange(N - V), draws)
 
 
+def _simulated_folds(
+    folded: Folded, effect: float, studies: int, draws: int, random: np.random.Generator
+) -> tuple[Replicates, Replicates, float]:
+    """Both methods, and test examples over training examples."""
+    N, K, S = folded.examples, folded.folds, folded.seeds
+    sd = float(np.sqrt(EASE_SD**2 + NOISE_SD**2 + OWN_SD**2))
+    level = stats.norm.ppf([ACCURACY + effect / 2, ACCURACY - effect / 2]) * sd
+    fold = np.arange(N) % K
+    chosen_on = np.arange(N) // K < FOLD_VALIDATION * N  # of the next fold as many as validation has
+    trained = np.stack([(fold != k) & ~((fold == (k + 1) % K) & chosen_on) for k in range(K)]).astype(np.float64)
+    size = float(trained.sum(axis=1).mean())
+    ease = EASE_SD * random.standard_normal((studies, 1, N), dtype=np.float32)
+    latents = []
+    for method in range(2):
+        own = OWN_SD * random.standard_normal((studies, 1, N), dtype=np.float32)
+        moved = random.normal(size=(studies, N)) @ trained.T / np.sqrt(size) * folded.training_sd  # (studies, K)
+        levels = moved[:, None] + FOLD_SEED_SD * random.normal(size=(studies, S, K))
+        latent = NOISE_SD * random.standard_normal((studies, S, N), dtype=np.float32) + (ease + own + level[method])
+        latents.append(latent + _scale(sd) * levels[..., fold])
+    a, b = _replicated(latents, np.arange(N), draws, fold)
+    return a, b, N / K / size
+
+
 def _answers(ways: Array, levels: Array, random: np.random.Generator) -> Array:
     """Ways (studies, seeds or 1, N), seeds' levels (studies, seeds): above 0 where an example is answered rightly."""
     shape = (*levels.shape, ways.shape[-1])
@@ -186,17 +261,32 @@ def _scale(sd: float) -> float:
 
 def _compared(latents: Sequence[Array], units: npt.NDArray[np.int64], draws: int) -> Difference:
     """Two methods' latents, each (studies, seeds, examples), and the unit of each example."""
+    a, b = _replicated(latents, units, draws)
+    return difference(a, b)
+
+
+def _replicated(
+    latents: Sequence[Array],
+    units: npt.NDArray[np.int64],
+    draws: int,
+    folds: npt.NDArray[np.int64] | None = None,
+) -> list[Replicates]:
+    """Each method's accuracy, studies x seeds."""
     studies, seeds, examples = latents[0].shape
     logits = []
     for latent in latents:
         right = latent.reshape(-1, examples).astype(np.float32)
         logits.append(np.stack([right, np.zeros_like(right)], axis=-1))
     labels = np.zeros(examples, dtype=np.int64)
-    a, b = (
-        Replicates(one.values.reshape(studies, seeds), one.draws.reshape(-1, studies, seeds), one.sizes)
-        for one in replicate("accuracy", labels, units, logits, draws=draws)
-    )
-    return difference(a, b)
+    return [
+        Replicates(
+            one.values.reshape(studies, seeds),
+            one.draws.reshape(-1, studies, seeds),
+            one.sizes,
+            None if one.folds is None else one.folds.reshape(-1, studies, seeds),
+        )
+        for one in replicate("accuracy", labels, units, logits, folds=folds, draws=draws)
+    ]
 
 
 def tuning_table(studies: int, draws: int, validation: int) -> None:
@@ -230,6 +320,19 @@ def groups_table(studies: int, draws: int) -> None:
         sys.stdout.flush()
 
 
+def folds_table(studies: int, draws: int) -> None:
+    """How often folds claim what is not there, by each rule, and how often they find five points."""
+    print(FOLD_HEADER)
+    for kind in product(FOLD_EXAMPLES, FOLDS, FOLD_SEEDS, TRAINING_SDS):
+        folded = Folded(*kind)
+        null = fold_verdicts(folded, 0.0, studies=studies, draws=draws)
+        large = fold_verdicts(folded, 0.05, studies=studies, draws=draws)["study"]["better"]
+        numbers = [*(null[rule]["better"] + null[rule]["worse"] for rule in RULES), large]
+        shares = " | ".join(f"{100 * number / studies:.1f}%" for number in numbers)
+        print(f"| {kind[0]:,} | {kind[1]} | {kind[2]} | {100 * folded.training_sd:g} | {shares} |")
+        sys.stdout.flush()
+
+
 def power_table(studies: int, draws: int) -> None:
     """How often differences are claimed that are not there, and found that are."""
     print(HEADER)
@@ -251,11 +354,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--groups", action="store_true", help="of studies whose examples belong to groups")
     parser.add_argument("--tuning", action="store_true", help="of studies whose methods are the same, each tuned")
+    parser.add_argument("--folds", action="store_true", help="of studies by cross-validation")
     parser.add_argument("--validation", type=int, default=VALIDATION, help="examples that rates are chosen on")
     options = parser.parse_args()
     print(f"{options.studies} studies for each number, {options.draws} draws; margin {100 * MARGIN:g} point\n")
     if options.groups:
         groups_table(options.studies, options.draws)
+    elif options.folds:
+        folds_table(options.studies, options.draws)
     elif options.tuning:
         tuning_table(options.studies, options.draws, options.validation)
     else:

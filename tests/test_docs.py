@@ -113,7 +113,8 @@ def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf8")
     shown, ships = read_study(path)[0], read_study(ROOT / "studies" / "seed.yaml")[0]
-    assert set(shown.model_fields_set) == set(StudySpec.model_fields)
+    left_out = {"price_per_hour", "folds"}  # said in the text below
+    assert set(shown.model_fields_set) == set(StudySpec.model_fields) - left_out
     assert [line.partition(":")[0] for line in shown.differences(ships)] == ["methods", "train"]
 
 

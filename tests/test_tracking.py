@@ -26,6 +26,8 @@ from loratory.errors import DivergedError, ResourceError, SettingsError, Storage
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
 from loratory.store.directory import read_run
+from loratory.study.launch import launch
+from loratory.study.reading import read_study
 
 FLAGS: dict[str, Any] = {"batch_size": 2}  # 42 steps an epoch: the loop looks at its loss after 50, in the second
 
@@ -249,6 +251,53 @@ def test_a_run_does_not_lie_where_tensorboards_files_are_to(follow: Any, spec: A
     with pytest.raises(StorageError, match="choose another --output"):
         train(spec("head"), output=tmp_path / "tensorboard", tracker=["tensorboard"], on_step=pytest.fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_run_of_a_study_is_told_to_a_tracker_of_its_own_under_the_studys_name(
+    monkeypatch: pytest.MonkeyPatch, study_file: Any, tmp_path: Path, records: Any
+) -> None:
+    asked: list[dict[str, Any]] = []
+    followers: list[Follower] = []
+
+    def started(**arguments: Any) -> Follower:
+        asked.append(arguments)
+        followers.append(Follower())
+        return followers[-1]
+
+    monkeypatch.setattr("loratory.tracking._installed", lambda package: True)
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker", started)
+    spec, text = read_study(study_file())
+    out = tmp_path / "out"
+    silent: dict[str, Any] = {"planned": lambda *given: None, "told": lambda *given: None}
+    launch(spec, text, out, tracker=["tensorboard"], **silent)
+    found = records(out)
+    assert {one["run_name"] for one in asked} == set(found)
+    assert len(asked) == len(found)
+    assert {one["logging_dir"] for one in asked} == {out / "tensorboard"}
+    assert all(one.calls[:2] == ["start", "store"] and one.calls[-1] == "finish" for one in followers)
+    again = launch(spec, text, out, tracker=["tensorboard"], **silent)
+    assert (again.done, len(asked)) == (len(found), len(found))  # what exists is told to nobody
+
+
+def test_a_studys_name_is_what_trackers_group_its_runs_by() -> None:
+    place = Path("results/seed/runs/one")
+    given = {name: one.arguments(place, "seed") for name, one in tracking.LIBRARIES.items()}
+    assert given["tensorboard"] == {"run_name": "one", "logging_dir": Path("results/seed/tensorboard")}
+    assert (given["wandb"]["group"], given["trackio"]["group"]) == ("seed", "seed")
+    assert given["mlflow"]["tags"] == {"study": "seed"}
+    alone = {name: one.arguments(place, None) for name, one in tracking.LIBRARIES.items()}
+    assert "group" not in alone["trackio"]
+    assert (alone["wandb"]["group"], alone["mlflow"]["tags"]) == (None, None)
+
+
+def test_a_tracker_that_does_not_start_ends_the_study(
+    follow: Any, study_file: Any, tmp_path: Path, capsys: Any
+) -> None:
+    follow(Follower("start"))
+    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--tracker", "tensorboard"]
+    assert main(command) == ResourceError.exit_code
+    assert "error: --tracker tensorboard does not start: OSError: No space" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "out" / "runs").glob("*") if path.name[0] != "."]
 
 
 def test_from_python_one_name_or_several(follow: Any, tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ def run_study(
     alone: bool = False,
     retry_failed: bool = False,
     yes: bool = False,
+    tracker: str | Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     on_run: Callable[[Plan, Job], None] | None = None,
 ) -> Summary:
@@ -237,6 +238,7 @@ def run_study(
         alone: final runs one by one on each device, after all tuning runs.
         retry_failed: run again what failed before.
         yes: run more than 1,000 runs.
+        tracker: as :func:`train` takes it, told of each run; they are grouped by the study's name.
         settings: what stands in place of what the file says, by dotted keys: `{"train.epochs": 1, "seeds": [0, 1]}`.
         on_run: told the plan and the run after each run that ended.
 
@@ -256,6 +258,7 @@ def run_study(
         alone=alone,
         retry_failed=retry_failed,
         yes=yes,
+        tracker=[tracker] if isinstance(tracker, str) else tracker,
         overrides=[(key, json.dumps(value, default=str)) for key, value in (settings or {}).items()],
         told=on_run or (lambda plan, job: None),
     )

@@ -221,12 +221,13 @@ def compare(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="a study's directory")],
+    price_per_hour: Price = None,
     as_json: Json = False,
 ) -> None:
     """The page of a study, report.html, with its tables (Markdown, CSV) and figures (SVG)."""
     from loratory.finish import finish
 
-    written = finish(directory)
+    written = finish(directory, price_per_hour=price_per_hour)
     if as_json:
         print_json([str(path) for path in written])
     else:

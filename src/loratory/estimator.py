@@ -34,7 +34,7 @@ from loratory.trained import Trained, open_run, with_weights
 
 RESERVED = (
     *("texts", "labels", "dataset", "text_column", "label_column", "validation", "test", "test_fraction"),
-    *("seed", "split_seed", "output", "tracker", "on_step"),
+    *("seed", "split_seed", "folds", "fold", "output", "tracker", "on_step"),
 )
 """Keywords of `train` that are no settings here: X and y are the data, and `random_state` is the seed."""
 

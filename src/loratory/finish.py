@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loratory.errors import StorageError, TrainingError
 from loratory.report.study import write
+from loratory.report.tables import check_price
 from loratory.store.naming import approaches
 from loratory.study.document import Summary
 from loratory.study.jobs import Job
@@ -53,6 +54,7 @@ def complete(
     alone: bool = False,
     retry_failed: bool = False,
     yes: bool = False,
+    tracker: Sequence[str] = (),
     overrides: Sequence[tuple[str, str]] = (),
     planned: Callable[[Plan, int, int], None] = lambda plan, tuning, finals: None,
     told: Callable[[Plan, Job], None] = lambda plan, job: None,
@@ -77,6 +79,7 @@ def complete(
         workers=workers,
         alone=alone,
         retry_failed=retry_failed,
+        tracker=tracker,
         planned=planned,
         told=told,
     )
@@ -84,21 +87,29 @@ def complete(
     return Finished(plan, directory, page)
 
 
-def finish(directory: Path) -> list[Path]:
+def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path]:
     """Summarise the runs of the study in `directory`, as many as there are, and write its report over an older one.
 
     A copy of a study without its plan or its runs keeps its summary, and has its report written from it.
+
+    Args:
+        price_per_hour: of the device, in any currency, in place of what the study file says.
 
     Returns:
         The files written: the page first.
 
     Raises:
+        SettingsError: the price is negative or no number.
         ResourceError: a package that charts need is not installed.
         StorageError: no study, something in it is damaged, or a file cannot be written.
     """
-    if not _has_runs(directory):
-        return write(directory, Summary.read(directory))
-    summary = _timed_as_before(summarise(load_study(directory)), directory)
+    check_price(price_per_hour)
+    made = _has_runs(directory)
+    summary = _timed_as_before(summarise(load_study(directory)), directory) if made else Summary.read(directory)
+    if price_per_hour is not None:
+        summary = replace(summary, price_per_hour=price_per_hour)
+    if not made:
+        return write(directory, summary)
     stored = summary.write(directory)
     return [*write(directory, summary), stored]
 

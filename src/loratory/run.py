@@ -65,6 +65,7 @@ def train(
     keep_weights: bool = True,
     inputs: Inputs | None = None,
     tracker: Sequence[str] = (),
+    study: str | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
     """Train once and commit the run's directory.
@@ -77,6 +78,7 @@ def train(
         inputs: what earlier runs of this process have read.
         tracker: who follows the run, by the names in :mod:`loratory.tracking`. They are no part of what makes the run
             this run; of several processes the first tells them.
+        study: the name of the run's study, under which they group its runs.
         on_step: told after each step.
 
     Raises:
@@ -85,7 +87,7 @@ def train(
     """
     names = chosen(tracker)
     with joined(cuda=device_type(spec.hardware) == "cuda"):
-        return _train(spec, output, place, keep_weights, inputs, names, on_step)
+        return _train(spec, output, place, keep_weights, inputs, names, study, on_step)
 
 
 def _train(
@@ -95,6 +97,7 @@ def _train(
     keep_weights: bool,
     inputs: Inputs | None,
     tracker: Sequence[str],
+    study: str | None,
     on_step: Callable[[Progress], None],
 ) -> Run:
     """In every process that trains; the first one holds the directory, and writes."""
@@ -114,7 +117,7 @@ def _train(
         stage = stack.enter_context(staging(directory)) if processes.first else None
         with meter.aside():
             settings = {"id": name, "fingerprint": setup.fingerprint, **setup.spec.model_dump(mode="json")}
-            trackers = stack.enter_context(tracked(tracker if processes.first else (), directory, settings))
+            trackers = stack.enter_context(tracked(tracker if processes.first else (), directory, settings, study))
 
         def stepped(progress: Progress) -> None:
             trackers.step(progress)

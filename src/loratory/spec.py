@@ -55,6 +55,10 @@ class DataSpec(Settings):
     test_fraction: float = Field(
         0.2, ge=0, lt=1, description="share of the examples split off for the test; 0: there is no test split"
     )
+    folds: int | None = Field(
+        None, ge=2, description="divide into so many folds; fold says which is the test, in place of the test fraction"
+    )
+    fold: int | None = Field(None, ge=1, description="which of the folds is the test, from 1")
     split_seed: int = Field(0, ge=0, description="seed of the split, apart from the run's seed")
     limit: int | None = Field(
         None, ge=1, description="train on at most this many examples, stratified; validation and test stay whole"

@@ -36,6 +36,10 @@ def run_study(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run again what failed before")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="run more than 1,000 runs")] = False,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,NAME", help="told of each run: tensorboard, wandb, mlflow, trackio"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a study, tuning first; what exists is never run again."""
@@ -57,6 +61,7 @@ def run_study(
             alone=alone,
             retry_failed=retry_failed,
             yes=yes,
+            tracker=tracker or (),
             overrides=list(map(assignment, settings or [])),
             planned=planned,
             told=told,

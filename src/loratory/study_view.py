@@ -81,7 +81,9 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     """One run and how it ended."""
     record, of = plan.records[job.id], plan.cell_of(job).id
     name = next(f"{cell.data} {cell.method}" for cell in progress.cells if cell.id == of)
-    setting = f"{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
+    limit = f"limit {job.spec.data.limit or 'all'}, " if len(plan.spec.limits) > 1 else ""
+    limit += f"fold {job.spec.data.fold} of {plan.spec.folds}, " if plan.spec.folds is not None else ""
+    setting = f"{limit}{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
     score = record.quality["validation"][plan.spec.select]
@@ -126,14 +128,19 @@ def status_table(status: Status) -> RenderableType:
 
     progress = status.progress
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    varied = [key for key in ("data", "model") if len({getattr(cell, key) for cell in progress.cells}) > 1]
+    varied = [key for key in ("data", "model", "limit") if len({getattr(cell, key) for cell in progress.cells}) > 1]
     for name in ("cell", *varied, "method"):
         table.add_column(name.capitalize(), overflow="fold")
     for name in ("Tuning", "lr", "Final", "Failed", "Best"):
         table.add_column(name, justify="right", no_wrap=name != "lr")
     for cell in progress.cells:
         rates = Counter(sorted(status.chosen[cell.id].values()))
-        texts = [cell.id, *(getattr(cell, key) for key in varied), cell.method, f"{cell.trials_done}/{cell.trials}"]
+        texts = [
+            cell.id,
+            *(str(getattr(cell, key) or "all") for key in varied),
+            cell.method,
+            f"{cell.trials_done}/{cell.trials}",
+        ]
         texts += [units.rates(rates), f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
         table.add_row(*(Text(units.printable(text)) for text in texts))

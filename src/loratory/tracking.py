@@ -28,7 +28,7 @@ from loratory.engine.fit import Progress
 from loratory.errors import ResourceError, SettingsError, StorageError, first_line, nearest
 from loratory.store.record import RunRecord
 
-log = logging.getLogger("loratory")
+log = logging.getLogger("loratory.tracking")  # worker processes let it warn, and nothing else
 
 PROJECT = "loratory"
 """What runs are gathered under, where a tracker has such a thing and the environment names none."""
@@ -43,13 +43,14 @@ class Library:
 
     tracker: str
     """The class in `accelerate.tracking`."""
-    arguments: Callable[[Path], dict[str, Any]]
-    """What the class is built with, for the run in this directory."""
+    arguments: Callable[[Path, str | None], dict[str, Any]]
+    """What the class is built with, for the run in this directory, of the study of this name if of one."""
 
 
-def _tensorboard(directory: Path) -> dict[str, Any]:
-    """Its files lie beside the run, in which they cannot be: a run is what its manifest vouches for."""
-    files = directory.parent / "tensorboard"
+def _tensorboard(directory: Path, study: str | None) -> dict[str, Any]:
+    """Its files lie beside the run, in which they cannot be: a run is what its manifest vouches for. Those of a study's
+    runs lie in the study's directory, beside `runs`."""
+    files = (directory.parent if study is None else directory.parents[1]) / "tensorboard"
     if directory == files:
         raise StorageError(f"{directory} is where TensorBoard's files are to lie; choose another --output")
     return {"run_name": directory.name, "logging_dir": files}
@@ -59,21 +60,28 @@ LIBRARIES: Mapping[str, Library] = {
     "tensorboard": Library("TensorBoardTracker", _tensorboard),
     "wandb": Library(
         "WandBTracker",
-        lambda directory: {
+        lambda directory, study: {
             "run_name": os.environ.get("WANDB_PROJECT", PROJECT),
             "name": directory.name,
+            "group": study,
             "settings": {"console": "off"},  # standard output is not its to read
         },
     ),
     "mlflow": Library(
         "MLflowTracker",
-        lambda directory: {
+        lambda directory, study: {
             "experiment_name": PROJECT,  # MLFLOW_EXPERIMENT_NAME comes first
             "run_name": directory.name,
+            "tags": None if study is None else {"study": study},  # MLFLOW_TAGS comes first
             "nested_run": True,  # a run of the caller's own may be open
         },
     ),
-    "trackio": Library("TrackioTracker", lambda directory: {"run_name": PROJECT, "name": directory.name}),
+    "trackio": Library(
+        "TrackioTracker",
+        lambda directory, study: (
+            {"run_name": PROJECT, "name": directory.name} | ({} if study is None else {"group": study})
+        ),
+    ),
 }
 """By the name of the package."""
 
@@ -158,12 +166,15 @@ class Trackers:
 
 
 @contextmanager
-def tracked(names: Iterable[str], directory: Path, settings: Mapping[str, Any]) -> Iterator[Trackers]:
+def tracked(
+    names: Iterable[str], directory: Path, settings: Mapping[str, Any], study: str | None = None
+) -> Iterator[Trackers]:
     """Start the trackers of a run, and let them go when it ends, well or not.
 
     Args:
         names: as :func:`chosen` gives them; none: nothing is imported.
         settings: the run's, resolved; groups of settings by name.
+        study: the name of the study that the run is of, under which its runs are grouped.
 
     Raises:
         StorageError: the run's directory is where a tracker's files are to lie.
@@ -172,15 +183,15 @@ def tracked(names: Iterable[str], directory: Path, settings: Mapping[str, Any]) 
     trackers = Trackers()
     try:
         for name in names:
-            trackers.add(name, _started(name, directory, settings))
+            trackers.add(name, _started(name, directory, settings, study))
         yield trackers
     finally:
         trackers.close()
 
 
-def _started(name: str, directory: Path, settings: Mapping[str, Any]) -> Any:
+def _started(name: str, directory: Path, settings: Mapping[str, Any], study: str | None) -> Any:
     library = LIBRARIES[name]
-    arguments = library.arguments(directory)
+    arguments = library.arguments(directory, study)
     try:
         from accelerate import PartialState, tracking
 

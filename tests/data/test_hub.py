@@ -10,7 +10,7 @@ import pytest
 
 from loratory.data import load_source, make_dataset
 from loratory.data.hub import _candidates
-from loratory.errors import DataError, ResourceError
+from loratory.errors import DataError, ResourceError, SettingsError
 from loratory.spec import DataSpec
 
 datasets = pytest.importorskip("datasets")
@@ -58,6 +58,15 @@ def test_withheld_labels_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog: p
         dataset = make_dataset(DataSpec(dataset="hub:x"))
     assert "withheld" in caplog.text
     assert len(dataset.test) == 8
+
+
+def test_a_test_split_of_the_hub_and_folds_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[object] = [f"text {n}" for n in range(40)]
+    hub(monkeypatch, train={"text": texts, "label": [0, 1] * 20}, test={"text": ["c"], "label": [1]})
+    with pytest.raises(
+        SettingsError, match=r"^hub:x has a test split of its own; --folds divides data that have none$"
+    ):
+        make_dataset(DataSpec(dataset="hub:x", folds=5, fold=1))
 
 
 def test_names_and_configurations(tmp_path: Path) -> None:

@@ -285,3 +285,87 @@ def test_no_part_has_a_liking_for_large_groups() -> None:
     total = 60 * len(rows)
     for part, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
         assert shares[part] / total == pytest.approx(share, abs=0.04)
+
+
+@given(
+    st.lists(st.integers(8, 40), min_size=2, max_size=4),
+    st.integers(2, 8),
+    st.sampled_from([0.1, 0.25, 0.4]),
+    st.integers(0, 3),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_text_is_in_one_fold_and_folds_are_alike(sizes: list[int], folds: int, share: float, seed: int) -> None:
+    rows: Rows = [(f"{label} {n}", label) for label, size in enumerate(sizes) for n in range(size)]
+    rows += [(text.upper(), label) for text, label in rows[:3]]  # equal once normalised
+    found = [
+        divided(rows, folds=folds, fold=fold, validation_fraction=share, split_seed=seed)
+        for fold in range(1, folds + 1)
+    ]
+    tests = [{normalised(text) for text in one.test.texts} for one in found]
+    assert sum(map(len, tests)) == len(set().union(*tests)) == sum(sizes)
+    assert max(map(len, tests)) - min(map(len, tests)) <= 1
+    for label in range(len(sizes)):
+        counts = [
+            len({normalised(t) for t, y in zip(one.test.texts, one.test.labels, strict=True) if y == label})
+            for one in found
+        ]
+        assert max(counts) - min(counts) <= 1
+    for one, test in zip(found, tests, strict=True):
+        parts = [{normalised(text) for text in one.split(part).texts} for part in ("train", "validation")]
+        assert not parts[0] & parts[1]
+        assert not test & (parts[0] | parts[1])
+        assert len(parts[0] | parts[1] | test) == sum(sizes)
+        assert abs(len(parts[1]) - share * sum(sizes)) <= len(sizes)
+    assert len({one.validation.digest for one in found}) == folds  # each fold chooses on texts of its own
+
+
+def test_folds_are_the_same_everywhere_and_fold_one_is_no_other_order() -> None:
+    shuffled = random.Random(1).sample(TINY, len(TINY))
+    first, again = (divided(rows, folds=5, fold=1) for rows in (TINY, shuffled))
+    assert first.record()["digests"] == again.record()["digests"]
+    assert {part: digest[:16] for part, digest in first.record()["digests"].items()} == PINNED  # a fifth is 0.2
+    assert divided(TINY, folds=5, fold=2).test.digest != first.test.digest
+
+
+def test_groups_are_in_one_fold(tmp_path: Path) -> None:
+    path = tmp_path / "groups.jsonl"
+    lines = [{"text": f"t {n}", "label": n % 2, "who": f"g{n // 4}"} for n in range(80)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf8")
+    given = {"dataset": str(path), "group_column": "who", "folds": 4}
+    rows = [make_dataset(DataSpec.model_validate({**given, "fold": fold})).test.rows.tolist() for fold in range(1, 5)]
+    assert sorted(row for one in rows for row in one) == list(range(80))
+    assert all(len({row // 4 for row in one}) * 4 == len(one) for one in rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"folds": 5}, "--folds 5: say which one is the test, --fold 1 to 5"),
+        ({"folds": 5, "fold": 6}, "--folds 5, --fold 6: say which one is the test, --fold 1 to 5"),
+        ({"fold": 1}, "--fold 1: of how many? Give --folds too"),
+        ({"folds": 5, "fold": 1, "test": "t.csv"}, "--test beside --folds: a fold is the test; leave one of them out"),
+        (
+            {"folds": 5, "fold": 1, "test_fraction": 0.3},
+            "--test-fraction beside --folds: a fold is 1/5; leave one of them out",
+        ),
+        (
+            {"folds": 2, "fold": 1, "validation_fraction": 0.6},
+            "--validation-fraction and --test-fraction leave nothing",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_meant_are_one_line(given: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        divided(TINY, **given)
+    assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(("folds", "enough"), [(2, 4), (3, 3), (5, 5), (8, 8)])
+def test_a_class_of_fewer_texts_than_folds_is_refused(folds: int, enough: int) -> None:
+    rows: Rows = [(f"large {n}", "large") for n in range(40)]
+    few: Rows = [(f"small {n}", "small") for n in range(enough)]
+    for fold in range(1, folds + 1):
+        dataset = divided(rows + few, folds=folds, fold=fold)
+        assert all(set(dataset.split(part).labels) == {0, 1} for part in ("train", "validation", "test"))
+    with pytest.raises(DataError, match=rf"class 'small' has {enough - 1} distinct texts, too few for {folds} folds"):
+        divided(rows + few[1:], folds=folds, fold=1)

@@ -47,6 +47,8 @@ class Cell:
     seed chooses the last rate for all."""
     like: int | None = None
     """Draw as the cell at this place does: two such cells are identical."""
+    limit: int | None = None
+    """Training examples at most."""
     at_once: Sequence[int | None] = (None,)
     """`runs_at_once` of its runs: of the first seed, the second, and so on again."""
 
@@ -111,6 +113,7 @@ class Fabricated:
             "data": cell.data,
             "model": cell.model,
             "method": cell.method,
+            "limit": cell.limit,
             "tune": list(cell.lrs),
             "choices": [self._choice(number, cell, *one) for one in own or [(self.seeds, len(cell.lrs) - 1)]],
         }
@@ -197,14 +200,14 @@ class Fabricated:
                 "method": cell.method,
                 "model": cell.model,
                 "seed": seed,
-                "data": {"dataset": cell.data},
+                "data": {"dataset": cell.data, "limit": cell.limit},
                 "training": {"lr": lr},
             },
             data={
                 "source": cell.data,
                 "digest": "d" * 64,
                 "labels": list(LABELS),
-                "sizes": {"train": 7398, **{part: len(labels) for part, labels in self.labels.items()}},
+                "sizes": {"train": cell.limit or 7398, **{part: len(labels) for part, labels in self.labels.items()}},
                 "digests": {"train": "a", "validation": "b", "test": "c"},
             },
             parameters=_parameters(cell.method),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -72,6 +73,42 @@ def test_baselines_that_score_as_before_keep_their_time(
     finish(study)
     after = [one.seconds for one in Summary.read(study).baselines]
     assert (after[0] == times[0], after[1:]) == (False, times[1:])
+
+
+def test_a_price_makes_times_money_in_tables_and_page_and_is_no_part_of_the_runs(study: Path) -> None:
+    finish(study)
+    plain = {name: (study / name).read_text("utf8") for name in ("table.csv", "report.html")}
+    assert all("price" not in text.lower().split("<script")[0] for text in plain.values())
+    runs = sorted((study / "runs").rglob("*"))
+    assert main(["report", str(study), "--price-per-hour", "36"]) == 0
+    with (study / "table.csv").open(encoding="utf8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["price"]) for row in rows] == pytest.approx([float(row["total_seconds"]) / 100 for row in rows])
+    assert "| Price |" in (study / "table.md").read_text("utf8")
+    assert "Price: total time at 36 an hour." in (study / "table.md").read_text("utf8")
+    page = (study / "report.html").read_text("utf8")
+    seconds = [json.loads(path.read_text("utf8"))["cost"]["total_seconds"] for path in study.glob("runs/*/run.json")]
+    assert f"one after the other: {sum(seconds) / 100:.2f}." in page
+    assert sorted((study / "runs").rglob("*")) == runs
+    shutil.rmtree(study / "runs")  # a copy without its runs, too
+    assert main(["report", str(study), "--price-per-hour", "72"]) == 0
+    assert "at 72 an hour" in (study / "table.md").read_text("utf8")
+
+
+@pytest.mark.usefixtures("without_page")
+def test_a_study_file_may_say_the_price(fabricated: Any, cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORATORY_DATA", "/nowhere")
+    place = fabricated([cell({"name": "head"}, 0.7)], sizes=(60, 200)).write(price_per_hour=2.5)
+    finish(place)
+    assert Summary.read(place).price_per_hour == 2.5
+    finish(place, price_per_hour=3.0)
+    assert Summary.read(place).price_per_hour == 3.0
+
+
+def test_a_price_that_is_none_is_refused_before_anything_is_written(study: Path, capsys: Any) -> None:
+    assert main(["report", str(study), "--price-per-hour", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --price-per-hour -1.0: give an amount of 0 or more\n"
+    assert not (study / "report.html").exists()
 
 
 @pytest.mark.parametrize("left_out", ["plan.json", "runs"])

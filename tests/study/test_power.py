@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 POWER = Path(__file__).parents[2] / "benchmarks" / "power.py"
@@ -61,3 +62,22 @@ def test_groups_resampled_whole_claim_little_and_one_by_one_too_much(power: Modu
     assert whole.total() == 200
     assert whole["better"] + whole["worse"] <= 16
     assert single["better"] + single["worse"] >= 20
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_folds_claim_little_where_training_sets_move_accuracy_by_a_point(power: ModuleType, seeds: int) -> None:
+    found = power.fold_verdicts(power.Folded(200, 5, seeds, 0.01), 0.0, studies=250, draws=100)
+    assert found["study"].total() == 250
+    assert found["study"]["better"] + found["study"]["worse"] <= 12
+    assert found["t"]["better"] + found["t"]["worse"] > found["study"]["better"] + found["study"]["worse"]
+
+
+def test_every_fold_is_trained_without_its_test_and_its_validation(power: ModuleType) -> None:
+    """What two folds' training sets share moves both."""
+    random = np.random.default_rng(0)
+    kind = power.Folded(100, 5, 40, 0.05)
+    a, _, ratio = power._simulated_folds(kind, 0.0, 40, 10, random)
+    assert ratio == pytest.approx(20 / 70)
+    levels = a.folds.mean(axis=-1) - a.folds.mean()  # (folds, studies): seeds are averaged out
+    shared = np.corrcoef(levels)[np.triu_indices(5, 1)].mean()
+    assert 0.3 < shared < 0.9

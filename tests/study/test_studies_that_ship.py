@@ -26,7 +26,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) 
 
 
 def test_there_is_one_for_each_question() -> None:
-    assert [path.stem for path in STUDIES] == ["architectures", "datasets", "hybrid", "ranks", "seed"]
+    assert [path.stem for path in STUDIES] == ["architectures", "datasets", "hybrid", "ranks", "seed", "sizes"]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -51,13 +51,15 @@ def test_a_study_that_ships_runs_whole(
     model = model_directory("bert", hidden_size=64, num_hidden_layers=deep, intermediate_size=64)  # rank 64 fits in
     given = {"models": model, "data": few, "seeds": "[0]", "train.epochs": 1, "train.max_length": 16}
     given |= {"train.device": "cpu", "train.precision": "fp32", "train.threads": 1}
+    sizes = 2 if len(spec.limits) > 1 else 1
+    given |= {"train.limit": "[8, all]"} if sizes > 1 else {}
     words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     tuned = path.stem == "seed"  # of two rates; the others go the same way with one, of which nothing is to be chosen
     rates = r"(lr: \[[^,\]]+,[^,\]]+)[^\]]*\]" if tuned else r"(lr: \[[^,\]]+)[^\]]*\]"
     shorter = tmp_path / path.name
     shorter.write_text(re.sub(rates, r"\1]", path.read_text("utf8")), encoding="utf8")
     assert main(["study", "run", str(shorter), *words, "--output", str(tmp_path / "out")]) == 0
-    cells = len(spec.cells()) // (len(spec.data) * len(spec.models))
+    cells = len(spec.cells()) // (len(spec.data) * len(spec.models) * len(spec.limits)) * sizes
     found = records(tmp_path / "out")
     assert len(plan(tmp_path / "out")["cells"]) == cells
     assert len(found) == cells * (2 + 1 if tuned else 1)

@@ -3,7 +3,8 @@
 Texts that are equal once normalised are never parted, nor are those of one group (a document, an author) where the
 source has groups. What is never parted is a unit, and counts for the commonest class of its texts. Within each class,
 units are ordered by SHA-256(seed, normalised text), for several texts that of their hashes, and cut by their number:
-the test takes the first, validation the next, training the rest. Neither the order of the rows, nor any library's
+the test takes the first, validation the next, training the rest. Of K folds each is a stretch of that order; the one
+that is the test is turned to its front, and validation follows it. Neither the order of the rows, nor any library's
 random numbers, nor the size of a unit has a say.
 """
 
@@ -143,17 +144,21 @@ def make_dataset(spec: DataSpec) -> Dataset:
             :func:`loratory.data.sources.load_source`, whose other errors pass through too.
         SettingsError: the fractions leave nothing to train on, or the limit is below the number of classes.
     """
+    fold = _fold(spec)
     source = load_source(spec)
+    if fold is not None and "test" in source.parts:
+        raise SettingsError(f"{spec.dataset} has a test split of its own; --folds divides data that have none")
     labels = ordered_labels(label for part in source.parts.values() for label in part.labels)
     if len(labels) < 2:
         raise DataError(f"{spec.dataset}: one class only, {labels[0]!r}; at least two are needed")
     read = {("train" if part == "all" else part): _rows(e, labels, spec.split_seed) for part, e in source.parts.items()}
+    test_share = spec.test_fraction if fold is None else Fraction(1, fold[1])
     cut = {
         part: fraction
-        for part, fraction in (("test", spec.test_fraction), ("validation", spec.validation_fraction))
+        for part, fraction in (("test", test_share), ("validation", spec.validation_fraction))
         if part not in read and fraction > 0
     }
-    parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset)
+    parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset, fold)
     for part in ("validation", "test"):
         _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
     overlap = _overlaps(parts, lambda row: row.normal)
@@ -183,6 +188,27 @@ def make_dataset(spec: DataSpec) -> Dataset:
         dropped=source.dropped,
         groups=groups,
     )
+
+
+def _fold(spec: DataSpec) -> tuple[int, int] | None:
+    """Which fold is the test, from 1, and of how many; None where there are none.
+
+    Raises:
+        SettingsError: one without the other, no such fold, or beside what says the test split, too.
+    """
+    if spec.folds is None and spec.fold is None:
+        return None
+    if spec.folds is None:
+        raise SettingsError(f"--fold {spec.fold}: of how many? Give --folds too")
+    if spec.fold is None or spec.fold > spec.folds:
+        given = "" if spec.fold is None else f", --fold {spec.fold}"
+        raise SettingsError(f"--folds {spec.folds}{given}: say which one is the test, --fold 1 to {spec.folds}")
+    other = {"--test": spec.test, "--test-split": spec.test_split}
+    if (flag := next((flag for flag, value in other.items() if value is not None), None)) is not None:
+        raise SettingsError(f"{flag} beside --folds: a fold is the test; leave one of them out")
+    if spec.test_fraction != DataSpec.model_fields["test_fraction"].default:
+        raise SettingsError(f"--test-fraction beside --folds: a fold is 1/{spec.folds}; leave one of them out")
+    return spec.fold, spec.folds
 
 
 def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, list[_Row]]) -> dict[str, Any] | None:
@@ -281,16 +307,29 @@ def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
 
 
 def divide(
-    rows: Sequence[_Row], fractions: dict[str, float], labels: Sequence[Label], where: str
+    rows: Sequence[_Row],
+    fractions: Mapping[str, float | Fraction],
+    labels: Sequence[Label],
+    where: str,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, list[_Row]]:
-    """Cut `rows` into `train` and the parts of `fractions`, each class by itself, units whole."""
+    """Cut `rows` into `train` and the parts of `fractions`, each class by itself, units whole.
+
+    Args:
+        fold: which fold is the test, from 1, and of how many.
+    """
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
     units = _units(rows)
     holding = Counter(label for unit in units for label in unit.classes)
     for label in sorted({row.label for row in rows}):  # others stand in a given file only, which is refused for that
+        found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
+        if fold is not None and not _enough(holding[label], fold[1], len(fractions)):
+            raise DataError(
+                f"{where}: class {labels[label]!r} has {found}, too few for {fold[1]} folds; "
+                "take fewer folds, add some, merge the class with another, or remove it"
+            )
         if fractions and holding[label] <= len(fractions):
-            found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
             raise DataError(
                 f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
                 "add some, merge the class with another, or remove it"
@@ -299,9 +338,16 @@ def divide(
     for unit in units:
         by_class[unit.label].append(unit)
     side: dict[str, str] = {}
-    for members in by_class.values():
-        begin = 0
-        for part, count in _counts(len(members), fractions).items():
+    before = 0
+    for label in sorted(by_class):
+        members, begin = by_class[label], 0
+        if fold is None:
+            counts = _counts(len(members), fractions)
+        else:
+            first, test = _stretch(len(members), before, *fold)
+            counts = _beside(len(members), test, fractions)
+            before, members = before + len(members), members[first:] + members[:first]
+        for part, count in counts.items():
             side.update(dict.fromkeys((text for unit in members[begin : begin + count] for text in unit.normals), part))
             begin += count
     parts: dict[str, list[_Row]] = {part: [] for part in (*fractions, "train")}
@@ -310,8 +356,38 @@ def divide(
     return parts
 
 
+def _enough(units: int, folds: int, parts: int) -> bool:
+    """Whether so many units of a class give every fold one, and leave one for each other part beside the largest."""
+    return units >= folds and units + units // -folds >= parts
+
+
+def _stretch(units: int, before: int, fold: int, folds: int) -> tuple[int, int]:
+    """Where a fold begins in its class's units, and how many of them it takes.
+
+    Units are dealt to folds in turn, class after class, so that neither a class's nor all units of two folds differ by
+    more than one (as scikit-learn's StratifiedKFold deals them).
+
+    Args:
+        before: units of the classes before.
+        fold: from 1.
+    """
+    dealt = np.bincount(np.arange(before, before + units) % folds, minlength=folds)
+    return int(dealt[: fold - 1].sum()), int(dealt[fold - 1])
+
+
+def _beside(total: int, test: int, fractions: Mapping[str, float | Fraction]) -> dict[str, int]:
+    """Whole shares of `total` units of which a fold takes `test`; validation has its share of them all, as far as one
+    is left to train on."""
+    rest = total - test
+    shares = {part: Fraction(str(share)) * total for part, share in fractions.items() if part != "test" and rest}
+    return {
+        "test": test,
+        **_counts(rest, {part: min(share, Fraction(rest - 1)) / rest for part, share in shares.items()}),
+    }
+
+
 def _warn_uneven(
-    parts: Mapping[str, list[_Row]], fractions: dict[str, float], labels: Sequence[Label], where: str
+    parts: Mapping[str, list[_Row]], fractions: Mapping[str, float | Fraction], labels: Sequence[Label], where: str
 ) -> None:
     """Say where whole groups leave a part far from its share, or without a class."""
     total = sum(len(parts[part]) for part in ("train", *fractions))  # what was cut, not what was given
@@ -326,7 +402,7 @@ def _warn_uneven(
             log.warning("%s: no text of class %s in %s: its groups have none", where, missing, part)
 
 
-def _counts(total: int, fractions: dict[str, float]) -> dict[str, int]:
+def _counts(total: int, fractions: Mapping[str, float | Fraction]) -> dict[str, int]:
     """Whole shares of `total` by largest remainder, `train` taking what the fractions leave; none is 0."""
     exact = {part: Fraction(str(share)) * total for part, share in fractions.items()}
     exact["train"] = total - sum(exact.values(), Fraction(0))

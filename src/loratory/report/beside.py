@@ -18,7 +18,8 @@ def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
     scores = [
         (one.name, score)
         for one in study.baselines
-        if one.data == group.data and (score := getattr(one, study.select, None)) is not None
+        if (one.data, one.limit) == (group.data, group.limit)
+        and (score := getattr(one, study.select, None)) is not None
     ]
     return sorted(scores, key=lambda one: one[1], reverse=True)
 

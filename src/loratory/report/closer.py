@@ -150,6 +150,7 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
         Heading("Stage", numeric=False),
         Heading("Approach", numeric=False, lead=True),
         *([Heading("Data and model", numeric=False)] if several else []),
+        *([Heading("Fold")] if study.folds is not None else []),
         Heading("Seed"),
         Heading("Learning rate"),
         Heading("Status", numeric=False),
@@ -171,7 +172,10 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
             for name, stage in stages.items():
                 error = failed[name].error if name in failed else None
                 status = failed[name].status if name in failed else "completed"
-                said = _run_entries(evidence.records.get(name), study.select, status, error)
+                record = evidence.records.get(name)
+                fold = (record.spec.get("data") or {}).get("fold") if record is not None else None
+                said = [number(fold, _whole)] if study.folds is not None else []
+                said += _run_entries(record, study.select, status, error)
                 rows.append(row([_run_name(name), Entry(stage), words(cell.approach), *where, *said], cell.id))
     caption = "Every run, with how it ended; the name of its directory ends in what stands under Run"
     return Grid("runs", caption, headings, tuple(rows), dense=True)
@@ -221,6 +225,8 @@ def settings_of(study: Summary, cell: CellSummary, evidence: Evidence) -> str:
     if record is None:
         return json.dumps({"method": cell.method, "lr": _rates(cell)}, indent=1, ensure_ascii=False)
     shared = {key: value for key, value in record.spec.items() if key != "seed"}
+    if study.folds is not None:
+        shared["data"] = {key: value for key, value in shared["data"].items() if key != "fold"}
     shared["training"] = {**(shared.get("training") or {}), "lr": _rates(cell), "select": study.select}
     return json.dumps(shared, indent=1, ensure_ascii=False)
 
@@ -230,4 +236,9 @@ def _rates(cell: CellSummary) -> float | dict[str, float] | None:
     chosen = cell.tuning.chosen
     if len(chosen) < 2:
         return next(iter(chosen), None)
-    return {f"seed {seed}": one.lr for one in cell.tuning.choices if one.lr is not None for seed in one.seeds}
+    return {
+        f"seed {seed}" if one.fold is None else f"fold {one.fold}, seed {seed}": one.lr
+        for one in cell.tuning.choices
+        if one.lr is not None
+        for seed in one.seeds
+    }

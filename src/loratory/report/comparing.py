@@ -12,8 +12,10 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
+from loratory.report.study_table import COST, QUALITY, interval, means_said, runs_of, spread
+from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary, Pair
 
 Key = TypeVar("Key", bound=str | float)
@@ -28,7 +30,12 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Approach", numeric=False),
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
-        *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
+        *(
+            Heading(title, meaning=f"median over {runs_of(study)}s")
+            for key, (title, _) in COST.items()
+            if key != "checkpoint_bytes"
+        ),
+        *_price_heading(study),
         *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
     ]
     means = [cell.score(study.select) for cell in group.cells]
@@ -37,7 +44,8 @@ def quality_grid(study: Summary, group: Group) -> Grid:
     rows = []
     for position, cell in enumerate(group.cells):
         scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
-        rows.append(row([_approach(cell, study), *_costs(cell, show_share), *scores], cell.id))
+        costs = [*_costs(cell, show_share), *_price(study, _median(cell, "total_seconds"))]
+        rows.append(row([_approach(cell, study), *costs, *scores], cell.id))
     foot = [
         row(
             [
@@ -45,14 +53,16 @@ def quality_grid(study: Summary, group: Group) -> Grid:
                 *(missing() for _ in range(3)),
                 number(one.seconds, units.duration),
                 missing(),
+                *_price(study, one.seconds),
                 number(one.accuracy, units.accuracy),
                 number(one.f1_macro, units.fraction),
             ]
         )
         for one in study.baselines
-        if one.data == group.data and one.reason is None
+        if (one.data, one.limit) == (group.data, group.limit) and one.reason is None
     ]
-    caption = f"What each approach costs on {group.data}, and how good it is on the test split ({means_said(study)})"
+    on = f"{group.data}, {group.size}" if group.size else group.data
+    caption = f"What each approach costs on {on}, and how good it is on the test split ({means_said(study)})"
     return Grid(f"{group.key}-table", units.printable(caption), tuple(headings), tuple(rows), tuple(foot))
 
 
@@ -62,7 +72,8 @@ def _approach(cell: CellSummary, study: Summary) -> Entry:
     rates = [f"lr {shown}"] if cell.tuning.trials else []
     ended = [counted(len(cell.failed), "failed run")] if cell.failed else []
     if len(cell.seeds) != len(study.seeds) or ended:
-        ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}")
+        whole = " with every fold" if study.folds is not None else ""
+        ended.insert(0, f"{len(cell.seeds)} of {counted(len(study.seeds), 'seed')}{whole}")
     return Entry(units.printable(cell.approach), "; ".join([*rates, *([", ".join(ended)] if ended else [])]))
 
 
@@ -70,9 +81,23 @@ def _costs(cell: CellSummary, show_share: Callable[[float | None], str]) -> list
     found = [number(cell.parameter("trainable"), units.count), number(cell.share, show_share)]
     for key, (_, show) in COST.items():
         if key != "checkpoint_bytes":
-            cost = cell.cost.get(key)
-            found.append(number(None if cost is None else cost.median, show))
+            found.append(number(_median(cell, key), show))
     return found
+
+
+def _median(cell: CellSummary, cost: str) -> float | None:
+    return None if (found := cell.cost.get(cost)) is None else found.median
+
+
+def _price_heading(study: Summary) -> list[Heading]:
+    if study.price_per_hour is None:
+        return []
+    return [Heading("Price", meaning=f"of the median total time, at {study.price_per_hour:g} an hour")]
+
+
+def _price(study: Summary, seconds: float | None) -> list[Entry]:
+    """What so many seconds cost, in tables of a study that has a price."""
+    return [] if study.price_per_hour is None else [number(priced(seconds, study.price_per_hour), units.price)]
 
 
 def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
@@ -112,7 +137,7 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             [
                 Heading(
                     f"{study.confidence:.0%} interval for all pairs at once",
-                    meaning="Bonferroni, over the pairs of this data set and model; within the margin: equivalent",
+                    meaning="Bonferroni, over all pairs of this data set and model; within the margin: equivalent",
                 )
             ]
             if several
@@ -158,7 +183,7 @@ def _p(value: float | None) -> str:
 
 
 def over_data(study: Summary) -> Grid | None:
-    """Each approach on each data set and model; None for one of them only."""
+    """Each approach on each data set, model and size; None for one of them only."""
     groups = study.groups
     if len(groups) < 2:
         return None
@@ -175,11 +200,10 @@ def over_data(study: Summary) -> Grid | None:
     foot = []
     if study.select in QUALITY:
         for name in dict.fromkeys(one.name for one in study.baselines):
-            found = {one.data: getattr(one, study.select) for one in study.baselines if one.name == name}
-            foot.append(row([words(name), *(number(found.get(group.data), show) for group in groups)]))
-    one_model = len({group.model for group in groups}) == 1
-    one_data = len({group.data for group in groups}) == 1
-    titles = [g.data if one_model else g.model if one_data else g.title for g in groups]
+            found = {(one.data, one.limit): getattr(one, study.select) for one in study.baselines if one.name == name}
+            foot.append(row([words(name), *(number(found.get((g.data, g.limit)), show) for g in groups)]))
+    varied = [key for key in ("data", "model", "size") if len({getattr(group, key) for group in groups}) > 1]
+    titles = [", ".join(getattr(group, key) for key in varied) for group in groups]
     headings = (Heading("Approach", numeric=False), *(Heading(units.printable(title)) for title in titles))
     caption = f"{axes.metric_title(study.select)} on the test split, {means_said(study)}"
     return Grid("over-data", caption, headings, tuple(rows), tuple(foot))
@@ -198,11 +222,12 @@ def numbers(
     return Grid(grid, caption, headings, tuple(rows))
 
 
-def cost_numbers(group: Group) -> Grid:
+def cost_numbers(study: Summary, group: Group) -> Grid:
     """Every cost with its spread over seeds."""
     headings = (
         Heading("Approach", numeric=False),
-        *(Heading(title, meaning="median, smallest to largest over seeds") for title, _ in COST.values()),
+        *(Heading(title, meaning=f"median, smallest to largest over {runs_of(study)}s") for title, _ in COST.values()),
+        *_price_heading(study),
         Heading("Tokens a second"),
         Heading("Padding", meaning="share of the rows computed that are no tokens"),
     )
@@ -213,11 +238,12 @@ def cost_numbers(group: Group) -> Grid:
         for key, (_, show) in COST.items():
             cost = cell.cost.get(key)
             entries.append(missing() if cost is None else number(cost.median, show, spread(cost, show)))
-        rate = cell.cost.get("tokens_per_second")
-        entries.append(number(None if rate is None else rate.median, units.count))
+        entries += _price(study, _median(cell, "total_seconds"))
+        entries.append(number(_median(cell, "tokens_per_second"), units.count))
         entries.append(number(cell.padding_share, show_share))
         rows.append(row([words(cell.approach), *entries], cell.id))
-    return Grid(f"{group.key}-costs", "Medians over seeds, with the smallest and the largest", headings, tuple(rows))
+    caption = f"Medians over {runs_of(study)}s, with the smallest and the largest"
+    return Grid(f"{group.key}-costs", caption, headings, tuple(rows))
 
 
 def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric: str) -> Grid:
@@ -237,5 +263,6 @@ def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric:
     longest = max((len(entries) for _, entries in lines), default=0)
     rows = [row([words(c.approach), *e, *(missing() for _ in range(longest - len(e)))], c.id) for c, e in lines]
     headings = (Heading("Approach", numeric=False), *(Heading(f"Epoch {n}") for n in range(1, longest + 1)))
-    caption = f"{axes.metric_title(metric)} on validation, mean over seeds, and the training time until then"
+    over = noun_of(group.cells[0])
+    caption = f"{axes.metric_title(metric)} on validation, mean over {over}s, and the training time until then"
     return Grid(f"{group.key}-learning", caption, headings, tuple(rows))

@@ -22,6 +22,7 @@ from loratory.report.charts import (
 )
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import RateTried, Spread
 
 SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
@@ -55,7 +56,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
     x = alt.X(
         "x:Q",
         title=unit.title("Training time") + (", logarithmic" if log else ""),
-        scale=_scale([row["x"] for row in rows], _labels(rows), log=log),
+        scale=scale_of([row["x"] for row in rows], _labels(rows), log=log),
         axis=alt.Axis(**x_ticks((min(times) / unit.size, max(times) / unit.size), log=log, most=6)),
     )
     y, low = (y_metric(metric, values, split="validation", field=field) for field in ("y", "low"))
@@ -69,7 +70,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=log)),
+        names_at_ends(last(rows), y, x, axes.bounds(values), along=along(rows, log=log)),
     ]
     summary = (
         f"{axes.metric_title(metric)} on validation after each epoch against training time, "
@@ -80,7 +81,7 @@ def learning(members: Sequence[Member], evidence: Mapping[str, CellEvidence], me
 
 def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    show = axes.show_metric(metric)
+    show, over = axes.show_metric(metric), noun_of(member.cell)
     for epoch in zip(*evidence[member.cell.id].histories, strict=False):
         scores = [float(row[f"validation_{metric}"]) for row in epoch if row.get(f"validation_{metric}") is not None]
         if not scores:
@@ -93,7 +94,7 @@ def _epochs(member: Member, evidence: Mapping[str, CellEvidence], metric: str) -
                 "y": fmean(scores),
                 "low": min(scores),
                 "high": max(scores),
-                "shown": f"{show(fmean(scores))} ({show(min(scores))} to {show(max(scores))} over seeds)",
+                "shown": f"{show(fmean(scores))} ({show(min(scores))} to {show(max(scores))} over {over}s)",
             }
         )
     return found
@@ -122,7 +123,7 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
     ]
     across = [{**row, "x": x} for row in others for x in (ranks[0], ranks[-1])]
     values = [row[key] for row in (*rows, *others) for key in ("y", "low", "high") if row[key] is not None]
-    scale = _scale(ranks, _labels([*rows, *others]), log=log, base=2)
+    scale = scale_of(ranks, _labels([*rows, *others]), log=log, base=2)
     x = alt.X("x:Q", title=SETTINGS[setting], scale=scale, axis=alt.Axis(values=ranks, format="d"))
     y, low = (y_metric(metric, values, split="test", field=field) for field in ("y", "low"))
     shown = [member for member, _ in scored if setting not in member.cell.method or member.family in lines]
@@ -134,11 +135,11 @@ def by_setting(setting: str, members: Sequence[Member], metric: str) -> Chart | 
         base.mark_rule(strokeWidth=1.5).encode(x=x, y=low, y2="high:Q", color=color),
         base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color),
         base.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
-        names_at_ends([*_last(rows, by="family"), *others], y, x, axes.bounds(values)),
+        names_at_ends([*last(rows, by="family"), *others], y, x, axes.bounds(values)),
     ]
     summary = (
         f"{axes.metric_title(metric)} on the test split against {SETTINGS[setting].lower()} ({ranks[0]} to {ranks[-1]})"
-        f" for {', '.join(dict.fromkeys(row['family'] for row in rows))}, with intervals over seeds."
+        f" for {', '.join(dict.fromkeys(row['family'] for row in rows))}, with intervals."
     )
     return finished(f"by-{setting}", layers, summary)
 
@@ -169,7 +170,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     x = alt.X(
         "x:Q",
         title="Learning rate, logarithmic",
-        scale=_scale([row["x"] for row in rows], _labels(rows), log=True),
+        scale=scale_of([row["x"] for row in rows], _labels(rows), log=True),
         axis=alt.Axis(
             values=sorted({row["x"] for row in rows}), format=".3~e", labelExpr=AS_TYPED, labelOverlap="greedy"
         ),
@@ -193,7 +194,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
             x=x, y=y
         ),
         ringed.mark_text(align="right", dx=-9, dy=-9, color=ink, opacity=counts).encode(x=x, y=y, text="count:N"),
-        names_at_ends(_last(rows), y, x, axes.bounds(values), along=_along(rows, log=True)),
+        names_at_ends(last(rows), y, x, axes.bounds(values), along=along(rows, log=True)),
     ]
     summary = f"{axes.metric_title(metric)} on validation against the learning rate; the chosen rates are ringed."
     return finished("tuning", layers, summary, note=BROUGHT_OUT if crowded else "")
@@ -202,7 +203,7 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
 def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> dict[str, Any]:
     show = axes.show_metric(metric)
     low, high = min(score.values), max(score.values)
-    ends = f" ({show(low)} to {show(high)} over seeds)" if len(score.values) > 1 else ""
+    ends = f" ({show(low)} to {show(high)} over {noun_of(member.cell)}s)" if len(score.values) > 1 else ""
     runs = sum(trial.lr == tried.lr for trial in member.cell.tuning.trials)
     if len(score.values) < runs:
         ends += f", {len(score.values)} of {runs} completed"
@@ -236,7 +237,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
     x = alt.X(
         "x:Q",
         title="Learning rates tried",
-        scale=_scale(numbers, _labels(rows), log=False),
+        scale=scale_of(numbers, _labels(rows), log=False),
         axis=alt.Axis(values=numbers, format="d"),
     )
     y = y_metric(metric, values, split=CHOSEN_ON)
@@ -248,7 +249,7 @@ def expected_best(members: Sequence[Member], metric: str) -> Chart | None:
         base.mark_point(size=45, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
-        names_at_ends(_last(rows), y, x, axes.bounds(values), height=280, along=_along(rows, log=False)),
+        names_at_ends(last(rows), y, x, axes.bounds(values), height=280, along=along(rows, log=False)),
     ]
     summary = f"Expected best {axes.metric_words(metric)} on validation for 1 to {numbers[-1]} learning rates."
     return finished("expected-best", layers, summary, height=280)
@@ -263,7 +264,7 @@ def _names(member: Member) -> dict[str, str]:
     }
 
 
-def _last(rows: Sequence[dict[str, Any]], *, by: str = "cell") -> list[dict[str, Any]]:
+def last(rows: Sequence[dict[str, Any]], *, by: str = "cell") -> list[dict[str, Any]]:
     """The row with the largest x of each line."""
     last: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -276,7 +277,7 @@ def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row["label"] for row in rows]
 
 
-def _scale(values: Sequence[float], names: Sequence[str], *, log: bool, base: int = 10) -> Any:
+def scale_of(values: Sequence[float], names: Sequence[str], *, log: bool, base: int = 10) -> Any:
     """A scale over these values with room on the right for the lines' names."""
     import altair as alt
 
@@ -290,5 +291,6 @@ def _ends(values: Sequence[float], *, log: bool) -> tuple[float, float]:
     return axes.log_bounds(values, beyond=0.04) if log else axes.bounds(values, beyond=0.04)
 
 
-def _along(rows: Sequence[dict[str, Any]], *, log: bool) -> Along:
+def along(rows: Sequence[dict[str, Any]], *, log: bool) -> Along:
+    """What the names of lines must not cover, on a scale of :func:`scale_of`."""
     return Along(rows, _ends([row["x"] for row in rows], log=log), log)

@@ -40,11 +40,11 @@ class DataSeen:
 
 
 def data_seen(study: Summary, evidence: Evidence) -> list[DataSeen]:
-    """Each data set of the study, with the tokens of the first model that was trained on it."""
-    first: dict[str, RunRecord | None] = {}
-    for cell in study.cells:
+    """Each data set of the study, at the largest size, with the tokens of the first model that was trained on it."""
+    first: dict[str, RunRecord | None] = {cell.data: None for cell in study.cells}
+    for cell in sorted(study.cells, key=lambda cell: -(cell.train_examples or 0)):
         records = [evidence.records[name] for name in cell.runs if name in evidence.records]
-        first[cell.data] = first.get(cell.data) or next(iter(records), None)
+        first[cell.data] = first[cell.data] or next(iter(records), None)
     return [_seen(name, record, f"data-{n}") for n, (name, record) in enumerate(first.items(), start=1)]
 
 

@@ -65,33 +65,38 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     test = found[0].tests[0]
     order = np.lexsort((test.rows, -shares.var(axis=0), -gap.round(9)))
     chosen = [int(position) for position in order[:SHOWN] if gap[position] > 0]
-    texts = _texts(record, chosen)
+    texts = _texts(record)
     examples = tuple(
         Disputed(
             row=int(test.rows[position]),
             label=found[0].labels[test.labels[position]],
             right={name: (int(one.right[position]), len(one.tests)) for name, one in cells.items()},
-            text=texts.get(position),
+            text=texts.get(int(test.rows[position])),
         )
         for position in chosen
     )
     return Disagreement(examples, int((gap >= 1).sum()), len(gap))
 
 
-def _texts(record: RunRecord, positions: list[int]) -> dict[int, str]:
-    """The texts of these test examples where the data set is at hand, and is the one that the run saw; else none."""
+def _texts(record: RunRecord) -> dict[int, str]:
+    """The test examples' texts by row, of every fold where the run is of one, where the data set is at hand, and is the
+    one that the run saw; else none."""
     try:
         spec = validated(DataSpec, record.spec["data"])
         if not data_at_hand(spec):
             return {}
         test = make_dataset(spec).test
+        others = [
+            spec.model_copy(update={"fold": fold}) for fold in range(1, (spec.folds or 0) + 1) if fold != spec.fold
+        ]
+        parts = [test, *(make_dataset(one).test for one in others)]
     except (LoratoryError, KeyError, TypeError) as error:
         log.warning("the page goes without texts of examples: %s", error)
         return {}
     if test.digest != record.data.get("digests", {}).get("test"):
         log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
         return {}
-    return {position: _cut(test.texts[position]) for position in positions}
+    return {int(row): _cut(text) for part in parts for row, text in zip(part.rows, part.texts, strict=True)}
 
 
 def _cut(text: str) -> str:

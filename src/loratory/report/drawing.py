@@ -14,8 +14,10 @@ from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
+from loratory.report.study_table import runs_of
 from loratory.store.record import MEMORY_PARTS, TIME_PARTS
 from loratory.study.document import Group, Summary
+from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary
 
 TIMES = ("setup", "train", "eval", "other")
@@ -67,7 +69,8 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
     scores = baselines(study, group)
     judged = any(pair.verdict is not None for pair in study.pairs if pair.a in group.ids)
     for key in axes.COSTS:
-        fronts = [f for f in study.fronts if (f.data, f.model, f.axis) == (group.data, group.model, key)]
+        here = group.data, group.model, group.limit
+        fronts = [front for front in study.fronts if (front.group, front.axis) == (here, key)]
         for front in fronts[:1]:
             if (chart := quality_against_cost(front, places, study.select, scores, judged=judged)) is not None:
                 quality[key] = chart
@@ -144,7 +147,7 @@ def _parts(
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
     over = {"time": "of the run with the median total", "training": "of the run with the median"}
-    caption = f"{what} by part, {over.get(name, 'medians over seeds')}"
+    caption = f"{what} by part, {over.get(name, f'medians over {noun_of(having[0][0])}s')}"
     grid = comparing.numbers(f"{group.key}-{name}", caption, columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
@@ -156,7 +159,7 @@ def _tuning_numbers(study: Summary, group: Group) -> Grid:
         for cell in group.cells
     ]
     columns = {rate: units.rate(rate) for rate in rates}
-    over = ", mean over seeds" if study.tune_seeds == "each" else ""
+    over = f", mean over {runs_of(study)}s" if study.tune_seeds == "each" else ""
     caption = f"{axes.metric_title(study.select)} on validation by learning rate{over}"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 

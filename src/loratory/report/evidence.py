@@ -19,6 +19,7 @@ from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
+from loratory.study.folds import pooled
 from loratory.study.layout import RUNS
 from loratory.study.parts import CellSummary
 
@@ -39,7 +40,7 @@ class CellEvidence:
     Attributes:
         labels: class names in the order of their numbers.
         histories: each run's rows, one an epoch, seeds in order.
-        tests: each run's test predictions.
+        tests: each seed's test predictions, of folds all together, in the order of the source's rows.
     """
 
     labels: tuple[str, ...]
@@ -122,14 +123,17 @@ def _is_there(root: Path, name: str) -> bool:
 
 
 def _cell_evidence(root: Path, records: Sequence[RunRecord]) -> CellEvidence:
-    labels, tests = records[0].labels, []
+    labels, tests = records[0].labels, dict[tuple[Any, Any], Predictions]()
     for record in records:
         path = root / record.id / PREDICTIONS
         test = predictions.read(path).get("test")
         if test is None or record.labels != labels or test.logits.shape[1] != len(labels):
             raise StorageError(f"{path}: no test split with the classes of {records[0].id}; train the run again")
-        tests.append(test)
-    return CellEvidence(labels, tuple(_history(root / record.id / HISTORY) for record in records), tuple(tests))
+        tests[record.spec.get("seed"), (record.spec.get("data") or {}).get("fold")] = test
+    by_seed = {seed: {fold: test for (one, fold), test in tests.items() if one == seed} for seed, _ in tests}
+    most = max(map(len, by_seed.values()))  # a seed without some fold's run cannot stand beside the others
+    whole = [pooled(list(one.values()), list(one)).test for one in by_seed.values() if len(one) == most]
+    return CellEvidence(labels, tuple(_history(root / record.id / HISTORY) for record in records), tuple(whole))
 
 
 def _history(path: Path) -> tuple[dict[str, Any], ...]:

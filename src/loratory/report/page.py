@@ -16,11 +16,12 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
-from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, theme
+from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, sizes, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
 from loratory.report.grids import Grid
+from loratory.report.study_table import runs_of
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
@@ -79,6 +80,8 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
     scripts = {"bundle": bundle(), "page": _source(environment, "page.js")}
     groups = [_group_view(study, group, evidence, drawn[group.key]) for group in study.groups]
     charts = {f"{view.group.key}-{chart.name}": chart.spec for view in groups for chart in view.drawn.all}
+    sized = sizes.over_sizes(study)
+    charts |= {f"{one.key}-{one.chart.name}": one.chart.spec for one in sized}
     return environment.get_template("page.html.j2").render(
         study=study,
         groups=groups,
@@ -88,8 +91,14 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         how=prose.how(study),
         limits=prose.limits(study),
         tuning_said=prose.tuning_said(study),
+        price_said=prose.price_said(study, evidence),
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
+        sizes=sized,
+        interval_of="intervals over seeds" if study.folds is None else "intervals over folds",
+        runs_of=runs_of(study),
+        tuned=any(cell.tuning.trials for cell in study.cells),
+        intervals=any(view.intervals for view in groups),
         data_seen=data_seen.data_seen(study, evidence),
         runs=closer.runs_grid(study, evidence),
         machine=provenance.machine(study),
@@ -124,7 +133,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
         against=_reference(group),
         expected_best_said=prose.expected_best_said(study, group),
-        costs=comparing.cost_numbers(group),
+        costs=comparing.cost_numbers(study, group),
         said=said.questions(study, group),
         cells=cells,
         disputed=closer.disagreement_grid(group, split) if split is not None and split.examples else None,

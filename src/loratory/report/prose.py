@@ -10,12 +10,13 @@ from loratory.evaluation.metrics import ECE_BINS, METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside
+from loratory.report.study_table import LEFT_OVER, OVER_FOLDS, beside, runs_of
+from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary, Observation
 from loratory.study.resampling import DRAWS
-from loratory.study.statistics import MIN_SEEDS, MIN_UNITS
+from loratory.study.statistics import MIN_FOLDS, MIN_SEEDS, MIN_UNITS
 
 MANY = (
     "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
@@ -26,8 +27,48 @@ MANY = (
 )
 """Why pairs have two intervals, where they are several."""
 
+SIZES_SAID = 3
+"""Sentences over sizes of the training set that stand in the answer; all stand beneath their chart."""
+
 EDGES = 4
 """Cells that are named whose seeds chose the smallest or largest rate."""
+
+SIZED = (
+    "Smaller training sets lie within the larger ones and hold the classes in the same shares; validation and test "
+    "are the same at every size. Approaches are compared at the same size, and the pairs of all sizes are corrected "
+    "for together, so that what is said over sizes holds at once. Each size has one draw of examples: another may "
+    "give other scores, most of all where it is small."
+)
+"""What is done where the training set has several sizes."""
+
+WIDER = (
+    "Folds: all examples are tested, each by models that were trained without it, and are resampled together. As the "
+    "folds' training sets overlap, runs are not independent: beside this interval there is Student's t over the "
+    "folds' own differences, with variance (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), "
+    "and the wider of the two is the one shown and judged."
+)
+"""How a pair's interval is made where there are folds."""
+
+COVERED = (
+    "Intervals of differences cover the seeds and the draw of test examples; those of means, in the table and the "
+    "charts, cover the seeds alone, on these test examples. None covers another split of the data or another "
+    "pretrained model."
+)
+"""What intervals cover."""
+
+COVERED_BY_FOLDS = (
+    "Intervals are a guarded estimate: how much folds vary together, by the examples that their training sets share, "
+    "cannot be estimated without bias from one data set (Bengio & Grandvalet 2004). They err seldom where the draw of "
+    "the training examples moves a difference by about as much as the draw of the tested ones, or less; where it moves "
+    "it far more, verdicts may err more often than one in twenty. None covers another pretrained model."
+)
+"""What intervals over folds cover."""
+
+CHOSEN_IN_FOLDS = (
+    "Verdicts are on the whole procedure: in each fold choosing among these rates on its own validation, then "
+    "training. The approaches learned from less than all examples: a model trained on all may be better."
+)
+"""What verdicts over folds are on."""
 
 NOT_COVERED = {
     "each": "Verdicts are on the whole procedure: choosing among these rates, then training. Every seed is a "
@@ -51,10 +92,16 @@ def answers(study: Summary) -> list[str]:
         return [f"One setting only, {done[0].approach}: there is nothing to compare it with."]
     if len(done) == 1:
         return [f"Only {done[0].approach} has finished runs yet, so there is nothing to compare it with."]
-    found = [
+    found: list[str | None] = [one.text for one in of_sizes(study)[:SIZES_SAID]]
+    found += [
         one.text if (one := leading(study, group)) is not None else best_mean(study, group) for group in study.groups
     ]
     return [text for text in found if text is not None] or ["No two settings have a score on the same test split yet."]
+
+
+def of_sizes(study: Summary) -> list[Observation]:
+    """What is said of every two approaches over sizes of the training set: those that cross first."""
+    return [one for one in study.observations if one.topic == "sizes"]
 
 
 def leading(study: Summary, group: Group) -> Observation | None:
@@ -90,6 +137,7 @@ def facts(study: Summary) -> list[str]:
     tried = {len(choice.trials) for choice in _tuned(study)}
     tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
     seeds = " for every seed" if study.tune_seeds == "each" else ""
+    seeds += "" if study.folds is None else " and fold" if seeds else " for every fold"
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
     models = len({cell.model for cell in study.cells})
@@ -97,7 +145,13 @@ def facts(study: Summary) -> list[str]:
         [
             study.cells[0].data if data == 1 else counted(data, "data set"),
             study.cells[0].model if models == 1 else counted(models, "model"),
+            *(
+                [counted(len({cell.limit for cell in study.cells}), "size") + " of the training set"]
+                if study.sized
+                else []
+            ),
             counted(len({cell.approach for cell in study.cells}), "approach", "approaches"),
+            *([counted(study.folds, "fold")] if study.folds is not None else []),
             counted(len(study.seeds), "seed"),
             *([f"{tuned} learning rates each{seeds}"] if tuned else []),
             *([str(device)] if device else []),
@@ -118,7 +172,11 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
         count = counted(len(study.failed), "run")
         found.append(f"Left out of every mean: {count} that did not complete ({ends}); every run is listed below.")
     fewest = min((len(cell.seeds) for cell in study.cells), default=0)
-    if fewest < MIN_SEEDS and study.cells:
+    if study.folds is not None and study.folds < MIN_FOLDS:
+        found.append(f"Only {counted(study.folds, 'fold')}: below {MIN_FOLDS} folds no verdict is given.")
+    if study.folds is not None and not fewest:
+        found.append("Some cell has no seed of which every fold's run is there: it has no score.")
+    if study.folds is None and fewest < MIN_SEEDS and study.cells:
         seeds = f"{counted(fewest, 'seed')} of some cell" if fewest < len(study.seeds) else counted(fewest, "seed")
         found.append(f"Only {seeds} finished: below {MIN_SEEDS} seeds no verdict is given.")
     found += above_all(study)
@@ -135,25 +193,36 @@ def how(study: Summary) -> list[str]:
     return [
         _choosing(study),
         f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
-        "of the data, initialisation and dropout. The split into training, validation and test is the same for all.",
+        "of the data, initialisation and dropout. "
+        + (
+            "The split into training, validation and test is the same for all."
+            if study.folds is None
+            else f"The data are divided into {study.folds} folds, equal texts and groups in one, the same for all; "
+            "each fold is the test once, and its validation is split off from the others."
+        ),
+        *([SIZED] if study.sized else []),
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
-        "shown as far as the metric's scale goes.",
+        "shown as far as the metric's scale goes."
+        if study.folds is None
+        else OVER_FOLDS,
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
         "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "
         "p-value are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and "
         "of the units (Satterthwaite).",
+        *([WIDER] if study.folds is not None else []),
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
         f"out 0. Better: else, where the corrected p-value is at most {1 - study.confidence:.2g}. Inconclusive: "
         "neither. "
-        f"Below {MIN_SEEDS} common seeds or {MIN_UNITS} units of one size there is no verdict.",
+        + (f"Below {MIN_SEEDS} common seeds" if study.folds is None else f"Below {MIN_FOLDS} folds")
+        + f" or {MIN_UNITS} units of one size there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",
         "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
         "evaluation, saving and the check of what was saved, not the imports of a new process. Times and memory are "
-        "medians over seeds.",
+        f"medians over {runs_of(study)}s.",
         f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
     ]
 
@@ -174,33 +243,52 @@ def _choosing(study: Summary) -> str:
     )
 
 
+def price_said(study: Summary, evidence: Evidence) -> str:
+    """What a run's price is, and what the whole study has cost; nothing where it has no price."""
+    if study.price_per_hour is None:
+        return ""
+    seconds = [float(record.cost.get("total_seconds") or 0.0) for record in evidence.records.values()]
+    each = f"Price of a run: its total time at {study.price_per_hour:g} an hour."
+    if not sum(seconds):
+        return each
+    whole = units.price(priced(sum(seconds), study.price_per_hour))
+    return (
+        f"{each} The {counted(len(seconds), 'run')} that are here, tuning among them, took "
+        f"{units.duration(sum(seconds))}, one after the other: {whole}."
+    )
+
+
 def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
     if study.tune_seeds == "each":
+        whose, who = ("seeds whose run", "seeds") if study.folds is None else ("runs that", "seeds of a fold or of two")
         return (
-            "Points: the mean over the seeds whose run completed, on validation, on which the rate was chosen. "
+            f"Points: the mean over the {whose} completed, on validation, on which the rate was chosen. "
             "Vertical lines: their range. "
-            "Ringed: chosen, ×2 by two seeds, each of which trained its final run with it."
+            f"Ringed: chosen, ×2 by two {who}, each of which trained its final run with it."
         )
-    return (
-        "The first seed, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every "
-        "seed."
-    )
+    first = "The first seed" if study.folds is None else "The first seed of every fold"
+    return f"{first}, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every seed."
 
 
 def expected_best_said(study: Summary, group: Group) -> str:
     """What stands under the chart of the expected best rate, with how many seeds it is the mean of."""
     counts = sorted({_whole(cell) for cell in group.cells if cell.tuning.expected_best})
     if study.tune_seeds == "first":
-        over = "of the first seed alone"
+        over = "of the first seed alone" if study.folds is None else "mean over folds, each of the first seed alone"
     elif counts[-1:] == counts[:1]:
-        over = f"mean over {counted(counts[0], 'seed')}" if counts else ""
+        over = f"mean over {counted(counts[0], _choosing_noun(study))}" if counts else ""
     else:
-        over = f"mean over {counts[0]} to {counts[-1]} seeds, those whose every rate completed"
+        over = f"mean over {counts[0]} to {counts[-1]} {_choosing_noun(study)}s, those whose every rate completed"
     return (
         "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
         f"({over}; scores on validation, on which the rate was chosen)."
     )
+
+
+def _choosing_noun(study: Summary) -> str:
+    """Who chooses a rate: a seed, or in each fold one anew."""
+    return "seed" if study.folds is None else "choice"
 
 
 def _whole(cell: CellSummary) -> int:
@@ -228,9 +316,7 @@ def limits(study: Summary) -> list[str]:
     device = (study.environment or {}).get("device")
     found = [
         f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
-        "Intervals of differences cover the seeds and the draw of test examples; those of means, in the table and the "
-        "charts, cover the seeds alone, on these test examples. None covers another split of the data or another "
-        "pretrained model.",
+        COVERED if study.folds is None else COVERED_BY_FOLDS,
     ]
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
@@ -243,7 +329,7 @@ def limits(study: Summary) -> list[str]:
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
             "suit one approach better than another."
         )
-        found.append(NOT_COVERED[study.tune_seeds])
+        found += [NOT_COVERED[study.tune_seeds]] if study.folds is None else [CHOSEN_IN_FOLDS]
         found.append(
             "Each setting had the same number of trials; an approach with more settings had more chances to be the "
             "best by luck."
@@ -299,6 +385,6 @@ def _at_the_edge(study: Summary) -> list[str]:
 
 
 def _where(study: Summary, cell: CellSummary) -> str:
-    """`hutto:movies, ` with the model too where there are several."""
+    """`hutto:movies, ` with model and size too where there are several."""
     model = f" with {cell.model}" if len({one.model for one in study.cells}) > 1 else ""
-    return f"{cell.data}{model}, "
+    return f"{cell.data}{model}, {f'{cell.size}, ' if study.sized else ''}"

@@ -36,7 +36,13 @@ def machine(study: Summary) -> Facts:
 
 def data_sets(study: Summary) -> list[tuple[str, Facts]]:
     """Each data set's name and what is known of it."""
-    return [(str(one.get("dataset", one.get("source", "data"))), _data(one)) for one in study.data]
+    return [(_named(one), _data(one)) for one in study.data]
+
+
+def _named(one: Mapping[str, Any]) -> str:
+    name = str(one.get("dataset", one.get("source", "data")))
+    name += "" if one.get("limit") is None else f", {_plain(one['limit'])} training examples"
+    return name if one.get("fold") is None else f"{name}, fold {_plain(one['fold'])}"
 
 
 def _data(one: Mapping[str, Any]) -> Facts:

@@ -10,6 +10,7 @@ from loratory import units
 from loratory.report import prose
 from loratory.report.beside import above_all
 from loratory.study.document import Group, Summary
+from loratory.study.observed import place_said
 from loratory.study.parts import Observation
 
 FIRST = 4
@@ -67,8 +68,7 @@ def _elsewhere(study: Summary, one: Observation) -> bool:
 
 
 def _question(group: Group, title: str, said: Sequence[Observation]) -> Question:
-    here = f"{group.data}, {group.model}: "
-    statements = [Statement(one.text.removeprefix(here), one.verdict) for one in said]
+    statements = [Statement(_here(group, one.text), one.verdict) for one in said]
     if len(statements) <= FIRST + 1:  # to hide one alone saves nothing
         return Question(title, tuple(statements), ())
     if said[0].topic == "parameters":
@@ -76,6 +76,14 @@ def _question(group: Group, title: str, said: Sequence[Observation]) -> Question
     order = sorted(range(len(said)), key=lambda number: _soon(said[number]))
     sorted_ = [statements[number] for number in order]
     return Question(title, tuple(sorted_[:FIRST]), tuple(sorted_[FIRST:]))
+
+
+def _here(group: Group, text: str) -> str:
+    """A sentence without what the heading above it says: its data set, model and size."""
+    for place in (f"{group.data}, {group.model}", ""):
+        if (prefix := place_said(place, group.size)) and text.startswith(prefix):
+            return text.removeprefix(prefix)
+    return text
 
 
 def _soon(one: Observation) -> tuple[bool, float]:

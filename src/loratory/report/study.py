@@ -34,6 +34,7 @@ def write(directory: Path, summary: Summary) -> list[Path]:
     theme.require_packages()
     from loratory.report.drawing import draw
     from loratory.report.page import render
+    from loratory.report.sizes import over_sizes
 
     evidence = gather(directory, summary)
     table = study_table(summary)
@@ -44,9 +45,14 @@ def write(directory: Path, summary: Summary) -> list[Path]:
         directory / "table.csv": table.to_csv(),
     }
     for group in summary.groups:
-        prefix = f"{_slug(f'{group.data}-{group.model}')}-" if len(summary.groups) > 1 else ""
+        name = f"{group.data}-{group.model}" + (f"-{group.limit or 'all'}" if summary.sized else "")
+        prefix = f"{_slug(name)}-" if len(summary.groups) > 1 else ""
         for chart in drawn[group.key].all:
             files[_free(directory / FIGURES / f"{prefix}{chart.name}.svg", files, group.key)] = svg(chart)
+    sized = over_sizes(summary)
+    for one in sized:
+        prefix = f"{_slug(one.title.replace(' with ', '-'))}-" if len(sized) > 1 else ""
+        files[_free(directory / FIGURES / f"{prefix}{one.chart.name}.svg", files, one.key)] = svg(one.chart)
     _clear_figures(directory / FIGURES, files)
     for path, content in files.items():
         write_durably(path, content)

@@ -8,7 +8,7 @@ from loratory import units
 from loratory.errors import counted
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table
+from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Cost
 
@@ -30,12 +30,27 @@ COST: dict[str, tuple[str, Show]] = {
 }
 
 
+OVER_FOLDS = (
+    "Folds: every example is tested once for each seed, by a model that was trained without it; means are over all of "
+    "them together. Intervals are Student's t over folds, the variance corrected for the training examples that folds "
+    "share (Nadeau & Bengio 2003)."
+)
+"""How the numbers of a study by folds came about."""
+
+
 CHOSEN = {
     "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
 }
 """How rates came about, by the study's `tune_seeds`."""
+
+
+CHOSEN_BY_FOLD = {
+    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation; ×2: for two runs.",
+    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all; ×2: for two runs.",
+}
+"""The same in a study by folds."""
 
 
 LEFT_OVER = (
@@ -59,21 +74,25 @@ def study_table(study: Summary) -> Table:
     for group in study.groups:
         rows += [_cell_row(cell) for cell in group.cells]
         rows += [_baseline_row(study, number, group) for number in baselines_of(study, group)]
+    if study.price_per_hour is not None:
+        rows = [{**row, "price": priced(row.get("total_seconds"), study.price_per_hour)} for row in rows]
     return Table(_columns(study), tuple(rows), tuple(notes(study)))
 
 
 def baselines_of(study: Summary, group: Group) -> list[int]:
-    """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set."""
-    first = next(one for one in study.groups if one.data == group.data)
+    """Positions in `study.baselines` of the data set's baselines, at the first group that has the data set and size."""
+    key = group.data, group.limit
+    first = next(one for one in study.groups if (one.data, one.limit) == key)
     if first.key != group.key:
         return []
-    return [number for number, one in enumerate(study.baselines) if one.data == group.data and one.reason is None]
+    return [n for n, one in enumerate(study.baselines) if (one.data, one.limit) == key and one.reason is None]
 
 
 def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
     row: dict[str, str | int | float | None] = {
         "data": cell.data,
         "model": cell.model,
+        "train_examples": cell.train_examples,
         "cell": cell.id,
         "approach": cell.approach,
         "seeds": len(cell.seeds),
@@ -105,6 +124,7 @@ def _baseline_row(study: Summary, number: int, group: Group) -> Row:
     return {
         "data": one.data,
         "model": "",
+        "train_examples": group.cells[0].train_examples,
         "cell": "",
         "approach": one.name,
         "total_seconds": one.seconds,
@@ -155,6 +175,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
     return (
         _text("data", "Data", "data set", len({group.data for group in study.groups}) > 1),
         _text("model", "Model", "pretrained model", len({group.model for group in study.groups}) > 1),
+        *([_column("train_examples", "Training examples", units.count, "trained on")] if study.sized else []),
         _text("approach", "Approach", "method and settings, or baseline", True),
         _text("cell", "Cell", "the cell's id in the study", False),
         _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
@@ -171,6 +192,7 @@ def _columns(study: Summary) -> tuple[Column, ...]:
             _column(key, title, show, "median over seeds", key != "checkpoint_bytes")
             for key, (title, show) in COST.items()
         ),
+        *([] if study.price_per_hour is None else [_column("price", "Price", units.price, "of the median total time")]),
         *(_column(key, title, units.fraction, meaning, False) for key, title, meaning in ends),
         _text("peak_memory_kind", "Memory kind", "allocated or resident", False),
         *(
@@ -197,16 +219,20 @@ def notes(study: Summary) -> list[str]:
     found = [
         *above_all(study),
         f"Accuracy and macro-F1: on the test split, {means_said(study)}.",
-        *(["Times and memory: medians over seeds."] if counts[-1:] > [1] else []),
+        *([OVER_FOLDS] if study.folds is not None else []),
+        *([f"Times and memory: medians over {runs_of(study)}s."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
         TIMES,
+        *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
         *beside(study),
         *(text for kind, text in MEMORY.items() if kind in kinds),
         *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
-        found.append(CHOSEN[study.tune_seeds])
-    found += [f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None]
+        found.append(CHOSEN[study.tune_seeds] if study.folds is None else CHOSEN_BY_FOLD[study.tune_seeds])
+    found += dict.fromkeys(
+        f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
+    )
     if not study.complete:
         found.insert(0, f"The study is not finished: {counted(study.missing, 'run')} missing.")
     if study.failed:
@@ -217,6 +243,8 @@ def notes(study: Summary) -> list[str]:
 def means_said(study: Summary) -> str:
     """What the means are over, and whether they have intervals: there is none below three seeds."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
+    if study.folds is not None:
+        return _folds_said(study, counts)
     if not counts or counts[-1] < 2:
         return "one seed: no interval, so differences may be chance"
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
@@ -224,6 +252,20 @@ def means_said(study: Summary) -> str:
         return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
     few = ", none below 3 seeds" if counts[0] < 3 else ""
     return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
+
+
+def runs_of(study: Summary) -> str:
+    """What there are several numbers of: a seed, or a run where each seed has several folds."""
+    return "seed" if study.folds is None else "run"
+
+
+def _folds_said(study: Summary, counts: Sequence[int]) -> str:
+    most = counts[-1] if counts else 0
+    seeds = f"{counts[0]} to {most} seeds" if len(set(counts)) > 1 else counted(most, "seed")
+    folds = f"over {study.folds} folds and {seeds}"
+    if (study.folds or 0) < 3:
+        return f"means {folds}: no interval below 3 folds, so differences may be chance"
+    return f"means {folds} with {study.confidence:.0%} intervals over folds"
 
 
 def beside(study: Summary) -> list[str]:

@@ -118,7 +118,7 @@ def comparison(
     for row in rows:
         row["price"] = priced(row.get("total_seconds"), price_per_hour)
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
-    money = [] if price_per_hour is None else [f"Price: total time at {price_per_hour:g} an hour."]
+    money = [] if price_per_hour is None else [price_said(price_per_hour)]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
     said = (*notes(records, names, baselines), *dominating(records, names), *parameters, TIMES, *memory)
     return Table(_columns(rows), tuple(rows), (*said, *energy, *money))
@@ -132,6 +132,11 @@ def check_price(per_hour: float | None) -> None:
     """
     if per_hour is not None and not 0 <= per_hour < math.inf:
         raise SettingsError(f"--price-per-hour {per_hour}: give an amount of 0 or more")
+
+
+def price_said(per_hour: float) -> str:
+    """What stands under a table that has prices."""
+    return f"Price: total time at {per_hour:g} an hour."
 
 
 def priced(seconds: Value, per_hour: float | None) -> float | None:

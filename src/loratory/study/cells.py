@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 
-from loratory.evaluation.metrics import METRICS
+from loratory.evaluation.metrics import METRICS, score
 from loratory.store.naming import approaches, lookup
+from loratory.store.record import RunRecord
+from loratory.study.folds import test_to_train, tested
 from loratory.study.parts import (
     COSTS,
     CellSummary,
@@ -24,7 +27,7 @@ from loratory.study.parts import (
     Tuning,
 )
 from loratory.study.results import CellRuns, ChoiceRuns, Final, StudyRuns
-from loratory.study.statistics import expected_best, over_seeds, seconds_to
+from loratory.study.statistics import expected_best, over_seeds, seconds_to, spread_over_folds
 
 
 def cells(study: StudyRuns) -> tuple[CellSummary, ...]:
@@ -39,7 +42,8 @@ def cells(study: StudyRuns) -> tuple[CellSummary, ...]:
 
 
 def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellSummary:
-    records = [final.record for final in cell.completed]
+    finals = [final for runs in cell.by_seed.values() for final in runs]
+    records = [final.record for final in finals]
     costs = _costs(records)
     return CellSummary(
         id=cell.id,
@@ -47,15 +51,15 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         model=cell.model,
         method=cell.method,
         approach=name,
-        seeds=tuple(final.seed for final in cell.completed),
+        seeds=tuple(cell.by_seed),
         runs=tuple(str(record["id"]) for record in records),
         parameters=records[0]["parameters"] if records else None,
-        quality={part: _quality(records, part) for part in ("test", "validation")} if records else {},
+        quality=_qualities(cell, records),
         cost=costs,
         memory_parts_bytes=_memory_parts(records),
         padding_share=_padding(records),
         tuning=_tuning(cell, select),
-        time_to=None if target is None or not records else _time_to(cell.completed, select, target),
+        time_to=None if target is None or not records else _time_to(finals, select, target),
         failed=tuple(str(final.record["id"]) for final in cell.finals if not final.completed),
         missing=cell.missing,
         scored_before=sum(choice.scored_before for choice in cell.choices),
@@ -63,6 +67,8 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         own_layers=_own_layers(records),
         frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
         time_parts_seconds=_time_parts(records, costs),
+        limit=cell.limit,
+        train_examples=_train_examples(records),
     )
 
 
@@ -73,6 +79,11 @@ def _numbers(records: Sequence[Mapping[str, Any]], *path: str) -> list[float] | 
     return numbers if numbers and len(numbers) == len(values) else None
 
 
+def _train_examples(records: Sequence[Mapping[str, Any]]) -> int | None:
+    found = _numbers(records, "data", "sizes", "train")
+    return None if found is None else round(float(np.mean(found)))
+
+
 def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:
     found = _numbers(records, "study", "runs_at_once")
     return None if found is None else int(max(found))
@@ -81,6 +92,25 @@ def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:
 def _own_layers(records: Sequence[Mapping[str, Any]]) -> int | None:
     found = _numbers(records, "environment", "engine", "own_layers", "layers")
     return None if found is None else int(min(found))
+
+
+def _qualities(cell: CellRuns, records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Spread]]:
+    if not records:
+        return {}
+    if cell.folds is None:
+        return {part: _quality(records, part) for part in ("test", "validation")}
+    whole = [tested(finals).test for finals in cell.by_seed.values()]
+    scores = [score(test.labels, test.logits, None, RunRecord(**records[0]).labels) for test in whole]
+    ratio = test_to_train(next(iter(cell.by_seed.values())))
+    found: dict[str, dict[str, Spread]] = {"test": {}, "validation": {}}
+    for part, metric in product(found, METRICS):
+        values = _numbers(records, "quality", part, metric)
+        if values is None:
+            continue
+        folds = np.array(values).reshape(-1, cell.folds).mean(axis=0)
+        mean = np.mean([one.value(metric) for one in scores]) if part == "test" else folds.mean()
+        found[part][metric] = spread_over_folds(folds.tolist(), float(mean), ratio)
+    return found
 
 
 def _quality(records: Sequence[Mapping[str, Any]], part: str) -> dict[str, Spread]:
@@ -145,7 +175,7 @@ def _tuning(cell: CellRuns, select: str) -> Tuning:
 
 def _choice(choice: ChoiceRuns) -> ChoiceSummary:
     trials = tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in choice.trials)
-    return ChoiceSummary(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless)
+    return ChoiceSummary(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless, choice.fold)
 
 
 def _expected_best(cell: CellRuns, select: str) -> tuple[ExpectedBest, ...]:
@@ -164,7 +194,11 @@ def _target(members: Sequence[CellRuns], select: str) -> float | None:
     means = [
         float(np.mean(values))
         for cell in members
-        if (values := _numbers([final.record for final in cell.completed], "quality", "validation", select))
+        if (
+            values := _numbers(
+                [one.record for runs in cell.by_seed.values() for one in runs], "quality", "validation", select
+            )
+        )
     ]
     if not means:
         return None

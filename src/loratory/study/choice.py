@@ -20,6 +20,8 @@ class Choice:
 
     seeds: tuple[int, ...]
     """Those of its final runs; the first is that of its trials."""
+    fold: int | None = None
+    """The fold that is their test."""
     trials: list[tuple[float, Job]] = field(default_factory=list)
     finals: list[tuple[int, Job]] = field(default_factory=list)
     """Known once the rate is chosen."""
@@ -36,6 +38,7 @@ class Choice:
         """As `plan.json` has it: final runs without a name are not known yet, and a hopeless choice has none."""
         finals = {seed: job.id for seed, job in self.finals}
         return {
+            **({} if self.fold is None else {"fold": self.fold}),
             "seeds": list(self.seeds),
             "trials": [{"lr": lr, "run": job.id} for lr, job in self.trials],
             "selection": self.selection.digest if self.selection is not None else None,
@@ -45,7 +48,7 @@ class Choice:
 
 @dataclass
 class CellPlan:
-    """One cell and its choices, in the order of the seeds."""
+    """One cell and its choices, fold by fold in the order of the seeds."""
 
     cell: Cell
     choices: tuple[Choice, ...]
@@ -65,6 +68,7 @@ class CellPlan:
         return {
             "id": self.cell.id,
             **self.cell.describe(),
+            "limit": self.cell.limit,
             "tune": list(self.cell.rates),
             "choices": [choice.to_dict() for choice in self.choices],
         }

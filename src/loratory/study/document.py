@@ -23,7 +23,16 @@ from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import RECORD
 from loratory.store.files import write_durably
 from loratory.study.layout import SUMMARY, as_json
-from loratory.study.parts import BaselineSummary, CellSummary, FailedRun, Front, Observation, Pair
+from loratory.study.parts import (
+    BaselineSummary,
+    CellSummary,
+    FailedRun,
+    Front,
+    GroupKey,
+    Observation,
+    Pair,
+    size_of,
+)
 from loratory.study.spec import TuneSeeds
 
 SCHEMA = 2
@@ -32,18 +41,21 @@ _REMEDY = "write it again from the study's runs"
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that compare: those of one data set and one model."""
+    """The cells that compare: those of one data set, one model and one size of the training set."""
 
     key: str
     """Its name in a page: g1, g2 …"""
     data: str
     model: str
+    limit: int | None
     cells: tuple[CellSummary, ...]
+    size: str
+    """What its cells were trained on, in words; "" where the study has one size only."""
 
     @property
     def title(self) -> str:
         """As a heading has it."""
-        return f"{self.data} with {self.model}"
+        return f"{self.data} with {self.model}" + (f", {self.size}" if self.size else "")
 
     @property
     def ids(self) -> frozenset[str]:
@@ -77,7 +89,12 @@ class Summary:
     environment: Mapping[str, Any] | None
     """Of the first final run."""
     data: tuple[Mapping[str, Any], ...]
-    """`data` of a run's record for each data set, with the name it has in the study as `dataset`."""
+    """`data` of a run's record for each data set, with the name it has in the study as `dataset`; where the study has
+    several sizes of the training set for each of them, with its `limit`."""
+    price_per_hour: float | None = None
+    """Of the device, in any currency: times are then money, too."""
+    folds: int | None = None
+    """How many folds each seed has, whose tests together cover every example; None where the test is one for all."""
     schema: int = SCHEMA
 
     def cell(self, name: str) -> CellSummary:
@@ -86,14 +103,19 @@ class Summary:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """The cells by data set and model, in the order of the plan."""
-        members: dict[tuple[str, str], list[CellSummary]] = {}
+        """The cells by data set, model and size, in the order of the plan."""
+        members: dict[GroupKey, list[CellSummary]] = {}
         for cell in self.cells:
-            members.setdefault((cell.data, cell.model), []).append(cell)
+            members.setdefault(cell.group, []).append(cell)
         return tuple(
-            Group(f"g{number}", data, model, tuple(cells))
-            for number, ((data, model), cells) in enumerate(members.items(), start=1)
+            Group(f"g{number}", *key, tuple(cells), size_of(cells) if self.sized else "")
+            for number, (key, cells) in enumerate(members.items(), start=1)
         )
+
+    @cached_property
+    def sized(self) -> bool:
+        """Whether its cells were trained on several sizes of the training set."""
+        return len({cell.limit for cell in self.cells}) > 1
 
     def to_dict(self) -> dict[str, Any]:
         """The document as it is stored: JSON types only."""

@@ -15,21 +15,21 @@ _OTHER_WAY: Mapping[Verdict | None, Verdict | None] = {"better": "worse", "worse
 
 
 def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) -> tuple[Front, ...]:
-    """A front for each data set x model and axis, over the cells that have both the cost and `metric` on test.
+    """A front for each data set x model x size and axis, over the cells that have both the cost and `metric` on test.
 
     A cell is on the front unless another one that costs no more is better by its pair's verdict. A measured cost is no
     more where it compares, and its median is not higher or its middle half over seeds touches the other's: one slow
     seed is not enough. Cells of which neither is better are tied: so are all that have no verdict.
     """
     verdicts = verdicts_of(pairs)
-    groups = dict.fromkeys((cell.data, cell.model) for cell in cells)
     found = []
-    for data, model in groups:
-        members = [cell for cell in cells if (cell.data, cell.model) == (data, model)]
+    for key in dict.fromkeys(cell.group for cell in cells):
+        data, model, limit = key
+        members = [cell for cell in cells if cell.group == key]
         for axis in AXES:
             points = _points(members, axis, metric, verdicts)
             if points:
-                found.append(Front(data, model, axis, points))
+                found.append(Front(data, model, axis, points, limit))
     return tuple(found)
 
 

@@ -43,6 +43,10 @@ class Job:
     keep_weights: bool
     folder: Path
     """The working directory, from which relative paths are read."""
+    study: str | None = None
+    """The study's name, by which trackers group its runs."""
+    tracker: tuple[str, ...] = ()
+    """Who follows the run, by the names in :mod:`loratory.tracking`."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,15 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
     try:
         if (otherwise := _not_as_planned(job, inputs)) is not None:
             return Outcome(job, None, stops=otherwise)
-        run = train(job.spec, output=job.output, place=job.place, keep_weights=job.keep_weights, inputs=inputs)
+        run = train(
+            job.spec,
+            output=job.output,
+            place=job.place,
+            keep_weights=job.keep_weights,
+            inputs=inputs,
+            tracker=job.tracker,
+            study=job.study,
+        )
         return Outcome(job, run.record)
     except OutOfMemoryError as error:
         return _failed(job, str(error), inputs)

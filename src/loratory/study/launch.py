@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
 from loratory.study.wording import of_the_file
 from loratory.study.workers import Workers
+from loratory.tracking import chosen
 
 log = logging.getLogger("loratory")
 
@@ -39,6 +40,7 @@ def launch(
     workers: int | None = None,
     alone: bool = False,
     retry_failed: bool = False,
+    tracker: Sequence[str] = (),
     planned: Callable[[Plan, int, int], None],
     told: Callable[[Plan, Job], None],
 ) -> Plan:
@@ -50,6 +52,7 @@ def launch(
         workers: runs at once; one by default, with Ray as many as there is room for.
         alone: whether final runs go one by one on each device, after all tuning runs.
         retry_failed: run again what failed before.
+        tracker: who follows each run, by the names in :mod:`loratory.tracking`.
         planned: told the plan before anything is run, and how many tuning and final runs will be under way at once.
         told: told the plan and the run, after each run that ended.
 
@@ -64,6 +67,7 @@ def launch(
         raise SettingsError(f"--workers {workers}: give 1 or more")
     if alone and executor == "ray":
         raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
+    trackers = chosen(tracker)
     _check_place(directory)
     with launching(directory) as tell, of_the_file():
         _say_what_changed(directory, spec)
@@ -74,7 +78,9 @@ def launch(
         beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its task
         threads = _threads(directory, spec, workers or beside)
         with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
-            plan = Plan(spec, directory, known=place.known, threads=threads, retry_failed=retry_failed)
+            plan = Plan(
+                spec, directory, known=place.known, threads=threads, retry_failed=retry_failed, tracker=trackers
+            )
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)

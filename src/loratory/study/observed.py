@@ -1,4 +1,4 @@
-"""What sentences about one data set x model are made from."""
+"""What sentences about one data set x model x size are made from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Scene:
-    """The cells of one data set x model, and how they compare."""
+    """The cells of one data set x model x size, and how they compare."""
 
     cells: tuple[CellSummary, ...]
     pairs: tuple[Pair, ...]
@@ -27,7 +27,7 @@ class Scene:
     metric: str
     margin: float
     where: str
-    """How its sentences begin, where a study has several data sets or models."""
+    """How its sentences begin, where a study has several data sets, models or sizes."""
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, str], Verdict | None]:
@@ -83,6 +83,12 @@ class Scene:
     def unit(self) -> str:
         """What follows a difference."""
         return {"accuracy": " points", "log_loss": " nats"}.get(self.metric, "")
+
+
+def place_said(place: str, size: str) -> str:
+    """How sentences about one place and size begin: `hutto:movies, minilm, 100 training examples: `; "" for neither."""
+    words = ", ".join(filter(None, (place, size)))
+    return f"{words}: " if words else ""
 
 
 def listed(names: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ def _against_standard(
     found = []
     for cell in costed:
         cost = cell.cost[key]
-        text = f"{cell.approach} {verb} {show(cost.median)}{_range(cost, show)}"
+        text = f"{cell.approach} {verb} {show(cost.median)}{_range(cell, cost, show)}"
         figures: dict[str, Any] = {"median": cost.median, "low": cost.low, "high": cost.high, "kind": cost.kind}
         cells = (cell,) if standard is None or cell is standard else (cell, standard)
         if len(cells) == 2 and standard is not None:
@@ -87,27 +87,35 @@ def _against_standard(
             figures |= {"standard": other.median, "ratio": cost.median / other.median if other.median else None}
             same = cost.kind == other.kind and cell.compares(standard, key)
             reason, more = ("", {}) if not same or cost.high < other.low else why_not(cell, standard)
-            text, figures = f"{text}, {_relation(cost, other, show, same=same)}{reason}", figures | more
+            text, figures = (
+                f"{text}, {_relation(cost, other, show, same=same, noun=noun_of(cell))}{reason}",
+                figures | more,
+            )
         found.append(scene.say(f"{text}.", cells, figures))
     return found
 
 
-def _range(cost: Cost, show: Callable[[float], str]) -> str:
+def noun_of(cell: CellSummary) -> str:
+    """What a cell has several numbers of: seeds, or runs where each seed has several folds."""
+    return "seed" if len(cell.runs) == len(cell.seeds) else "run"
+
+
+def _range(cell: CellSummary, cost: Cost, show: Callable[[float], str]) -> str:
     kind = {"allocated": "allocated on the GPU, ", "resident": "resident set, "}.get(cost.kind or "", "")
-    seeds = f"{counted(len(cost.values), 'seed')}"
+    seeds = counted(len(cost.values), noun_of(cell))
     if show(cost.low) == show(cost.high):
         return f" ({kind}{seeds})"
     return f" ({kind}median of {seeds}, {show(cost.low)} to {show(cost.high)})"
 
 
-def _relation(cost: Cost, other: Cost, show: Callable[[float], str], *, same: bool) -> str:
+def _relation(cost: Cost, other: Cost, show: Callable[[float], str], *, same: bool, noun: str) -> str:
     if not same or not other.median:
         return f"which does not compare with the {show(other.median)} of standard"
     if not cost.high < other.low and not cost.low > other.high:
         return f"not shown to differ from the {show(other.median)} of standard, as their ranges touch"
     side, share = "less" if cost.high < other.low else "more", units.percent(abs(1 - cost.median / other.median))
     fewest = min(len(cost.values), len(other.values))
-    caution = f" ({counted(fewest, 'seed')}: too few to rely on)" if fewest < MIN_SEEDS else ""
+    caution = f" ({counted(fewest, noun)}: too few to rely on)" if fewest < MIN_SEEDS else ""
     return f"{share} {side} than the {show(other.median)} of standard{caution}"
 
 
@@ -154,7 +162,7 @@ def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
     if cell.time_to is None:
         return None
     level, found = scene.value(cell.time_to.score), cell.time_to.seconds
-    seeds = counted(len(cell.seeds), "seed")
+    seeds = counted(len(cell.runs), noun_of(cell))
     if found.median is None:
         text = f"{cell.approach} reaches a validation {scene.short} of {level} with none of {seeds}."
     else:

@@ -69,7 +69,8 @@ def _chance(pair: Pair) -> str:
 
 def _basis(pair: Pair) -> str:
     units = f" in {counted(pair.units, 'unit')}" if pair.units < pair.examples else ""
-    return f"{counted(pair.seeds, 'seed')}, {counted(pair.examples, 'example')}{units}"
+    folds = f"{counted(pair.folds, 'fold')}, " if pair.folds is not None else ""
+    return f"{folds}{counted(pair.seeds, 'seed')}, {counted(pair.examples, 'example')}{units}"
 
 
 def incomplete(scene: Scene) -> list[Observation]:
@@ -78,13 +79,15 @@ def incomplete(scene: Scene) -> list[Observation]:
     for cell in scene.cells:
         if cell.failed:
             text = (
-                f"{len(cell.failed)} of {counted(len(cell.failed) + len(cell.seeds), 'final run')} of {cell.approach} "
+                f"{len(cell.failed)} of {counted(len(cell.failed) + len(cell.runs), 'final run')} of {cell.approach} "
             )
             text += "did not complete; its numbers are those of the others, which may flatter it."
-            found.append(scene.say(text, (cell,), {"failed": len(cell.failed), "completed": len(cell.seeds)}))
+            found.append(scene.say(text, (cell,), {"failed": len(cell.failed), "completed": len(cell.runs)}))
         if none := cell.tuning.unchosen:
             seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
-            text = f"With {none} of {counted(seeds, 'seed')} every learning rate of {cell.approach} failed, so that "
+            folded = any(choice.fold is not None for choice in cell.tuning.choices)
+            of = f"{seeds:,} folds and seeds" if folded else counted(seeds, "seed")
+            text = f"With {none} of {of} every learning rate of {cell.approach} failed, so that "
             text += "there is no final run"
             text += "." if none == seeds else "; its numbers are those of the others, which may flatter it."
             found.append(scene.say(text, (cell,), {"without a rate": none, "seeds": seeds}))

@@ -1,21 +1,30 @@
-"""Every two cells of a data set x model, compared on the test split by the study's metric."""
+"""Every two cells of a data set x model x size, compared on the test split by the study's metric."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import comb
 
 import numpy as np
 
 from loratory.errors import StorageError, counted
-from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, Labels, Logits
-from loratory.store.directory import PREDICTIONS
+from loratory.study.folds import test_to_train, tested
 from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
-from loratory.study.results import CellRuns, StudyRuns
-from loratory.study.statistics import MIN_SEEDS, MIN_UNITS, Difference, difference, family_interval, holm, verdict
+from loratory.study.results import CellRuns, Final, StudyRuns
+from loratory.study.statistics import (
+    MIN_FOLDS,
+    MIN_SEEDS,
+    MIN_UNITS,
+    Difference,
+    difference,
+    family_interval,
+    holm,
+    verdict,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +36,13 @@ class _Tested:
     rows: Labels  # (N,)
     units: Labels  # (N,)
     logits: Logits  # (S, N, C)
+    folds: Labels | None  # (N,) in which fold each was tested
+    test_to_train: float
+    """Of folds: examples that a model was tested on over those it was trained on; else 0."""
 
     def on_the_same_as(self, other: _Tested) -> bool:
-        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("labels", "rows", "units"))
+        names = ("labels", "rows", "units", *(() if self.folds is None else ("folds",)))
+        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
         return same and self.logits.shape[-1] == other.logits.shape[-1]
 
 
@@ -50,7 +63,7 @@ class _Compared:
 
 
 def compare_cells(study: StudyRuns, *, draws: int = DRAWS, seed: int = 0) -> tuple[Pair, ...]:
-    """Compare all cells within each data set x model; these pairs are one family.
+    """Compare all cells within each data set x model x size; the pairs of a data set x model are one family.
 
     Args:
         draws, seed: of the bootstrap.
@@ -58,38 +71,45 @@ def compare_cells(study: StudyRuns, *, draws: int = DRAWS, seed: int = 0) -> tup
     Raises:
         StorageError: predictions that are missing or damaged, or seeds of one cell tested on different examples.
     """
-    return tuple(pair for cells in study.groups.values() for pair in _family(study, cells, draws, seed))
+    families = dict.fromkeys((cell.data, cell.model) for cell in study.cells)
+    return tuple(pair for data, model in families for pair in _family(study, data, model, draws, seed))
 
 
-def _family(study: StudyRuns, cells: Sequence[CellRuns], draws: int, seed: int) -> list[Pair]:
-    tested = {cell.id: _tested(cell) for cell in cells if cell.completed}
+def _family(study: StudyRuns, data: str, model: str, draws: int, seed: int) -> list[Pair]:
+    groups = [cells for key, cells in study.groups.items() if key[:2] == (data, model)]
+    tested = {cell.id: _tested(cell) for cells in groups for cell in cells if cell.by_seed}
     measured = _replicates(study.select, tested, draws, seed)
     compared = [
         found
+        for cells in groups
         for a, b in combinations([cell for cell in cells if cell.id in tested], 2)
         if (found := _compared(a, b, tested, measured)) is not None
     ]
-    family = len(cells) * (len(cells) - 1) // 2  # planned ones count too, so that nothing changes when they come
+    family = sum(
+        comb(len(cells), 2) for cells in groups
+    )  # planned ones count too, so that nothing changes when they come
     raw = np.array([float(one.difference.p) for one in compared if one.difference is not None])
     adjusted = iter(holm(raw, family).tolist())
     return [_pair(study, one, family, next(adjusted) if one.difference is not None else None) for one in compared]
 
 
 def _tested(cell: CellRuns) -> _Tested:
-    found = [predictions.read(final.directory / PREDICTIONS) for final in cell.completed]
-    for final, splits in zip(cell.completed, found, strict=True):
-        if "test" not in splits:
-            raise StorageError(f"{final.directory / PREDICTIONS} holds no test split; run the study again")
-    one_each = [
-        _Tested((final.seed,), test.labels, test.rows, test.units, test.logits[None])
-        for final, test in zip(cell.completed, (splits["test"] for splits in found), strict=True)
-    ]
-    for final, one in zip(cell.completed, one_each, strict=True):
+    one_each = [_of_seed(seed, finals) for seed, finals in cell.by_seed.items()]
+    for one, finals in zip(one_each, cell.by_seed.values(), strict=True):
         if not one.on_the_same_as(one_each[0]):
-            first = cell.completed[0].directory
-            raise StorageError(f"{final.directory} and {first} were tested on different examples; run the study anew")
+            first = next(iter(cell.by_seed.values()))[0].directory
+            raise StorageError(
+                f"{finals[0].directory} and {first} were tested on different examples; run the study anew"
+            )
     logits = np.concatenate([one.logits for one in one_each])
-    return replace(one_each[0], seeds=tuple(final.seed for final in cell.completed), logits=logits)
+    return replace(one_each[0], seeds=tuple(cell.by_seed), logits=logits)
+
+
+def _of_seed(seed: int, finals: Sequence[Final]) -> _Tested:
+    whole = tested(finals)
+    test = whole.test
+    ratio = 0.0 if whole.folds is None else test_to_train(finals)
+    return _Tested((seed,), test.labels, test.rows, test.units, test.logits[None], whole.folds, ratio)
 
 
 def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) -> dict[str, Replicates]:
@@ -99,7 +119,7 @@ def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) 
         same = {cell: one for cell, one in tested.items() if cell not in measured and one.on_the_same_as(first)}
         if same:
             runs = [one.logits for one in same.values()]
-            found = replicate(metric, first.labels, first.units, runs, draws=draws, seed=seed)
+            found = replicate(metric, first.labels, first.units, runs, folds=first.folds, draws=draws, seed=seed)
             measured.update(zip(same, found, strict=True))
     return measured
 
@@ -118,11 +138,15 @@ def _compared(
         _of_seeds(measured[cell.id], [tested[cell.id].seeds.index(seed) for seed in common]) for cell in (a, b)
     )
     estimate = float((left.values - right.values).mean())
-    return _Compared(a, b, len(common), *sizes, estimate, difference(left, right) if len(common) > 1 else None)
+    told = len(common) > 1 or first.folds is not None
+    ratio = max(first.test_to_train, second.test_to_train)
+    found = difference(left, right, test_to_train=ratio) if told else None
+    return _Compared(a, b, len(common), *sizes, estimate, found)
 
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
-    return Replicates(measured.values[..., places], measured.draws[..., places], measured.sizes)
+    folds = None if measured.folds is None else measured.folds[..., places]
+    return Replicates(measured.values[..., places], measured.draws[..., places], measured.sizes, folds)
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:
@@ -150,6 +174,7 @@ def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | No
         seeds=compared.seeds,
         examples=compared.examples,
         units=compared.units,
+        folds=study.folds,
     )
 
 
@@ -160,11 +185,19 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
         if failed := len(cell.finals) - len(cell.completed):  # the seeds that are left may be those that went well
             return f"{failed} of {counted(len(cell.finals), 'final run')} of the {which} failed"
         if none := len(cell.unchosen):
-            return f"for {none} of {counted(len(study.seeds), 'seed')} of the {which} every learning rate failed"
+            of = len(study.seeds) * (study.folds or 1)
+            runs = counted(
+                of,
+                "seed" if study.folds is None else "fold and seed",
+                None if study.folds is None else "folds and seeds",
+            )
+            return f"for {none} of {runs} of the {which} every learning rate failed"
         if lost := sum(trial.lost for trial in cell.trials):
             runs = counted(len(cell.trials), "tuning run")
             return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"
-    if compared.seeds < MIN_SEEDS:
+    if study.folds is not None and study.folds < MIN_FOLDS:
+        return f"{counted(study.folds, 'fold')}; a verdict needs {MIN_FOLDS}"
+    if study.folds is None and compared.seeds < MIN_SEEDS:
         return f"{counted(compared.seeds, 'common seed')}; a verdict needs {MIN_SEEDS}"
     if compared.effective_units < MIN_UNITS:
         said = f"{counted(compared.units, 'unit')} (texts or groups) in the test split, as good as"

@@ -6,7 +6,7 @@ against one cost, :class:`Observation` a sentence with its figures and its verdi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,29 +22,33 @@ COSTS = (
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 
+GroupKey = tuple[str, str, int | None]
+"""Data set, model and limit of the training examples: cells that share them are compared."""
+
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over the seeds of a cell. `sd` is None below two seeds, `low` and `high` below three."""
+    """A metric over the seeds of a cell, or over its folds; `sd` is None below two, `low` and `high` below three."""
 
     mean: float
     sd: float | None
     low: float | None
-    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'."""
+    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'. Over folds
+    that of :func:`loratory.study.statistics.over_folds`."""
     high: float | None
     values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
+    """In the order of the cell's `seeds`; of folds the mean over seeds of each, in their order."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost over the seeds of a cell: median, smallest and largest."""
+    """A cost over the runs of a cell: median, smallest and largest."""
 
     median: float
     low: float
     high: float
     values: tuple[float, ...]
-    """In the order of the cell's `seeds`."""
+    """In the order of the cell's `runs`."""
     kind: Literal["allocated", "resident"] | None = None
     """Of peak memory: allocated on the GPU, or the process's resident set."""
 
@@ -85,6 +89,8 @@ class ChoiceSummary:
     trials: tuple[TrialSummary, ...]
     hopeless: bool
     """Every trial failed, so that these seeds have no final run."""
+    fold: int | None = None
+    """The fold that is the test of its runs."""
 
     @property
     def at_end(self) -> bool:
@@ -162,9 +168,9 @@ class CellSummary:
     approach: str
     """Its name, unique within its data set x model."""
     seeds: tuple[int, ...]
-    """Those whose final runs completed."""
+    """Those whose final runs completed, of every fold where there are some."""
     runs: tuple[str, ...]
-    """Their ids, in the order of `seeds`."""
+    """Their ids, in the order of `seeds`; of each seed those of its folds in order."""
     parameters: Mapping[str, int] | None
     quality: Mapping[str, Mapping[str, Spread]]
     """`test` and `validation`, then by metric."""
@@ -188,6 +194,22 @@ class CellSummary:
     """Whether frozen layers ran once, without dropout."""
     time_parts_seconds: Mapping[str, float] | None = None
     """What training time was made of in the run with the median one."""
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
+    train_examples: int | None = None
+    """How many its runs were trained on; None where no run says so."""
+
+    @property
+    def group(self) -> GroupKey:
+        """What it is compared within."""
+        return self.data, self.model, self.limit
+
+    @property
+    def size(self) -> str:
+        """What it was trained on: 300 training examples, all 7,398 training examples."""
+        known = self.limit if self.train_examples is None else self.train_examples
+        number = "" if known is None else f"{known:,} "
+        return f"{'all ' if self.limit is None else ''}{number}training examples"
 
     def score(self, metric: str, split: str = "test") -> Spread | None:
         """The metric over seeds; None where no seed has it."""
@@ -206,6 +228,11 @@ class CellSummary:
         """Trainable of all parameters."""
         total, trainable = self.parameter("total"), self.parameter("trainable")
         return trainable / total if total and trainable is not None else None
+
+
+def size_of(cells: Sequence[CellSummary]) -> str:
+    """The size of one group's cells in words, of the first that knows it."""
+    return next((cell for cell in cells if cell.train_examples is not None), cells[0]).size
 
 
 @dataclass(frozen=True)
@@ -228,7 +255,7 @@ class Pair:
     p_holm: float | None
     """Corrected by Holm's step-down over the family."""
     family: int
-    """Pairs of the family: all of one data set x model."""
+    """Pairs of the family: all of one data set x model, those of every size of the training set."""
     verdict: Verdict | None
     """Of `a`, seen against `b`."""
     why_none: str | None
@@ -237,6 +264,8 @@ class Pair:
     examples: int
     units: int
     """Distinct texts among the examples, or groups where the data have some: what is resampled."""
+    folds: int | None = None
+    """How many folds each seed has, whose tests together are the examples."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +278,8 @@ class BaselineSummary:
     f1_macro: float | None
     seconds: float | None
     reason: str | None
+    limit: int | None = None
+    """Of the training examples it was fitted on."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +305,12 @@ class Front:
     model: str
     axis: str
     points: tuple[FrontPoint, ...]
+    limit: int | None = None
+
+    @property
+    def group(self) -> GroupKey:
+        """The cells that it is of."""
+        return self.data, self.model, self.limit
 
     def tied_with_cheaper(self, point: FrontPoint) -> bool:
         """Whether the point is on the front by a tie alone: a cheaper cell is as good as can be told."""

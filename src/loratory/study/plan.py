@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
 from loratory.study.selection import Tried
 from loratory.study.spec import Cell, StudySpec
-from loratory.study.statistics import CONFIDENCE, MIN_SEEDS, smallest_shown
+from loratory.study.statistics import CONFIDENCE, MIN_FOLDS, MIN_SEEDS, smallest_shown
 
 log = logging.getLogger("loratory")
 
@@ -38,7 +39,14 @@ class Plan:
     """The runs of one study in one directory. Whoever makes it holds the directory."""
 
     def __init__(
-        self, spec: StudySpec, directory: Path, *, known: Known, threads: int | None = None, retry_failed: bool = False
+        self,
+        spec: StudySpec,
+        directory: Path,
+        *,
+        known: Known,
+        threads: int | None = None,
+        retry_failed: bool = False,
+        tracker: tuple[str, ...] = (),
     ) -> None:
         """Find out which runs there are, and which exist; selections that can be made are made.
 
@@ -46,6 +54,7 @@ class Plan:
             known: computes ids where the runs will be carried out.
             threads: of each run's CPU part.
             retry_failed: whether runs that failed are run again.
+            tracker: who follows each run.
 
         Raises:
             LoratoryError: data, models or devices are not there, or the directory is damaged or cannot be written.
@@ -53,7 +62,7 @@ class Plan:
         self.spec, self.directory, self.threads = spec, directory, threads
         self.records: dict[str, RunRecord] = {}
         """Runs that are done, by id: completed, or failed and not to be run again."""
-        self._known, self._retry = known, retry_failed
+        self._known, self._retry, self._tracker = known, retry_failed, tracker
         self._of: dict[str, tuple[CellPlan, Choice]] = {}
         """The cell and the choice that each run belongs to, by its id."""
         if (directory / RUNS).is_dir():
@@ -117,11 +126,14 @@ class Plan:
 
     def _with_trials(self) -> list[CellPlan]:
         spec = self.spec
-        cells = [CellPlan(cell, tuple(map(Choice, spec.choosing))) for cell in spec.cells()]
+        cells = [CellPlan(cell, tuple(Choice(*one) for one in _choices(spec))) for cell in spec.cells()]
         places = [
             (one, choice, lr) for one in cells if one.cell.tuned for choice in one.choices for lr in one.cell.rates
         ]
-        runs = [spec.run(one.cell, lr=lr, seed=choice.seeds[0], threads=self.threads) for one, choice, lr in places]
+        runs = [
+            spec.run(one.cell, lr=lr, seed=choice.seeds[0], fold=choice.fold, threads=self.threads)
+            for one, choice, lr in places
+        ]
         jobs = self._jobs([Asked(run, Place("tuning")) for run in runs])
         for (one, choice, lr), job in zip(places, jobs, strict=True):
             choice.trials.append((lr, job))
@@ -139,6 +151,8 @@ class Plan:
                 output=(self.directory / RUNS / name).absolute(),
                 keep_weights=one.place.stage == "final" and self.spec.keep != "none",
                 folder=folder,
+                study=self.spec.name,
+                tracker=self._tracker,
             )
             for one, (name, fingerprint, run) in zip(asked, self._known(asked), strict=True)
         ]
@@ -172,7 +186,7 @@ class Plan:
             return True
         choice.selection = selection.keep(self.directory, cell, metric, tried, lr)
         place = Place("final", choice.selection.digest)
-        runs = [self.spec.run(cell, lr=lr, seed=seed, threads=self.threads) for seed in choice.seeds]
+        runs = [self.spec.run(cell, lr=lr, seed=seed, fold=choice.fold, threads=self.threads) for seed in choice.seeds]
         jobs = self._jobs([Asked(run, place) for run in runs])
         choice.finals = list(zip(choice.seeds, jobs, strict=True))
         self._of.update((job.id, (one, choice)) for job in jobs)
@@ -184,7 +198,7 @@ class Plan:
         """The one rate of a cell that has no choice: the file's, or the method's default for the model."""
         if cell.rates:
             return cell.rates[0]
-        run = self.spec.run(cell, lr=None, seed=self.spec.seeds[0], threads=self.threads)
+        run = self.spec.run(cell, lr=None, seed=self.spec.seeds[0], fold=self.spec.rounds[0], threads=self.threads)
         lr = self._known([Asked(run, Place("final"))])[0][2].training.lr
         assert lr is not None
         return lr
@@ -216,11 +230,18 @@ class Plan:
             "select": spec.select,
             "margin": spec.margin,
             "seeds": list(spec.seeds),
+            "folds": spec.folds,
             "tune_seeds": spec.tune_seeds,
             "keep": spec.keep,
+            "price_per_hour": spec.price_per_hour,
             "threads": self.threads,
             "cells": [one.to_dict() for one in self.cells],
         }
+
+
+def _choices(spec: StudySpec) -> list[tuple[tuple[int, ...], int | None]]:
+    """Seeds and fold of each choice of a cell."""
+    return [(seeds, fold) for fold in spec.rounds for seeds in spec.choosing]
 
 
 def without_use(plan: Plan) -> int:
@@ -247,13 +268,17 @@ def not_alone(plan: Plan) -> int:
 
 def differences_said(spec: StudySpec) -> list[str]:
     """What the study can be expected to show: how small p and how large a difference a verdict needs."""
-    cells = Counter((cell.data, cell.model) for cell in spec.cells())
-    most, seeds = max(cells.values()), len(spec.seeds)
-    family = most * (most - 1) // 2
+    groups = Counter((cell.data, cell.model, cell.limit) for cell in spec.cells())
+    families: Counter[tuple[str, str]] = Counter()
+    for (data, model, _), cells in groups.items():
+        families[data, model] += comb(cells, 2)
+    family, seeds = max(families.values()), len(spec.seeds)
     if not family:
         return []
-    each = " of each data set and model" if len(cells) > 1 else ""
+    each = " of each data set and model" if len(families) > 1 else ""
     pairs = f"Differences: {counted(family, 'pair')}{each}"
+    if spec.folds is not None:
+        return [_folds_said(pairs, spec.folds, family)]
     if seeds < MIN_SEEDS:
         return [f"{pairs}, and {counted(seeds, 'seed')}: no verdict below {MIN_SEEDS} seeds"]
     return [
@@ -262,6 +287,15 @@ def differences_said(spec: StudySpec) -> list[str]:
         f"seeds ({2 * seeds} seeds: {smallest_shown(2 * seeds, family):.1f} times); "
         f"{'fewer cells or ' if family > 1 else ''}more seeds find smaller ones"
     ]
+
+
+def _folds_said(pairs: str, folds: int, family: int) -> str:
+    if folds < MIN_FOLDS:
+        return f"{pairs}, and {counted(folds, 'fold')}: no verdict below {MIN_FOLDS} folds"
+    return (
+        f"{pairs}: a verdict of better needs p of at most {(1 - CONFIDENCE) / family:.2g}, with {folds - 1} degrees of "
+        "freedom of the folds: a difference has to be large; more data, or a test split of its own, finds smaller ones"
+    )
 
 
 def said_of(plan: Plan) -> str:

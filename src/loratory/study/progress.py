@@ -1,6 +1,7 @@
 """How far a study has come, and what the rest will take: from its plan and the records that are there.
 
-What a run will take is what runs like it took: the median of its cell, else of its data set and model, else of all.
+What a run will take is what runs like it took: the median of its cell, else of its data set, model and size, else of
+all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, planned
 from loratory.study.lock import Launcher, launcher
+from loratory.study.parts import GroupKey
 from loratory.study.selection import read_selection
 
 
@@ -29,6 +31,7 @@ class CellProgress:
     id: str
     data: str
     model: str
+    limit: int | None
     method: str
     """What the study's table calls it."""
     trials: int
@@ -89,8 +92,8 @@ class Status:
     directory: Path
     progress: Progress
     launcher: Launcher | None
-    chosen: dict[str, dict[int, float]]
-    """By a cell's id, the learning rate of each seed for which one is chosen."""
+    chosen: dict[str, dict[int | str, float]]
+    """By a cell's id, the learning rate of each seed for which one is chosen; of each `fold 1, seed 0` with folds."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -116,11 +119,13 @@ def read_status(directory: Path) -> Status:
         return Status(directory, progress_of(plan, ended), running, chosen)
 
 
-def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int, float]:
-    found = {}
+def _chosen(directory: Path, cell: Mapping[str, Any]) -> dict[int | str, float]:
+    found: dict[int | str, float] = {}
     for choice in cell["choices"]:
         if choice["selection"] is not None:
-            found.update(dict.fromkeys(choice["seeds"], read_selection(directory, choice["selection"]).lr))
+            fold = choice.get("fold")
+            keys = [seed if fold is None else f"fold {fold}, seed {seed}" for seed in choice["seeds"]]
+            found.update(dict.fromkeys(keys, read_selection(directory, choice["selection"]).lr))
     return found
 
 
@@ -164,6 +169,7 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         id=cell["id"],
         data=cell["data"],
         model=cell["model"],
+        limit=cell.get("limit"),
         method=name,
         trials=len(trials),
         trials_done=sum(record is not None for record in trials),
@@ -175,10 +181,10 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
 
 
 def _named(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each cell's approach, by the cell's id: as the study's table has it, unique within data set and model."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    """Each cell's approach, by the cell's id: as the study's table has it, unique among those that compare."""
+    groups: dict[GroupKey, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
-        groups[cell["data"], cell["model"]].append(cell)
+        groups[_group(cell)].append(cell)
     found: dict[str, str] = {}
     for members in groups.values():
         names = approaches([{"id": cell["id"], "spec": {"method": cell["method"]}} for cell in members])
@@ -192,7 +198,7 @@ def _seconds_left(
     """What the cell's missing tuning runs and final runs will take; None where there is nothing to judge by."""
     if progress.done:
         return 0.0, 0.0
-    group = [other for other in cells if (other["data"], other["model"]) == (cell["data"], cell["model"])]
+    group = [other for other in cells if _group(other) == _group(cell)]
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
         seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
@@ -200,6 +206,10 @@ def _seconds_left(
             each = median(seconds)
             return (progress.trials - progress.trials_done) * each, (progress.finals - progress.finals_done) * each
     return None
+
+
+def _group(cell: Mapping[str, Any]) -> GroupKey:
+    return cell["data"], cell["model"], cell.get("limit")
 
 
 def _peak(record: RunRecord) -> int | None:

@@ -26,8 +26,13 @@ ELSEWHERE = {
     "model": "models stand in models",
     "method": "methods stand in methods",
     "select": "it stands beside train, and holds for epochs and rates alike",
+    "folds": "it stands beside train, and every fold is a test",
+    "fold": "with folds beside train every fold is a test",
 }
 """Flags of train that a study says in its own way."""
+
+ALL = "all"
+"""The size of a training set that is not cut."""
 
 
 def read_study(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> tuple[StudySpec, str]:
@@ -93,6 +98,7 @@ def parse_study(found: Document) -> StudySpec:
     except ValidationError as error:
         path, wrong, message = first_fault(error)
         raise SettingsError(f"{found.at(path)}: {'.'.join(map(str, path))} {wrong!r}: {message}") from None
+    _check_folds(found, spec)
     _check_margin(found, spec)
     _check_budgets(found, spec)
     _check_cells(found, spec)
@@ -232,7 +238,14 @@ def _train(found: Document) -> dict[str, Any]:
         if flag not in known:
             raise SettingsError(f"{where}: unknown flag {key!r}; {nearest(flag, set(known) - set(ELSEWHERE))}")
         if isinstance(value, list):
-            raise SettingsError(f"{where}: {key} is a list; only data, models and methods' own settings are grids")
+            if flag != "limit":
+                raise SettingsError(
+                    f"{where}: {key} is a list; only data, models, limit and methods' own settings are grids"
+                )
+            flags[flag] = _limits(found, ("train", key), value)
+            continue
+        if (flag, value) == ("limit", ALL):
+            continue
         try:
             GROUPS[str(group_of(flag))].model_validate({flag: value})
         except ValidationError as error:
@@ -243,6 +256,25 @@ def _train(found: Document) -> dict[str, Any]:
             f"{found.at(('train', 'test_fraction'))}: test_fraction 0: the test split judges a study; give it examples"
         )
     return flags
+
+
+def _limits(found: Document, path: Keys, value: list[Any]) -> tuple[int | None, ...]:
+    """Sizes of the training set, each once."""
+    for number, one in enumerate(value):
+        where = found.at((*path, number))
+        if one != ALL and (not isinstance(one, int) or one < 1):
+            raise SettingsError(f"{where}: limit {one!r}: give a number of training examples, or {ALL}")
+        if one in value[:number]:
+            raise SettingsError(f"{where}: limit {one!r} stands there twice; keep one")
+    return tuple(None if one == ALL else one for one in value)
+
+
+def _check_folds(found: Document, spec: StudySpec) -> None:
+    """With folds nothing else says what the test is."""
+    for key in ("test", "test_split", "test_fraction"):
+        if spec.folds is not None and key in spec.train:
+            where = found.at(("train", key))
+            raise SettingsError(f"{where}: {key} beside folds: every fold is the test once; leave one of them out")
 
 
 def _check_margin(found: Document, spec: StudySpec) -> None:
@@ -278,7 +310,9 @@ def _check_cells(found: Document, spec: StudySpec) -> None:
                 raise SettingsError(
                     f"{where}: a setting of {method.name} stands there twice with other rates; keep one"
                 )
-    copies = len(spec.data) * len(spec.models) * sum(method.size for method in spec.methods) - len(spec.cells())
+    copies = len(spec.data) * len(spec.models) * len(spec.limits) * sum(method.size for method in spec.methods) - len(
+        spec.cells()
+    )
     if copies:
         log.warning("%s: %s; each setting is run once", found.where, counted(copies, "repeated cell"))
 

@@ -36,6 +36,7 @@ class Replicates:
     values: Array  # (..., S), on the examples as they are
     draws: Array  # (draws, ..., S), on each draw of examples
     sizes: npt.NDArray[np.int64]  # (U,) examples of each unit
+    folds: Array | None = None  # (K, ..., S), on the examples of each fold; None where there are none
 
     @property
     def examples(self) -> int:
@@ -67,7 +68,14 @@ class Sums:
 
 
 def replicate(
-    metric: str, labels: Labels, units: Labels, runs: Sequence[Logits], *, draws: int = DRAWS, seed: int = 0
+    metric: str,
+    labels: Labels,
+    units: Labels,
+    runs: Sequence[Logits],
+    *,
+    folds: Labels | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> list[Replicates]:
     """The metric of each cell's runs on `draws` resamples of the same U units of N examples, the same for all.
 
@@ -76,6 +84,7 @@ def replicate(
         labels: true classes (N,).
         units: (N,) whose values say which examples are drawn together.
         runs: logits (S, N, C) of each cell's S seeds; S may differ from cell to cell.
+        folds: (N,) in which of K folds each example was tested; those of one unit in one.
         seed: of the draws.
     """
     sums = SUMS[metric]
@@ -85,12 +94,18 @@ def replicate(
     columns = [np.add.reduceat(sums.per_run(labels, logits)[:, order], firsts, axis=1) for logits in runs]  # (S, U, K)
     shared = np.add.reduceat(sums.shared(labels, runs[0].shape[-1])[order], firsts, axis=0)  # (U, L)
     found: list[list[Array]] = [[] for _ in runs]
-    for weights in (np.ones((1, len(sizes)), dtype=np.float32), *unit_weights(len(sizes), draws, seed)):
+    each = np.zeros((0, len(sizes)), dtype=np.float32)  # (K, U): which units a fold has
+    if folds is not None:
+        each = (folds[order][firsts] == np.unique(folds)[:, None]).astype(np.float32)
+    for weights in (np.ones((1, len(sizes)), dtype=np.float32), each, *unit_weights(len(sizes), draws, seed)):
         common = (weights @ shared).astype(np.float64)[:, None]  # (draws, 1, L)
         total = (weights.astype(np.float64) @ sizes)[:, None]  # (draws, 1) examples
         for parts, cell in zip(found, columns, strict=True):
             parts.append(sums.metric(_weighted(weights, cell), common, total))
-    return [Replicates(parts[0][0], np.concatenate(parts[1:]), sizes) for parts in found]
+    return [
+        Replicates(whole[0], np.concatenate(drawn), sizes, of_folds if folds is not None else None)
+        for whole, of_folds, *drawn in found
+    ]
 
 
 def unit_weights(units: int, draws: int, seed: int) -> Iterator[Columns]:

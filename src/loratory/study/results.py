@@ -20,6 +20,7 @@ from loratory.store.directory import HISTORY, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import RUNS, plain_name, planned
+from loratory.study.parts import GroupKey
 from loratory.study.selection import choose, read_selection
 from loratory.study.spec import TuneSeeds
 
@@ -55,6 +56,8 @@ class Final:
     """Its `run.json`."""
     directory: Path
     history: History
+    fold: int | None = None
+    """The fold that is its test."""
 
     @property
     def completed(self) -> bool:
@@ -84,6 +87,8 @@ class ChoiceRuns:
     """Every trial failed, so that there are no final runs."""
     missing: int
     """Runs that the plan names and that are not there yet."""
+    fold: int | None = None
+    """The fold that is the test of its runs."""
 
     @property
     def scored_before(self) -> int:
@@ -101,6 +106,15 @@ class CellRuns:
     method: Mapping[str, Any]
     """The method's settings, `name` among them."""
     choices: tuple[ChoiceRuns, ...]
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
+    folds: int | None = None
+    """How many folds each seed has."""
+
+    @property
+    def group(self) -> GroupKey:
+        """What it is compared within."""
+        return self.data, self.model, self.limit
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -109,7 +123,7 @@ class CellRuns:
 
     @property
     def finals(self) -> tuple[Final, ...]:
-        """Those of every choice, in the order of the study's seeds."""
+        """Those of every choice, in the order of the study's seeds, those of a fold before those of the next."""
         return tuple(final for choice in self.choices for final in choice.finals)
 
     @property
@@ -127,6 +141,14 @@ class CellRuns:
         """The final runs that were scored on the test split, in the order of the study's seeds."""
         return tuple(final for final in self.finals if final.completed)
 
+    @property
+    def by_seed(self) -> dict[int, tuple[Final, ...]]:
+        """The completed final runs of each seed that has all of them: one, or one of each fold in their order."""
+        found: dict[int, list[Final]] = {}
+        for final in self.completed:
+            found.setdefault(final.seed, []).append(final)
+        return {seed: tuple(runs) for seed, runs in found.items() if len(runs) == (self.folds or 1)}
+
 
 @dataclass(frozen=True)
 class StudyRuns:
@@ -142,12 +164,17 @@ class StudyRuns:
     tune_seeds: TuneSeeds
     """Who chose the rates: each seed for itself, or the first for all."""
     cells: tuple[CellRuns, ...]
+    price_per_hour: float | None = None
+    """Of the device, in any currency."""
+    folds: int | None = None
+    """How many folds each seed has; None where the test split is one for all."""
 
     @property
-    def groups(self) -> dict[tuple[str, str], tuple[CellRuns, ...]]:
-        """The cells of each data set x model, in the plan's order: those that compare."""
-        keys = dict.fromkeys((cell.data, cell.model) for cell in self.cells)
-        return {key: tuple(cell for cell in self.cells if (cell.data, cell.model) == key) for key in keys}
+    def groups(self) -> dict[GroupKey, tuple[CellRuns, ...]]:
+        """The cells of each data set x model x size, in the plan's order: those that compare."""
+        return {
+            key: tuple(c for c in self.cells if c.group == key) for key in dict.fromkeys(c.group for c in self.cells)
+        }
 
 
 def load_study(directory: Path) -> StudyRuns:
@@ -164,7 +191,9 @@ def load_study(directory: Path) -> StudyRuns:
             margin=float(plan["margin"]),
             seeds=tuple(int(seed) for seed in plan["seeds"]),
             tune_seeds=_tune_seeds(plan["tune_seeds"]),
-            cells=tuple(_cell(directory, cell, str(plan["select"])) for cell in plan["cells"]),
+            cells=tuple(_cell(directory, cell, str(plan["select"]), plan.get("folds")) for cell in plan["cells"]),
+            folds=plan.get("folds"),
+            price_per_hour=None if (price := plan.get("price_per_hour")) is None else float(price),
         )
 
 
@@ -175,13 +204,15 @@ def _tune_seeds(value: Any) -> TuneSeeds:
     return found
 
 
-def _cell(directory: Path, cell: Mapping[str, Any], select: str) -> CellRuns:
+def _cell(directory: Path, cell: Mapping[str, Any], select: str, folds: int | None) -> CellRuns:
     return CellRuns(
         id=str(cell["id"]),
         data=str(cell["data"]),
         model=str(cell["model"]),
         method=dict(cell["method"]),
         choices=tuple(_choice(directory, one, select) for one in cell["choices"]),
+        limit=None if (limit := cell.get("limit")) is None else int(limit),
+        folds=folds,
     )
 
 
@@ -189,14 +220,16 @@ def _choice(directory: Path, choice: Mapping[str, Any], select: str) -> ChoiceRu
     trials = [(float(one["lr"]), _run(directory, one["run"])) for one in choice["trials"]]
     lr = _chosen(directory, choice["selection"], [run for _, run in trials if run is not None], select)
     finals = [(int(one["seed"]), _run(directory, one["run"])) for one in choice["finals"]]
+    fold = choice.get("fold")
     return ChoiceRuns(
         seeds=tuple(int(seed) for seed in choice["seeds"]),
         lr=lr,
         selection=choice["selection"],
         trials=tuple(_trial(lr, *found, select) for lr, found in trials if found is not None),
-        finals=tuple(_final(seed, *found, lr) for seed, found in finals if found is not None),
+        finals=tuple(_final(seed, *found, lr, fold) for seed, found in finals if found is not None),
         hopeless=not finals,
         missing=sum(found is None for _, found in [*trials, *finals]),
+        fold=fold,
     )
 
 
@@ -212,11 +245,11 @@ def _trial(lr: float, directory: Path, record: RunRecord, select: str) -> Trial:
     )
 
 
-def _final(seed: int, directory: Path, record: RunRecord, lr: float | None) -> Final:
+def _final(seed: int, directory: Path, record: RunRecord, lr: float | None, fold: int | None) -> Final:
     trained = lookup(record.spec, "training", "lr")
     if lr is not None and trained is not None and trained != lr:
         raise StorageError(f"{directory} was trained with lr {trained}, where {lr} was chosen; run the study again")
-    return Final(seed, record.to_dict(), directory, _history(directory))
+    return Final(seed, record.to_dict(), directory, _history(directory), fold)
 
 
 def _chosen(directory: Path, digest: str | None, trials: Sequence[tuple[Path, RunRecord]], select: str) -> float | None:

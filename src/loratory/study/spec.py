@@ -1,4 +1,5 @@
-"""What a study is asked to do, as one frozen value: data sets × models × methods with their grids, rates and seeds."""
+"""What a study is asked to do, as one frozen value: data sets × models × sizes × methods with their grids, rates and
+seeds."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ TuneSeeds = Literal["each", "first"]
 
 UNASKED_RUNS = 1_000
 """A study of more runs is asked for twice (`--yes`)."""
+
+MOST_FOLDS = 100
+"""More folds are a mistake."""
 
 MOST_RUNS = 100_000
 """A study of more runs is a mistake."""
@@ -62,6 +66,8 @@ class Cell:
     method: MethodSettings
     rates: tuple[float, ...]
     """What its tuning may choose from; empty: the method's default."""
+    limit: int | None = None
+    """Training examples at most; None: all there are."""
 
     @property
     def tuned(self) -> bool:
@@ -69,7 +75,7 @@ class Cell:
         return len(self.rates) > 1
 
     def describe(self) -> dict[str, Any]:
-        """Data, model and method for selections and the plan."""
+        """Data, model and method for selections and the plan; a selection's trials know the size they trained on."""
         return {"data": self.data, "model": self.model, "method": self.method.model_dump(mode="json")}
 
 
@@ -81,16 +87,22 @@ class StudySpec(Settings):
     models: tuple[str, ...]
     methods: tuple[MethodGrid, ...]
     seeds: tuple[int, ...]
+    folds: int | None = Field(None, ge=2, le=MOST_FOLDS)
+    """Every setting is trained so many times for each seed, and each of as many parts of the data is the test once."""
     tune_seeds: TuneSeeds = "each"
-    """Who chooses a rate: each seed for itself, or the first for all."""
+    """Who chooses a rate: each seed for itself, or the first for all. With folds each fold chooses for itself, too: the
+    validation of one is in the test of another."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """Flags of `loratory train`, the same for every run."""
+    """Flags of `loratory train`, the same for every run; `limit` may be several sizes, of which None is all."""
     select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
     """The validation metric that chooses a rate."""
     margin: float = Field(0.01, ge=0)
     """A difference in that metric that counts as none; of a metric from 0 to 1 a fraction: one point is 0.01."""
     keep: Literal["best", "all", "none"] = "best"
     """Weights of final runs: of each cell's best on validation, of all, or of none."""
+
+    price_per_hour: float | None = Field(None, ge=0)
+    """Of the device, in any currency: the report's times are then money, too. No part of what makes a run this run."""
 
     @property
     def metric(self) -> Metric:
@@ -108,24 +120,41 @@ class StudySpec(Settings):
         return tuple((seed,) for seed in self.seeds) if self.tune_seeds == "each" and self.trials else (self.seeds,)
 
     @property
+    def limits(self) -> tuple[int | None, ...]:
+        """The sizes of the training set: each setting is trained on each of them."""
+        given = self.train.get("limit")
+        return given if isinstance(given, tuple) else (given,)
+
+    @property
+    def rounds(self) -> tuple[int | None, ...]:
+        """The folds that are the test, one after the other; None where the test split is one for all."""
+        return (None,) if self.folds is None else tuple(range(1, self.folds + 1))
+
+    @property
     def runs(self) -> int:
         """How many runs the file asks for, repeated cells counted as often as they stand there."""
-        cells = len(self.data) * len(self.models) * sum(method.size for method in self.methods)
-        return cells * (len(self.choosing) * self.trials + len(self.seeds))
+        cells = len(self.data) * len(self.models) * len(self.limits) * sum(method.size for method in self.methods)
+        return cells * len(self.rounds) * (len(self.choosing) * self.trials + len(self.seeds))
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every setting once, in the file's order: data sets, in them models, in them methods."""
-        found: dict[tuple[str, str, MethodSettings], tuple[float, ...]] = {}
-        for data, model, method in itertools.product(self.data, self.models, self.methods):
+        """Every setting once, in the file's order: data sets, in them models, in them sizes, in them methods."""
+        found: dict[tuple[str, str, int | None, MethodSettings], tuple[float, ...]] = {}
+        for data, model, limit, method in itertools.product(self.data, self.models, self.limits, self.methods):
             for settings in method.settings():
-                found.setdefault((data, model, settings), method.rates)
-        return tuple(Cell(f"c{number}", *key, rates) for number, (key, rates) in enumerate(found.items(), start=1))
+                found.setdefault((data, model, limit, settings), method.rates)
+        return tuple(
+            Cell(f"c{number}", data, model, settings, rates, limit)
+            for number, ((data, model, limit, settings), rates) in enumerate(found.items(), start=1)
+        )
 
-    def run(self, cell: Cell, *, lr: float | None, seed: int, threads: int | None = None) -> RunSpec:
+    def run(
+        self, cell: Cell, *, lr: float | None, seed: int, fold: int | None = None, threads: int | None = None
+    ) -> RunSpec:
         """One run of a cell.
 
         Args:
             lr: the peak learning rate; None for the method's default.
+            fold: the one of `rounds` that is the test.
             threads: of a CPU, where the file does not say.
         """
         groups: dict[str, dict[str, Any]] = {"data": {}, "training": {}, "hardware": {}}
@@ -134,7 +163,7 @@ class StudySpec(Settings):
         training = groups["training"]
         if training.get("keep") == "best" or "patience" in training:  # else no epoch is chosen by the metric
             groups["training"]["select"] = self.select
-        groups["data"]["dataset"] = cell.data
+        groups["data"] |= {"dataset": cell.data, "limit": cell.limit, "folds": self.folds, "fold": fold}
         groups["training"]["lr"] = lr
         groups["hardware"].setdefault("threads", threads)
         method = cell.method.model_dump(mode="json")

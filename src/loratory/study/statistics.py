@@ -13,6 +13,8 @@ are mended:
   freedom, between the seeds' n-1 and the units' U-1, by the share that each has in the variance. Of units of unlike
   sizes U is the effective number.
 
+Of K folds there is a third source, the training sets, most of which the folds share: see :func:`over_folds`.
+
 `benchmarks/power.py` measures how often this claims a difference that is not there, and finds one that is.
 """
 
@@ -33,6 +35,9 @@ CONFIDENCE = 0.95
 MIN_SEEDS = 5
 """Common seeds below which two cells get no verdict."""
 
+MIN_FOLDS = 5
+"""Folds below which two cells get no verdict, whatever the number of seeds."""
+
 MIN_UNITS = 10
 """Effective units among the test examples below which two cells get no verdict."""
 
@@ -52,6 +57,15 @@ class Difference:
         reach = stats.t.isf((1 - confidence) / 2, self.freedom) * self.error
         return self.estimate - reach, self.estimate + reach
 
+    def wider(self, other: Difference) -> Difference:
+        """This, or `other` where its interval is wider."""
+        ours = stats.t.isf((1 - CONFIDENCE) / 2, self.freedom) * self.error
+        theirs = stats.t.isf((1 - CONFIDENCE) / 2, other.freedom) * other.error
+        error, freedom = (
+            np.where(theirs > ours, two, one) for one, two in ((self.error, other.error), (self.freedom, other.freedom))
+        )
+        return Difference(self.estimate, error, freedom)
+
     @property
     def p(self) -> Array:
         """Two-sided p-value of no difference: at most 1 - confidence just where the interval leaves out 0."""
@@ -59,19 +73,55 @@ class Difference:
         return p
 
 
-def difference(a: Replicates, b: Replicates) -> Difference:
-    """Mean over S >= 2 common seeds of `a` minus `b`; seeds on the last axis, further axes as they are.
+def difference(a: Replicates, b: Replicates, *, test_to_train: float = 0.0) -> Difference:
+    """Mean over S >= 2 common seeds of `a` minus `b`; seeds on the last axis, further axes as they are. Of folds one
+    seed is enough, and the wider of two intervals is taken: this one, and that over folds (:func:`over_folds`).
+
+    Args:
+        test_to_train: of folds: examples that a model is tested on over those it is trained on.
 
     (1/N)² is added to the variance, as if one example more had been answered differently: agreement on a few examples
     is not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
     """
     S, N, U = a.values.shape[-1], a.examples, a.effective_units
     each = a.draws - b.draws  # (draws, ..., S)
-    from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S
+    from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S if S > 1 else np.zeros(each.shape[1:-1])
     from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1.0) + 1 / N**2
     variance = from_seeds + from_examples
-    freedom = variance**2 / (from_seeds**2 / (S - 1) + from_examples**2 / max(U - 1, 1.0))
-    return Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)
+    freedom = variance**2 / (from_seeds**2 / max(S - 1, 1) + from_examples**2 / max(U - 1, 1.0))
+    crossed = Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)
+    if a.folds is None or b.folds is None:
+        return crossed
+    return crossed.wider(over_folds((a.folds - b.folds).mean(axis=-1), crossed.estimate, test_to_train))
+
+
+def over_folds(folds: Array, mean: Array, test_to_train: float) -> Difference:
+    """A mean of K folds, from what each of them gives (K, ...): Student's t with K - 1 degrees of freedom and the
+    variance (1/K + n_test/n_train) s², for folds share most of their training examples, so that s²/K is too small
+    (Nadeau & Bengio 2003, "Inference for the generalization error", Machine Learning 52:239-281; Bouckaert & Frank
+    2004, PAKDD, LNCS 3056:3-12). It takes folds to correlate by n_test/(n_test + n_train). No estimate from folds is
+    unbiased for every learner (Bengio & Grandvalet 2004, JMLR 5:1089-1105): `benchmarks/power.py --folds` says how far
+    it holds.
+
+    Args:
+        mean: of all examples together.
+    """
+    K = len(folds)
+    variance = (1 / K + test_to_train) * folds.var(axis=0, ddof=1)
+    return Difference(mean, np.sqrt(variance), np.full(np.shape(mean), K - 1.0))
+
+
+def spread_over_folds(values: Sequence[float], mean: float, test_to_train: float) -> Spread:
+    """A metric of K folds, whose intervals are those of :func:`over_folds`; none below three folds.
+
+    Args:
+        mean: of all examples together.
+    """
+    sd = float(np.std(values, ddof=1))
+    if len(values) < 3:
+        return Spread(mean, sd, None, None, tuple(values))
+    low, high = over_folds(np.array(values), np.array(mean), test_to_train).interval()
+    return Spread(mean, sd, float(low), float(high), tuple(values))
 
 
 def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:

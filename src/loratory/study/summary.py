@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+
+import numpy as np
 
 from loratory.data import PACKAGED, data_directory, dataset_of
 from loratory.errors import LoratoryError
 from loratory.evaluation.baselines import Baseline, baselines
+from loratory.evaluation.quality import Quality
 from loratory.study.cells import cells
 from loratory.study.document import Summary
 from loratory.study.fronts import fronts
@@ -32,7 +36,11 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
     """
     summaries, pairs = cells(study), compare_cells(study, draws=draws, seed=seed)
     firsts = _first_finals(study)
-    found = [one for data, final in firsts.items() for one in _baselines(data, final)] if with_baselines else []
+    sized = len({cell.limit for cell in study.cells}) > 1
+    by_size: dict[tuple[str, int | None], list[Final]] = {}
+    for (data, limit, _), final in firsts.items():
+        by_size.setdefault((data, limit), []).append(final)
+    found = [one for key, finals in by_size.items() for one in _baselines(*key, finals)] if with_baselines else []
     missing = sum(cell.missing for cell in study.cells)
     first = next(iter(firsts.values()), None)
     return Summary(
@@ -51,16 +59,26 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
         fronts=(planes := fronts(summaries, pairs, metric=study.select)),
         observations=observe(summaries, pairs, planes, found, metric=study.select, margin=study.margin),
         environment=None if first is None else first.record["environment"],
-        data=tuple({"dataset": data, **final.record["data"]} for data, final in firsts.items()),
+        data=tuple(
+            {
+                "dataset": data,
+                **({"limit": limit} if sized else {}),
+                **({"fold": f"{fold} of {study.folds}"} if fold is not None else {}),
+                **final.record["data"],
+            }
+            for (data, limit, fold), final in firsts.items()
+        ),
+        price_per_hour=study.price_per_hour,
+        folds=study.folds,
     )
 
 
-def _first_finals(study: StudyRuns) -> dict[str, Final]:
-    """The first completed final run of each data set."""
-    found: dict[str, Final] = {}
+def _first_finals(study: StudyRuns) -> dict[tuple[str, int | None, int | None], Final]:
+    """The first completed final run of each data set x size x fold."""
+    found: dict[tuple[str, int | None, int | None], Final] = {}
     for cell in study.cells:
         for final in cell.completed:
-            found.setdefault(cell.data, final)
+            found.setdefault((cell.data, cell.limit, final.fold), final)
     return found
 
 
@@ -80,14 +98,15 @@ def _failed(study: StudyRuns) -> tuple[FailedRun, ...]:
     return (*tuning, *final)
 
 
-def _baselines(data: str, final: Final) -> list[BaselineSummary]:
+def _baselines(data: str, limit: int | None, finals: Sequence[Final]) -> list[BaselineSummary]:
+    """Of the test split, or of the tests of all folds together: of fewer folds there are none."""
     if (reason := _not_here(data)) is not None:
-        return [BaselineSummary(data, "baselines", None, None, None, reason)]
+        return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
     try:
-        found = baselines(dataset_of(final.record))
+        found = [baselines(dataset_of(final.record)) for final in finals]
     except LoratoryError as error:
-        return [BaselineSummary(data, "baselines", None, None, None, str(error))]
-    return [_baseline(data, one) for one in found]
+        return [BaselineSummary(data, "baselines", None, None, None, str(error), limit)]
+    return [_baseline(data, limit, of_folds) for of_folds in zip(*found, strict=True)]
 
 
 def _not_here(data: str) -> str | None:
@@ -100,13 +119,27 @@ def _not_here(data: str) -> str | None:
     return None
 
 
-def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
-    quality = baseline.quality
+def _baseline(data: str, limit: int | None, folds: Sequence[Baseline]) -> BaselineSummary:
+    baseline, quality = folds[0], _together([one.quality for one in folds])
     return BaselineSummary(
         data=data,
         name=baseline.name,
-        accuracy=None if quality is None else quality.accuracy,
-        f1_macro=None if quality is None else quality.f1_macro,
-        seconds=None if quality is None else baseline.seconds,
-        reason=baseline.reason,
+        accuracy=None if quality is None else quality[0],
+        f1_macro=None if quality is None else quality[1],
+        seconds=None if quality is None else float(np.median([one.seconds for one in folds])),
+        reason=next((one.reason for one in folds if one.reason is not None), None),
+        limit=limit,
     )
+
+
+def _together(qualities: Sequence[Quality | None]) -> tuple[float, float] | None:
+    """Accuracy and macro-F1 of all folds' test examples together, from the sum of their confusion matrices."""
+    known = [one for one in qualities if one is not None]
+    if len(known) < len(qualities):
+        return None
+    if len(known) == 1:
+        return known[0].accuracy, known[0].f1_macro
+    whole = np.sum([one.confusion for one in known], axis=0)
+    hits, seen = np.diag(whole), whole.sum(axis=0) + whole.sum(axis=1)
+    f1 = np.divide(2.0 * hits, seen, out=np.zeros(len(hits)), where=seen > 0)
+    return float(hits.sum() / whole.sum()), float(f1.mean())

@@ -178,6 +178,7 @@ def serve(pipe: Connection) -> None:
     """Carry out jobs from `pipe` until its other end is closed. Runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends this process
     logging.getLogger("loratory").setLevel(logging.ERROR)  # what is to be told was told where the study was planned
+    logging.getLogger("loratory.tracking").setLevel(logging.WARNING)  # but a tracker fails here
     _end_with_parent()
     inputs = Inputs()
     while True:
