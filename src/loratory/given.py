@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from loratory.data import checked, data_directory
-from loratory.data.files import LABEL, TEXT, Columns
+from loratory.data import checked, data_directory, gathered
+from loratory.data.files import LABEL, TEXT, Row, Table
 from loratory.errors import DataError, StorageError
 from loratory.store.files import write_durably
 
@@ -41,9 +41,10 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
         raise DataError(f"{WHERE}: {len(given):,} texts and {len(named):,} labels; give each text its label")
     if not given:
         raise DataError(f"{WHERE}: no example; give some")
-    examples = checked(WHERE, Columns({TEXT: given, LABEL: named}, list(range(len(given))), "position", untyped=False))
-    rows = zip(examples.texts, examples.labels, strict=True)
-    content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    rows: Iterator[Row] = ((place, values, {}) for place, values in enumerate(zip(given, named, strict=True)))
+    examples = checked(WHERE, gathered(Table((TEXT, LABEL), rows, "position", untyped=False)))
+    pairs = zip(examples.texts, examples.labels, strict=True)
+    content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
     try:
         there = path.is_file() and path.read_bytes() == content.encode()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, normalised
+from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, shared
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
@@ -227,7 +227,8 @@ def evaluate(
         alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
         examples = load_source(alone).parts["all"]
         shown = split if where != spec.dataset else "all rows"
-        texts, names = examples.texts, [str(label) for label in examples.labels]
+        texts: Sequence[str] = examples.texts
+        names = [str(label) for label in examples.labels]
     else:
         dataset = then if then is not None and spec == source else make_dataset(spec)
         part, shown = dataset.split(split), split
@@ -239,7 +240,7 @@ def evaluate(
         raise DataError(
             f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
         )
-    seen = None if then is None else _shared(texts, then.train.texts)
+    seen = None if then is None else shared(texts, then.train.texts)
     if seen is None:
         log.warning("%s: whether the model was trained on these texts cannot be checked: %s", where, _GONE)
     elif seen:
@@ -272,12 +273,6 @@ def divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
     except LoratoryError:
         return None
     return dataset if dataset.train.digest == digests["train"] else None
-
-
-def _shared(texts: Sequence[str], others: Sequence[str]) -> int:
-    """How many of `texts` stand among `others`, normalised."""
-    known = set(map(normalised, others))
-    return sum(normalised(text) in known for text in texts)
 
 
 def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,10 +110,11 @@ class Labelled:
         Args:
             tokens: the most tokens a batch holds, counted as if padded.
         """
-        order = np.argsort(-self.tokens.lengths, kind="stable")
+        lengths = self.tokens.lengths
+        order = np.argsort(-lengths, kind="stable")
         start = 0
         while start < len(order):
-            count = max(1, tokens // int(self.tokens.lengths[order[start]]))  # the first is the longest
+            count = max(1, tokens // int(lengths[order[start]]))  # the first is the longest
             chosen = order[start : start + count]
             yield chosen, collate(self.tokens, self.labels, chosen)
             start += len(chosen)
@@ -147,8 +148,9 @@ class Labelled:
 
     def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> Batch:
         """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens."""
+        lengths = self.tokens.lengths
         parts = (part for order in orders for parts, _ in self._divided(order, cut) for part in parts)
-        most = max(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
+        most = max(parts, key=lambda part: int(lengths[part].sum()))
         return collate(self.tokens, self.labels, self._longest_first(most))
 
     def _divided(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
@@ -218,6 +220,28 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """
     stream = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     return np.argsort(stream.random_raw(n), kind="stable").astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class Orders(Sequence["NDArray[np.int64]"]):
+    """The orders of epochs 1, 2 … of `n` examples, each drawn when it is asked for and kept by nobody."""
+
+    n: int
+    seed: int
+    epochs: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    @overload
+    def __getitem__(self, place: int) -> NDArray[np.int64]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[NDArray[np.int64]]: ...
+    def __getitem__(self, place: int | slice) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        epochs = range(1, self.epochs + 1)[place]
+        if isinstance(epochs, range):
+            return [epoch_order(self.n, self.seed, epoch) for epoch in epochs]
+        return epoch_order(self.n, self.seed, epochs)
 
 
 def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *, weight: float = 1.0) -> Batch:

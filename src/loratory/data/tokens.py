@@ -1,4 +1,7 @@
-"""Texts as token ids: each split is tokenised once into two flat arrays, kept on disk and memory-mapped."""
+"""Texts as token ids: each split is tokenised once into two flat arrays, kept on disk and memory-mapped.
+
+texts ─▶ some thousands at a time ─▶ ids at the end of a file ─▶ the file, mapped
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ import logging
 import os
 import shutil
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory.data.columns import chunked
 from loratory.data.splits import Split
 from loratory.errors import DataError, StorageError, counted
 
 log = logging.getLogger("loratory")
-
-_CHUNK = 4096  # texts handed to the tokenizer at once: enough for all its threads, little memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +63,18 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Toke
             return _load(folder, len(split))
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s: damaged token cache (%s); made anew", folder, " ".join(str(error).split()))
-    table = encode(split.texts, tokenizer, max_length)
     try:
-        _store(folder, table, damaged=damaged)
+        _store(folder, _encoded(split.texts, tokenizer, max_length), damaged=damaged)
+    except OSError as error:
+        raise _not_kept(folder, error) from None
+    try:
         return _load(folder, len(split))
     except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{folder}: cannot keep the tokens here ({error}); choose a folder that can be written"
-        ) from None
+        raise _not_kept(folder, error) from None
+
+
+def _not_kept(folder: Path, error: Exception) -> StorageError:
+    return StorageError(f"{folder}: cannot keep the tokens here ({error}); choose a folder that can be written")
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -94,40 +101,59 @@ def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenTable:
     Raises:
         DataError: a text has no token at all (a tokenizer without special tokens).
     """
-    chunks: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
-    lengths: list[int] = []
+    parts = [(np.empty(0, np.int32), np.empty(0, np.int64)), *_encoded(texts, tokenizer, max_length)]
+    ids, lengths = map(np.concatenate, zip(*parts, strict=True))
+    return TokenTable(ids, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _encoded(
+    texts: Sequence[str], tokenizer: Any, max_length: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """The ids of some texts end to end, and how many each has, until all texts were given.
+
+    Raises:
+        DataError: as :func:`encode`, at the end.
+    """
+    empty, first, begin = 0, 0, 0
     for encoded in token_ids(texts, tokenizer, truncation=True, max_length=max_length):
-        lengths.extend(map(len, encoded))
-        chunks.append(np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32))
-    if 0 in lengths:
-        text = texts[lengths.index(0)]
-        found = counted(lengths.count(0), "text")
-        raise DataError(f"{found} without a token for this tokenizer, first {text[:40]!r}; remove what has none")
-    return TokenTable(np.concatenate(chunks), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        without = np.flatnonzero(lengths == 0)
+        if len(without):
+            first = first if empty else begin + int(without[0])
+            empty += len(without)
+        begin += len(encoded)
+        yield np.fromiter((token for sequence in encoded for token in sequence), dtype=np.int32), lengths
+    if empty:
+        found = counted(empty, "text")
+        raise DataError(
+            f"{found} without a token for this tokenizer, first {texts[first][:40]!r}; remove what has none"
+        )
 
 
 def token_ids(texts: Sequence[str], tokenizer: Any, **settings: Any) -> Iterator[list[list[int]]]:
     """The token ids of N texts, special tokens included, some thousands of texts at a time."""
-    for begin in range(0, len(texts), _CHUNK):
+    for chunk in chunked(texts):
         encoded: list[list[int]] = tokenizer(
-            list(texts[begin : begin + _CHUNK]),
-            add_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            **settings,
+            chunk, add_special_tokens=True, return_attention_mask=False, return_token_type_ids=False, **settings
         )["input_ids"]
         yield encoded
 
 
-def _store(folder: Path, table: TokenTable, *, damaged: bool) -> None:
-    """Write beside `folder`, then rename: a reader sees all or nothing."""
+def _store(folder: Path, parts: Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]], *, damaged: bool) -> None:
+    """Write beside `folder` as the parts come, then rename: a reader sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".tokens-", dir=folder.parent))
     try:
         ready = work / "ready"
         ready.mkdir()
-        np.save(ready / "ids.npy", table.ids)
-        np.save(ready / "offsets.npy", table.offsets)
+        lengths = array("i")
+        with (ready / "ids.npy").open("wb") as file:
+            _write_header(file, 0)  # room for the number, which is known at the end
+            for ids, of in parts:
+                file.write(ids.data)
+                lengths.extend(of.tolist())
+            _write_header(file, sum(lengths))
+        np.save(ready / "offsets.npy", np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64))
         if damaged and folder.exists():
             folder.replace(work / "damaged")
         try:
@@ -137,6 +163,13 @@ def _store(folder: Path, table: TokenTable, *, damaged: bool) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_header(file: IO[bytes], count: int) -> None:
+    """NumPy's header of an array (count,) of int32 at the beginning of a file; it has one length for every count."""
+    file.seek(0)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _load(folder: Path, texts: int) -> TokenTable:

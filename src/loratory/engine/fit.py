@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.compiling import Compiled
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import Graphs, captured
@@ -170,7 +170,7 @@ class Ready:
     lengths: NDArray[np.int64]
     """(N,) tokens of each training text."""
     validation: Labelled | None
-    orders: list[NDArray[np.int64]]
+    orders: Sequence[NDArray[np.int64]]
     cut: Cut
     bottom: Bottom | None
     quick: Quickened
@@ -249,7 +249,7 @@ def ready(
     rates: Mapping[str, float] = MappingProxyType({}),
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
-    orders: list[NDArray[np.int64]] | None = None,
+    orders: Sequence[NDArray[np.int64]] | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
@@ -261,7 +261,7 @@ def ready(
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
     if orders is None:
-        orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
+        orders = Orders(len(data.labels), seed, spec.epochs)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
     lengths = data.tokens.lengths

@@ -22,6 +22,9 @@ VADER_NEUTRAL = 0.05
 C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse regularisation strengths of the logistic regression; the best on validation accuracy is kept."""
 
+MOST_TEXTS = 500_000
+"""With more training texts TF-IDF is left out: its terms and their counts stand in memory, and do not map to a file."""
+
 RARE_FROM = 1000
 """From this many training texts on, a term seen in one text only is dropped (min_df 2); below, every term counts."""
 
@@ -116,7 +119,8 @@ def _vader(dataset: Dataset) -> _Answer:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
-    compound = np.array([analyzer.polarity_scores(text)["compound"] for text in dataset.test.texts])  # (N,)
+    scores = (analyzer.polarity_scores(text)["compound"] for text in dataset.test.texts)
+    compound = np.fromiter(scores, dtype=np.float64, count=len(dataset.test.labels))  # (N,)
     settings: dict[str, Any]
     if "neutral" in classes:
         positive, negative = compound >= VADER_NEUTRAL, compound <= -VADER_NEUTRAL
@@ -136,6 +140,8 @@ def _tfidf(dataset: Dataset) -> _Answer:
 
     if len(np.unique(dataset.train.labels)) < 2:
         return _Answer(reason="the training split holds one class only")
+    if len(dataset.train.labels) > MOST_TEXTS:
+        return _Answer(reason=f"its terms are counted in memory, for at most {MOST_TEXTS:,} training texts")
     min_df = 2 if len(dataset.train.texts) >= RARE_FROM else 1
     # one-letter words ("I") are kept: scikit-learn's own pattern drops them
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df, token_pattern=r"\w+")
