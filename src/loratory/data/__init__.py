@@ -5,7 +5,7 @@ files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (t
 """
 
 from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
-from loratory.data.columns import Coded, Texts
+from loratory.data.columns import Coded, Pairs, Texts
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
 from loratory.data.sources import Examples, Label, Source, checked, gathered, load_source
 from loratory.data.splits import Dataset, Split, dataset_of, divided, make_dataset, normalised, shared
@@ -21,6 +21,7 @@ __all__ = [
     "Label",
     "Labelled",
     "Packaged",
+    "Pairs",
     "Shape",
     "Source",
     "Split",

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from loratory.errors import StorageError
 
+Text = str | tuple[str, str]
+"""What a label belongs to: a text, or two that are judged together."""
+
 AT_ONCE = 4096
 """Texts that are held together: enough for all threads of a tokenizer, little memory."""
 
@@ -62,11 +65,9 @@ class Texts(Sequence[str]):
         for chunk in self.chunks():
             yield from chunk
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> Any:
         """Equal to every sequence of the same texts."""
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+        return _equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 
@@ -74,7 +75,7 @@ class Texts(Sequence[str]):
         return f"Texts({len(self):,})"
 
     def chunks(self) -> Iterator[list[str]]:
-        """The texts in order, some thousands at a time."""
+        """The texts in order, :data:`AT_ONCE` at a time."""
         for begin in range(0, len(self), AT_ONCE):
             yield self._pulled(begin, min(begin + AT_ONCE, len(self)))
             if (begin + AT_ONCE) % RELEASED == 0:
@@ -89,12 +90,87 @@ class Texts(Sequence[str]):
         return self._content.read(slice(begin, end) if self._chosen is None else self._chosen[begin:end])
 
 
-def chunked(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts in order, :data:`AT_ONCE` at a time."""
-    if isinstance(texts, Texts):
+class Pairs(Sequence[tuple[str, str]]):
+    """N pairs of texts."""
+
+    def __init__(self, first: Texts, second: Texts) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Pairs: ...
+    def __getitem__(self, place: int | slice) -> tuple[str, str] | Pairs:
+        if isinstance(place, slice):
+            return Pairs(self.first[place], self.second[place])
+        return self.first[place], self.second[place]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return zip(self.first, self.second, strict=True)
+
+    def __eq__(self, other: object) -> Any:
+        """Equal to every sequence of the same pairs."""
+        return _equal(self, other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
+
+    def __repr__(self) -> str:
+        return f"Pairs({len(self):,})"
+
+    def chunks(self) -> Iterator[list[tuple[str, str]]]:
+        """The pairs in order, :data:`AT_ONCE` at a time."""
+        for first, second in zip(self.first.chunks(), self.second.chunks(), strict=True):
+            yield list(zip(first, second, strict=True))
+
+    def take(self, places: NDArray[np.int64]) -> Pairs:
+        """The pairs at `places` (M,), in that order; none of them is read."""
+        return Pairs(self.first.take(places), self.second.take(places))
+
+
+def stored(texts: Sequence[Text]) -> Texts | Pairs:
+    """Texts or pairs as columns; those that are columns already are themselves."""
+    if isinstance(texts, Texts | Pairs):
+        return texts
+    if are_pairs(texts):
+        return Pairs(*(Texts.of(pair[side] for pair in texts) for side in (0, 1)))
+    return Texts.of(text for text in texts if isinstance(text, str))
+
+
+def are_pairs(texts: Sequence[Text]) -> bool:
+    """Whether they are pairs, all of them: data is of one kind."""
+    return isinstance(texts, Pairs) or (bool(texts) and isinstance(texts[0], tuple | list))
+
+
+def parts(text: Text) -> dict[str, str]:
+    """A text, or both of a pair, by the columns in which we write them."""
+    return {"text": text} if isinstance(text, str) else dict(zip(("text", "pair"), text, strict=True))
+
+
+def as_text(text: Text) -> str:
+    """A text as it stands; of a pair both, a line break between them."""
+    return text if isinstance(text, str) else "\n".join(text)
+
+
+def on_one_line(text: Text) -> str:
+    """A text as people are shown it, without its line breaks; of a pair both, a bar between them."""
+    return " | ".join(" ".join(one.split()) for one in ([text] if isinstance(text, str) else text))
+
+
+def _equal(column: Sequence[Any], other: object) -> Any:
+    if not isinstance(other, Sequence) or isinstance(other, str):
+        return NotImplemented
+    return len(column) == len(other) and all(one == another for one, another in zip(column, other, strict=True))
+
+
+def chunked(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    """Texts or pairs in order, :data:`AT_ONCE` at a time."""
+    if isinstance(texts, Texts | Pairs):
         yield from texts.chunks()
     else:
-        yield from (list(texts[begin : begin + AT_ONCE]) for begin in range(0, len(texts), AT_ONCE))
+        yield from (texts[begin : begin + AT_ONCE] for begin in range(0, len(texts), AT_ONCE))
 
 
 class _Mapped:
@@ -204,11 +280,9 @@ class Coded(Sequence[T], Generic[T]):
         for begin in range(0, len(self), AT_ONCE):
             yield from (values[code] for code in self.codes[begin : begin + AT_ONCE].tolist())
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> Any:
         """Equal to every sequence of the same values."""
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+        return _equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from loratory.data.columns import Text
 from loratory.errors import DataError, counted
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 
-TEXT, LABEL, GROUP = "--text-column", "--label-column", "--group-column"
+TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
 
 Wanted = Mapping[str, str]
 """The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
@@ -88,24 +89,33 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
     return Table(tuple(wanted), rows, unit, suffix in SEPARATORS, content.digest)
 
 
-def read_texts(path: Path, text_column: str) -> tuple[list[str], list[Cells]]:
+def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> tuple[list[Text], list[Cells]]:
     """The texts to label in `path`, and what else stands in each one's row: a table, or the lines of a `.txt` file,
     blank ones too.
 
+    Args:
+        pair_column: of the second text, where pairs are labelled.
+
     Raises:
-        DataError: as :func:`read_table`, or a cell that is not text.
+        DataError: as :func:`read_table`, a cell that is not text, or a `.txt` file where pairs are asked for.
     """
     if path.suffix.lower() == ".txt":
-        texts = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
-        return texts, [{} for _ in texts]
-    table = read_table(path, {TEXT: text_column}, whole=True)
-    texts, others = [], []
-    for place, (text,), other in table.rows:
-        if not isinstance(text, str):
-            raise DataError(
-                f"{path}: {table.unit} {place}, column {text_column!r} holds no text; give a text or leave it out"
-            )
-        texts.append(text)
+        if pair_column is not None:
+            raise DataError(f"{path}: its lines are single texts; give a table with both columns, or no {PAIR}")
+        found = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
+        return [*found], [{} for _ in found]
+    columns = {TEXT: text_column} | ({} if pair_column is None else {PAIR: pair_column})
+    table = read_table(path, columns, whole=True)
+    texts: list[Text] = []
+    others: list[Cells] = []
+    for place, cells, other in table.rows:
+        for column, cell in zip(columns.values(), cells, strict=True):
+            if not isinstance(cell, str):
+                raise DataError(
+                    f"{path}: {table.unit} {place}, column {column!r} holds no text; give a text or leave it out"
+                )
+        first, *second = map(str, cells)
+        texts.append((first, second[0]) if second else first)
         others.append(other)
     return texts, others
 
@@ -115,10 +125,10 @@ def lines(file: Iterable[str]) -> list[str]:
     return [line.rstrip("\n") for line in file]
 
 
-def encodable(text: str) -> bool:
-    """Whether `text` holds no half of a surrogate pair, which no UTF-8 has."""
+def encodable(text: Text) -> bool:
+    """Whether a text, or both of a pair, hold no half of a surrogate pair, which no UTF-8 has."""
     try:
-        text.encode()
+        "".join(text).encode("utf8")
     except UnicodeEncodeError:
         return False
     return True

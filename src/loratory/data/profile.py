@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data import near
-from loratory.data.columns import Texts
+from loratory.data.columns import Pairs, Text, are_pairs, as_text, stored
 from loratory.data.splits import PARTS, Dataset, hashes, normalised, ranked
 from loratory.data.tokens import token_ids
 
@@ -175,6 +175,9 @@ class Profile:
     search: Search
     tokens: Tokens | None
     """None where no tokenizer was given."""
+    alone: Mapping[str, Mapping[str, int]] | None = None
+    """Of pairs, for `text` and `pair`, the first and the second: by `train-test` and so on, rows of the second part
+    whose one text stands in the first part, in whichever column; None of single texts."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -221,20 +224,24 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
             finished=found.finished,
         ),
         tokens=None if reader is None else _tokens(rows, reader, max_length),
+        alone=_alone(rows) if rows.paired else None,
     )
 
 
-class _Seen(Sequence[str]):
+class _Seen(Sequence[Text]):
     """The texts of every row: training, validation, test, each by the number of the row."""
 
     def __init__(self, dataset: Dataset, orders: Sequence[NDArray[np.int64]]) -> None:
         self.dataset, self.orders = dataset, orders
-        self.texts = [
-            Texts.of(dataset.split(part).texts).take(order) for part, order in zip(PARTS, orders, strict=True)
-        ]
+        self.texts = [stored(dataset.split(part).texts).take(order) for part, order in zip(PARTS, orders, strict=True)]
         self.starts = np.cumsum([0, *map(len, orders)])
         self.parts = np.repeat(np.arange(len(PARTS), dtype=np.int8), np.diff(self.starts))
         """(N,) the number of each row's part."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether the texts are pairs."""
+        return any(map(are_pairs, self.texts))
 
     @classmethod
     def of(cls, dataset: Dataset) -> _Seen:
@@ -245,10 +252,10 @@ class _Seen(Sequence[str]):
         return int(self.starts[-1])
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, place: int) -> Text: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
+    def __getitem__(self, place: slice) -> list[Text]: ...
+    def __getitem__(self, place: int | slice) -> Text | list[Text]:
         if not isinstance(place, slice):
             number = int(self.parts[place])
             return self.texts[number][range(len(self))[place] - int(self.starts[number])]
@@ -317,7 +324,7 @@ def _group(rows: _Seen, members: Sequence[Sequence[int]], similarity: float) -> 
     return Group(
         rows=len(together),
         listed=tuple(rows.place(row) for row in together[:LISTED]),
-        texts=tuple(rows[row] for row in firsts),
+        texts=tuple(as_text(rows[row]) for row in firsts),
         labels=tuple(sorted({rows.label(row) for row in together})),
         similarity=similarity,
     )
@@ -356,6 +363,21 @@ def _equal_rows(rows: _Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], di
     return within, across
 
 
+def _alone(rows: _Seen) -> dict[str, dict[str, int]]:
+    """How many rows of a part have one text that stands in another part, beside whatever other text."""
+    sides = [(one.first, one.second) for one in rows.texts if isinstance(one, Pairs)]
+    ids = ranked(hashes(*(texts for both in sides for texts in both)))[1]
+    ends = np.cumsum([0, *(len(texts) for both in sides for texts in both)])
+    first, second = ([ids[ends[n] : ends[n + 1]] for n in range(side, len(ends) - 1, 2)] for side in (0, 1))
+    within = [np.concatenate(both) for both in zip(first, second, strict=True)]
+    return {
+        column: {
+            f"{a}-{b}": int(np.count_nonzero(np.isin(side[PARTS.index(b)], within[PARTS.index(a)]))) for a, b in _PAIRS
+        }
+        for column, side in (("text", first), ("pair", second))
+    }
+
+
 def _near_rows(seen: _Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[dict[str, int], dict[str, int]]:
     """Rows beside a text of their group that is not their own."""
     within, across = dict.fromkeys(PARTS, 0), {f"{a}-{b}": 0 for a, b in _PAIRS}
@@ -375,7 +397,7 @@ def _near_rows(seen: _Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[
 
 def _tokens(rows: _Seen, reader: Reader, max_length: int) -> Tokens:
     lengths = token_lengths(rows, reader.tokenizer)
-    special = int(reader.tokenizer.num_special_tokens_to_add())
+    special = int(reader.tokenizer.num_special_tokens_to_add(pair=rows.paired))
     long = np.flatnonzero(lengths > reader.takes)
     long = long[np.argsort(-lengths[long], kind="stable")]
     of_all = _lengths(lengths)
@@ -391,7 +413,7 @@ def _tokens(rows: _Seen, reader: Reader, max_length: int) -> Tokens:
     )
 
 
-def token_lengths(texts: Sequence[str], tokenizer: Any) -> NDArray[np.int64]:
+def token_lengths(texts: Sequence[Text], tokenizer: Any) -> NDArray[np.int64]:
     """(N,) tokens of each text, special tokens included, nothing cut; `tokenizer` is one of transformers."""
     # verbose: else it warns of the first text that is longer than the model takes
     lengths = (len(ids) for chunk in token_ids(texts, tokenizer, verbose=False) for ids in chunk)

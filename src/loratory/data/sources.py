@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratory.data import hutto
-from loratory.data.columns import Coded, Coder, Texts, TextWriter
-from loratory.data.files import GROUP, LABEL, SUFFIXES, TEXT, Table, Unit, Wanted, encodable, read_table
+from loratory.data.columns import Coded, Coder, Pairs, Texts, TextWriter
+from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, encodable, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
 from loratory.errors import DataError, counted, nearest
@@ -29,7 +29,7 @@ Label = str | int | float | bool
 class Examples:
     """N checked examples: no text is empty, no label is missing."""
 
-    texts: Texts
+    texts: Texts | Pairs
     labels: Coded[Label]
     rows: Sequence[int]
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
@@ -83,13 +83,15 @@ def load_source(spec: DataSpec) -> Source:
 
 def _wanted(spec: DataSpec) -> Wanted:
     """The columns that `spec` names, each under its flag."""
-    named = {TEXT: spec.text_column, LABEL: spec.label_column, GROUP: spec.group_column}
+    named = {TEXT: spec.text_column, PAIR: spec.pair_column, LABEL: spec.label_column, GROUP: spec.group_column}
     return {flag: column for flag, column in named.items() if column is not None}
 
 
 def _hutto(spec: DataSpec) -> Source:
     if spec.group_column is not None:
-        raise DataError(f"--group-column: {spec.dataset} has no columns (its documents are known); leave it out")
+        raise DataError(f"{GROUP}: {spec.dataset} has no columns (its documents are known); leave it out")
+    if spec.pair_column is not None:
+        raise DataError(f"{PAIR}: {spec.dataset} has no columns, and no second text; leave it out")
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
     classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
     kept = [row for row, label in enumerate(classes) if label]
@@ -154,10 +156,12 @@ def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-NO_LABEL, NO_TEXT, NO_STRING, HALF, NO_CLASS, NO_GROUP, NO_NAME = FAULTS = (
+NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, NO_CLASS, NO_GROUP, NO_NAME = FAULTS = (
     ("without a label", "add it"),
     ("without a text", "add it"),
+    ("without a second text", "add it"),
     ("with a text that is not a string", f"choose another {TEXT}"),
+    ("with a second text that is not a string", f"choose another {PAIR}"),
     ("with half a surrogate pair", "mend it"),
     ("with a label that is no class name", "use text, numbers or true/false"),
     ("without a group", "add it"),
@@ -175,7 +179,7 @@ LISTED = 5
 class Columns:
     """The columns of one table before they are examples, each of length N where nothing is at fault."""
 
-    texts: Texts
+    texts: Texts | Pairs
     labels: Coded[object]
     """As they stand in the cells."""
     groups: Coded[object] | None
@@ -198,26 +202,32 @@ def gathered(table: Table) -> Columns:
     labels = Coder[object]()
     groups = Coder[object]() if GROUP in table.flags else None
     faults: dict[Fault, tuple[int, list[int]]] = {}
-    text_at, label_at = table.flags.index(TEXT), table.flags.index(LABEL)
-    group_at = table.flags.index(GROUP) if groups is not None else 0
-    with TextWriter() as texts:
+    at = {flag: place for place, flag in enumerate(table.flags)}
+    text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
+    with TextWriter() as texts, TextWriter() as seconds:
         for place, values, _ in table.rows:
-            found = [_add_text(texts, values[text_at]), _add_name(labels, values[label_at], NO_LABEL, NO_CLASS)]
-            if groups is not None:
+            found = [
+                _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
+                _add_name(labels, values[label_at], NO_LABEL, NO_CLASS),
+            ]
+            if pair_at is not None:
+                found.append(_add_text(seconds, values[pair_at], NO_PAIR, NO_SECOND_STRING))
+            if groups is not None and group_at is not None:
                 found.append(_add_name(groups, values[group_at], NO_GROUP, NO_NAME))
             for fault in found:
                 if fault is not None:
                     count, places = faults.setdefault(fault, (0, []))
                     faults[fault] = count + 1, [*places, place][:LISTED]
-        kept = None if groups is None else groups.done()
-        return Columns(texts.done(), labels.done(), kept, table.unit, table.untyped, table.digest, faults)
+        read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
+    kept = None if groups is None else groups.done()
+    return Columns(read, labels.done(), kept, table.unit, table.untyped, table.digest, faults)
 
 
-def _add_text(texts: TextWriter, cell: object) -> Fault | None:
+def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> Fault | None:
     if not isinstance(cell, str):
-        return NO_TEXT if cell is None else NO_STRING
+        return missing if cell is None else wrong
     if not cell or cell.isspace():
-        return NO_TEXT
+        return missing
     try:
         texts.add(cell)
     except UnicodeEncodeError:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.columns import Texts, chunked
+from loratory.data.columns import Pairs, Text, Texts, chunked
 from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.errors import DataError, SettingsError, counted
 from loratory.spec import DataSpec, validated
@@ -35,7 +35,7 @@ PARTS = ("train", "validation", "test")
 class Split:
     """N examples of one part."""
 
-    texts: Sequence[str]
+    texts: Sequence[Text]
     labels: NDArray[np.int64]
     """(N,) class ids, positions in `Dataset.labels`."""
     digest: str
@@ -106,7 +106,7 @@ class Dataset:
 class _Rows:
     """N examples on their way to a part, in some order."""
 
-    texts: Texts
+    texts: Texts | Pairs
     labels: NDArray[np.int64]
     """(N,) class ids."""
     ids: NDArray[np.int64]
@@ -225,8 +225,13 @@ def dataset_of(record: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-def normalised(text: str) -> str:
-    """The form in which two texts are the same: NFKC, case folded, each run of white space one space."""
+def normalised(text: Text) -> str:
+    """The form in which two texts are the same: NFKC, case folded, each run of white space one space.
+
+    Of a pair both texts', with a separator between them that is white space, and so in neither.
+    """
+    if not isinstance(text, str):
+        return "\x1f".join(map(normalised, text))
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -241,7 +246,7 @@ def _key(label: Label) -> tuple[str, Label]:
     return kind, label
 
 
-def hashes(*columns: Sequence[str], salt: str = "") -> NDArray[np.uint64]:
+def hashes(*columns: Sequence[Text], salt: str = "") -> NDArray[np.uint64]:
     """(4, N): SHA-256 of `salt` and each text as it is normalised, as four numbers of which the first counts most.
 
     Args:
@@ -477,7 +482,7 @@ def _overlaps(keys: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:
     return {f"{a}-{b}": int(np.count_nonzero(np.isin(keys[b], keys[a]))) for a, b in pairs}
 
 
-def shared(texts: Sequence[str], others: Sequence[str]) -> int:
+def shared(texts: Sequence[Text], others: Sequence[Text]) -> int:
     """How many of `texts` stand among `others`, normalised."""
     _, ids = ranked(hashes(texts, others))
     return int(np.count_nonzero(np.isin(ids[: len(texts)], ids[len(texts) :])))

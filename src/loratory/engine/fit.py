@@ -295,6 +295,7 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
+                types=data.tokens.types is not None,
                 why_eager=why_eager,
             )
         if starts:

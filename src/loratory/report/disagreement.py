@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loratory.data import make_dataset
+from loratory.data.columns import on_one_line
 from loratory.errors import LoratoryError
 from loratory.report.at_hand import data_at_hand
 from loratory.report.evidence import CellEvidence
@@ -91,7 +92,7 @@ def _texts(record: RunRecord, positions: list[int]) -> dict[int, str]:
     if test.digest != record.data.get("digests", {}).get("test"):
         log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
         return {}
-    return {position: _cut(test.texts[position]) for position in positions}
+    return {position: _cut(on_one_line(test.texts[position])) for position in positions}
 
 
 def _cut(text: str) -> str:
