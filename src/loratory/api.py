@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from loratory import given, predicting, trained
+from loratory.data.columns import Text, are_pairs
 from loratory.engine.fit import Progress
 from loratory.errors import DataError, SettingsError
 from loratory.estimating import Estimate
@@ -34,7 +35,7 @@ Place = str | os.PathLike[str]
 
 
 def train(
-    texts: Iterable[str] | None = None,
+    texts: Iterable[Text] | None = None,
     labels: Iterable[Any] | None = None,
     *,
     method: str = "standard",
@@ -55,8 +56,9 @@ def train(
     """Train once, and commit the run's directory: `loratory train`.
 
     Args:
-        texts: N texts to divide and learn from, in place of a data set. They are written to a file in the data
-            directory (`$LORATORY_DATA`, else `data`), called by their digest, which the run's record names.
+        texts: N texts to divide and learn from, or pairs of them as tuples, in place of a data set. They are written to
+            a file in the data directory (`$LORATORY_DATA`, else `data`), called by their digest, which the run's
+            record names.
         labels: their N labels: text, numbers or true/false.
         method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
         model: `minilm`, a directory, or a hub id.
@@ -116,7 +118,7 @@ def estimate(
 
 def evaluate(
     model_path: Place,
-    texts: Iterable[str] | None = None,
+    texts: Iterable[Text] | None = None,
     labels: Iterable[Any] | None = None,
     *,
     dataset: Place | None = None,
@@ -150,7 +152,7 @@ def evaluate(
 @overload
 def predict(
     model_path: Place,
-    texts: Iterable[str],
+    texts: Iterable[Text],
     *,
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
@@ -159,7 +161,7 @@ def predict(
 @overload
 def predict(
     model_path: Sequence[Place],
-    texts: Iterable[str],
+    texts: Iterable[Text],
     *,
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
@@ -167,7 +169,7 @@ def predict(
 ) -> list[Predicted]: ...
 def predict(
     model_path: Place | Sequence[Place],
-    texts: Iterable[str],
+    texts: Iterable[Text],
     *,
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
@@ -177,7 +179,7 @@ def predict(
 
     Args:
         model_path: a run, its directory, or a `.pth` file; or several of them, which share a base where they can.
-        texts: a list, an array (N,), or a column of a data frame.
+        texts: a list, an array (N,), or a column of a data frame; or pairs, two texts each, for a model of pairs.
         model: for a `.pth` file alone: the base whose architecture it has.
         settings: any other flag of the command, such as `precision="fp32"`.
 
@@ -190,10 +192,10 @@ def predict(
     """
     hardware = validated(HardwareSpec, _given(device=device, **settings))
     found = predicting.find(_paths(model_path))
-    asked = given.as_list(texts, "texts")
-    odd = next((position for position, text in enumerate(asked) if not isinstance(text, str)), None)
+    asked = given.as_texts(texts, "texts")
+    odd = next((number for number, text in enumerate(asked) if given.not_text(text) is not None), None)
     if odd is not None:
-        raise DataError(f"texts: {type(asked[odd]).__name__} at position {odd}; give strings")
+        raise DataError(f"texts: {given.not_text(asked[odd])} at position {odd}; give strings")
     said = predicting.predict(found, asked, hardware=hardware, model=_name(model))
     return said[0] if isinstance(model_path, str | os.PathLike) else said
 
@@ -267,19 +269,20 @@ def run_study(
 
 
 def _examples(
-    texts: Iterable[str] | None, labels: Iterable[Any] | None, dataset: Place | None, settings: Mapping[str, Any]
+    texts: Iterable[Text] | None, labels: Iterable[Any] | None, dataset: Place | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The flags that name what is read: the data set that was named, or a file of the examples that were given."""
     if texts is None and labels is None:
         return {"dataset": _name(dataset)}
     if texts is None or labels is None:
         raise DataError(f"{'texts' if texts is None else 'labels'}: none given; give both texts and labels")
-    other = next(
-        (key for key in ("text_column", "label_column", "group_column") if settings.get(key) is not None), None
-    )
+    columns = ("text_column", "pair_column", "label_column", "group_column")
+    other = next((key for key in columns if settings.get(key) is not None), None)
     if dataset is not None or other is not None:
         raise SettingsError(f"{other or 'dataset'} beside texts and labels; give one or the other")
-    return {"dataset": str(given.keep(texts, labels)), "text_column": "text", "label_column": "label"}
+    kept = given.as_texts(texts, "texts")
+    pair = {"pair_column": "pair"} if are_pairs(kept) else {}
+    return {"dataset": str(given.keep(kept, labels)), "text_column": "text", "label_column": "label", **pair}
 
 
 def _given(**flags: Any) -> dict[str, Any]:

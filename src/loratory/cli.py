@@ -172,6 +172,9 @@ def predict(
         Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line; - is standard input")
     ] = None,
     text_column: Annotated[str, typer.Option(help="column of the input that holds the text, as train's")] = "text",
+    pair_column: Annotated[
+        str | None, typer.Option(help="column of the input that holds the second text, for a model of pairs")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="write CSV, JSONL or Parquet here, with the input's other columns, not to standard output"),
@@ -187,7 +190,9 @@ def predict(
     if output is not None:
         shown.check_output(output)
     models = predicting.find(model_path)
-    given, others = (list(texts), None) if texts else predicting.given_texts(input_file, text_column)
+    if texts and pair_column is not None:
+        raise SettingsError("--pair-column: a TEXT stands alone; give a table with both columns, --input FILE")
+    given, others = (texts, None) if texts else predicting.given_texts(input_file, text_column, pair_column)
     said = predicting.predict(models, given, hardware=divided(flags)[0], model=model)
     if output is not None:
         shown.write_predictions(output, given, said, others)

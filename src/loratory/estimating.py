@@ -13,7 +13,7 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
-from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware
 from loratory.engine.operations import operations
@@ -224,7 +224,7 @@ def _largest(data: Labelled, spec: RunSpec, found: Sequence[Calibration], memory
         slope = max(slope, (one.peak_bytes - other.peak_bytes) / (one.heaviest - other.heaviest))
     fixed = one.peak_bytes - slope * one.heaviest
     epochs, accumulate = spec.training.epochs, spec.training.accumulate
-    orders = [epoch_order(len(data.labels), spec.seed, epoch) for epoch in range(1, epochs + 1)]
+    orders = Orders(len(data.labels), spec.seed, epochs)
 
     def fits(size: int) -> bool:
         cut = Cut(size, accumulate)

@@ -25,16 +25,17 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
 from loratory import api, predicting
+from loratory.data.columns import Text
 from loratory.data.files import encodable
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
-from loratory.given import as_list
+from loratory.given import as_texts, not_text
 from loratory.spec import HardwareSpec, validated
 from loratory.store.directory import MANIFEST, claim, commit, staging
 from loratory.trained import Trained, open_run, with_weights
 
 RESERVED = (
-    *("texts", "labels", "dataset", "text_column", "label_column", "validation", "test", "test_fraction"),
-    *("seed", "split_seed", "folds", "fold", "output", "tracker", "on_step"),
+    *("texts", "labels", "dataset", "text_column", "pair_column", "label_column", "validation", "test"),
+    *("test_fraction", "seed", "split_seed", "folds", "fold", "output", "tracker", "on_step"),
 )
 """Keywords of `train` that are no settings here: X and y are the data, and `random_state` is the seed."""
 
@@ -45,10 +46,11 @@ SEEDS = 2**31
 class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Fine-tune a pretrained transformer on texts and their classes.
 
-    X is a list, an array (N,) or a column of N strings; y holds N labels: strings, whole numbers or true/false, two
-    classes or more, each with two distinct texts or more. `validation_fraction` of the examples, cut as `loratory
-    train` cuts them, are not trained on: they choose the epoch where `settings` say `keep="best"`, and are scored in
-    `record_`. There is no test split: what is to be tested is not given to `fit`.
+    X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
+    array (N, 2); y holds N labels: strings, whole numbers or true/false, two classes or more, each with two distinct
+    texts or more. `validation_fraction` of the examples, cut as `loratory train` cuts them, are not trained on: they
+    choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is no test split: what is to
+    be tested is not given to `fit`.
 
     As `loratory.train` does, `fit` leaves the examples in a file in the data directory, called by its digest. The same
     X, y, parameters, machine and versions give the same estimator.
@@ -98,7 +100,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.random_state = random_state
         self.settings = settings
 
-    def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:
+    def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:
         """Train on N texts `X` and their N labels `y`.
 
         Raises:
@@ -124,7 +126,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self._fitted = fitted
         return self
 
-    def predict(self, X: Iterable[str]) -> NDArray[Any]:
+    def predict(self, X: Iterable[Text]) -> NDArray[Any]:
         """The most probable label of each text: (N,).
 
         Raises:
@@ -136,7 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return chosen
 
-    def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:
+    def predict_proba(self, X: Iterable[Text]) -> NDArray[np.float64]:
         """The probability of each class for each text: (N, C), in the order of `classes_`.
 
         Raises:
@@ -164,12 +166,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, True, False
         return tags
 
-    def _texts(self, X: Iterable[str]) -> list[str]:
+    def _texts(self, X: Iterable[Text]) -> list[Text]:
         with _input_errors():
-            texts = as_list(X, "X")
+            texts = as_texts(X, "X")
         for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"X: {type(text).__name__} at position {position}; give strings")
+            wrong = not_text(text)
+            if wrong is not None:
+                raise InputError(f"X: {wrong} at position {position}; give strings")
             if not encodable(text):
                 raise InputError(f"X: half a surrogate pair at position {position}; mend the text")
         if not texts:

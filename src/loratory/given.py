@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from loratory.data import checked, data_directory
-from loratory.data.files import LABEL, TEXT, Columns
+from loratory.data import checked, data_directory, gathered
+from loratory.data.columns import are_pairs, parts
+from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
 from loratory.errors import DataError, StorageError
 from loratory.store.files import write_durably
 
@@ -25,25 +26,29 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
     """Write N texts and their N labels to `given/` in the data directory, where they are not there yet.
 
     Args:
-        texts: a list, an array (N,), or a column of a data frame.
+        texts: a list, an array (N,), or a column of a data frame; or N pairs, two texts each, an array (N, 2).
         labels: text, numbers or true/false; numpy's own are taken for Python's.
 
     Returns:
-        A JSONL file with the columns `text` and `label`, in the order given.
+        A JSONL file with the columns `text`, `pair` where they are pairs, and `label`, in the order given.
 
     Raises:
         DataError: no example, more of one than of the other, or a text or label that cannot be learned from; positions
             count from 0.
         StorageError: the file cannot be written.
     """
-    given, named = as_list(texts, "texts"), as_list(labels, "labels")
+    given, named = as_texts(texts, "texts"), as_list(labels, "labels")
     if len(given) != len(named):
         raise DataError(f"{WHERE}: {len(given):,} texts and {len(named):,} labels; give each text its label")
     if not given:
         raise DataError(f"{WHERE}: no example; give some")
-    examples = checked(WHERE, Columns({TEXT: given, LABEL: named}, list(range(len(given))), "position", untyped=False))
-    rows = zip(examples.texts, examples.labels, strict=True)
-    content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    paired = are_pairs(given)
+    values = zip(*zip(*given, strict=True), named, strict=True) if paired else zip(given, named, strict=True)
+    rows: Iterator[Row] = ((place, cells, {}) for place, cells in enumerate(values))
+    flags = (TEXT, PAIR, LABEL) if paired else (TEXT, LABEL)
+    examples = checked(WHERE, gathered(Table(flags, rows, "position", untyped=False)))
+    labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
+    content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
     try:
         there = path.is_file() and path.read_bytes() == content.encode()
@@ -52,6 +57,30 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
     if not there:
         write_durably(path, content)
     return path
+
+
+def as_texts(values: Iterable[Any], name: str) -> list[Any]:
+    """Texts, or pairs of them as tuples: Python's own, whatever they are.
+
+    Raises:
+        DataError: as :func:`as_list`; or some are pairs and others are not, which is said by the first position.
+    """
+    if getattr(values, "ndim", 1) == 2 and getattr(values, "shape", (0, 0))[1] == 2:
+        return [tuple(as_list(pair, name)) for pair in getattr(values, "to_numpy", lambda: values)()]
+    found = as_list(values, name)
+    paired = bool(found) and isinstance(found[0], tuple | list)
+    for position, text in enumerate(found):
+        if isinstance(text, tuple | list) != paired or (paired and len(text) != 2):
+            what = f"{len(text)} values" if isinstance(text, tuple | list) else type(text).__name__
+            expected = "two texts, as at position 0" if paired else "one text, as at position 0"
+            raise DataError(f"{name}: {what} at position {position}; give {expected}")
+    return [tuple(pair) for pair in found] if paired else found
+
+
+def not_text(text: object) -> str | None:
+    """The type of what is no string in a text or a pair; None where all is."""
+    wrong = (one for one in (text if isinstance(text, tuple) else (text,)) if not isinstance(one, str))
+    return next((type(one).__name__ for one in wrong), None)
 
 
 def as_list(values: Iterable[Any], name: str) -> list[Any]:

@@ -49,6 +49,6 @@ class Inputs:
         key = (spec, part, model.digest or model.name)
         if key not in self._tokens:
             split = getattr(self.dataset(spec), part)
-            table = tokenize(split, model.tokenizer, spec.max_length, data_directory() / "tokens")
+            table = tokenize(split, model.tokenizer, spec.max_length, data_directory() / "tokens", types=model.types)
             self._tokens[key] = Labelled(table, split.labels)
         return self._tokens[key]

@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory.data.columns import Text, are_pairs
 from loratory.data.files import Cells, encodable, lines, read_texts
 from loratory.errors import DataError, SettingsError
+from loratory.methods import parse_spec
 from loratory.models.load import Bases
 from loratory.report.predictions import Predicted
 from loratory.spec import HardwareSpec
 from loratory.store.record import RunRecord
-from loratory.trained import Trained, check_there, open_run, open_trained, with_weights
+from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def predict(
-    models: Sequence[Found], texts: Sequence[str], *, hardware: HardwareSpec, model: str | None = None
+    models: Sequence[Found], texts: Sequence[Text], *, hardware: HardwareSpec, model: str | None = None
 ) -> list[Predicted]:
     """What each of `models` says of the texts.
 
@@ -79,6 +81,8 @@ def predict(
         raise DataError(
             f"text {odd} of {len(texts):,} holds half a surrogate pair, or bytes that are no UTF-8; mend it"
         )
+    for record in (found.record for found in models if found.record is not None):
+        check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
@@ -92,27 +96,33 @@ def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | Non
     return open_run(found.path, found.record, hardware=hardware, bases=bases)
 
 
-def _said(name: str, trained: Trained, texts: Sequence[str]) -> Predicted:
+def _said(name: str, trained: Trained, texts: Sequence[Text]) -> Predicted:
     return Predicted(name, trained.labels, probabilities(trained, texts))
 
 
-def probabilities(trained: Trained, texts: Sequence[str]) -> NDArray[np.float64]:
+def probabilities(trained: Trained, texts: Sequence[Text]) -> NDArray[np.float64]:
     """Probabilities (N, C) of N texts, in the order of the model's labels."""
     found: NDArray[np.float64] = trained.logits(texts).double().softmax(dim=-1).numpy()
     return found
 
 
-def given_texts(path: Path | None, column: str) -> tuple[list[str], list[Cells] | None]:
+def given_texts(
+    path: Path | None, column: str, pair_column: str | None = None
+) -> tuple[Sequence[Text], list[Cells] | None]:
     """The texts of a file, and the other cells of each one's row; or the lines of standard input.
 
     Args:
         path: None or `-` for standard input; a terminal there has none without `-`.
+        pair_column: of the second text, where pairs are labelled.
 
     Raises:
         DataError: as :func:`loratory.data.files.read_texts`; or standard input is not UTF-8.
+        SettingsError: pairs are asked for of standard input.
     """
     if path is not None and path != Path("-"):
-        return read_texts(path, column)
+        return read_texts(path, column, pair_column)
+    if pair_column is not None:
+        raise SettingsError("--pair-column: a line holds one text; give a table with both columns, --input FILE")
     if sys.stdin is None or (path is None and sys.stdin.isatty()):
         return [], None
     try:

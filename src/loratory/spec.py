@@ -32,6 +32,11 @@ class DataSpec(Settings):
         coerce_numbers_to_str=True,
         description="column that holds the text: its name or its number from 0; several by commas are joined",
     )
+    pair_column: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="column that holds the second text, where two are judged together: its name or number",
+    )
     label_column: str = Field(
         "label", coerce_numbers_to_str=True, description="column that holds the label: its name or its number from 0"
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, normalised
+from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, shared
+from loratory.data.columns import Text, are_pairs
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
@@ -48,14 +49,40 @@ class Trained:
     digests: Mapping[str, str]
     """SHA-256 of that data's `source` and of its `train` split; none where a `.pth` file does not say."""
 
-    def logits(self, texts: Sequence[str]) -> Tensor:
-        """Logits (N, C) of N texts, in their order."""
-        table = encode(texts, self.base.tokenizer, self.data.max_length)
+    def logits(self, texts: Sequence[Text]) -> Tensor:
+        """Logits (N, C) of N texts or pairs, in their order.
+
+        Raises:
+            DataError: they are pairs and the model was trained on single texts, or the other way round.
+        """
+        self.check_kind(pairs=are_pairs(texts))
+        table = encode(texts, self.base.tokenizer, self.data.max_length, types=self.base.types)
         return self._logits(Labelled(table, np.zeros(len(table), dtype=np.int64)))
+
+    def check_kind(self, *, pairs: bool) -> None:
+        """Refuse pairs for a model of single texts, and single texts for one of pairs.
+
+        Raises:
+            DataError: says what to give.
+        """
+        check_kind(self.data, pairs=pairs)
 
     def _logits(self, data: Labelled) -> Tensor:
         classifier = Classifier(self.base.model, self.base.family, self.base.pad_id)
         return predict_logits(classifier, data, hardware=self.hardware)
+
+
+def check_kind(learned: DataSpec, *, pairs: bool) -> None:
+    """As :meth:`Trained.check_kind`, of a model that was trained on `learned`.
+
+    Raises:
+        DataError: says what to give.
+    """
+    if learned.pair_column is not None and not pairs:
+        remedy = "give a table with both columns (--input FILE or --dataset FILE, --pair-column NAME)"
+        raise DataError(f"the model was trained on pairs of texts, and these are single ones; {remedy}")
+    if learned.pair_column is None and pairs:
+        raise DataError("the model was trained on single texts, and these are pairs; leave out --pair-column")
 
 
 @dataclass(frozen=True)
@@ -220,6 +247,7 @@ def evaluate(
     learned = trained.data.model_copy(update={"dataset": given.get("dataset", trained.data.dataset)})
     own = "dataset" not in given or _is_source(learned, trained)
     spec = validated(DataSpec, {**(learned.model_dump() if own else {"max_length": learned.max_length}), **given})
+    trained.check_kind(pairs=spec.pair_column is not None)
     source = learned if own else trained.data
     then = divided_then(source, trained.digests)
     where = spec.where(split)
@@ -227,7 +255,8 @@ def evaluate(
         alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
         examples = load_source(alone).parts["all"]
         shown = split if where != spec.dataset else "all rows"
-        texts, names = examples.texts, [str(label) for label in examples.labels]
+        texts: Sequence[Text] = examples.texts
+        names = [str(label) for label in examples.labels]
     else:
         dataset = then if then is not None and spec == source else make_dataset(spec)
         part, shown = dataset.split(split), split
@@ -239,13 +268,13 @@ def evaluate(
         raise DataError(
             f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
         )
-    seen = None if then is None else _shared(texts, then.train.texts)
+    seen = None if then is None else shared(texts, then.train.texts)
     if seen is None:
         log.warning("%s: whether the model was trained on these texts cannot be checked: %s", where, _GONE)
     elif seen:
         log.warning("%s: the model was trained on %s of %s", where, f"{seen:,}", counted(len(texts), "text"))
     labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)
-    tokens = encode(texts, trained.base.tokenizer, spec.max_length)
+    tokens = encode(texts, trained.base.tokenizer, spec.max_length, types=trained.base.types)
     logits = trained._logits(Labelled(tokens, labels))
     return Evaluation(path, where, shown, score(labels, logits.numpy(), None, trained.labels), seen)
 
@@ -272,12 +301,6 @@ def divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
     except LoratoryError:
         return None
     return dataset if dataset.train.digest == digests["train"] else None
-
-
-def _shared(texts: Sequence[str], others: Sequence[str]) -> int:
-    """How many of `texts` stand among `others`, normalised."""
-    known = set(map(normalised, others))
-    return sum(normalised(text) in known for text in texts)
 
 
 def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:

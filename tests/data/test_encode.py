@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from loratory.data import Split, TokenTable, tokenize, tokens
+from loratory.data import Split, TokenTable, columns, tokenize
 from loratory.data.tokens import encode
 from loratory.errors import DataError
 
@@ -33,7 +33,7 @@ def sequences(table: TokenTable) -> list[list[int]]:
 @given(texts=TEXTS, length=st.integers(3, 9), chunk=st.integers(1, 4))
 def test_each_text_is_encoded_as_if_it_were_alone(texts: list[str], length: int, chunk: int, tokenizer: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "_CHUNK", chunk)
+        patch.setattr(columns, "AT_ONCE", chunk)
         table = encode(texts, tokenizer, length)
     assert len(table) == len(texts)
     assert (table.ids.dtype, table.offsets.dtype) == (np.int32, np.int64)

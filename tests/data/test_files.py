@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, name: str) -> None
     assert examples.texts == tuple(text for text, _ in ROWS)
     assert examples.labels == (1, 0, 1)
     assert all(type(label) is int for label in examples.labels)
-    assert examples.rows == (0, 1, 2)
+    assert tuple(examples.rows) == (0, 1, 2)
     assert len(source.digest) == 64
 
 

@@ -148,7 +148,7 @@ def test_flat_and_padded_hold_the_same(lengths: list[int], data: st.DataObject) 
     kinds = [tensor.dtype for tensor in (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.labels)]
     assert kinds == [torch.int64, torch.int64, torch.int32, torch.int64]
 
-    input_ids, mask = padded(batch, pad_id=0)
+    input_ids, mask = padded(batch, pad_id=0).values()
     assert input_ids.tolist() == [sequence + [0] * (batch.max_seqlen - len(sequence)) for sequence in expected]
     assert mask.tolist() == [[int(token != 0) for token in row] for row in input_ids.tolist()]
     assert batch.to(torch.device("cpu")).input_ids.equal(batch.input_ids)

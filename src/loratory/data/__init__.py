@@ -5,34 +5,41 @@ files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (t
 """
 
 from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
+from loratory.data.columns import Coded, Pairs, Texts
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
-from loratory.data.sources import Examples, Label, Source, checked, load_source
-from loratory.data.splits import Dataset, Split, dataset_of, make_dataset, normalised
+from loratory.data.sources import Examples, Label, Source, checked, gathered, load_source
+from loratory.data.splits import Dataset, Split, dataset_of, divided, make_dataset, normalised, shared
 from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
 
 __all__ = [
     "PACKAGED",
     "Batch",
+    "Coded",
     "Cut",
     "Dataset",
     "Examples",
     "Label",
     "Labelled",
     "Packaged",
+    "Pairs",
     "Shape",
     "Source",
     "Split",
+    "Texts",
     "TokenTable",
     "checked",
     "collate",
     "data_directory",
     "dataset_of",
+    "divided",
     "epoch_order",
     "fetch",
+    "gathered",
     "load_source",
     "make_dataset",
     "normalised",
     "padded",
+    "shared",
     "tokenize",
     "tokenizer_digest",
 ]

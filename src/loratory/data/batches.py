@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,8 @@ class Batch:
     """(B,) int64 class ids."""
     weights: torch.Tensor
     """(B,) float32 what each example's loss counts in the step's; 0 for one that only fills the batch up."""
+    token_type_ids: torch.Tensor | None = None
+    """(T,) int64, 1 in the second text of a pair, where the model tells the two apart."""
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -53,8 +55,8 @@ class Batch:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The batch's tensors by field."""
-        names = ("input_ids", "position_ids", "cu_seqlens", "labels", "weights")
-        return {name: getattr(self, name) for name in names}
+        names = ("input_ids", "position_ids", "cu_seqlens", "labels", "weights", "token_type_ids")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ class Labelled:
     def first(self, count: int) -> Labelled:
         """The first `count` examples, or all where there are fewer."""
         count = min(count, len(self.labels))
-        offsets = self.tokens.offsets[: count + 1]
-        return Labelled(TokenTable(self.tokens.ids[: offsets[-1]], offsets), self.labels[:count])
+        return Labelled(self.tokens.first(count), self.labels[:count])
 
     def steps(self, order: NDArray[np.int64], cut: Cut) -> Iterator[list[Batch]]:
         """What each optimizer step sees of the examples in `order`, in parts.
@@ -110,10 +111,11 @@ class Labelled:
         Args:
             tokens: the most tokens a batch holds, counted as if padded.
         """
-        order = np.argsort(-self.tokens.lengths, kind="stable")
+        lengths = self.tokens.lengths
+        order = np.argsort(-lengths, kind="stable")
         start = 0
         while start < len(order):
-            count = max(1, tokens // int(self.tokens.lengths[order[start]]))  # the first is the longest
+            count = max(1, tokens // int(lengths[order[start]]))  # the first is the longest
             chosen = order[start : start + count]
             yield chosen, collate(self.tokens, self.labels, chosen)
             start += len(chosen)
@@ -134,10 +136,7 @@ class Labelled:
 
     def take(self, indices: NDArray[np.int64]) -> Labelled:
         """The examples `indices` (B,), in that order."""
-        starts, ends = self.tokens.offsets[:-1][indices], self.tokens.offsets[1:][indices]
-        ids = [self.tokens.ids[start:end] for start, end in zip(starts, ends, strict=True)]
-        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-        return Labelled(TokenTable(np.concatenate(ids), offsets), self.labels[indices])
+        return Labelled(self.tokens.take(indices), self.labels[indices])
 
     def heaviest(self, orders: Sequence[NDArray[np.int64]], cut: Cut) -> NDArray[np.int64]:
         """The examples of a step that has, of the parts of all steps in `orders`, one with the most tokens."""
@@ -147,8 +146,9 @@ class Labelled:
 
     def largest(self, orders: Sequence[NDArray[np.int64]], cut: Cut, *, least: bool = False) -> Batch:
         """Of the batches that :meth:`steps` will give in `orders`, one with the most tokens; or with the least."""
+        lengths = self.tokens.lengths
         parts = (part for order in orders for parts, _ in self._divided(order, cut) for part in parts)
-        most = (min if least else max)(parts, key=lambda part: int(self.tokens.lengths[part].sum()))
+        most = (min if least else max)(parts, key=lambda part: int(lengths[part].sum()))
         return collate(self.tokens, self.labels, self._longest_first(most))
 
     def _divided(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
@@ -198,7 +198,7 @@ def filled(batch: Batch, shape: Shape, pad_id: int) -> Batch:
     piece = -(-missing // max(1, shape.fillers))
     if missing < 0 or empty < 0 or (empty > 0 and missing == 0) or max(piece, batch.max_seqlen) > shape.longest:
         raise ValueError(f"{len(batch)} sequences, {batch.tokens} tokens do not fit into {shape}")
-    ids, bounds = batch.input_ids, batch.cu_seqlens
+    ids, bounds, types = batch.input_ids, batch.cu_seqlens, batch.token_type_ids
     device = ids.device
     ends = torch.arange(1, shape.fillers + 1, device=device, dtype=bounds.dtype).mul_(piece).clamp_(max=missing)
     return Batch(
@@ -208,6 +208,7 @@ def filled(batch: Batch, shape: Shape, pad_id: int) -> Batch:
         max_seqlen=shape.longest,
         labels=torch.cat([batch.labels, batch.labels.new_zeros(empty)]),
         weights=torch.cat([batch.weights, batch.weights.new_zeros(empty)]),
+        token_type_ids=None if types is None else torch.cat([types, types.new_zeros(missing)]),
     )
 
 
@@ -218,6 +219,28 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """
     stream = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     return np.argsort(stream.random_raw(n), kind="stable").astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class Orders(Sequence["NDArray[np.int64]"]):
+    """The orders of epochs 1, 2 … of `n` examples, each drawn when it is asked for and kept by nobody."""
+
+    n: int
+    seed: int
+    epochs: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    @overload
+    def __getitem__(self, place: int) -> NDArray[np.int64]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[NDArray[np.int64]]: ...
+    def __getitem__(self, place: int | slice) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        epochs = range(1, self.epochs + 1)[place]
+        if isinstance(epochs, range):
+            return [epoch_order(self.n, self.seed, epoch) for epoch in epochs]
+        return epoch_order(self.n, self.seed, epochs)
 
 
 def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *, weight: float = 1.0) -> Batch:
@@ -234,19 +257,22 @@ def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *,
     cu_seqlens = np.zeros(len(chosen) + 1, dtype=np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
     position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
-    input_ids = table.ids[position_ids + np.repeat(starts, lengths)]
+    tokens = position_ids + np.repeat(starts, lengths)
+    types = None if table.types is None else torch.from_numpy(table.types[tokens].astype(np.int64))
     return Batch(
-        input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+        input_ids=torch.from_numpy(table.ids[tokens].astype(np.int64)),
         position_ids=torch.from_numpy(position_ids),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(lengths.max(initial=0)),
         labels=torch.from_numpy(labels[chosen]),
         weights=torch.full((len(chosen),), weight),
+        token_type_ids=types,
     )
 
 
-def padded(batch: Batch, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`batch` as (input_ids, attention_mask), each (B, L) int64, L its longest sequence, padded on the right.
+def padded(batch: Batch, pad_id: int) -> dict[str, torch.Tensor]:
+    """`batch` as a model's input_ids, attention_mask, and token_type_ids where it has some; each (B, L) int64, L its
+    longest sequence, padded on the right.
 
     For models that know no flat batches. Nothing in it waits for the device.
     """
@@ -256,7 +282,12 @@ def padded(batch: Batch, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     lengths = batch.cu_seqlens.diff().long()
     # output_size: else the device is asked for the sum, and waited for
     rows = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths, output_size=batch.tokens)
-    input_ids = torch.full((len(batch), batch.max_seqlen), pad_id, dtype=torch.int64, device=device)
-    input_ids[rows, batch.position_ids] = batch.input_ids
-    attention_mask = torch.arange(batch.max_seqlen, device=device) < lengths[:, None]
-    return input_ids, attention_mask.long()
+
+    def view(tokens: torch.Tensor, filler: int) -> torch.Tensor:
+        whole = torch.full((len(batch), batch.max_seqlen), filler, dtype=torch.int64, device=device)
+        whole[rows, batch.position_ids] = tokens
+        return whole
+
+    mask = torch.arange(batch.max_seqlen, device=device) < lengths[:, None]
+    found = {"input_ids": view(batch.input_ids, pad_id), "attention_mask": mask.long()}
+    return found if batch.token_type_ids is None else {**found, "token_type_ids": view(batch.token_type_ids, 0)}

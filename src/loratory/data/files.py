@@ -1,10 +1,14 @@
-"""Tables in files: CSV, TSV, JSONL and Parquet become a column of texts and a column of labels, values as they stand.
+"""Tables in files: the rows of CSV, TSV, JSONL and Parquet, one after the other, cells as they stand.
 
-Every fault is a DataError of one line that names the file, the line (Parquet has none: the row), and the remedy.
+bytes ─▶ digest, and whether they are text ─▶ rows: what stands under each flag
+
+A file is gone through twice and never held, so that one larger than the memory is read as any other. Every fault is a
+DataError of one line that names the file, the line (Parquet has none: the row), and the remedy.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -12,17 +16,18 @@ import json
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
+from loratory.data.columns import Text
 from loratory.errors import DataError, counted
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 
-TEXT, LABEL, GROUP = "--text-column", "--label-column", "--group-column"
+TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
 
 Wanted = Mapping[str, str]
 """The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
@@ -37,66 +42,82 @@ Cells = dict[str, object]
 """Some of one row's cells, by column."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Columns of one table before anything is said about their values, each of length N."""
+Row = tuple[int, tuple[object, ...], Cells]
+"""The row's place, what stands under each flag (a cell as it is, or the cells of several text columns joined), and the
+row's other columns, where they were asked for."""
 
-    values: dict[str, list[object]]
-    """What stands under each flag: a cell as it is, or the cells of several text columns joined."""
-    rows: list[int]
-    """Places in the file, counted from 1, or in a list, counted from 0, in `unit`."""
-    unit: Literal["line", "row", "position"]
-    """line: where the row begins in the file (CSV, TSV, JSONL). row: its number (Parquet, hub). position: in a list."""
+Unit = Literal["line", "row", "position"]
+"""What places count: `line`, from 1, where the row begins in the file (CSV, TSV, JSONL); `row`, its number from 1
+(Parquet, hub); `position`, from 0, in a list."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows before anything is said about their values. They can be gone through once."""
+
+    flags: tuple[str, ...]
+    """What a row's values stand under, in their order."""
+    rows: Iterable[Row]
+    unit: Unit
     untyped: bool
     """True where cells are text whatever they mean (CSV, TSV)."""
-    others: list[Cells] = field(default_factory=list)
-    """Each row's other columns, where they were asked for."""
+    digest: str = ""
+    """SHA-256 of the file's bytes; empty where there is no file."""
 
 
-def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> tuple[Columns, str]:
-    """Read columns of the table in `path`, its format chosen by the suffix; return them with the file's SHA-256.
+def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
+    """The rows of the table in `path`, its format chosen by the suffix; they are read while they are gone through.
 
     Args:
         whole: whether the other columns are read, too.
 
     Raises:
-        DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column.
+        DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column;
+            here or while the rows are gone through.
     """
     suffix = path.suffix.lower()
-    data = read_bytes(path)
-    if suffix not in SUFFIXES:
+    known = suffix in SUFFIXES
+    content = _looked_through(path, text=known and suffix != ".parquet")
+    if not known:
         raise DataError(f"{path}: unknown format {suffix or 'without suffix'!r}; known: {', '.join(SUFFIXES)}")
-    if not data.strip():
+    if content.blank:
         raise _empty(path, wanted)
-    if suffix == ".parquet":
-        columns = _parquet(path, data, wanted, whole)
-    elif suffix == ".jsonl":
-        columns = _jsonl(path, decoded(path, data), wanted, whole)
-    else:
-        columns = _delimited(path, decoded(path, data), SEPARATORS[suffix], wanted, whole)
-    if not columns.rows:
-        raise DataError(f"{path}: no rows, only a header; add rows")
-    return columns, hashlib.sha256(data).hexdigest()
+    read: Callable[..., Iterator[Row]]
+    read = _delimited if suffix in SEPARATORS else {".jsonl": _jsonl, ".parquet": _parquet}[suffix]
+    unit: Unit = "row" if suffix == ".parquet" else "line"
+    rows = _unchanged(path, content, read(path, content, wanted, whole))
+    return Table(tuple(wanted), rows, unit, suffix in SEPARATORS, content.digest)
 
 
-def read_texts(path: Path, text_column: str) -> tuple[list[str], list[Cells]]:
+def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> tuple[list[Text], list[Cells]]:
     """The texts to label in `path`, and what else stands in each one's row: a table, or the lines of a `.txt` file,
     blank ones too.
 
+    Args:
+        pair_column: of the second text, where pairs are labelled.
+
     Raises:
-        DataError: as :func:`read_table`, or a cell that is not text.
+        DataError: as :func:`read_table`, a cell that is not text, or a `.txt` file where pairs are asked for.
     """
     if path.suffix.lower() == ".txt":
-        texts = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
-        return texts, [{} for _ in texts]
-    columns, _ = read_table(path, {TEXT: text_column}, whole=True)
-    found = columns.values[TEXT]
-    for text, row in zip(found, columns.rows, strict=True):
-        if not isinstance(text, str):
-            raise DataError(
-                f"{path}: {columns.unit} {row}, column {text_column!r} holds no text; give a text or leave it out"
-            )
-    return [str(text) for text in found], columns.others
+        if pair_column is not None:
+            raise DataError(f"{path}: its lines are single texts; give a table with both columns, or no {PAIR}")
+        found = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
+        return [*found], [{} for _ in found]
+    columns = {TEXT: text_column} | ({} if pair_column is None else {PAIR: pair_column})
+    table = read_table(path, columns, whole=True)
+    texts: list[Text] = []
+    others: list[Cells] = []
+    for place, cells, other in table.rows:
+        for column, cell in zip(columns.values(), cells, strict=True):
+            if not isinstance(cell, str):
+                raise DataError(
+                    f"{path}: {table.unit} {place}, column {column!r} holds no text; give a text or leave it out"
+                )
+        first, *second = map(str, cells)
+        texts.append((first, second[0]) if second else first)
+        others.append(other)
+    return texts, others
 
 
 def lines(file: Iterable[str]) -> list[str]:
@@ -104,10 +125,10 @@ def lines(file: Iterable[str]) -> list[str]:
     return [line.rstrip("\n") for line in file]
 
 
-def encodable(text: str) -> bool:
-    """Whether `text` holds no half of a surrogate pair, which no UTF-8 has."""
+def encodable(text: Text) -> bool:
+    """Whether a text, or both of a pair, hold no half of a surrogate pair, which no UTF-8 has."""
     try:
-        text.encode()
+        "".join(text).encode("utf8")
     except UnicodeEncodeError:
         return False
     return True
@@ -119,17 +140,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: it is missing, cannot be read, or is a directory, pipe or device.
     """
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise DataError(f"{path}: a directory; name a file in it")
-        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
-            raise DataError(f"{path}: not a regular file (a pipe or device); copy it to a file first")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path (working directory: {Path.cwd()})") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return b"".join(_blocks(path))
 
 
 def decoded(path: Path, data: bytes) -> str:
@@ -138,20 +149,118 @@ def decoded(path: Path, data: bytes) -> str:
     Raises:
         DataError: not UTF-8 (byte offset from 0), or a NUL character in it.
     """
+    _looked_over(path, [data], text=True)
+    return data.decode("utf-8-sig")
+
+
+_BLOCK = 2**20
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a regular file, some at a time."""
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = f"0x{data[error.start]:02x}, line {_line(data, error.start)}"
-        raise DataError(f"{path}: not UTF-8 at byte {error.start} ({place}); save the file as UTF-8") from None
-    nul = data.find(b"\0")
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{path}: a directory; name a file in it")
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise DataError(f"{path}: not a regular file (a pipe or device); copy it to a file first")
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path (working directory: {Path.cwd()})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the bytes of a file are, before its rows are read."""
+
+    digest: str
+    blank: bool
+    ended: bool
+    """Whether the last line has its end."""
+    state: tuple[int, int] = (0, 0)
+    """Size and time of the file."""
+
+
+def _looked_through(path: Path, *, text: bool) -> _Content:
+    """Go through the bytes of a file once.
+
+    Raises:
+        DataError: as :func:`read_bytes`, and of a `text` as :func:`decoded`.
+    """
+    found = _looked_over(path, _blocks(path), text=text)
+    return _Content(found.digest, found.blank, found.ended, _state(path))
+
+
+def _looked_over(path: Path, blocks: Iterable[bytes], *, text: bool) -> _Content:
+    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
+    offset, nul, blank, last = 0, -1, True, b""
+    for block in blocks:
+        digest.update(block)
+        blank = blank and not block.strip()
+        if text:
+            _decode(path, decoder, block, offset)
+            if nul < 0 and (found := block.find(b"\0")) >= 0:
+                nul = offset + found
+        offset, last = offset + len(block), block[-1:]
+    if text:
+        _decode(path, decoder, b"", offset, final=True)
     if nul >= 0:
-        place = f"line {_line(data, nul)}"
+        place = f"line {_line(path, nul)}"
         raise DataError(f"{path}: NUL character at byte {nul} ({place}); is the file damaged? Remove it")
-    return text.removeprefix("\ufeff")
+    return _Content(digest.hexdigest(), blank, last in (b"\n", b"\r"))
 
 
-def _line(data: bytes, offset: int) -> int:
-    return len((data[:offset] + b".").splitlines())
+def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offset: int, *, final: bool = False) -> None:
+    """Refuse what is no UTF-8; `offset` is where the block begins."""
+    pending = len(decoder.getstate()[0])
+    try:
+        decoder.decode(block, final)
+    except UnicodeDecodeError as error:
+        start = offset - pending + error.start
+        place = f"0x{error.object[error.start]:02x}, line {_line(path, start)}"
+        raise DataError(f"{path}: not UTF-8 at byte {start} ({place}); save the file as UTF-8") from None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _unchanged(path: Path, content: _Content, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, of the very bytes that were looked through."""
+    count = 0
+    try:
+        for count, row in enumerate(rows, start=1):  # noqa: B007  # it is how many there were
+            yield row
+        changed = _state(path) != content.state
+    except (OSError, UnicodeDecodeError):
+        changed = True
+    if changed:
+        raise DataError(f"{path}: it changed while it was read; wait until it is written, then start again")
+    if not count:
+        raise DataError(f"{path}: no rows, only a header; add rows")
+
+
+def _opened(path: Path, newline: str | None) -> IO[str]:
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _line(path: Path, offset: int) -> int:
+    """The number of the line in which the byte at `offset` of the file stands."""
+    ends, before = 1, b""
+    for block in _blocks(path):
+        part = before + block[:offset]
+        ends += part.count(b"\n") + part.count(b"\r") - part.count(b"\r\n")
+        offset -= len(block)
+        if offset <= 0:
+            break
+        before = block[-1:] if block.endswith(b"\r") else b""
+        ends -= len(before)  # it is counted with what comes after it
+    return ends
 
 
 def _empty(path: Path, wanted: Wanted) -> DataError:
@@ -159,30 +268,37 @@ def _empty(path: Path, wanted: Wanted) -> DataError:
     return DataError(f"{path}: the file is empty; give one with a column {columns}")
 
 
-def _delimited(path: Path, text: str, delimiter: str, wanted: Wanted, whole: bool) -> Columns:
-    _refuse_other_separator(path, text, delimiter, wanted)
-    records = _records(path, text, delimiter)
-    first = next(records, None)
-    if first is None:
-        raise _empty(path, wanted)
-    header = first[1]
-    found = _of_header(path, header, wanted)
-    columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=True)
-    for line, cells in records:
-        if len(cells) != len(header):
-            few = len(cells) < len(header)
-            remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
-            raise DataError(
-                f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
-                f"({_listed(header)}); {remedy}"
-            )
-        _add(columns, dict(zip(header, cells, strict=True)), found, line, whole=whole)
-    return columns
+def _delimited(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
+    delimiter = SEPARATORS[path.suffix.lower()]
+    _refuse_other_separator(path, delimiter, wanted)
+    with _opened(path, "") as file:
+        records = _records(path, file, delimiter)
+        first = next(records, None)
+        if first is None:
+            raise _empty(path, wanted)
+        header = first[1]
+        found = _of_header(path, header, wanted)
+        places = [[header.index(name) for name in names] for names in found.values()]
+        for line, cells in records:
+            if len(cells) != len(header):
+                few = len(cells) < len(header)
+                remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
+                cut = few and not content.ended and next(file, None) is None
+                raise DataError(
+                    f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
+                    f"({_listed(header)}); {_CUT if cut else ''}{remedy}"
+                )
+            values = tuple([joined([cells[place] for place in columns]) for columns in places])
+            yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
 
 
-def _refuse_other_separator(path: Path, text: str, delimiter: str, wanted: Wanted) -> None:
+_CUT = "the file ends inside this line: is it whole? Else "
+
+
+def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
     """Look at the header before the rows are parsed, as `"text";"label"` is no CSV and fails for its quotes."""
-    header = text.lstrip().partition("\n")[0].rstrip()
+    with _opened(path, None) as file:
+        header = next((line.strip() for line in file if line.strip()), "")
     names = {",": "commas", "\t": "tabs", ";": "';'"}
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
     asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
@@ -195,9 +311,9 @@ def _refuse_other_separator(path: Path, text: str, delimiter: str, wanted: Wante
     raise DataError(f"{path}: looks separated by {names[found]}; save it with {names[delimiter]}{renaming}")
 
 
-def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The records that are not blank, each with the line where it begins (a quoted text may span lines)."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     begins = 1
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses texts over 131,072 characters
     try:
@@ -268,20 +384,11 @@ def joined(cells: Sequence[object]) -> object:
     return wrong[0] if wrong else "\n".join(cell for cell in cells if isinstance(cell, str) and cell.strip())
 
 
-def together(columns: Mapping[str, list[object]], found: Found) -> dict[str, list[object]]:
-    """What stands under each flag, of whole columns."""
-    return {
-        flag: [joined(cells) for cells in zip(*(columns[name] for name in names), strict=True)]
-        for flag, names in found.items()
-    }
-
-
-def _add(columns: Columns, row: Cells, found: Found, place: int, *, whole: bool) -> None:
-    for flag, names in found.items():
-        columns.values[flag].append(joined([row[name] for name in names]))
-    columns.rows.append(place)
-    if whole:
-        columns.others.append(_others(row, found))
+def of_columns(columns: Mapping[str, Sequence[object]], found: Found) -> Iterator[tuple[object, ...]]:
+    """What stands under each flag, row by row, of columns as they are kept."""
+    kept = [[columns[name] for name in names] for names in found.values()]
+    for cells in zip(*(zip(*one, strict=True) for one in kept), strict=True):
+        yield tuple([joined(one) for one in cells])
 
 
 def _listed(names: list[str]) -> str:
@@ -293,37 +400,53 @@ def _others(row: Cells, found: Found) -> Cells:
     return {column: value for column, value in row.items() if column not in used}
 
 
-def _jsonl(path: Path, text: str, wanted: Wanted, whole: bool) -> Columns:
-    columns = Columns({flag: [] for flag in wanted}, [], "line", untyped=False)
-    found: Found | None = None
-    for line, content in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand in a JSON string
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-            raise DataError(f"{path}: line {line} is not JSON ({reason}); write one object a line") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
-        if found is None:  # numbers count the first object's keys
-            found = find_columns(f"{path}: line {line}", record, wanted)
-        _refuse_missing(f"{path}: line {line}", record, found)
-        _add(columns, record, found, line, whole=whole)
-    return columns
+def _jsonl(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
+    found, needed = None, set[str]()
+    with _opened(path, "\n") as file:  # no other ends: U+2028 may stand in a JSON string
+        for line, written in enumerate(file, start=1):
+            if not written.strip():
+                continue
+            record = _record(path, line, written)
+            if found is None:  # numbers count the first object's keys
+                found = find_columns(f"{path}: line {line}", record, wanted)
+                needed = {name for names in found.values() for name in names}
+            if not needed <= record.keys():
+                _refuse_missing(f"{path}: line {line}", record, found)
+            values = tuple([joined([record[name] for name in names]) for names in found.values()])
+            yield line, values, _others(record, found) if whole else {}
 
 
-def _parquet(path: Path, data: bytes, wanted: Wanted, whole: bool) -> Columns:
+def _record(path: Path, line: int, written: str) -> Cells:
+    try:
+        record = json.loads(written.removesuffix("\n"))
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        cut = "" if written.endswith("\n") else _CUT
+        raise DataError(f"{path}: line {line} is not JSON ({reason}); {cut}write one object a line") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
+    return record
+
+
+def _parquet(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    count = 0
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        found = _of_header(path, list(file.schema_arrow.names), wanted)
-        table = file.read(columns=None if whole else [name for names in found.values() for name in names])
-        others = [_others(row, found) for row in table.to_pylist()] if whole else []
-        values = together({name: table.column(name).to_pylist() for names in found.values() for name in names}, found)
+        with pq.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            found = _of_header(path, names, wanted)
+            read = names if whole else [name for named in found.values() for name in named]
+            for batch in file.iter_batches(_ROWS, columns=None if whole else read):
+                columns = {name: batch.column(name).to_pylist() for name in read}
+                others = [_others(row, found) for row in batch.to_pylist()] if whole else [{}] * batch.num_rows
+                for number, values in enumerate(of_columns(columns, found)):
+                    count += 1
+                    yield count, values, others[number]
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise DataError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    return Columns(values, list(range(1, table.num_rows + 1)), "row", untyped=False, others=others)
+
+
+_ROWS = 16_384  # of a Parquet file that are held together

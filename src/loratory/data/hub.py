@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loratory.data.files import LABEL, Columns, Wanted, find_columns, together
+from loratory.data.files import LABEL, Found, Row, Table, Wanted, find_columns, of_columns
 from loratory.errors import DataError, ResourceError
 
 log = logging.getLogger("loratory")
@@ -17,7 +17,7 @@ _PARTS = {"train": "train", "validation": "validation", "valid": "validation", "
 _PARTS["test"] = "test"
 
 
-def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict[str, Columns], str | None]:
+def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict[str, Table], str | None]:
     """Load `NAME[/CONFIG][@REVISION]` and return its parts (train, and validation and test where it has them) and its
     revision.
 
@@ -37,21 +37,41 @@ def read_hub(name: str, wanted: Wanted, splits: Mapping[str, str]) -> tuple[dict
         raise ResourceError(f'hub:{name} needs the package datasets; run: pip install "loratory[hub]"') from None
     name, revision = _versioned(name)
     loaded = _load(datasets, name, revision)
-    parts: dict[str, Columns] = {}
+    parts: dict[str, Table] = {}
     for part, split in _splits(name, list(map(str, loaded)), splits).items():
         table = loaded[split]
         found = find_columns(f"hub:{name} ({split})", table.column_names, wanted)
-        (label,) = found[LABEL]
-        read = {column: list(table[column]) for columns in found.values() for column in columns if column != label}
-        values = together({**read, label: _label_values(table, label)}, found)
-        if part != "train" and len(table) and all(label is None for label in values[LABEL]):
+        if part != "train" and len(table) and _withheld(table, found):
             log.warning("hub:%s: the labels of %s are withheld; this part is not used", name, split)
             continue
-        parts[part] = Columns(values, list(range(1, len(table) + 1)), "row", untyped=False)
+        if len(table) or part != "train":
+            parts[part] = Table(tuple(wanted), _rows(table, found), "row", untyped=False)
         revision = _revision(table) or revision
-    if "train" not in parts or not parts["train"].rows:
+    if "train" not in parts:
         raise DataError(f"hub:{name}: no rows to train on; its parts: {', '.join(map(str, loaded)) or 'none'}")
     return parts, revision
+
+
+_AT_ONCE = 4096  # rows of a data set that are held together
+
+
+def _rows(table: Any, found: Found) -> Iterator[Row]:
+    """The rows of a part, which `datasets` keeps in a mapped file."""
+    named = [name for names in found.values() for name in names]
+    (label,) = found[LABEL]
+    number = 0
+    for batch in table.select_columns(named).iter(_AT_ONCE):
+        columns = {**batch, label: _names(table, label, batch[label])}
+        for values in of_columns(columns, found):
+            number += 1
+            yield number, values, {}
+
+
+def _withheld(table: Any, found: Found) -> bool:
+    """Whether no row of a part has its label."""
+    (label,) = found[LABEL]
+    batches = table.select_columns([label]).iter(_AT_ONCE)
+    return all(value is None for batch in batches for value in _names(table, label, batch[label]))
 
 
 def _versioned(name: str) -> tuple[str, str | None]:
@@ -102,12 +122,12 @@ def _load(datasets: Any, name: str, revision: str | None) -> dict[str, Any]:
     raise DataError(f"hub:{name}: cannot be loaded ({complaints[-1]}); check the name and the network, or use a file")
 
 
-def _label_values(table: Any, column: str) -> list[object]:
-    values = list(table[column])
+def _names(table: Any, column: str, values: list[object]) -> list[object]:
+    """The labels of some rows, by their names where the column has names."""
     names = getattr(table.features[column], "names", None)
     if names is None:
         return values
-    return [None if value is None or value < 0 else names[value] for value in values]
+    return [names[value] if isinstance(value, int) and value >= 0 else None for value in values]
 
 
 def _revision(table: Any) -> str | None:

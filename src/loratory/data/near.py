@@ -82,10 +82,11 @@ def near_duplicates(texts: Sequence[str]) -> Near:
     Above `TEXTS` texts or `CHARACTERS` characters a sample is searched, the texts with the lowest SHA-256(seed, text).
     A pair is then found only where both its texts are drawn.
     """
-    chosen = sorted(_sample(texts), key=texts.__getitem__)
+    drawn = {position: texts[position] for position in _sample(texts)}
+    chosen = sorted(drawn, key=drawn.__getitem__)
     if len(chosen) > SAID:
         log.info("looking for near duplicates among %s texts", f"{len(chosen):,}")
-    links = _Links([texts[position] for position in chosen])
+    links = _Links([drawn[position] for position in chosen])
     for bucket in _buckets(links.texts):
         for place, member in enumerate(bucket):
             for other in bucket[max(0, place - WINDOW) : place]:
@@ -107,11 +108,14 @@ def _shingles(text: str) -> frozenset[str]:
 
 def _sample(texts: Sequence[str]) -> Sequence[int]:
     """Positions of the texts that are searched."""
-    if len(texts) <= TEXTS and sum(map(len, texts)) <= CHARACTERS:
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    if len(texts) <= TEXTS and lengths.sum() <= CHARACTERS:
         return range(len(texts))
-    drawn = sorted(range(len(texts)), key=lambda place: hashlib.sha256(f"{SEED}\0{texts[place]}".encode()).digest())
-    ends = np.cumsum([len(texts[place]) for place in drawn])
-    return drawn[: min(TEXTS, int(np.searchsorted(ends, CHARACTERS, side="right")))]
+    digests = b"".join(hashlib.sha256(f"{SEED}\0{text}".encode()).digest() for text in texts)
+    drawn = np.lexsort(np.frombuffer(digests, dtype=">u8").reshape(-1, 4).T[::-1])
+    ends = np.cumsum(lengths[drawn])
+    found: list[int] = drawn[: min(TEXTS, int(np.searchsorted(ends, CHARACTERS, side="right")))].tolist()
+    return found
 
 
 def _hashes(text: str) -> NDArray[np.uint32]:

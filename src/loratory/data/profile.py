@@ -12,17 +12,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, count
-from typing import Any
+from itertools import combinations, count, pairwise
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data import near
-from loratory.data.splits import PARTS, Dataset, normalised
+from loratory.data.columns import Pairs, Text, are_pairs, as_text, stored
+from loratory.data.splits import PARTS, Dataset, hashes, normalised, ranked
 from loratory.data.tokens import token_ids
 
 LISTED = 20
@@ -175,6 +175,9 @@ class Profile:
     search: Search
     tokens: Tokens | None
     """None where no tokenizer was given."""
+    alone: Mapping[str, Mapping[str, int]] | None = None
+    """Of pairs, for `text` and `pair`, the first and the second: by `train-test` and so on, rows of the second part
+    whose one text stands in the first part, in whichever column; None of single texts."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -198,54 +201,131 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
         reader: whose tokens are counted; without one there are no lengths.
         max_length: the maximum length of the settings, in tokens.
     """
-    places, texts = _rows(dataset)
-    alike: dict[str, list[int]] = defaultdict(list)  # distinct normalised text → its rows
-    for number, text in enumerate(texts):
-        alike[normalised(text)].append(number)
-    distinct = sorted(alike)
-    rows = [alike[normal] for normal in distinct]
-    repeated = [_group(places, texts, [members], 1.0) for members in rows if len(members) > 1]
-    found = near.near_duplicates(distinct)
-    linked = [[rows[member] for member in group.members] for group in found.groups]
-    groups = [_group(places, texts, one, of.similarity) for one, of in zip(linked, found.groups, strict=True)]
+    rows = _Seen.of(dataset)
+    order, ids = ranked(hashes(rows))
+    bounds = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
+    alike = _Alike(order, bounds)
+    repeated = [_group(rows, [members], 1.0) for members in alike.repeated()]
+    found = near.near_duplicates(_Normalised(rows, alike))
+    linked = [[alike.members(member) for member in group.members] for group in found.groups]
+    groups = [_group(rows, one, of.similarity) for one, of in zip(linked, found.groups, strict=True)]
     return Profile(
-        equal=_repeats(repeated, *_equal_rows(places, rows)),
+        equal=_repeats(repeated, *_equal_rows(rows, ids)),
         conflicting=_largest(group for group in repeated if len(group.labels) > 1),
-        near=_repeats(groups, *_near_rows(places, linked)),
+        near=_repeats(groups, *_near_rows(rows, linked)),
         search=Search(
             shingle=near.SHINGLE,
             threshold=near.THRESHOLD,
             permutations=near.PERMUTATIONS,
             bands=near.BANDS,
             seed=near.SEED,
-            distinct=len(distinct),
+            distinct=len(alike),
             searched=found.searched,
             finished=found.finished,
         ),
-        tokens=None if reader is None else _tokens(places, texts, reader, max_length),
+        tokens=None if reader is None else _tokens(rows, reader, max_length),
+        alone=_alone(rows) if rows.paired else None,
     )
 
 
-def _rows(dataset: Dataset) -> tuple[list[Place], list[str]]:
-    """Every row and its text: training, validation, test, each by the number of the row."""
-    places, texts = [], []
-    for part in PARTS:
-        split = dataset.split(part)
-        for position in np.argsort(split.rows, kind="stable").tolist():
-            places.append(Place(part, int(split.rows[position]), str(dataset.labels[split.labels[position]])))
-            texts.append(split.texts[position])
-    return places, texts
+class _Seen(Sequence[Text]):
+    """The texts of every row: training, validation, test, each by the number of the row."""
+
+    def __init__(self, dataset: Dataset, orders: Sequence[NDArray[np.int64]]) -> None:
+        self.dataset, self.orders = dataset, orders
+        self.texts = [stored(dataset.split(part).texts).take(order) for part, order in zip(PARTS, orders, strict=True)]
+        self.starts = np.cumsum([0, *map(len, orders)])
+        self.parts = np.repeat(np.arange(len(PARTS), dtype=np.int8), np.diff(self.starts))
+        """(N,) the number of each row's part."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether the texts are pairs."""
+        return any(map(are_pairs, self.texts))
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> _Seen:
+        """All rows of `dataset`."""
+        return cls(dataset, [np.argsort(dataset.split(part).rows, kind="stable") for part in PARTS])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> Text: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Text]: ...
+    def __getitem__(self, place: int | slice) -> Text | list[Text]:
+        if not isinstance(place, slice):
+            number = int(self.parts[place])
+            return self.texts[number][range(len(self))[place] - int(self.starts[number])]
+        begin, end, _ = place.indices(len(self))
+        pieces = zip(self.texts, self.starts.tolist(), strict=False)
+        return [text for texts, start in pieces for text in texts[max(0, begin - start) : max(0, end - start)]]
+
+    def place(self, row: int) -> Place:
+        """Where a row stands in the data."""
+        number, position = self._at(row)
+        split = self.dataset.split(PARTS[number])
+        return Place(PARTS[number], int(split.rows[position]), self.label(row))
+
+    def label(self, row: int) -> str:
+        """A row's label."""
+        number, position = self._at(row)
+        return str(self.dataset.labels[self.dataset.split(PARTS[number]).labels[position]])
+
+    def _at(self, row: int) -> tuple[int, int]:
+        number = int(self.parts[row])
+        return number, int(self.orders[number][row - self.starts[number]])
 
 
-def _group(places: Sequence[Place], texts: Sequence[str], members: Sequence[Sequence[int]], similarity: float) -> Group:
+class _Alike:
+    """The rows of each of D distinct normalised texts."""
+
+    def __init__(self, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> None:
+        self.order, self.bounds = order, bounds
+
+    def __len__(self) -> int:
+        return max(0, len(self.bounds) - 1)
+
+    def members(self, text: int) -> list[int]:
+        """The rows with one text, rising."""
+        rows: list[int] = self.order[self.bounds[text] : self.bounds[text + 1]].tolist()
+        return rows
+
+    def repeated(self) -> Iterator[list[int]]:
+        """The rows of each text that has several."""
+        yield from (self.members(text) for text in np.flatnonzero(np.diff(self.bounds) > 1).tolist())
+
+
+class _Normalised(Sequence[str]):
+    """The distinct normalised texts."""
+
+    def __init__(self, rows: _Seen, alike: _Alike) -> None:
+        self.rows, self.alike = rows, alike
+
+    def __len__(self) -> int:
+        return len(self.alike)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        return normalised(self.rows[int(self.alike.order[self.alike.bounds[place]])])
+
+
+def _group(rows: _Seen, members: Sequence[Sequence[int]], similarity: float) -> Group:
     """A group of rows, which share a normalised text where they stand together in `members`."""
-    rows = sorted(row for one in members for row in one)
+    together = sorted(row for one in members for row in one)
     firsts = sorted(one[0] for one in members)[:2]
     return Group(
-        rows=len(rows),
-        listed=tuple(places[row] for row in rows[:LISTED]),
-        texts=tuple(texts[row] for row in firsts),
-        labels=tuple(sorted({places[row].label for row in rows})),
+        rows=len(together),
+        listed=tuple(rows.place(row) for row in together[:LISTED]),
+        texts=tuple(as_text(rows[row]) for row in firsts),
+        labels=tuple(sorted({rows.label(row) for row in together})),
         similarity=similarity,
     )
 
@@ -274,64 +354,74 @@ def _repeats(groups: Sequence[Group], within: dict[str, int], across: dict[str, 
 _PAIRS = tuple(combinations(PARTS, 2))
 
 
-def _equal_rows(places: Sequence[Place], rows: Iterable[Sequence[int]]) -> tuple[dict[str, int], dict[str, int]]:
-    within, across = dict.fromkeys(PARTS, 0), {f"{a}-{b}": 0 for a, b in _PAIRS}
-    for members in rows:
-        counts = dict.fromkeys(PARTS, 0)
-        for row in members:
-            counts[places[row].part] += 1
-        for part in PARTS:
-            within[part] += max(0, counts[part] - 1)
-        for a, b in _PAIRS:
-            across[f"{a}-{b}"] += counts[b] if counts[a] else 0
+def _equal_rows(rows: _Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], dict[str, int]]:
+    by_part = [ids[begin:end] for begin, end in pairwise(rows.starts.tolist())]
+    within = {part: len(one) - len(np.unique(one)) for part, one in zip(PARTS, by_part, strict=True)}
+    across = {
+        f"{a}-{b}": int(np.count_nonzero(np.isin(by_part[PARTS.index(b)], by_part[PARTS.index(a)]))) for a, b in _PAIRS
+    }
     return within, across
 
 
-def _near_rows(
-    places: Sequence[Place], groups: Iterable[Sequence[Sequence[int]]]
-) -> tuple[dict[str, int], dict[str, int]]:
+def _alone(rows: _Seen) -> dict[str, dict[str, int]]:
+    """How many rows of a part have one text that stands in another part, beside whatever other text."""
+    sides = [(one.first, one.second) for one in rows.texts if isinstance(one, Pairs)]
+    ids = ranked(hashes(*(texts for both in sides for texts in both)))[1]
+    ends = np.cumsum([0, *(len(texts) for both in sides for texts in both)])
+    first, second = ([ids[ends[n] : ends[n + 1]] for n in range(side, len(ends) - 1, 2)] for side in (0, 1))
+    within = [np.concatenate(both) for both in zip(first, second, strict=True)]
+    return {
+        column: {
+            f"{a}-{b}": int(np.count_nonzero(np.isin(side[PARTS.index(b)], within[PARTS.index(a)]))) for a, b in _PAIRS
+        }
+        for column, side in (("text", first), ("pair", second))
+    }
+
+
+def _near_rows(seen: _Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[dict[str, int], dict[str, int]]:
     """Rows beside a text of their group that is not their own."""
     within, across = dict.fromkeys(PARTS, 0), {f"{a}-{b}": 0 for a, b in _PAIRS}
     for group in groups:
         having = {
-            part: {n for n, rows in enumerate(group) if any(places[r].part == part for r in rows)} for part in PARTS
+            part: {n for n, rows in enumerate(group) if any(seen.parts[r] == number for r in rows)}
+            for number, part in enumerate(PARTS)
         }
         for number, rows in enumerate(group):
             for row in rows:
-                part = places[row].part
+                part = PARTS[seen.parts[row]]
                 within[part] += bool(having[part] - {number})
                 for a, b in _PAIRS:
                     across[f"{a}-{b}"] += b == part and bool(having[a] - {number})
     return within, across
 
 
-def _tokens(places: Sequence[Place], texts: Sequence[str], reader: Reader, max_length: int) -> Tokens:
-    lengths = token_lengths(texts, reader.tokenizer)
-    parts = np.array([PARTS.index(place.part) for place in places])
-    special = int(reader.tokenizer.num_special_tokens_to_add())
-    long = [int(row) for row in np.argsort(-lengths, kind="stable") if lengths[row] > reader.takes]
+def _tokens(rows: _Seen, reader: Reader, max_length: int) -> Tokens:
+    lengths = token_lengths(rows, reader.tokenizer)
+    special = int(reader.tokenizer.num_special_tokens_to_add(pair=rows.paired))
+    long = np.flatnonzero(lengths > reader.takes)
+    long = long[np.argsort(-lengths[long], kind="stable")]
     of_all = _lengths(lengths)
     return Tokens(
         model=reader.model,
         takes=reader.takes,
-        lengths={**{part: _lengths(lengths[parts == n]) for n, part in enumerate(PARTS)}, "all": of_all},
+        lengths={**{part: _lengths(lengths[rows.parts == n]) for n, part in enumerate(PARTS)}, "all": of_all},
         histogram=_histogram(lengths, of_all),
-        empty=_listed(places, np.flatnonzero(lengths <= special).tolist()),
-        too_long=_listed(places, long),
+        empty=_listed(rows, np.flatnonzero(lengths <= special)),
+        too_long=_listed(rows, long),
         given=_cut(lengths, max_length),
         suggested=_suggested(lengths, reader.takes),
     )
 
 
-def token_lengths(texts: Sequence[str], tokenizer: Any) -> NDArray[np.int64]:
+def token_lengths(texts: Sequence[Text], tokenizer: Any) -> NDArray[np.int64]:
     """(N,) tokens of each text, special tokens included, nothing cut; `tokenizer` is one of transformers."""
     # verbose: else it warns of the first text that is longer than the model takes
-    lengths = [len(ids) for chunk in token_ids(texts, tokenizer, verbose=False) for ids in chunk]
-    return np.array(lengths, dtype=np.int64)
+    lengths = (len(ids) for chunk in token_ids(texts, tokenizer, verbose=False) for ids in chunk)
+    return np.fromiter(lengths, dtype=np.int64, count=len(texts))
 
 
-def _listed(places: Sequence[Place], rows: Sequence[int]) -> Rows:
-    return Rows(len(rows), tuple(places[row] for row in rows[:LISTED]))
+def _listed(seen: _Seen, rows: NDArray[np.int64]) -> Rows:
+    return Rows(len(rows), tuple(seen.place(row) for row in rows[:LISTED].tolist()))
 
 
 def _lengths(lengths: NDArray[np.int64]) -> Lengths:

@@ -1,4 +1,7 @@
-"""Where examples come from: `hutto:NAME` (packaged), a file, or `hub:NAME[/CONFIG]`. All end in one shape, checked."""
+"""Where examples come from: `hutto:NAME` (packaged), a file, or `hub:NAME[/CONFIG]`. All end in one shape, checked.
+
+table of rows ─▶ columns, and what is at fault with them ─▶ examples
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratory.data import hutto
-from loratory.data.files import GROUP, LABEL, SUFFIXES, TEXT, Columns, Wanted, encodable, read_table
+from loratory.data.columns import Coded, Coder, Pairs, Texts, TextWriter
+from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, encodable, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
 from loratory.errors import DataError, counted, nearest
@@ -25,11 +29,11 @@ Label = str | int | float | bool
 class Examples:
     """N checked examples: no text is empty, no label is missing."""
 
-    texts: tuple[str, ...]
-    labels: tuple[Label, ...]
-    rows: tuple[int, ...]
+    texts: Texts | Pairs
+    labels: Coded[Label]
+    rows: Sequence[int]
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
-    groups: tuple[str, ...] | None = None
+    groups: Coded[str] | None = None
     """What each example belongs to (a document, an author), where the source says it."""
 
 
@@ -65,7 +69,7 @@ def load_source(spec: DataSpec) -> Source:
         source = _hutto(spec)
     elif name.startswith("hub:"):
         parts, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
-        examples = {part: checked(f"{name} ({part})", columns) for part, columns in parts.items()}
+        examples = {part: checked(f"{name} ({part})", gathered(table)) for part, table in parts.items()}
         source = Source(name, revision, _content_digest(examples), examples)
     else:
         return _files(spec, wanted)
@@ -79,21 +83,23 @@ def load_source(spec: DataSpec) -> Source:
 
 def _wanted(spec: DataSpec) -> Wanted:
     """The columns that `spec` names, each under its flag."""
-    named = {TEXT: spec.text_column, LABEL: spec.label_column, GROUP: spec.group_column}
+    named = {TEXT: spec.text_column, PAIR: spec.pair_column, LABEL: spec.label_column, GROUP: spec.group_column}
     return {flag: column for flag, column in named.items() if column is not None}
 
 
 def _hutto(spec: DataSpec) -> Source:
     if spec.group_column is not None:
-        raise DataError(f"--group-column: {spec.dataset} has no columns (its documents are known); leave it out")
+        raise DataError(f"{GROUP}: {spec.dataset} has no columns (its documents are known); leave it out")
+    if spec.pair_column is not None:
+        raise DataError(f"{PAIR}: {spec.dataset} has no columns, and no second text; leave it out")
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
     classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
     kept = [row for row, label in enumerate(classes) if label]
     examples = Examples(
-        texts=tuple(rated.texts[row] for row in kept),
-        labels=tuple(label for label in classes if label),
-        rows=tuple(kept),
-        groups=tuple(rated.documents[row] for row in kept) if rated.documents is not None else None,
+        texts=Texts.of(rated.texts[row] for row in kept),
+        labels=Coded.of(label for label in classes if label),
+        rows=kept,
+        groups=Coded.of(rated.documents[row] for row in kept) if rated.documents is not None else None,
     )
     dropped = len(rated.texts) - len(kept)
     return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped)
@@ -104,31 +110,31 @@ def _files(spec: DataSpec, wanted: Wanted) -> Source:
     if not path.exists() and not path.suffix and path.name == spec.dataset:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
-    tables = {"train": read_table(path, wanted), **_given_files(spec, wanted)}
-    whole = _as_whole_numbers([columns for columns, _ in tables.values()])
+    tables = {"train": gathered(read_table(path, wanted)), **_given_files(spec, wanted)}
+    whole = _as_whole_numbers(tables.values())
     parts = {
-        part: checked(spec.where(part), columns, as_int=whole and columns.untyped)
-        for part, (columns, _) in tables.items()
+        part: checked(spec.where(part), columns, as_int=whole and columns.untyped) for part, columns in tables.items()
     }
     if set(parts) == {"train"}:
-        return Source(spec.dataset, None, tables["train"][1], {"all": parts["train"]})
-    return Source(spec.dataset, None, _joined_digest({part: digest for part, (_, digest) in tables.items()}), parts)
+        return Source(spec.dataset, None, tables["train"].digest, {"all": parts["train"]})
+    digests = {part: columns.digest for part, columns in tables.items()}
+    return Source(spec.dataset, None, _joined_digest(digests), parts)
 
 
-def _given_files(spec: DataSpec, wanted: Wanted) -> dict[str, tuple[Columns, str]]:
+def _given_files(spec: DataSpec, wanted: Wanted) -> dict[str, Columns]:
     named = {"validation": spec.validation, "test": spec.test}
-    return {part: read_table(Path(file), wanted) for part, file in named.items() if file is not None}
+    return {part: gathered(read_table(Path(file), wanted)) for part, file in named.items() if file is not None}
 
 
-def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: DataSpec) -> Source:
+def _with_files(source: Source, given: dict[str, Columns], spec: DataSpec) -> Source:
     """`source` with the parts that stand in files of the user's, which come before its own."""
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
-    whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
+    whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels.values)
     parts = own | {
         part: checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
-        for part, (columns, _) in given.items()
+        for part, columns in given.items()
     }
-    digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}
+    digests = {"source": source.digest} | {part: columns.digest for part, columns in given.items()}
     return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped)
 
 
@@ -137,7 +143,7 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code 
 
 def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
     """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
-    labels = [(label, columns.untyped) for columns in tables for label in columns.values[LABEL] if not _missing(label)]
+    labels = [(label, columns.untyped) for columns in tables for label in columns.labels.values]
     return all(
         _WHOLE_NUMBER.fullmatch(str(label).strip()) if untyped else not isinstance(label, str)
         for label, untyped in labels
@@ -150,6 +156,100 @@ def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, NO_CLASS, NO_GROUP, NO_NAME = FAULTS = (
+    ("without a label", "add it"),
+    ("without a text", "add it"),
+    ("without a second text", "add it"),
+    ("with a text that is not a string", f"choose another {TEXT}"),
+    ("with a second text that is not a string", f"choose another {PAIR}"),
+    ("with half a surrogate pair", "mend it"),
+    ("with a label that is no class name", "use text, numbers or true/false"),
+    ("without a group", "add it"),
+    ("with a group that is no name", "use text or numbers"),
+)
+"""What can be at fault with a row, and what to do about it, in the order in which it is said."""
+
+Fault = tuple[str, str]
+
+LISTED = 5
+"""Faulty rows that are named."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one table before they are examples, each of length N where nothing is at fault."""
+
+    texts: Texts | Pairs
+    labels: Coded[object]
+    """As they stand in the cells."""
+    groups: Coded[object] | None
+    unit: Unit
+    untyped: bool
+    """True where cells are text whatever they mean (CSV, TSV)."""
+    digest: str
+    """SHA-256 of the file's bytes; empty where there is no file."""
+    faults: Mapping[Fault, tuple[int, list[int]]] = field(default_factory=dict)
+    """How many rows have each, and the places of the first."""
+
+
+def gathered(table: Table) -> Columns:
+    """Go through the rows of a table once, and keep what they hold where it does not fill the memory.
+
+    Raises:
+        DataError: as :func:`loratory.data.files.read_table`.
+        StorageError: there is no room for the texts.
+    """
+    labels = Coder[object]()
+    groups = Coder[object]() if GROUP in table.flags else None
+    faults: dict[Fault, tuple[int, list[int]]] = {}
+    at = {flag: place for place, flag in enumerate(table.flags)}
+    text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
+    with TextWriter() as texts, TextWriter() as seconds:
+        for place, values, _ in table.rows:
+            found = [
+                _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
+                _add_name(labels, values[label_at], NO_LABEL, NO_CLASS),
+            ]
+            if pair_at is not None:
+                found.append(_add_text(seconds, values[pair_at], NO_PAIR, NO_SECOND_STRING))
+            if groups is not None and group_at is not None:
+                found.append(_add_name(groups, values[group_at], NO_GROUP, NO_NAME))
+            for fault in found:
+                if fault is not None:
+                    count, places = faults.setdefault(fault, (0, []))
+                    faults[fault] = count + 1, [*places, place][:LISTED]
+        read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
+    kept = None if groups is None else groups.done()
+    return Columns(read, labels.done(), kept, table.unit, table.untyped, table.digest, faults)
+
+
+def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> Fault | None:
+    if not isinstance(cell, str):
+        return missing if cell is None else wrong
+    if not cell or cell.isspace():
+        return missing
+    try:
+        texts.add(cell)
+    except UnicodeEncodeError:
+        return HALF
+    return None
+
+
+def _add_name(names: Coder[object], cell: object, missing: Fault, wrong: Fault) -> Fault | None:
+    """Each distinct value is looked at once."""
+    try:
+        known = names.knows(cell)
+    except TypeError:  # a list or an object
+        return wrong
+    if not known:
+        if _missing(cell):
+            return missing
+        if _label(cell) is None:
+            return wrong
+    names.add(cell)
+    return None
+
+
 def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
     """Turn columns into examples.
 
@@ -160,41 +260,25 @@ def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
     Raises:
         DataError: which rows are at fault, and how.
     """
-    read, named = columns.values[TEXT], columns.values[LABEL]
-    _refuse(where, columns, [_missing(label) for label in named], "without a label", "add it")
-    empty = [text is None or (isinstance(text, str) and not text.strip()) for text in read]
-    _refuse(where, columns, empty, "without a text", "add it")
-    texts = [text for text in read if isinstance(text, str)]
-    if len(texts) < len(read):
-        wrong = [not isinstance(text, str) for text in read]
-        _refuse(where, columns, wrong, "with a text that is not a string", f"choose another {TEXT}")
-    _refuse(where, columns, [not encodable(text) for text in texts], "with half a surrogate pair", "mend it")
-    convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
-    labels = [convert(value) for value in named]
-    kept = [label for label in labels if label is not None]
-    if len(kept) < len(labels):
-        wrong = [label is None for label in labels]
-        remedy = "use text, numbers or true/false"
-        _refuse(where, columns, wrong, "with a label that is no class name", remedy)
-    return Examples(tuple(texts), tuple(kept), tuple(range(len(texts))), _groups(where, columns))
+    for fault in FAULTS:
+        if fault in columns.faults:
+            _refuse(where, columns.unit, *columns.faults[fault], *fault)
+    convert: Callable[[object], Label] = (lambda value: int(str(value).strip())) if as_int else _named
+    labels = columns.labels.converted(convert)
+    groups = None if columns.groups is None else columns.groups.converted(lambda value: str(_named(value)))
+    return Examples(columns.texts, labels, range(len(columns.texts)), groups)
 
 
-def _groups(where: str, columns: Columns) -> tuple[str, ...] | None:
-    """The group of each row: what stands in its column, as text without space around it."""
-    if GROUP not in columns.values:
-        return None
-    _refuse(where, columns, [_missing(value) for value in columns.values[GROUP]], "without a group", "add it")
-    groups = [_label(value) for value in columns.values[GROUP]]
-    _refuse(where, columns, [group is None for group in groups], "with a group that is no name", "use text or numbers")
-    return tuple(str(group) for group in groups)
+def _refuse(where: str, unit: Unit, count: int, places: list[int], what: str, remedy: str) -> None:
+    said = unit if count == 1 else f"{unit}s"
+    shown = ", ".join(map(str, places)) + (", …" if count > len(places) else "")
+    raise DataError(f"{where}: {counted(count, 'row')} {what} ({said} {shown}); {remedy}, or remove the row")
 
 
-def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy: str) -> None:
-    bad = [row for row, fault in zip(columns.rows, faults, strict=True) if fault]
-    if bad:
-        places = columns.unit if len(bad) == 1 else f"{columns.unit}s"
-        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise DataError(f"{where}: {counted(len(bad), 'row')} {what} ({places} {shown}); {remedy}, or remove the row")
+def _named(value: object) -> Label:
+    label = _label(value)
+    assert label is not None  # its row would be at fault
+    return label
 
 
 def _label(value: object) -> Label | None:

@@ -14,8 +14,7 @@ import hashlib
 import json
 import logging
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory.data.columns import Pairs, Text, Texts, chunked
 from loratory.data.sources import Examples, Label, Source, load_source
 from loratory.errors import DataError, SettingsError, counted
 from loratory.spec import DataSpec, validated
@@ -36,7 +36,7 @@ PARTS = ("train", "validation", "test")
 class Split:
     """N examples of one part."""
 
-    texts: tuple[str, ...]
+    texts: Sequence[Text]
     labels: NDArray[np.int64]
     """(N,) class ids, positions in `Dataset.labels`."""
     digest: str
@@ -103,35 +103,39 @@ class Dataset:
         }
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One example on its way to a part: label as id, normalised text, its place in the hash order, its source's row,
-    and its group where there are groups.
-    """
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """N examples on their way to a part, in some order."""
 
-    text: str
-    label: int
-    normal: str
-    place: bytes
-    number: int
-    group: str | None
+    texts: Texts | Pairs
+    labels: NDArray[np.int64]
+    """(N,) class ids."""
+    ids: NDArray[np.int64]
+    """(N,) of their normalised texts, the same in all parts, in the order of the places."""
+    numbers: NDArray[np.int64]
+    """(N,) their sources' rows."""
+    groups: NDArray[np.int64] | None
+    """(N,) where there are groups; the same in all parts."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: NDArray[np.int64]) -> _Rows:
+        """The examples `chosen` (M,), in that order."""
+        groups = None if self.groups is None else self.groups[chosen]
+        return _Rows(self.texts.take(chosen), self.labels[chosen], self.ids[chosen], self.numbers[chosen], groups)
 
 
-@dataclass
-class _Unit:
-    """Rows that are never parted."""
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """What is never parted, U units in the order of their places."""
 
-    place: bytes
-    """In the hash order."""
-    normals: list[str]
-    """Their distinct normalised texts."""
-    classes: Counter[int]
-    """How many of these are of each class."""
-
-    @property
-    def label(self) -> int:
-        """The commonest class, the lowest id among equals."""
-        return _commonest(self.classes)
+    of: NDArray[np.int64]
+    """The unit of each id of a text; -1 where no row has it."""
+    labels: NDArray[np.int64]
+    """(U,) the commonest class of each unit's texts, the lowest among equals."""
+    holding: NDArray[np.int64]
+    """(C,) how many units have a text of each class."""
 
 
 def make_dataset(spec: DataSpec) -> Dataset:
@@ -144,24 +148,35 @@ def make_dataset(spec: DataSpec) -> Dataset:
             :func:`loratory.data.sources.load_source`, whose other errors pass through too.
         SettingsError: the fractions leave nothing to train on, or the limit is below the number of classes.
     """
+    _fold(spec)  # what cannot be meant is refused before anything is read
+    return divided(load_source(spec), spec)
+
+
+def divided(source: Source, spec: DataSpec) -> Dataset:
+    """Divide what was read for `spec`.
+
+    Raises:
+        DataError, SettingsError: as :func:`make_dataset`.
+    """
     fold = _fold(spec)
-    source = load_source(spec)
     if fold is not None and "test" in source.parts:
         raise SettingsError(f"{spec.dataset} has a test split of its own; --folds divides data that have none")
-    labels = ordered_labels(label for part in source.parts.values() for label in part.labels)
+    labels = ordered_labels(label for part in source.parts.values() for label in part.labels.values)
     if len(labels) < 2:
         raise DataError(f"{spec.dataset}: one class only, {labels[0]!r}; at least two are needed")
-    read = {("train" if part == "all" else part): _rows(e, labels, spec.split_seed) for part, e in source.parts.items()}
+    read, places = _rows(source, labels, spec.split_seed)
     test_share = spec.test_fraction if fold is None else Fraction(1, fold[1])
     cut = {
         part: fraction
         for part, fraction in (("test", test_share), ("validation", spec.validation_fraction))
         if part not in read and fraction > 0
     }
-    parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset, fold)
+    nothing = read["train"].take(np.empty(0, np.int64))
+    parts = {"test": nothing} | read | divide(read["train"], places, cut, labels, spec.dataset, fold)
+    del places
     for part in ("validation", "test"):
         _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
-    overlap = _overlaps(parts, lambda row: row.normal)
+    overlap = _overlaps({part: rows.ids for part, rows in parts.items()})
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
@@ -181,10 +196,10 @@ def make_dataset(spec: DataSpec) -> Dataset:
         test=_split(parts["test"], labels),
         overlap=overlap,
         duplicates={
-            "all" if "all" in source.parts and part == "train" else part: len(rows) - len({row.normal for row in rows})
+            "all" if "all" in source.parts and part == "train" else part: len(rows) - _distinct(rows.ids)
             for part, rows in read.items()
         },
-        conflicts=sum(len(set(classes)) > 1 for classes in _classes(read["train"]).values()),
+        conflicts=_conflicts(read["train"], len(labels)),
         dropped=source.dropped,
         groups=groups,
     )
@@ -211,12 +226,12 @@ def _fold(spec: DataSpec) -> tuple[int, int] | None:
     return spec.fold, spec.folds
 
 
-def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, list[_Row]]) -> dict[str, Any] | None:
+def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, _Rows]) -> dict[str, Any] | None:
     """What is said of the groups, where the source has some; parts that were given may share some."""
-    names = {group for examples in source.parts.values() for group in examples.groups or ()}
+    names = {group for examples in source.parts.values() if examples.groups for group in examples.groups.values}
     if not names:
         return None
-    overlap = _overlaps(parts, lambda row: row.group)
+    overlap = _overlaps({part: rows.groups for part, rows in parts.items() if rows.groups is not None})
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
@@ -237,8 +252,13 @@ def dataset_of(record: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-def normalised(text: str) -> str:
-    """The form in which two texts are the same: NFKC, case folded, each run of white space one space."""
+def normalised(text: Text) -> str:
+    """The form in which two texts are the same: NFKC, case folded, each run of white space one space.
+
+    Of a pair both texts', with a separator between them that is white space, and so in neither.
+    """
+    if not isinstance(text, str):
+        return "\x1f".join(map(normalised, text))
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -253,66 +273,165 @@ def _key(label: Label) -> tuple[str, Label]:
     return kind, label
 
 
-def _rows(examples: Examples, labels: Sequence[Label], seed: int) -> list[_Row]:
-    ids = {_key(label): position for position, label in enumerate(labels)}
-    rows = []
-    groups = examples.groups if examples.groups is not None else (None,) * len(examples.texts)
-    for text, label, number, group in zip(examples.texts, examples.labels, examples.rows, groups, strict=True):
-        normal = normalised(text)
-        place = hashlib.sha256(f"{seed}\0{normal}".encode()).digest()
-        rows.append(_Row(text, ids[_key(label)], normal, place, number, group))
-    return rows
+def hashes(*columns: Sequence[Text], salt: str = "") -> NDArray[np.uint64]:
+    """(4, N): SHA-256 of `salt` and each text as it is normalised, as four numbers of which the first counts most.
 
-
-def _in_hash_order(rows: Iterable[_Row]) -> list[_Row]:
-    return sorted(rows, key=lambda row: (row.place, row.text, row.label))
-
-
-def _classes(rows: Iterable[_Row]) -> dict[str, list[int]]:
-    """The class of each row, by its normalised text."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        found[row.normal].append(row.label)
+    Args:
+        columns: of N texts in all.
+    """
+    found = np.empty((4, sum(map(len, columns))), dtype=np.uint64)
+    begin = 0
+    for chunk in (chunk for texts in columns for chunk in chunked(texts)):
+        digests = [hashlib.sha256(f"{salt}{normalised(text)}".encode()).digest() for text in chunk]
+        found[:, begin : begin + len(chunk)] = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 4).T
+        begin += len(chunk)
     return found
 
 
-def _units(rows: Sequence[_Row]) -> list[_Unit]:
+def ranked(hashed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order (N,) of hashes (4, N), and the rank (N,) of each, which equal ones share."""
+    order = np.lexsort(hashed[::-1])
+    new = np.zeros(len(order), dtype=bool)
+    for word in hashed:
+        sorted_word = word[order]
+        new[1:] |= sorted_word[1:] != sorted_word[:-1]
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.cumsum(new)
+    return order, ranks
+
+
+def _rows(source: Source, labels: Sequence[Label], seed: int) -> tuple[dict[str, _Rows], NDArray[np.uint64] | None]:
+    """The rows of each part (`train` for `all`); and of each id of a text its place, where there are groups."""
+    classes = {_key(label): position for position, label in enumerate(labels)}
+    parts = {("train" if part == "all" else part): examples for part, examples in source.parts.items()}
+    ends = np.cumsum([0, *(len(examples.texts) for examples in parts.values())])
+    hashed = hashes(*(examples.texts for examples in parts.values()), salt=f"{seed}\0")
+    order, ids = ranked(hashed)
+    places = None
+    if any(examples.groups for examples in parts.values()):
+        places = hashed[:, order[_firsts(ids[order])]]
+    del hashed, order
+    groups = _group_numbers(parts)
+    rows = {}
+    for (part, examples), begin, end in zip(parts.items(), ends[:-1], ends[1:], strict=True):
+        by_code = np.array([classes[_key(label)] for label in examples.labels.values], dtype=np.int64)
+        numbers = np.asarray(examples.rows, dtype=np.int64)
+        rows[part] = _Rows(examples.texts, by_code[examples.labels.codes], ids[begin:end], numbers, groups.get(part))
+    return rows, places
+
+
+def _firsts(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each value of N sorted ones stands first."""
+    new = np.ones(len(values), dtype=bool)
+    new[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(new)
+
+
+def _group_numbers(parts: Mapping[str, Examples]) -> dict[str, NDArray[np.int64]]:
+    """(N,) the number of each example's group in each part that has groups."""
+    known: dict[str, int] = {}
+    found = {}
+    for part, examples in parts.items():
+        if examples.groups is not None:
+            by_code = [known.setdefault(name, len(known)) for name in examples.groups.values]
+            found[part] = np.array(by_code, dtype=np.int64)[examples.groups.codes]
+    return found
+
+
+def _in_hash_order(rows: _Rows) -> NDArray[np.int64]:
+    """The order (N,) of the rows by place; of equal texts by their spelling, then by class."""
+    order = np.argsort(rows.ids, kind="stable")
+    for begin, end in _runs(rows.ids[order]):
+        alike = order[begin:end].tolist()
+        spelt = list(rows.texts.take(order[begin:end]))
+        keys = sorted(zip(spelt, rows.labels[order[begin:end]].tolist(), alike, strict=True))
+        order[begin:end] = [row for _, _, row in keys]
+    return order
+
+
+def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where two or more neighbours of N sorted values are equal: begin and end."""
+    bounds = np.append(_firsts(values), len(values))
+    long = np.flatnonzero(np.diff(bounds) > 1)
+    yield from zip(bounds[long].tolist(), bounds[long + 1].tolist(), strict=True)
+
+
+def _distinct(values: NDArray[np.int64]) -> int:
+    return len(np.unique(values))
+
+
+def _commonest(
+    owners: NDArray[np.int64], classes: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The owners, rising, and the commonest of the classes of each, the lowest among equals; of `count` classes."""
+    pairs = owners * count
+    pairs += classes
+    pairs.sort()
+    firsts = _firsts(pairs)
+    often = np.diff(np.append(firsts, len(pairs)))
+    owner, of_class = np.divmod(pairs[firsts], count)
+    del pairs
+    order = np.lexsort((of_class, -often, owner))
+    firsts = order[_firsts(owner)]  # owners stand sorted in both orders
+    return owner[firsts], of_class[firsts]
+
+
+def _conflicts(rows: _Rows, classes: int) -> int:
+    """Texts with more than one class."""
+    owners = np.unique(rows.ids * classes + rows.labels) // classes  # rising
+    again = owners[1:][owners[1:] == owners[:-1]]
+    return len(_firsts(again))
+
+
+def _units(rows: _Rows, places: NDArray[np.uint64] | None, classes: int) -> _Units:
     """What is never parted, in the order of the places. A text whose rows disagree counts for its commonest class."""
-    labels = {normal: _commonest(Counter(classes)) for normal, classes in _classes(rows).items()}
-    places = {row.normal: row.place for row in rows}
-    units = []
-    for together in _together(rows):
-        found = sorted(places[normal] for normal in together)  # the least of them would put large units first
-        place = found[0] if len(found) == 1 else hashlib.sha256(b"".join(found)).digest()
-        units.append(_Unit(place, together, Counter(labels[normal] for normal in together)))
-    return sorted(units, key=lambda unit: unit.place)
+    texts, labels = _commonest(rows.ids, rows.labels, classes)
+    unit = np.arange(len(texts))
+    if rows.groups is not None and places is not None:
+        joined = _together(rows.ids, rows.groups)
+        unit = np.empty(len(texts), dtype=np.int64)
+        unit[np.searchsorted(texts, rows.ids)] = joined
+        unit = _by_place(unit, places[:, texts])
+    _, of_unit = _commonest(unit, labels, classes)
+    held = np.unique(unit * classes + labels) % classes
+    of = np.full(int(rows.ids.max(initial=-1)) + 1, -1, dtype=np.int64)
+    of[texts] = unit
+    return _Units(of, of_unit, np.bincount(held, minlength=classes))
 
 
-def _commonest(counts: Counter[int]) -> int:
-    return min(counts, key=lambda label: (-counts[label], label))
+def _by_place(unit: NDArray[np.int64], places: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The units (T,) of texts whose places (4, T) rise, numbered anew in the order of the units' own places."""
+    order = np.argsort(unit, kind="stable")
+    found = places[:, order[_firsts(unit[order])]]
+    for begin, end in _runs(unit[order]):  # the least of its texts' places would put a large unit first
+        inside = places[:, order[begin:end]].T.astype(">u8").tobytes()
+        found[:, unit[order[begin]]] = np.frombuffer(hashlib.sha256(inside).digest(), dtype=">u8")
+    return ranked(found)[1][unit]
 
 
-def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
-    """The distinct normalised texts, those that share a group in one list, also by way of a third."""
-    normals = dict.fromkeys(row.normal for row in rows)
-    if not rows or rows[0].group is None:
-        return ([normal] for normal in normals)
-    from scipy.cluster.hierarchy import DisjointSet
+def _together(ids: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """(N,) numbers from 0, the same for rows whose texts are equal or share a group, also by way of a third."""
+    _, texts = np.unique(ids, return_inverse=True)
+    if groups is None:
+        return texts
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    joined = DisjointSet(normals)
-    first: dict[str | None, str] = {}
-    for row in rows:
-        joined.merge(first.setdefault(row.group, row.normal), row.normal)
-    return map(sorted, joined.subsets())
+    behind = int(texts.max(initial=-1)) + 1
+    size = behind + int(groups.max(initial=-1)) + 1
+    links = coo_array((np.ones(len(texts), dtype=np.int8), (texts, behind + groups)), shape=(size, size))
+    _, joined = np.unique(connected_components(links, directed=False)[1][texts], return_inverse=True)
+    return joined.astype(np.int64)
 
 
 def divide(
-    rows: Sequence[_Row],
+    rows: _Rows,
+    places: NDArray[np.uint64] | None,
     fractions: Mapping[str, float | Fraction],
     labels: Sequence[Label],
     where: str,
     fold: tuple[int, int] | None = None,
-) -> dict[str, list[_Row]]:
+) -> dict[str, _Rows]:
     """Cut `rows` into `train` and the parts of `fractions`, each class by itself, units whole.
 
     Args:
@@ -320,40 +439,37 @@ def divide(
     """
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
-    units = _units(rows)
-    holding = Counter(label for unit in units for label in unit.classes)
-    for label in sorted({row.label for row in rows}):  # others stand in a given file only, which is refused for that
-        found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
-        if fold is not None and not _enough(holding[label], fold[1], len(fractions)):
+    units = _units(rows, places, len(labels))
+    for label in np.unique(rows.labels).tolist():  # others stand in a given file only, which is refused for that
+        holding = int(units.holding[label])
+        found = counted(holding, "distinct text" if rows.groups is None else "group")
+        if fold is not None and not _enough(holding, fold[1], len(fractions)):
             raise DataError(
                 f"{where}: class {labels[label]!r} has {found}, too few for {fold[1]} folds; "
                 "take fewer folds, add some, merge the class with another, or remove it"
             )
-        if fractions and holding[label] <= len(fractions):
+        if fractions and holding <= len(fractions):
             raise DataError(
                 f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
                 "add some, merge the class with another, or remove it"
             )
-    by_class: dict[int, list[_Unit]] = defaultdict(list)
-    for unit in units:
-        by_class[unit.label].append(unit)
-    side: dict[str, str] = {}
+    names = (*fractions, "train")
+    side = np.empty(len(units.labels), dtype=np.int8)
     before = 0
-    for label in sorted(by_class):
-        members, begin = by_class[label], 0
+    for label in range(len(labels)):
+        members, begin = np.flatnonzero(units.labels == label), 0
         if fold is None:
             counts = _counts(len(members), fractions)
         else:
             first, test = _stretch(len(members), before, *fold)
             counts = _beside(len(members), test, fractions)
-            before, members = before + len(members), members[first:] + members[:first]
+            before, members = before + len(members), np.roll(members, -first)
         for part, count in counts.items():
-            side.update(dict.fromkeys((text for unit in members[begin : begin + count] for text in unit.normals), part))
+            side[members[begin : begin + count]] = names.index(part)
             begin += count
-    parts: dict[str, list[_Row]] = {part: [] for part in (*fractions, "train")}
-    for row in _in_hash_order(rows):
-        parts[side[row.normal]].append(row)
-    return parts
+    order = _in_hash_order(rows)
+    sides = side[units.of[rows.ids[order]]]
+    return {part: rows.take(order[sides == number]) for number, part in enumerate(names)}
 
 
 def _enough(units: int, folds: int, parts: int) -> bool:
@@ -387,7 +503,7 @@ def _beside(total: int, test: int, fractions: Mapping[str, float | Fraction]) ->
 
 
 def _warn_uneven(
-    parts: Mapping[str, list[_Row]], fractions: Mapping[str, float | Fraction], labels: Sequence[Label], where: str
+    parts: Mapping[str, _Rows], fractions: Mapping[str, float | Fraction], labels: Sequence[Label], where: str
 ) -> None:
     """Say where whole groups leave a part far from its share, or without a class."""
     total = sum(len(parts[part]) for part in ("train", *fractions))  # what was cut, not what was given
@@ -396,7 +512,7 @@ def _warn_uneven(
         if abs(found - asked) > asked / 2:
             text = "%s: %s has %d of %d texts where %d were asked for: some groups are large"
             log.warning(text, where, part, found, total, asked)
-        there = {row.label for row in parts[part]}
+        there = set(parts[part].labels.tolist())
         missing = ", ".join(repr(name) for number, name in enumerate(labels) if number not in there)
         if missing:
             log.warning("%s: no text of class %s in %s: its groups have none", where, missing, part)
@@ -417,42 +533,48 @@ def _counts(total: int, fractions: Mapping[str, float | Fraction]) -> dict[str, 
     return counts
 
 
-def _limited(rows: list[_Row], limit: int, classes: int) -> list[_Row]:
+def _limited(rows: _Rows, limit: int, classes: int) -> _Rows:
     """The first `limit` rows of one order in which every beginning is stratified: so 100 rows lie within 200."""
     if limit < classes:
         raise SettingsError(f"--limit {limit}: below the number of classes, {classes}; raise it")
-    sizes = Counter(row.label for row in rows)
-    seen: Counter[int] = Counter()
-    ranked: list[tuple[float, int, int]] = []
-    for position, row in enumerate(rows):
-        rank = seen[row.label]
-        seen[row.label] += 1
+    share = np.zeros(len(rows))
+    for label in range(classes):
+        members = np.flatnonzero(rows.labels == label)
         # the middle of the row's own step in its class; each class's first row comes before all, so none is lost
-        ranked.append(((2 * rank + 1) / (2 * sizes[row.label]) if rank else 0.0, row.label, position))
-    return [rows[position] for position in sorted(position for _, _, position in sorted(ranked)[:limit])]
+        share[members[1:]] = (2 * np.arange(1, len(members)) + 1) / (2 * len(members))
+    order = np.lexsort((rows.labels, share))  # of equals the earlier row
+    return rows.take(np.sort(order[:limit]))
 
 
-def _refuse_unseen(train: list[_Row], other: list[_Row], part: str, labels: Sequence[Label], where: str) -> None:
-    unseen = sorted({row.label for row in other} - {row.label for row in train})
+def _refuse_unseen(train: _Rows, other: _Rows, part: str, labels: Sequence[Label], where: str) -> None:
+    unseen = np.setdiff1d(other.labels, train.labels).tolist()
     if unseen:
         names = ", ".join(repr(labels[label]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
         raise DataError(f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them")
 
 
-def _overlaps(parts: Mapping[str, list[_Row]], key: Callable[[_Row], str | None]) -> dict[str, int]:
+def _overlaps(keys: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:
     """For each pair of parts, the rows of the second whose key the first has."""
-    known = {part: {key(row) for row in rows} for part, rows in parts.items()}
-    return {f"{a}-{b}": sum(key(row) in known[a] for row in parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
+    pairs = (PARTS[:2], PARTS[::2], PARTS[1:])
+    return {f"{a}-{b}": int(np.count_nonzero(np.isin(keys[b], keys[a]))) for a, b in pairs}
 
 
-def _split(rows: list[_Row], labels: Sequence[Label]) -> Split:
+def shared(texts: Sequence[Text], others: Sequence[Text]) -> int:
+    """How many of `texts` stand among `others`, normalised."""
+    _, ids = ranked(hashes(texts, others))
+    return int(np.count_nonzero(np.isin(ids[: len(texts)], ids[len(texts) :])))
+
+
+def _split(rows: _Rows, labels: Sequence[Label]) -> Split:
     state = hashlib.sha256()
-    for row in rows:
-        state.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")
-    ids = np.array([row.label for row in rows], dtype=np.int64)
-    numbers = np.array([row.number for row in rows], dtype=np.int64)
-    unit: dict[str, int] = {}
-    for number, normals in enumerate(_together(rows)):
-        unit.update(dict.fromkeys(normals, number))
-    units = np.array([unit[row.normal] for row in rows], dtype=np.int64)
-    return Split(tuple(row.text for row in rows), ids, state.hexdigest(), numbers, units)
+    names = [json.dumps(label) for label in labels]
+    begin = 0
+    for chunk in rows.texts.chunks():
+        of = rows.labels[begin : begin + len(chunk)].tolist()
+        lines = [f"[{json.dumps(text)}, {names[label]}]\n" for text, label in zip(chunk, of, strict=True)]
+        state.update("".join(lines).encode())
+        begin += len(chunk)
+    _, first, unit = np.unique(_together(rows.ids, rows.groups), return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))  # in the order in which they stand in the part
+    return Split(rows.texts, rows.labels, state.hexdigest(), rows.numbers, number[unit])

@@ -8,7 +8,7 @@ typical steps, for some seconds                    ─▶ time
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.fit import Progress, ready
 from loratory.engine.frozen import AT_ONCE, Bottom
 from loratory.engine.hardware import Hardware
@@ -76,7 +76,7 @@ def calibrate(
     """
     processes, size = hardware.processes, spec.batch_size * hardware.processes.count
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
-    orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
+    orders = Orders(len(data.labels), seed, spec.epochs)
     frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
     sample = _sampled(data, orders, cut, MOST_STEPS * size, frozen=frozen)
     meter = Meter(hardware)
@@ -125,7 +125,7 @@ class _Sample:
     """The first steps of the run."""
 
 
-def _sampled(data: Labelled, orders: list[NDArray[np.int64]], cut: Cut, typical: int, *, frozen: bool) -> _Sample:
+def _sampled(data: Labelled, orders: Sequence[NDArray[np.int64]], cut: Cut, typical: int, *, frozen: bool) -> _Sample:
     """Of a frozen bottom the texts of its largest batch are there, too: no step is made of them."""
     chosen = [data.heaviest(orders, cut), orders[0][:typical]]
     ends = np.cumsum([len(one) for one in chosen])

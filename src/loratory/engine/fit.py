@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from loratory.data.batches import Cut, Labelled, epoch_order
+from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.compiling import Compiled
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import Graphs, captured
@@ -174,7 +174,7 @@ class Ready:
     lengths: NDArray[np.int64]
     """(N,) tokens of each training text."""
     validation: Labelled | None
-    orders: list[NDArray[np.int64]]
+    orders: Sequence[NDArray[np.int64]]
     cut: Cut
     bottom: Bottom | None
     quick: Quickened
@@ -260,7 +260,7 @@ def ready(
     rates: Mapping[str, float] = MappingProxyType({}),
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
-    orders: list[NDArray[np.int64]] | None = None,
+    orders: Sequence[NDArray[np.int64]] | None = None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
@@ -272,7 +272,7 @@ def ready(
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
     if orders is None:
-        orders = [epoch_order(len(data.labels), seed, epoch) for epoch in range(1, spec.epochs + 1)]
+        orders = Orders(len(data.labels), seed, spec.epochs)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
     lengths = data.tokens.lengths
@@ -306,6 +306,7 @@ def ready(
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
+                types=data.tokens.types is not None,
                 why_eager=why_eager,
             )
             if engine["graphs"] == 0 and companion is None and not starts:
@@ -341,7 +342,7 @@ def _why_eager(
     return "checkpointed layers draw from torch's generator" if drawn else None
 
 
-def _probe(one: Step, step: Graphs | Step, data: Labelled, orders: list[NDArray[np.int64]], cut: Cut) -> None:
+def _probe(one: Step, step: Graphs | Step, data: Labelled, orders: Sequence[NDArray[np.int64]], cut: Cut) -> None:
     """Let the clock learn what the device's work is where steps are launched one by one on CUDA."""
     if one.hardware.device.type != "cuda" or one.processes.count > 1:
         return

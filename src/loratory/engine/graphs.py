@@ -81,7 +81,7 @@ class Shapes:
 class _Captured:
     """A graph and the batch on the device that it reads."""
 
-    def __init__(self, shape: Shape, device: torch.device) -> None:
+    def __init__(self, shape: Shape, device: torch.device, *, types: bool) -> None:
         sizes = {
             "input_ids": (shape.tokens, torch.int64),
             "position_ids": (shape.tokens, torch.int64),
@@ -89,6 +89,8 @@ class _Captured:
             "cu_seqlens": (shape.examples + shape.fillers + 1, torch.int32),
             "weights": (shape.examples, torch.float32),
         }
+        if types:  # at the beginning: what is of 64 bits must stand before what is of 32
+            sizes = {"token_type_ids": (shape.tokens, torch.int64), **sizes}
         self._fields = list(sizes)
         self._buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
         self._buffer = self._buffer.to(device)
@@ -110,8 +112,8 @@ class _Captured:
 class Graphs:
     """Makes the steps of a :class:`Step` by replaying them; without a capture they run eagerly, filled alike."""
 
-    def __init__(self, step: Step, shapes: Shapes) -> None:
-        self._step, self._shapes = step, shapes
+    def __init__(self, step: Step, shapes: Shapes, *, types: bool = False) -> None:
+        self._step, self._shapes, self._types = step, shapes, types
         self._device = step.hardware.device
         self._captured: dict[int, _Captured] = {}
         self._update: torch.cuda.CUDAGraph | None = None
@@ -221,11 +223,13 @@ class Graphs:
     def _blank(self, tokens: int) -> _Captured:
         """A graph whose batch holds padding alone, in examples of like lengths and of weight 0."""
         shape = self._shapes.shape(tokens - 1)
-        captured = _Captured(shape, self._device)
+        captured = _Captured(shape, self._device, types=self._types)
         each, more = divmod(min(tokens - 1, shape.examples * shape.longest), shape.examples)
         lengths = np.full(shape.examples, each) + (np.arange(shape.examples) < more)
         table = TokenTable(
-            np.full(lengths.sum(), self._step.classifier.pad_id, np.int32), np.concatenate([[0], lengths.cumsum()])
+            np.full(lengths.sum(), self._step.classifier.pad_id, np.int32),
+            np.concatenate([[0], lengths.cumsum()]),
+            np.zeros(lengths.sum(), np.uint8) if self._types else None,
         )
         labels = np.zeros(shape.examples, np.int64)
         batch = collate(table, labels, np.arange(shape.examples), weight=0.0)
@@ -241,6 +245,7 @@ def captured(
     examples: int,
     longest: int,
     compiled: Compiled,
+    types: bool = False,
     why_eager: str | None = None,
 ) -> tuple[Graphs | Step, dict[str, Any]]:
     """The quickest way to make the steps of `step`, and what the record says of it.
@@ -251,6 +256,7 @@ def captured(
         examples: sequences of a whole batch.
         longest: tokens of the longest sequence.
         compiled: layers that may be compiled.
+        types: whether batches have types of tokens.
         why_eager: what stands against graphs, if anything does.
     """
     why = "not on CUDA" if step.hardware.device.type != "cuda" else None
@@ -260,7 +266,7 @@ def captured(
         return step, _made(why, compiled)
     config: Any = step.classifier.model.config
     filler = min(FILLER, step.classifier.family.longest(config))
-    graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest, filler=filler))
+    graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest, filler=filler), types=types)
     if not step.hardware.graphs:
         return graphs, _made("switched off", compiled)
     if len(totals) <= SELDOM:

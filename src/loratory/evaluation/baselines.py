@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from loratory.data.columns import are_pairs
 from loratory.evaluation.metrics import Labels, score
 from loratory.evaluation.quality import Quality
 
 if TYPE_CHECKING:
-    from loratory.data.splits import Dataset
+    from loratory.data.splits import Dataset, Split
 
 VADER_NEUTRAL = 0.05
 """Compound scores within ± this are neutral (Hutto & Gilbert, ICWSM 2014, and the VADER package's own README)."""
 
 C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse regularisation strengths of the logistic regression; the best on validation accuracy is kept."""
+
+MOST_TEXTS = 500_000
+"""With more training texts TF-IDF is left out: its terms and their counts stand in memory, and do not map to a file."""
 
 RARE_FROM = 1000
 """From this many training texts on, a term seen in one text only is dropped (min_df 2); below, every term counts."""
@@ -109,6 +113,8 @@ def _vader(dataset: Dataset) -> _Answer:
     the training split's majority class. Three (negative, neutral, positive): above 0.05, below -0.05, or between,
     where the thresholds themselves belong to the outer classes, as the authors say.
     """
+    if are_pairs(dataset.test.texts):
+        return _Answer(reason="it scores a text, and these are pairs of texts")
     classes = {name.strip().casefold(): number for number, name in enumerate(_names(dataset))}
     known = ({"negative", "positive"}, {"negative", "neutral", "positive"})
     if len(classes) < len(dataset.labels) or set(classes) not in known:
@@ -116,7 +122,8 @@ def _vader(dataset: Dataset) -> _Answer:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
-    compound = np.array([analyzer.polarity_scores(text)["compound"] for text in dataset.test.texts])  # (N,)
+    scores = (analyzer.polarity_scores(text)["compound"] for text in dataset.test.texts)
+    compound = np.fromiter(scores, dtype=np.float64, count=len(dataset.test.labels))  # (N,)
     settings: dict[str, Any]
     if "neutral" in classes:
         positive, negative = compound >= VADER_NEUTRAL, compound <= -VADER_NEUTRAL
@@ -130,23 +137,30 @@ def _vader(dataset: Dataset) -> _Answer:
 
 
 def _tfidf(dataset: Dataset) -> _Answer:
-    """Words and word pairs by sublinear TF-IDF, then L2 logistic regression; C is chosen on validation accuracy."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    """Words and word pairs by sublinear TF-IDF, then L2 logistic regression; C is chosen on validation accuracy.
+
+    Of pairs of texts each has terms of its own, and their vectors stand side by side.
+    """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
     if len(np.unique(dataset.train.labels)) < 2:
         return _Answer(reason="the training split holds one class only")
+    if len(dataset.train.labels) > MOST_TEXTS:
+        return _Answer(reason=f"its terms are counted in memory, for at most {MOST_TEXTS:,} training texts")
     min_df = 2 if len(dataset.train.texts) >= RARE_FROM else 1
-    # one-letter words ("I") are kept: scikit-learn's own pattern drops them
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df, token_pattern=r"\w+")
+    vectors = [_Terms(min_df) for _ in _columns(dataset.train)]
     try:
-        train = vectorizer.fit_transform(dataset.train.texts)
+        train = _beside([one.fit(texts) for one, texts in zip(vectors, _columns(dataset.train), strict=True)])
     except ValueError:
         return _Answer(reason="the training texts hold no words it could count")
+
+    def transformed(split: Split) -> Any:
+        return _beside([one.of(texts) for one, texts in zip(vectors, _columns(split), strict=True)])
+
     # one thread: vectors this small lose up to a hundredfold to threads that wait for each other on a busy machine
     with threadpool_limits(1):
-        model = _best_regression(train, vectorizer.transform(dataset.validation.texts), dataset)
-        decision = model.decision_function(vectorizer.transform(dataset.test.texts))
+        model = _best_regression(train, transformed(dataset.validation), dataset)
+        decision = model.decision_function(transformed(dataset.test))
     answer = _Answer(
         parameters=model.coef_.size + model.intercept_.size,
         settings={
@@ -165,6 +179,37 @@ def _tfidf(dataset: Dataset) -> _Answer:
     if len(model.classes_) < len(dataset.labels):  # a class never seen has no logit to give
         return replace(answer, predictions=model.classes_[logits.argmax(axis=1)].astype(np.int64))
     return replace(answer, logits=logits)
+
+
+class _Terms:
+    """Terms of one column of texts, and their weights."""
+
+    def __init__(self, min_df: int) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        # one-letter words ("I") are kept: scikit-learn's own pattern drops them
+        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df, token_pattern=r"\w+")
+
+    def fit(self, texts: Iterable[str]) -> Any:
+        """Learn the terms of the training texts (N); their vectors (N, terms)."""
+        return self._vectorizer.fit_transform(texts)
+
+    def of(self, texts: Iterable[str]) -> Any:
+        """The vectors of other texts."""
+        return self._vectorizer.transform(texts)
+
+
+def _columns(split: Split) -> list[Iterable[str]]:
+    """The texts of a split; of pairs the first ones and the second ones."""
+    if not are_pairs(split.texts):
+        return [(text for text in split.texts if isinstance(text, str))]
+    return [(pair[0] for pair in split.texts), (pair[1] for pair in split.texts)]
+
+
+def _beside(vectors: Sequence[Any]) -> Any:
+    from scipy.sparse import hstack
+
+    return vectors[0] if len(vectors) == 1 else hstack(vectors, format="csr")
 
 
 def _best_regression(train: Any, validation: Any, dataset: Dataset) -> Any:

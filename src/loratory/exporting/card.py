@@ -87,6 +87,10 @@ def _metadata(source: Source, kind: str) -> str:
 def _example(source: Source, kind: str) -> list[str]:
     longest = source.spec.data.max_length
     labels = repr(list(source.labels))
+    paired = source.spec.data.pair_column is not None
+    texts = ['"A text."', *(['"Its second text."'] if paired else [])]
+    one, several = ", ".join(texts), ", ".join(f"[{text}]" for text in texts)
+    piped = "{" + f'"text": {texts[0]}, "text_pair": {texts[1]}' + "}" if paired else one
     held, given = "", ""
     if source.quantize != "off":
         settings = {**SETTINGS[source.quantize], "llm_int8_skip_modules": list(source.head)}
@@ -100,7 +104,7 @@ def _example(source: Source, kind: str) -> list[str]:
 from transformers import pipeline
 
 classify = pipeline("text-classification", model=".")
-print(classify("A text.", truncation=True, max_length={longest}))""",
+print(classify({piped}, truncation=True, max_length={longest}))""",
         "adapter": f"""\
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer{", BitsAndBytesConfig" if held else ""}
@@ -108,7 +112,7 @@ from transformers import AutoTokenizer{", BitsAndBytesConfig" if held else ""}
 labels = {labels}{held}
 model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(source.labels)}{given})
 tokenizer = AutoTokenizer.from_pretrained(".")
-text = tokenizer("A text.", truncation=True, max_length={longest}, return_tensors="pt")
+text = tokenizer({one}, truncation=True, max_length={longest}, return_tensors="pt")
 print(labels[int(model(**text).logits.argmax())])""",
         "onnx": f"""\
 import onnxruntime
@@ -116,7 +120,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 labels, tokenizer = AutoConfig.from_pretrained(".").id2label, AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx")
-texts = tokenizer(["A text."], padding=True, truncation=True, max_length={longest}, return_tensors="np")
+texts = tokenizer({several}, padding=True, truncation=True, max_length={longest}, return_tensors="np")
 (logits,) = session.run(None, {{one.name: texts[one.name] for one in session.get_inputs()}})
 print([labels[int(number)] for number in logits.argmax(-1)])""",
     }
@@ -216,7 +220,8 @@ def _row(*cells: str) -> str:
 def _limits(source: Source) -> Iterator[str]:
     spec, record = source.spec, source.record
     yield f"- It gives one of the {len(source.labels)} labels to any text, whatever the text is about."
-    yield f"- It was trained on the first {spec.data.max_length} tokens of each text."
+    what = "pair of texts, the longer cut first" if spec.data.pair_column is not None else "text"
+    yield f"- It was trained on the first {spec.data.max_length} tokens of each {what}."
     yield f"- The results are those of one training, seed {spec.seed}; how much they vary with the seed is not in them."
     yield "- Data of other sources was not scored."
     if "test" not in record.quality:

@@ -43,7 +43,7 @@ def examples_of(spec: RunSpec, digests: Mapping[str, str], base: Base) -> Exampl
     dataset = divided_then(spec.data, digests)
     if dataset is not None:
         texts = dataset.validation.texts[:CHECKED]
-        table, what = encode(texts, base.tokenizer, spec.data.max_length), "validation examples"
+        table, what = encode(texts, base.tokenizer, spec.data.max_length, types=base.types), "validation examples"
     else:
         log.warning("the run's data is not there any more or has changed: the export is checked on random tokens")
         table, what = _random(base, spec.data.max_length), "random token sequences"

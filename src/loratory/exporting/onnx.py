@@ -8,7 +8,6 @@ Labels are in `config.json` as transformers writes it, and the tokenizer stands 
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from loratory.errors import ModelError, ResourceError, first_line
 from loratory.exporting.checked import Examples
 from loratory.exporting.source import Source
 from loratory.models.load import Base
-from loratory.models.source import quiet
+from loratory.models.source import quiet, takes_types
 
 try:
     import onnx  # noqa: F401  # what torch's exporter needs
@@ -64,12 +63,7 @@ def write_onnx(source: Source, examples: Examples, stage: Path) -> Tensor:
 
 def input_names(base: Base) -> list[str]:
     """The graph's inputs: token types only where the model has several and the tokenizer gives them."""
-    names = ["input_ids", "attention_mask"]
-    takes = "token_type_ids" in inspect.signature(base.model.forward).parameters
-    types = getattr(base.config, "type_vocab_size", 1)  # GPT-2 takes types, but has no table of them
-    if takes and types > 1 and "token_type_ids" in base.tokenizer.model_input_names:
-        names.append("token_type_ids")
-    return names
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if takes_types(base.config, base.tokenizer) else [])]
 
 
 def _convert(base: Base, names: list[str], path: Path) -> None:
@@ -101,8 +95,8 @@ def _logits(path: Path, names: list[str], examples: Examples, pad_id: int, class
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for chosen, batch in examples.data.by_length(tokens=TOKENS):
-            ids, mask = padded(batch, pad_id)
-            given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+            tensors = padded(batch, pad_id)
+            given = {"token_type_ids": torch.zeros_like(tensors["input_ids"]), **tensors}
             (rows,) = session.run(["logits"], {name: given[name].numpy() for name in names})
             logits[torch.from_numpy(chosen)] = torch.from_numpy(rows)
     except (Fail, InvalidGraph, NotImplemented, RuntimeException) as error:

@@ -349,8 +349,7 @@ class Classifier:
         if self.flat and self.family.apply_head is not None:
             hidden = self.encode(self.rounded(batch))
             return self.family.apply_head(self.model, hidden.index_select(0, self.pooled(batch)))
-        ids, mask = padded(batch, self.pad_id)
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        logits: Tensor = self.model(**padded(batch, self.pad_id)).logits
         return logits
 
     def pooled(self, batch: Batch) -> Tensor:
@@ -370,9 +369,11 @@ class Classifier:
 
     def encode(self, batch: Batch) -> Tensor:
         """Last hidden states (T, H) of a flat batch."""
+        types = batch.token_type_ids
         hidden: Tensor = self.family.encoder(self.model)(
             input_ids=batch.input_ids.unsqueeze(0),
             position_ids=self._positions(batch).unsqueeze(0),
             layout=Layout.of(batch, causal=self.family.causal),
+            **({} if types is None else {"token_type_ids": types.unsqueeze(0)}),
         ).last_hidden_state[0]
         return hidden

@@ -32,6 +32,7 @@ from loratory.models.source import (
     quiet,
     read_config,
     read_tokenizer,
+    takes_types,
 )
 
 
@@ -58,6 +59,11 @@ class Base:
     def config(self) -> PretrainedConfig:
         """The model's configuration."""
         return self.model.config
+
+    @property
+    def types(self) -> bool:
+        """As :func:`loratory.models.source.takes_types`."""
+        return takes_types(self.config, self.tokenizer)
 
     @property
     def pad_id(self) -> int:

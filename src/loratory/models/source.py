@@ -44,12 +44,26 @@ class Pretrained:
         """A configuration of its own, with `labels` as its classes."""
         return for_classes(read_config(self.source, labels=labels), self.tokenizer)
 
+    @property
+    def types(self) -> bool:
+        """As :func:`takes_types`."""
+        return takes_types(self.plain, self.tokenizer)
+
     def unchanged(self) -> bool:
         """Whether its files are still those that were read."""
         try:
             return self.stamps == _stamps([Path(path) for path, _, _ in self.stamps])
         except OSError:
             return False
+
+
+def takes_types(config: PretrainedConfig, tokenizer: Any) -> bool:
+    """Whether a model tells the texts of a pair apart by types of tokens: it has several, and its tokenizer gives them.
+
+    GPT-2 takes types, but has no table of them; RoBERTa has one, for all tokens.
+    """
+    types: int = getattr(config, "type_vocab_size", 0)
+    return types > 1 and "token_type_ids" in tokenizer.model_input_names
 
 
 def pretrained(name: str, *, weights: bool = True) -> Pretrained:

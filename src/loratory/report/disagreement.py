@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loratory.data import make_dataset
+from loratory.data.columns import on_one_line
 from loratory.errors import LoratoryError
 from loratory.report.at_hand import data_at_hand
 from loratory.report.evidence import CellEvidence
@@ -65,7 +67,7 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     test = found[0].tests[0]
     order = np.lexsort((test.rows, -shares.var(axis=0), -gap.round(9)))
     chosen = [int(position) for position in order[:SHOWN] if gap[position] > 0]
-    texts = _texts(record)
+    texts = _texts(record, test.rows[chosen])
     examples = tuple(
         Disputed(
             row=int(test.rows[position]),
@@ -78,9 +80,9 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     return Disagreement(examples, int((gap >= 1).sum()), len(gap))
 
 
-def _texts(record: RunRecord) -> dict[int, str]:
-    """The test examples' texts by row, of every fold where the run is of one, where the data set is at hand, and is the
-    one that the run saw; else none."""
+def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, str]:
+    """The texts of the test examples `rows`, of every fold where the run is of one, where the data set is at hand, and
+    is the one that the run saw; else none."""
     try:
         spec = validated(DataSpec, record.spec["data"])
         if not data_at_hand(spec):
@@ -96,7 +98,11 @@ def _texts(record: RunRecord) -> dict[int, str]:
     if test.digest != record.data.get("digests", {}).get("test"):
         log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
         return {}
-    return {int(row): _cut(text) for part in parts for row, text in zip(part.rows, part.texts, strict=True)}
+    return {
+        int(part.rows[position]): _cut(on_one_line(part.texts[position]))
+        for part in parts
+        for position in np.flatnonzero(np.isin(part.rows, rows)).tolist()
+    }
 
 
 def _cut(text: str) -> str:

@@ -35,6 +35,7 @@ def findings(profile: Profile, sizes: Mapping[str, int]) -> list[Finding]:
     """
     found = [
         _equal(profile.equal, sizes),
+        *([] if profile.alone is None else [_alone(profile.alone, sizes)]),
         _near(profile.near, profile.search, sizes),
         _conflicts(profile),
     ]
@@ -47,6 +48,22 @@ def _equal(equal: Repeats, sizes: Mapping[str, int]) -> Finding:
         _across(equal, sizes, "Rows whose text stands in another split too", "No text stands in two splits."),
     ]
     return Finding("Equal texts, up to case and spaces", tuple(sentences), _shown(equal.largest))
+
+
+def _alone(alone: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int]) -> Finding:
+    sentences = []
+    for column, said in (("text", "first"), ("pair", "second")):
+        shares = [
+            f"{counted(number, 'row')} of {pair.split('-')[1]} ({units.percent(number / sizes[pair.split('-')[1]])}) "
+            f"in {pair.split('-')[0]}"
+            for pair, number in alone[column].items()
+            if number
+        ]
+        where = f"stands in another split too, beside another text or the same: {', '.join(shares)}."
+        sentences.append(f"The {said} text {where}" if shares else f"No {said} text stands in two splits.")
+    if any(number for counts in alone.values() for number in counts.values()):
+        sentences.append("--group-column with the column of that text keeps its pairs in one split.")
+    return Finding("Texts of pairs, each by itself", tuple(sentences))
 
 
 def _near(repeats: Repeats, search: Search, sizes: Mapping[str, int]) -> Finding:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory.data.columns import Text, on_one_line, parts
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
 from loratory.units import printable
@@ -53,32 +54,32 @@ class Predicted:
             yield {"label": label, "probabilities": dict(zip(self.labels, row, strict=True))}
 
 
-def predictions_table(texts: Sequence[str], models: Sequence[Predicted]) -> RenderableType:
+def predictions_table(texts: Sequence[Text], models: Sequence[Predicted]) -> RenderableType:
     """One line a text: each model's label and its probability, and the text cut to the width."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text as Line
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     for model in models:
-        table.add_column(Text(printable(model.name or "Label")), overflow="fold", max_width=24)
+        table.add_column(Line(printable(model.name or "Label")), overflow="fold", max_width=24)
         table.add_column("Probability", justify="right", no_wrap=True)
     table.add_column("Text", overflow="ellipsis", no_wrap=True, ratio=1)  # the width that the others leave
     for number, text in enumerate(texts):
         cells = [
             cell
             for model in models
-            for cell in (Text(printable(model.chosen[number])), f"{model.probabilities[number].max():.3f}")
+            for cell in (Line(printable(model.chosen[number])), f"{model.probabilities[number].max():.3f}")
         ]
-        table.add_row(*cells, Text(printable(" ".join(text.split()))))
+        table.add_row(*cells, Line(printable(on_one_line(text))))
     return table
 
 
-def predictions_document(texts: Sequence[str], models: Sequence[Predicted]) -> list[dict[str, Any]]:
-    """`text`, `label` and `probabilities` of each text; of several models under `models`, by their names."""
+def predictions_document(texts: Sequence[Text], models: Sequence[Predicted]) -> list[dict[str, Any]]:
+    """`text` (and `pair`, of pairs), `label` and `probabilities` of each; of several models by name under `models`."""
     said = zip(*(model.documents() for model in models), strict=True)
     return [
-        {"text": text, **(one[0] if len(models) == 1 else {"models": dict(zip(_names(models), one, strict=True))})}
+        {**parts(text), **(one[0] if len(models) == 1 else {"models": dict(zip(_names(models), one, strict=True))})}
         for text, one in zip(texts, said, strict=True)
     ]
 
@@ -102,7 +103,7 @@ def check_output(path: Path) -> None:
 
 
 def write_predictions(
-    path: Path, texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells] | None = None
+    path: Path, texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells] | None = None
 ) -> None:
     """Write what `models` say in the order of `texts`, in the format of the path's suffix, all or nothing.
 
@@ -128,7 +129,7 @@ def write_predictions(
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write_jsonl(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+def _write_jsonl(file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
     lines = predictions_document(texts, models)
     names = _renamed(lines[0] if lines else {}, others)
     for number, line in enumerate(lines):
@@ -136,14 +137,16 @@ def _write_jsonl(file: IO[bytes], texts: Sequence[str], models: Sequence[Predict
         file.write(json.dumps(line | added, ensure_ascii=False, default=str).encode("utf8", "backslashreplace") + b"\n")
 
 
-def _write_csv(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+def _write_csv(file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
     columns = _columns(texts, models, others)
     lines = csv.writer(_Encoded(file), lineterminator="\n")
     lines.writerow(map(csv_cell, columns))
     lines.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
 
 
-def _write_parquet(file: IO[bytes], texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+def _write_parquet(
+    file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -158,7 +161,7 @@ def _write_parquet(file: IO[bytes], texts: Sequence[str], models: Sequence[Predi
     pq.write_table(pa.table(columns), file)
 
 
-Writer = Callable[[IO[bytes], Sequence[str], Sequence[Predicted], Sequence[Cells]], None]
+Writer = Callable[[IO[bytes], Sequence[Text], Sequence[Predicted], Sequence[Cells]], None]
 
 WRITERS: dict[str, Writer] = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 """How predictions are written, by the file's suffix."""
@@ -174,9 +177,10 @@ class _Encoded:
         return self._file.write(text.encode())
 
 
-def _columns(texts: Sequence[str], models: Sequence[Predicted], others: Sequence[Cells]) -> dict[str, list[Any]]:
+def _columns(texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> dict[str, list[Any]]:
     """Every column with its N values: the text, each model's, then the input's others."""
-    columns: dict[str, list[Any]] = {"text": list(texts)}
+    read = [parts(text) for text in texts]
+    columns: dict[str, list[Any]] = {name: [one[name] for one in read] for name in (read[0] if read else ["text"])}
     for model in models:
         columns |= model.columns()
     names = _renamed(columns, others)

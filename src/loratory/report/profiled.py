@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loratory.data.columns import as_text
 from loratory.data.profile import Bin, Profile, Reader, profile
 from loratory.data.splits import Dataset
 from loratory.models.families import family_of
@@ -129,7 +130,7 @@ def described(dataset: Dataset, model: str, max_length: int) -> Profiled:
         LoratoryError: the model's files cannot be read, as :func:`loratory.models.source.pretrained` says.
     """
     first = [np.flatnonzero(dataset.train.labels == label)[:SAMPLES] for label in range(len(dataset.labels))]
-    samples = tuple(tuple(dataset.train.texts[row] for row in rows) for rows in first)
+    samples = tuple(tuple(as_text(dataset.train.texts[row]) for row in rows) for rows in first)
     return Profiled(dataset.record(), profile(dataset, reader_of(model), max_length), samples)
 
 
