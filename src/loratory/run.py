@@ -32,7 +32,7 @@ from loratory.errors import (
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.predictions import Predictions
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.quality import AnyQuality
 from loratory.inputs import Inputs
 from loratory.outcome import failures_recorded, memory_errors, record_of
 from loratory.saving import bytes_of_weights, check_saved, save
@@ -221,7 +221,7 @@ def run_id(spec: RunSpec, fingerprint: str) -> str:
     return f"{readable[:51]}-{fingerprint[:12]}"
 
 
-def _score(setup: Setup, part: str, logits: Tensor) -> Quality:
+def _score(setup: Setup, part: str, logits: Tensor) -> AnyQuality:
     if not torch.isfinite(logits).all():
         raise DivergedError(f"the model gives logits that are no finite numbers on {part}; use a smaller --lr")
     return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels)

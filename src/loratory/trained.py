@@ -19,7 +19,7 @@ from loratory.engine.predict import predict as predict_logits
 from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.quality import AnyQuality
 from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, Bases, load_state, load_trained
@@ -66,7 +66,7 @@ class Evaluation:
     dataset: str
     """The data set, or the file of the split where it has one of its own."""
     split: str
-    quality: Quality
+    quality: AnyQuality
     trained_on: int | None
     """Examples whose normalised text stands in the run's training split; None where that cannot be read again."""
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.metrics import metrics_of, score
+from loratory.problems import SINGLE
 from loratory.study.resampling import SUMS, replicate, unit_weights
 
 
@@ -23,10 +24,10 @@ def value(metric: str, labels: np.ndarray, logits: np.ndarray) -> float | None:
 
 
 def test_every_metric_can_be_resampled() -> None:
-    assert set(SUMS) == set(METRICS)
+    assert set(SUMS) == set(metrics_of(SINGLE))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of(SINGLE))
 @pytest.mark.parametrize("classes", [2, 3])
 def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> None:
     labels, logits = runs(3, 40, classes)
@@ -39,7 +40,7 @@ def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> 
         assert np.allclose(drawn, [value(metric, labels[chosen], one[chosen]) for one in logits], atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of(SINGLE))
 def test_examples_of_a_unit_are_drawn_together(metric: str) -> None:
     labels, logits = runs(2, 40, 3)
     units = np.random.default_rng(1).permutation(np.arange(40) % 9) * 10

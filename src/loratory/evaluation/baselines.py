@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.evaluation.metrics import Labels, score
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.quality import AnyQuality
 
 if TYPE_CHECKING:
     from loratory.data.splits import Dataset
@@ -31,7 +31,7 @@ class Baseline:
     """One baseline's result on the test split, or the reason why it was left out."""
 
     name: str
-    quality: Quality | None
+    quality: AnyQuality | None
     seconds: float
     """Wall-clock of fitting, choosing and predicting, in seconds."""
     parameters: int

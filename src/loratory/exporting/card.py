@@ -13,8 +13,8 @@ from pathlib import Path
 from loratory import units
 from loratory.data.splits import PARTS
 from loratory.errors import counted
-from loratory.evaluation.metrics import METRICS
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.metrics import metrics_of
+from loratory.evaluation.quality import NumberQuality, Quality, read_quality
 from loratory.exporting import FORMATS
 from loratory.exporting.checked import Examples
 from loratory.exporting.source import Source
@@ -194,18 +194,26 @@ def _settings(source: Source) -> Iterator[str]:
 
 
 def _results(source: Source) -> Iterator[str]:
-    found = {part: Quality.from_record(source.record.quality[part]) for part in PARTS if part in source.record.quality}
+    found = {part: read_quality(source.record.quality[part]) for part in PARTS if part in source.record.quality}
     yield _row("", *(f"{part} ({counted(quality.examples, 'example')})" for part, quality in found.items()))
     yield _row("---", *("---:" for _ in found))
-    for metric in METRICS.values():
-        show = units.accuracy if metric.name == "accuracy" else units.fraction
-        yield _row(metric.title, *(show(quality.value(metric.name)) for quality in found.values()))
     last, quality = list(found.items())[-1]
-    yield from ("", f"Each class of {last}, by the number of its label:", "")
+    for metric in metrics_of(quality.problem).values():
+        yield _row(metric.title, *(metric.shown(one.value(metric.name)) for one in found.values()))
+    if isinstance(quality, NumberQuality):
+        said = ", ".join(f"{name} {value:.6g}" for name, value in quality.target.items())
+        yield from ("", f"The true numbers of {last}: {said}.")
+        return
+    what, rows = (
+        ("class", quality.per_class)
+        if isinstance(quality, Quality)
+        else ("label against its absence", quality.per_label)
+    )
+    yield from ("", f"Each {what} of {last}, by the number of its label:", "")
     yield _row("label", "precision", "recall", "F1", "examples")
     yield _row("---", *["---:"] * 4)
     for number, label in enumerate(quality.labels):
-        one = quality.per_class[label]
+        one = rows[label]
         yield _row(str(number), *map(units.fraction, (one.precision, one.recall, one.f1)), f"{one.support:,}")
 
 

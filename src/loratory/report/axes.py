@@ -73,6 +73,10 @@ def position(value: float, ends: tuple[float, float], *, log: bool = False) -> f
     return (value - ends[0]) / (ends[1] - ends[0])
 
 
+OF_NAMES = ("mcc", "pearson", "spearman", "r2")
+"""Metrics that are called as a person, or by a sign: capital everywhere."""
+
+
 def metric_title(metric: str) -> str:
     """What the metric is called."""
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
@@ -81,12 +85,12 @@ def metric_title(metric: str) -> str:
 def metric_words(metric: str) -> str:
     """What the metric is called inside a sentence: accuracy, macro-F1, ECE."""
     title = metric_title(metric)
-    return title if title.isupper() or metric == "mcc" else title[:1].lower() + title[1:]
+    return title if title.isupper() or metric in OF_NAMES else title[:1].lower() + title[1:]
 
 
 def show_metric(metric: str) -> Callable[[float | None], str]:
     """A value of the metric as a reader sees it."""
-    return units.accuracy if metric == "accuracy" else units.fraction
+    return METRICS[metric].shown if metric in METRICS else units.fraction
 
 
 def within(metric: str, value: float | None) -> float | None:
@@ -116,6 +120,6 @@ def number_format(ends: tuple[float, float], ticks: int) -> str:
 
 def metric_format(metric: str, ends: tuple[float, float], ticks: int) -> str:
     """Vega's format of a linear axis of the metric."""
-    if metric == "accuracy":
+    if "accuracy" in metric:
         return f".{digits((100 * ends[0], 100 * ends[1]), ticks)}%"
     return f".{max(2, digits(ends, ticks))}f"

@@ -105,8 +105,8 @@ def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
     return BaselineSummary(
         data=data,
         name=baseline.name,
-        accuracy=None if quality is None else quality.accuracy,
-        f1_macro=None if quality is None else quality.f1_macro,
+        accuracy=None if quality is None else quality.value("accuracy"),
+        f1_macro=None if quality is None else quality.value("f1_macro"),
         seconds=None if quality is None else baseline.seconds,
         reason=baseline.reason,
     )
