@@ -42,3 +42,9 @@ def problem_of(labels: Targets) -> Problem:
 def problem_in(value: object) -> Problem:
     """What a record says of its problem; one that says nothing is of single labels."""
     return next((problem for problem in FLAGS.values() if problem == value), SINGLE)
+
+
+def spread_of(numbers: Targets) -> dict[str, float]:
+    """What N numbers are like: mean, standard deviation, smallest and largest."""
+    said = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}
+    return {name: float(value) for name, value in said.items()}

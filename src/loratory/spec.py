@@ -47,8 +47,15 @@ class DataSpec(Settings):
         None, description="hub only: the split for validation (default: validation, valid, val or dev, if there)"
     )
     test_split: str | None = Field(None, description="hub only: the split for the test (default: test, if there)")
-    task: Literal["polarity", "ternary"] = Field(
-        "polarity", description="hutto only: sign of the rating, or with a neutral class"
+    problem: Literal["single-label", "multi-label", "regression"] | None = Field(
+        None,
+        description="what a label is: one class, any of several, or a number (default: as the labels look)",
+    )
+    label_separator: str | None = Field(
+        None, min_length=1, description="what stands between several labels in one cell of a table, such as ;"
+    )
+    task: Literal["polarity", "ternary", "rating"] = Field(
+        "polarity", description="hutto only: sign of the rating, or with a neutral class, or the rating as a number"
     )
     neutral_band: float = Field(0.5, ge=0, lt=4, description="hutto ternary: ratings within ± this are neutral")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the examples split off for validation")

@@ -6,8 +6,9 @@ files, hub, hutto ────┴▶ sources (checked examples) ─▶ splits (t
 
 from loratory.data.batches import Batch, Cut, Labelled, Shape, collate, epoch_order, padded
 from loratory.data.packaged import PACKAGED, Packaged, data_directory, fetch
-from loratory.data.sources import Examples, Label, Source, checked, load_source
+from loratory.data.sources import Examples, Source, checked, load_source
 from loratory.data.splits import Dataset, Split, dataset_of, make_dataset, normalised
+from loratory.data.targets import Label, Target
 from loratory.data.tokens import TokenTable, tokenize, tokenizer_digest
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Shape",
     "Source",
     "Split",
+    "Target",
     "TokenTable",
     "checked",
     "collate",

@@ -104,7 +104,11 @@ def _load(datasets: Any, name: str, revision: str | None) -> dict[str, Any]:
 
 def _label_values(table: Any, column: str) -> list[object]:
     values = list(table[column])
-    names = getattr(table.features[column], "names", None)
+    feature = table.features[column]
+    inner = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes
+    if inner is not None:
+        return [None if value is None else [inner[one] for one in value] for value in values]
+    names = getattr(feature, "names", None)
     if names is None:
         return values
     return [None if value is None or value < 0 else names[value] for value in values]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from loratory.data import near
 from loratory.data.splits import PARTS, Dataset, normalised
+from loratory.data.targets import shown
 from loratory.data.tokens import token_ids
 
 LISTED = 20
@@ -231,8 +232,9 @@ def _rows(dataset: Dataset) -> tuple[list[Place], list[str]]:
     places, texts = [], []
     for part in PARTS:
         split = dataset.split(part)
+        named = shown(split.labels, dataset.labels)
         for position in np.argsort(split.rows, kind="stable").tolist():
-            places.append(Place(part, int(split.rows[position]), str(dataset.labels[split.labels[position]])))
+            places.append(Place(part, int(split.rows[position]), named[position]))
             texts.append(split.texts[position])
     return places, texts
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from loratory.data import hutto
 from loratory.data.files import GROUP, LABEL, SUFFIXES, TEXT, Columns, Wanted, encodable, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.errors import DataError, counted, nearest
+from loratory.data.targets import Target, class_name, missing, read_targets, recognised
+from loratory.errors import DataError, SettingsError, counted, nearest
+from loratory.problems import FLAGS, IN_WORDS, REGRESSION, SINGLE, Problem
 from loratory.spec import DataSpec
 
-Label = str | int | float | bool
-"""What a class is called in the source: text, a number, or true/false."""
+log = logging.getLogger("loratory")
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,19 @@ class Examples:
     """N checked examples: no text is empty, no label is missing."""
 
     texts: tuple[str, ...]
-    labels: tuple[Label, ...]
+    labels: tuple[Target, ...]
+    """What each is to be given: a class; labels, in order; or a number."""
     rows: tuple[int, ...]
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
     groups: tuple[str, ...] | None = None
     """What each example belongs to (a document, an author), where the source says it."""
+
+
+class _How(TypedDict):
+    """How labels are read, for :func:`checked`."""
+
+    problem: Problem
+    separator: str | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Source:
     """`all`, or `train` with `validation` or `test` or both."""
     dropped: int = 0
     """Examples left out because the task has no class for them (hutto polarity: a rating of zero)."""
+    problem: Problem = SINGLE
 
 
 def load_source(spec: DataSpec) -> Source:
@@ -65,16 +77,28 @@ def load_source(spec: DataSpec) -> Source:
         source = _hutto(spec)
     elif name.startswith("hub:"):
         parts, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
-        examples = {part: checked(f"{name} ({part})", columns) for part, columns in parts.items()}
-        source = Source(name, revision, _content_digest(examples), examples)
+        problem = _problem(spec, parts.values())
+        how: _How = {"problem": problem, "separator": spec.label_separator}
+        examples = {part: checked(f"{name} ({part})", columns, **how) for part, columns in parts.items()}
+        source = Source(name, revision, _content_digest(examples), examples, problem=problem)
     else:
         return _files(spec, wanted)
     given = _given_files(spec, wanted)
     if given:
         source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
-        return Source(name, source.revision, source.digest, {"all": source.parts["train"]}, source.dropped)
+        return replace(source, parts={"all": source.parts["train"]})
     return source
+
+
+def _problem(spec: DataSpec, tables: Iterable[Columns]) -> Problem:
+    """What the labels make of it; where that is no single label, the log says so and how to change it."""
+    if spec.label_separator is not None and spec.problem not in (None, "multi-label"):
+        raise SettingsError(f"--label-separator: it makes several labels of one cell, and --problem is {spec.problem}")
+    problem, why = recognised(tables, spec.problem, spec.label_separator)
+    if why is not None:
+        log.info("%s: %s: %s; --problem says otherwise", spec.dataset, why, IN_WORDS[problem])
+    return problem
 
 
 def _wanted(spec: DataSpec) -> Wanted:
@@ -86,17 +110,21 @@ def _wanted(spec: DataSpec) -> Wanted:
 def _hutto(spec: DataSpec) -> Source:
     if spec.group_column is not None:
         raise DataError(f"--group-column: {spec.dataset} has no columns (its documents are known); leave it out")
+    problem: Problem = REGRESSION if spec.task == "rating" else SINGLE
+    if spec.problem is not None and FLAGS[spec.problem] != problem:
+        said = f"--task {spec.task} is {IN_WORDS[problem]}"
+        raise DataError(f"--problem {spec.problem}: {spec.dataset} with {said}; leave it out, or set --task")
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
-    classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
-    kept = [row for row, label in enumerate(classes) if label]
+    labels: list[Target | None] = [hutto.target_of(one, spec.task, spec.neutral_band) for one in rated.ratings]
+    kept = [row for row, label in enumerate(labels) if label is not None]
     examples = Examples(
         texts=tuple(rated.texts[row] for row in kept),
-        labels=tuple(label for label in classes if label),
+        labels=tuple(label for label in labels if label is not None),
         rows=tuple(kept),
         groups=tuple(rated.documents[row] for row in kept) if rated.documents is not None else None,
     )
     dropped = len(rated.texts) - len(kept)
-    return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped)
+    return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped, problem)
 
 
 def _files(spec: DataSpec, wanted: Wanted) -> Source:
@@ -105,14 +133,17 @@ def _files(spec: DataSpec, wanted: Wanted) -> Source:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
     tables = {"train": read_table(path, wanted), **_given_files(spec, wanted)}
-    whole = _as_whole_numbers([columns for columns, _ in tables.values()])
+    problem = _problem(spec, [columns for columns, _ in tables.values()])
+    whole = problem == SINGLE and _as_whole_numbers([columns for columns, _ in tables.values()])
+    how: _How = {"problem": problem, "separator": spec.label_separator}
     parts = {
-        part: checked(spec.where(part), columns, as_int=whole and columns.untyped)
+        part: checked(spec.where(part), columns, as_int=whole and columns.untyped, **how)
         for part, (columns, _) in tables.items()
     }
     if set(parts) == {"train"}:
-        return Source(spec.dataset, None, tables["train"][1], {"all": parts["train"]})
-    return Source(spec.dataset, None, _joined_digest({part: digest for part, (_, digest) in tables.items()}), parts)
+        return Source(spec.dataset, None, tables["train"][1], {"all": parts["train"]}, problem=problem)
+    digest = _joined_digest({part: digest for part, (_, digest) in tables.items()})
+    return Source(spec.dataset, None, digest, parts, problem=problem)
 
 
 def _given_files(spec: DataSpec, wanted: Wanted) -> dict[str, tuple[Columns, str]]:
@@ -124,12 +155,15 @@ def _with_files(source: Source, given: dict[str, tuple[Columns, str]], spec: Dat
     """`source` with the parts that stand in files of the user's, which come before its own."""
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
     whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels)
+    how: _How = {"problem": source.problem, "separator": spec.label_separator}
     parts = own | {
-        part: checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
+        part: checked(
+            spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped, **how
+        )
         for part, (columns, _) in given.items()
     }
     digests = {"source": source.digest} | {part: digest for part, (_, digest) in given.items()}
-    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped)
+    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped, source.problem)
 
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code such as 007 is a name
@@ -137,31 +171,29 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code 
 
 def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
     """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
-    labels = [(label, columns.untyped) for columns in tables for label in columns.values[LABEL] if not _missing(label)]
+    labels = [(label, columns.untyped) for columns in tables for label in columns.values[LABEL] if not missing(label)]
     return all(
         _WHOLE_NUMBER.fullmatch(str(label).strip()) if untyped else not isinstance(label, str)
         for label, untyped in labels
     )
 
 
-def _missing(value: object) -> bool:
-    if isinstance(value, str):
-        return value.strip().casefold() in ("", "nan")
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
+def checked(
+    where: str, columns: Columns, *, as_int: bool = False, problem: Problem = SINGLE, separator: str | None = None
+) -> Examples:
     """Turn columns into examples.
 
     Args:
         where: what the columns are called in an error's line.
         as_int: whether labels are whole numbers, whatever type their cells have.
+        problem: what labels are read as.
+        separator: what stands between the labels of one cell.
 
     Raises:
         DataError: which rows are at fault, and how.
     """
     read, named = columns.values[TEXT], columns.values[LABEL]
-    _refuse(where, columns, [_missing(label) for label in named], "without a label", "add it")
+    _refuse(where, columns, [missing(label) for label in named], "without a label", "add it")
     empty = [text is None or (isinstance(text, str) and not text.strip()) for text in read]
     _refuse(where, columns, empty, "without a text", "add it")
     texts = [text for text in read if isinstance(text, str)]
@@ -169,22 +201,20 @@ def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
         wrong = [not isinstance(text, str) for text in read]
         _refuse(where, columns, wrong, "with a text that is not a string", f"choose another {TEXT}")
     _refuse(where, columns, [not encodable(text) for text in texts], "with half a surrogate pair", "mend it")
-    convert: Callable[[object], Label | None] = (lambda value: int(str(value).strip())) if as_int else _label
-    labels = [convert(value) for value in named]
-    kept = [label for label in labels if label is not None]
-    if len(kept) < len(labels):
-        wrong = [label is None for label in labels]
-        remedy = "use text, numbers or true/false"
-        _refuse(where, columns, wrong, "with a label that is no class name", remedy)
-    return Examples(tuple(texts), tuple(kept), tuple(range(len(texts))), _groups(where, columns))
+    labels: list[Target]
+    if as_int:
+        labels = [int(str(value).strip()) for value in named]
+    else:
+        labels = read_targets(columns, problem, separator, partial(_refuse, where, columns))
+    return Examples(tuple(texts), tuple(labels), tuple(range(len(texts))), _groups(where, columns))
 
 
 def _groups(where: str, columns: Columns) -> tuple[str, ...] | None:
     """The group of each row: what stands in its column, as text without space around it."""
     if GROUP not in columns.values:
         return None
-    _refuse(where, columns, [_missing(value) for value in columns.values[GROUP]], "without a group", "add it")
-    groups = [_label(value) for value in columns.values[GROUP]]
+    _refuse(where, columns, [missing(value) for value in columns.values[GROUP]], "without a group", "add it")
+    groups = [class_name(value) for value in columns.values[GROUP]]
     _refuse(where, columns, [group is None for group in groups], "with a group that is no name", "use text or numbers")
     return tuple(str(group) for group in groups)
 
@@ -195,18 +225,6 @@ def _refuse(where: str, columns: Columns, faults: list[bool], what: str, remedy:
         places = columns.unit if len(bad) == 1 else f"{columns.unit}s"
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise DataError(f"{where}: {counted(len(bad), 'row')} {what} ({places} {shown}); {remedy}, or remove the row")
-
-
-def _label(value: object) -> Label | None:
-    """The label as it is kept: text without space around it, 1.0 as 1; None for what cannot name a class."""
-    if isinstance(value, str):
-        stripped = value.strip()
-        return stripped if encodable(stripped) else None
-    if isinstance(value, float):
-        if math.isinf(value):
-            return None
-        return int(value) if value.is_integer() else value
-    return value if isinstance(value, bool | int) else None
 
 
 def _joined_digest(digests: dict[str, str]) -> str:

@@ -1,10 +1,11 @@
 """How examples are divided: stratified, seeded, and by hashes alone, so that every machine divides alike.
 
 Texts that are equal once normalised are never parted, nor are those of one group (a document, an author) where the
-source has groups. What is never parted is a unit, and counts for the commonest class of its texts. Within each class,
-units are ordered by SHA-256(seed, normalised text), for several texts that of their hashes, and cut by their number:
-the test takes the first, validation the next, training the rest. Neither the order of the rows, nor any library's
-random numbers, nor the size of a unit has a say.
+source has groups. What is never parted is a unit, and counts for the commonest stratum of its texts: its class, or
+what :mod:`loratory.data.targets` says where labels are no classes. Within each stratum, units are ordered by
+SHA-256(seed, normalised text), for several texts that of their hashes, and cut by their number: the test takes the
+first, validation the next, training the rest. Neither the order of the rows, nor any library's random numbers, nor the
+size of a unit has a say.
 """
 
 from __future__ import annotations
@@ -17,18 +18,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.sources import Examples, Label, Source, load_source
+from loratory.data.sources import Examples, Source, load_source
+from loratory.data.targets import Label, Target, as_array, key_of, listed, names_of, ordered_labels, strata_of
 from loratory.errors import DataError, SettingsError, counted
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, spread_of
 from loratory.spec import DataSpec, validated
 
 log = logging.getLogger("loratory")
 
 PARTS = ("train", "validation", "test")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +41,8 @@ class Split:
     """N examples of one part."""
 
     texts: tuple[str, ...]
-    labels: NDArray[np.int64]
-    """(N,) class ids, positions in `Dataset.labels`."""
+    labels: Targets
+    """(N,) class ids, positions in `Dataset.labels`; (N, C) of 0 and 1 where there may be several; or (N,) numbers."""
     digest: str
     """SHA-256 over the texts and label names in order."""
     rows: NDArray[np.int64]
@@ -58,7 +63,7 @@ class Dataset:
     digest: str
     """SHA-256 of the source, before it was divided."""
     labels: tuple[Label, ...]
-    """Class names in the order of their ids, of the source's own type."""
+    """Class names in the order of their ids, of the source's own type; of a regression what the number is called."""
     train: Split
     validation: Split
     test: Split
@@ -74,6 +79,7 @@ class Dataset:
     groups: dict[str, Any] | None
     """Where the source has groups: their `count`, and `overlap`: examples of the second part whose group the first has.
     """
+    problem: Problem = SINGLE
 
     def split(self, part: str) -> Split:
         """The part of that name, one of `PARTS`."""
@@ -81,9 +87,14 @@ class Dataset:
         return found
 
     def record(self) -> dict[str, Any]:
-        """The `data` part of run.json: JSON types only; `class_counts` in the order of `labels`."""
+        """The `data` part of run.json: JSON types only; `class_counts` in the order of `labels`, or the `targets`.
+
+        `problem` is there where it is not that of single labels.
+        """
         splits = {part: self.split(part) for part in PARTS}
+        problem = {} if self.problem == SINGLE else {"problem": self.problem}
         return {
+            **problem,
             "source": self.name,
             "revision": self.revision,
             "digest": self.digest,
@@ -91,9 +102,7 @@ class Dataset:
             "sizes": {part: len(split) for part, split in splits.items()},
             "units": {part: int(split.units.max(initial=-1)) + 1 for part, split in splits.items()},
             "digests": {part: split.digest for part, split in splits.items()},
-            "class_counts": {
-                part: np.bincount(split.labels, minlength=len(self.labels)).tolist() for part, split in splits.items()
-            },
+            **self._described(splits),
             "overlap": dict(self.overlap),
             "duplicates": dict(self.duplicates),
             "conflicts": self.conflicts,
@@ -101,11 +110,21 @@ class Dataset:
             "groups": self.groups,
         }
 
+    def _described(self, splits: Mapping[str, Split]) -> dict[str, Any]:
+        """How many examples of each part have each label, or what each part's numbers are like."""
+        if self.problem == REGRESSION:
+            return {"targets": {part: spread_of(split.labels) for part, split in splits.items() if len(split)}}
+        if self.problem == MULTI:
+            counts = {part: split.labels.sum(axis=0) for part, split in splits.items()}
+        else:
+            counts = {part: np.bincount(split.labels, minlength=len(self.labels)) for part, split in splits.items()}
+        return {"class_counts": {part: count.tolist() for part, count in counts.items()}}
+
 
 @dataclass(frozen=True)
 class _Row:
-    """One example on its way to a part: label as id, normalised text, its place in the hash order, its source's row,
-    and its group where there are groups.
+    """One example on its way to a part: its stratum (of single labels the class's id), normalised text, its place in
+    the hash order, its source's row, its group where there are groups, and what it is to be given.
     """
 
     text: str
@@ -114,6 +133,7 @@ class _Row:
     place: bytes
     number: int
     group: str | None
+    target: Target
 
 
 @dataclass
@@ -144,44 +164,54 @@ def make_dataset(spec: DataSpec) -> Dataset:
         SettingsError: the fractions leave nothing to train on, or the limit is below the number of classes.
     """
     source = load_source(spec)
-    labels = ordered_labels(label for part in source.parts.values() for label in part.labels)
-    if len(labels) < 2:
-        raise DataError(f"{spec.dataset}: one class only, {labels[0]!r}; at least two are needed")
-    read = {("train" if part == "all" else part): _rows(e, labels, spec.split_seed) for part, e in source.parts.items()}
+    labels, problem = _names(source, spec), source.problem
+    training = source.parts.get("all") or source.parts["train"]
+    stratum = strata_of(training.labels, labels, problem)
+    read = {
+        ("train" if part == "all" else part): _rows(examples, stratum, spec.split_seed)
+        for part, examples in source.parts.items()
+    }
     cut = {
         part: fraction
         for part, fraction in (("test", spec.test_fraction), ("validation", spec.validation_fraction))
         if part not in read and fraction > 0
     }
-    parts: dict[str, list[_Row]] = {"test": []} | read | divide(read["train"], cut, labels, spec.dataset)
+    parts: dict[str, list[_Row]] = (
+        {"test": []} | read | divide(read["train"], cut, labels if problem == SINGLE else None, spec.dataset)
+    )
     for part in ("validation", "test"):
-        _refuse_unseen(parts["train"], parts[part], part, labels, spec.where(part))
+        if problem != REGRESSION:
+            _refuse_unseen(parts["train"], parts[part], part, spec.where(part))
     overlap = _overlaps(parts, lambda row: row.normal)
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
             log.warning("%s: %s of %s also in %s; kept", spec.dataset, counted(count, "text"), second, first)
     groups = _grouped(spec, source, parts)
-    if groups is not None:
+    if groups is not None and problem == SINGLE:
         _warn_uneven(parts, cut, labels, spec.dataset)
     if spec.limit is not None:
-        parts["train"] = _limited(parts["train"], spec.limit, len(labels))
+        parts["train"] = _limited(parts["train"], spec.limit, len(labels) if problem == SINGLE else 1)
+    train, validation, test = (_split(parts[part], labels, problem) for part in PARTS)
+    if problem == REGRESSION and np.ptp(train.labels) == 0:
+        raise DataError(f"{spec.dataset}: the target of every training text is {train.labels[0]:g}; nothing to learn")
     return Dataset(
         name=source.name,
         revision=source.revision,
         digest=source.digest,
         labels=labels,
-        train=_split(parts["train"], labels),
-        validation=_split(parts["validation"], labels),
-        test=_split(parts["test"], labels),
+        train=train,
+        validation=validation,
+        test=test,
         overlap=overlap,
         duplicates={
             "all" if "all" in source.parts and part == "train" else part: len(rows) - len({row.normal for row in rows})
             for part, rows in read.items()
         },
-        conflicts=sum(len(set(classes)) > 1 for classes in _classes(read["train"]).values()),
+        conflicts=sum(len(set(targets)) > 1 for targets in _of_texts(read["train"], lambda row: row.target).values()),
         dropped=source.dropped,
         groups=groups,
+        problem=problem,
     )
 
 
@@ -216,43 +246,45 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def ordered_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
-    """The distinct labels in the order of their ids: true/false, then numbers by value, then text by code point."""
-    return tuple(label for _, label in sorted({_key(label) for label in labels}))
+def _names(source: Source, spec: DataSpec) -> tuple[Label, ...]:
+    """The classes or labels in the order of their ids, two at least; of a regression what the number is called."""
+    column = "rating" if spec.dataset.startswith("hutto:") else spec.label_column
+    targets = [target for part in source.parts.values() for target in part.labels]
+    labels = names_of(targets, source.problem, column)
+    if len(labels) < 2 and source.problem != REGRESSION:
+        what = {SINGLE: "class", MULTI: "label"}[source.problem]
+        said = f"one {what} only, {labels[0]!r}" if labels else f"no {what} at all"
+        raise DataError(f"{spec.dataset}: {said}; at least two are needed")
+    return labels
 
 
-def _key(label: Label) -> tuple[str, Label]:
-    """Tells True from 1, which Python calls equal."""
-    kind = "number" if isinstance(label, int | float) and not isinstance(label, bool) else type(label).__name__
-    return kind, label
-
-
-def _rows(examples: Examples, labels: Sequence[Label], seed: int) -> list[_Row]:
-    ids = {_key(label): position for position, label in enumerate(labels)}
+def _rows(examples: Examples, stratum: Callable[[Target], int], seed: int) -> list[_Row]:
     rows = []
     groups = examples.groups if examples.groups is not None else (None,) * len(examples.texts)
-    for text, label, number, group in zip(examples.texts, examples.labels, examples.rows, groups, strict=True):
+    for text, target, number, group in zip(examples.texts, examples.labels, examples.rows, groups, strict=True):
         normal = normalised(text)
         place = hashlib.sha256(f"{seed}\0{normal}".encode()).digest()
-        rows.append(_Row(text, ids[_key(label)], normal, place, number, group))
+        rows.append(_Row(text, stratum(target), normal, place, number, group, target))
     return rows
 
 
 def _in_hash_order(rows: Iterable[_Row]) -> list[_Row]:
-    return sorted(rows, key=lambda row: (row.place, row.text, row.label))
+    return sorted(rows, key=lambda row: (row.place, row.text, row.label, str(row.target)))
 
 
-def _classes(rows: Iterable[_Row]) -> dict[str, list[int]]:
-    """The class of each row, by its normalised text."""
-    found: dict[str, list[int]] = defaultdict(list)
+def _of_texts(rows: Iterable[_Row], what: Callable[[_Row], T]) -> dict[str, list[T]]:
+    """Something of each row, by its normalised text."""
+    found: dict[str, list[T]] = defaultdict(list)
     for row in rows:
-        found[row.normal].append(row.label)
+        found[row.normal].append(what(row))
     return found
 
 
 def _units(rows: Sequence[_Row]) -> list[_Unit]:
     """What is never parted, in the order of the places. A text whose rows disagree counts for its commonest class."""
-    labels = {normal: _commonest(Counter(classes)) for normal, classes in _classes(rows).items()}
+    labels = {
+        normal: _commonest(Counter(classes)) for normal, classes in _of_texts(rows, lambda row: row.label).items()
+    }
     places = {row.normal: row.place for row in rows}
     units = []
     for together in _together(rows):
@@ -281,20 +313,25 @@ def _together(rows: Sequence[_Row]) -> Iterable[list[str]]:
 
 
 def divide(
-    rows: Sequence[_Row], fractions: dict[str, float], labels: Sequence[Label], where: str
+    rows: Sequence[_Row], fractions: dict[str, float], labels: Sequence[Label] | None, where: str
 ) -> dict[str, list[_Row]]:
-    """Cut `rows` into `train` and the parts of `fractions`, each class by itself, units whole."""
+    """Cut `rows` into `train` and the parts of `fractions`, each stratum by itself, units whole.
+
+    Args:
+        labels: the classes that the strata are, each of which every part must have; None where strata are no classes.
+    """
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
     units = _units(rows)
     holding = Counter(label for unit in units for label in unit.classes)
-    for label in sorted({row.label for row in rows}):  # others stand in a given file only, which is refused for that
-        if fractions and holding[label] <= len(fractions):
-            found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
-            raise DataError(
-                f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
-                "add some, merge the class with another, or remove it"
-            )
+    if labels is not None and fractions:
+        for label in sorted({row.label for row in rows}):  # others stand in a given file, refused for that
+            if holding[label] <= len(fractions):
+                found = counted(holding[label], "distinct text" if rows[0].group is None else "group")
+                raise DataError(
+                    f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
+                    "add some, merge the class with another, or remove it"
+                )
     by_class: dict[int, list[_Unit]] = defaultdict(list)
     for unit in units:
         by_class[unit.label].append(unit)
@@ -356,11 +393,16 @@ def _limited(rows: list[_Row], limit: int, classes: int) -> list[_Row]:
     return [rows[position] for position in sorted(position for _, _, position in sorted(ranked)[:limit])]
 
 
-def _refuse_unseen(train: list[_Row], other: list[_Row], part: str, labels: Sequence[Label], where: str) -> None:
-    unseen = sorted({row.label for row in other} - {row.label for row in train})
+def _refuse_unseen(train: list[_Row], other: list[_Row], part: str, where: str) -> None:
+    known = set(map(key_of, _all_labels(train)))
+    unseen = [label for label in ordered_labels(_all_labels(other)) if key_of(label) not in known]
     if unseen:
-        names = ", ".join(repr(labels[label]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+        names = ", ".join(map(repr, unseen[:5])) + (", …" if len(unseen) > 5 else "")
         raise DataError(f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them")
+
+
+def _all_labels(rows: Iterable[_Row]) -> Iterable[Label]:
+    return (label for row in rows for label in listed(row.target))
 
 
 def _overlaps(parts: Mapping[str, list[_Row]], key: Callable[[_Row], str | None]) -> dict[str, int]:
@@ -369,14 +411,14 @@ def _overlaps(parts: Mapping[str, list[_Row]], key: Callable[[_Row], str | None]
     return {f"{a}-{b}": sum(key(row) in known[a] for row in parts[b]) for a, b in (PARTS[:2], PARTS[::2], PARTS[1:])}
 
 
-def _split(rows: list[_Row], labels: Sequence[Label]) -> Split:
+def _split(rows: list[_Row], labels: Sequence[Label], problem: Problem) -> Split:
     state = hashlib.sha256()
     for row in rows:
-        state.update(json.dumps([row.text, labels[row.label]]).encode() + b"\n")
-    ids = np.array([row.label for row in rows], dtype=np.int64)
+        state.update(json.dumps([row.text, row.target]).encode() + b"\n")
+    targets = as_array([row.target for row in rows], labels, problem)
     numbers = np.array([row.number for row in rows], dtype=np.int64)
     unit: dict[str, int] = {}
     for number, normals in enumerate(_together(rows)):
         unit.update(dict.fromkeys(normals, number))
     units = np.array([unit[row.normal] for row in rows], dtype=np.int64)
-    return Split(tuple(row.text for row in rows), ids, state.hexdigest(), numbers, units)
+    return Split(tuple(row.text for row in rows), targets, state.hexdigest(), numbers, units)

@@ -20,7 +20,7 @@ from loratory import units
 from loratory.errors import DataError, TrainingError, counted
 from loratory.evaluation.quality import AnyQuality, ClassQuality, LabelsQuality, NumberQuality, Quality
 from loratory.evaluation.thresholds import decided, sigmoid
-from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of, spread_of
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.floating[Any]]
@@ -116,7 +116,7 @@ def score(
     outcome = Outcome(labels, predictions, logits, len(names), same_scale)
     values: dict[str, Any] = {metric.name: metric.function(outcome) for metric in metrics_of(problem).values()}
     if problem == REGRESSION:
-        return NumberQuality(values, _described(labels), len(labels))
+        return NumberQuality(values, spread_of(labels), len(labels))
     if problem == MULTI:
         cuts = None if thresholds is None else tuple(map(float, thresholds))
         return LabelsQuality(values, names, _per_class(outcome, names), cuts, len(labels))
@@ -136,11 +136,6 @@ def predicted(logits: Logits, problem: Problem, thresholds: npt.NDArray[np.float
         return decided(logits, thresholds)
     highest: Labels = logits.argmax(axis=-1).astype(np.int64)
     return highest
-
-
-def _described(targets: Targets) -> dict[str, float]:
-    said = {"mean": targets.mean(), "sd": targets.std(), "min": targets.min(), "max": targets.max()}
-    return {name: float(value) for name, value in said.items()}
 
 
 def require_finite(logits: Logits) -> None:

@@ -131,7 +131,12 @@ print([labels[int(number)] for number in logits.argmax(-1)])""",
 
 
 def _labels(source: Source) -> Iterator[str]:
-    counts = source.record.data["class_counts"]
+    counts = source.record.data.get("class_counts")
+    if counts is None:
+        yield f"- a number: {code(source.labels[0])}"
+        for part, said in source.record.data["targets"].items():
+            yield f"- {part}: " + ", ".join(f"{name} {value:.6g}" for name, value in said.items())
+        return
     for number, label in enumerate(source.labels):
         examples = ", ".join(f"{part} {counts[part][number]:,}" for part in PARTS)
         yield f"- {number}: {code(label)} ({examples})"
