@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from loratory.estimating import Estimate
     from loratory.estimator import TextClassifier
-    from loratory.report.predictions import Predicted
+    from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
     from loratory.report.tables import Table
     from loratory.run import Run
     from loratory.store.record import RunRecord
@@ -40,7 +40,7 @@ else:
         ),
         "loratory.estimating": ("Estimate",),
         "loratory.estimator": ("TextClassifier",),
-        "loratory.report.predictions": ("Predicted",),
+        "loratory.report.predictions": ("Answers", "Predicted", "PredictedLabels", "PredictedNumbers"),
         "loratory.report.tables": ("Table",),
         "loratory.run": ("Run",),
         "loratory.store.record": ("RunRecord",),
@@ -60,6 +60,7 @@ else:
 
 
 __all__ = [
+    "Answers",
     "DataError",
     "DivergedError",
     "Estimate",
@@ -69,6 +70,8 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "Predicted",
+    "PredictedLabels",
+    "PredictedNumbers",
     "ResourceError",
     "Run",
     "RunRecord",

@@ -19,7 +19,7 @@ from loratory.estimating import Estimate
 from loratory.estimating import estimate as estimate_run
 from loratory.finish import Finished, complete
 from loratory.methods import spec_from_flags
-from loratory.report.predictions import Predicted
+from loratory.report.predictions import Answers
 from loratory.report.tables import Table
 from loratory.run import Run
 from loratory.run import train as train_run
@@ -155,7 +155,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> Predicted: ...
+) -> Answers: ...
 @overload
 def predict(
     model_path: Sequence[Place],
@@ -164,7 +164,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> list[Predicted]: ...
+) -> list[Answers]: ...
 def predict(
     model_path: Place | Sequence[Place],
     texts: Iterable[str],
@@ -172,7 +172,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> Predicted | list[Predicted]:
+) -> Answers | list[Answers]:
     """Label N texts: `loratory predict`. A blank text gets a label too.
 
     Args:
@@ -182,7 +182,7 @@ def predict(
         settings: any other flag of the command, such as `precision="fp32"`.
 
     Returns:
-        Labels and probabilities (N, C) of the model; a list of them where a list of models is given.
+        Labels and probabilities (N, C) of the model, or its numbers (N,); a list of them for a list of models.
 
     Raises:
         DataError: no text, or something that is none; positions count from 0.

@@ -28,6 +28,7 @@ from loratory import api, predicting
 from loratory.data.files import encodable
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
 from loratory.given import as_list
+from loratory.report.predictions import Predicted
 from loratory.spec import HardwareSpec, validated
 from loratory.store.directory import MANIFEST, claim, commit, staging
 from loratory.trained import Trained, open_run, with_weights
@@ -147,7 +148,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         given = {"device": self.device, "precision": self.precision}
         hardware = validated(HardwareSpec, {key: value for key, value in given.items() if value is not None})
         with _input_errors():
-            return predicting.probabilities(self._fitted.opened(hardware), texts)
+            said = predicting.answers("", self._fitted.opened(hardware), texts)
+        assert isinstance(said, Predicted)
+        return said.probabilities
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write the run's directory, which every command and function that takes a run takes; give its path.

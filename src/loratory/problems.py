@@ -23,6 +23,9 @@ FLAGS: Mapping[str, Problem] = MappingProxyType(
 )
 """What `--problem` calls each."""
 
+FLAG_OF: Mapping[Problem, Any] = MappingProxyType({problem: flag for flag, problem in FLAGS.items()})
+"""The value of `--problem` for each."""
+
 IN_WORDS: Mapping[Problem, str] = MappingProxyType(
     {SINGLE: "single-label classification", MULTI: "multi-label classification", REGRESSION: "a regression"}
 )

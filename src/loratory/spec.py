@@ -21,6 +21,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Select = Literal[
+    "accuracy",
+    "f1_macro",
+    "f1_weighted",
+    "mcc",
+    "log_loss",
+    "f1_micro",
+    "subset_accuracy",
+    "hamming_loss",
+    "binary_log_loss",
+    "pearson",
+    "spearman",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+]
+"""The metrics that may choose an epoch or a rate, those of each problem together."""
+
+
 class DataSpec(Settings):
     """What is learned from, and how it is divided."""
 
@@ -101,8 +121,10 @@ class TrainingSpec(Settings):
     keep: Literal["last", "best"] = Field(
         "last", description="weights kept: after the last epoch, or best on validation"
     )
-    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = Field(
-        "accuracy", description="validation metric that says which epoch is best"
+    select: Select | None = Field(
+        None,
+        description="validation metric that says which epoch is best (default: accuracy; f1_micro of multi-label, "
+        "pearson of a regression)",
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better one on validation (default: never)"

@@ -204,6 +204,15 @@ def as_array(targets: Sequence[Target], names: Sequence[Label], problem: Problem
     return sets
 
 
+def as_targets(labels: Targets, names: Sequence[Label]) -> list[Target]:
+    """What :func:`as_array` made an array of."""
+    if labels.ndim == 2:
+        return [tuple(names[number] for number in np.flatnonzero(row).tolist()) for row in labels]
+    if np.issubdtype(labels.dtype, np.floating):
+        return [float(value) for value in labels]
+    return [names[number] for number in labels.tolist()]
+
+
 def shown(labels: Targets, names: Sequence[object]) -> list[str]:
     """What each of N examples is labelled, as text: (N,)."""
     if labels.ndim == 2:

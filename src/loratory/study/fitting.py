@@ -24,8 +24,8 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
             continue
         asked.add((cell.model, cell.method))
         run = spec.run(cell, lr=None, seed=spec.seeds[0])
-        labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
-        base = skeleton(inputs.model(cell.model), labels)
+        dataset = inputs.dataset(run.data)
+        base = skeleton(inputs.model(cell.model), tuple(map(str, dataset.labels)), dataset.problem)
         try:
             check_frozen(run, prepare(base, run))
         except SettingsError as error:
