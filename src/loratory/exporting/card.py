@@ -59,8 +59,8 @@ def model_card(source: Source, kind: str, examples: Examples, apart: float) -> s
         f"# {source.record.id}",
         "",
         f"{code(source.base_name)}, fine-tuned to {WHAT_FOR[source.problem]} with the method {code(source.method)} by "
-        f"Loratory {source.record.environment['version']}. Exported in the format {kind}; on {examples.what} its logits differ "
-        f"from the run's by at most {apart:.1e}.",
+        f"Loratory {source.record.environment['version']}. Exported in the format {kind}; on {examples.what} its "
+        f"logits differ from the run's by at most {apart:.1e}.",
     ]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]

@@ -25,7 +25,7 @@ Value = str | int | float | None
 Row = Mapping[str, Value]
 
 SHARE = "Share: trainable ÷ all parameters."
-COEFFICIENTS = "Parameters of TF-IDF + logistic regression: its coefficients and intercepts."
+COEFFICIENTS = "Parameters of {}: its coefficients and intercepts."
 TIMES = (
     "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved, "
     "imports aside (baselines: fitting and predicting)."
@@ -121,7 +121,7 @@ def comparison(
     metrics = _leading(records, baselines)
     rows = [_run_row(record, name, metrics) for record, name in zip(records, names, strict=True)]
     rows += [_baseline_row(baseline, metrics) for baseline in baselines if baseline.quality is not None]
-    parameters = [SHARE, *([COEFFICIENTS] if any(one.parameters for one in baselines) else [])]
+    parameters = [SHARE, *(COEFFICIENTS.format(one.name) for one in baselines if one.parameters > 1)]
     for row in rows:
         row["price"] = priced(row.get("total_seconds"), price_per_hour)
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
