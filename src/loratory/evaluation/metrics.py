@@ -62,6 +62,12 @@ class Metric:
     problems: tuple[Problem, ...] = (SINGLE,)
     """The problems it belongs to."""
 
+    @property
+    def in_words(self) -> str:
+        """What it is called inside a sentence: accuracy, macro-F1, ECE, Pearson."""
+        named = self.title.isupper() or self.name in ("mcc", "pearson", "spearman", "r2")
+        return self.title if named else self.title[:1].lower() + self.title[1:]
+
     def shown(self, value: float | None) -> str:
         """A value as a reader sees it: a share of examples in per cent, any other with three digits after the point."""
         return units.accuracy(value) if "accuracy" in self.name else units.fraction(value)

@@ -73,10 +73,6 @@ def position(value: float, ends: tuple[float, float], *, log: bool = False) -> f
     return (value - ends[0]) / (ends[1] - ends[0])
 
 
-OF_NAMES = ("mcc", "pearson", "spearman", "r2")
-"""Metrics that are called as a person, or by a sign: capital everywhere."""
-
-
 def metric_title(metric: str) -> str:
     """What the metric is called."""
     return METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
@@ -84,8 +80,7 @@ def metric_title(metric: str) -> str:
 
 def metric_words(metric: str) -> str:
     """What the metric is called inside a sentence: accuracy, macro-F1, ECE."""
-    title = metric_title(metric)
-    return title if title.isupper() or metric in OF_NAMES else title[:1].lower() + title[1:]
+    return METRICS[metric].in_words if metric in METRICS else metric_title(metric)
 
 
 def show_metric(metric: str) -> Callable[[float | None], str]:

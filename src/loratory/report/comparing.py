@@ -12,7 +12,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, means_said, spread
+from loratory.report.study_table import COST, interval, means_said, shown_metrics, spread
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Pair
 
@@ -24,19 +24,21 @@ MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "
 
 def quality_grid(study: Summary, group: Group) -> Grid:
     """The study's own table: parameters, times, memory, quality; baselines below."""
+    metrics = shown_metrics(study)
+    titles = [METRICS[metric].title for metric in metrics]
     headings = [
         Heading("Approach", numeric=False),
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(Heading(title, meaning="median over seeds") for key, (title, _) in COST.items() if key != "checkpoint_bytes"),
-        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
+        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title in titles),
     ]
     means = [cell.score(study.select) for cell in group.cells]
     drawn = whiskers([None if mean is None else axes.on_scale(study.select, mean) for mean in means])
     show_share = units.percent_of(cell.share for cell in group.cells)
     rows = []
     for position, cell in enumerate(group.cells):
-        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
+        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in metrics]
         rows.append(row([_approach(cell, study), *_costs(cell, show_share), *scores], cell.id))
     foot = [
         row(
@@ -45,8 +47,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
                 *(missing() for _ in range(3)),
                 number(one.seconds, units.duration),
                 missing(),
-                number(one.accuracy, units.accuracy),
-                number(one.f1_macro, units.fraction),
+                *(number(one.value(metric), METRICS[metric].shown) for metric in metrics),
             ]
         )
         for one in study.baselines
@@ -76,7 +77,7 @@ def _costs(cell: CellSummary, show_share: Callable[[float | None], str]) -> list
 
 
 def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
-    value, show = cell.score(metric), QUALITY[metric][1]
+    value, show = cell.score(metric), METRICS[metric].shown
     if value is None:
         return missing()
     value = axes.on_scale(metric, value)
@@ -173,7 +174,7 @@ def over_data(study: Summary) -> Grid | None:
             entries.append(missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean))
         rows.append(row([words(approach), *entries]))
     foot = []
-    if study.select in QUALITY:
+    if study.select in shown_metrics(study):
         for name in dict.fromkeys(one.name for one in study.baselines):
             found = {one.data: getattr(one, study.select) for one in study.baselines if one.name == name}
             foot.append(row([words(name), *(number(found.get(group.data), show) for group in groups)]))

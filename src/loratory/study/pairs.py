@@ -11,6 +11,7 @@ import numpy as np
 from loratory.errors import StorageError, counted
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, Labels, Logits
+from loratory.problems import Targets
 from loratory.store.directory import PREDICTIONS
 from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
@@ -23,10 +24,11 @@ class _Tested:
     """What a cell's S seeds said of the N test examples."""
 
     seeds: tuple[int, ...]
-    labels: Labels  # (N,)
+    labels: Targets  # of the problem's own shape
     rows: Labels  # (N,)
     units: Labels  # (N,)
     logits: Logits  # (S, N, C)
+    said: Targets  # predictions, in the shape of labels after S
 
     def on_the_same_as(self, other: _Tested) -> bool:
         same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("labels", "rows", "units"))
@@ -81,7 +83,7 @@ def _tested(cell: CellRuns) -> _Tested:
         if "test" not in splits:
             raise StorageError(f"{final.directory / PREDICTIONS} holds no test split; run the study again")
     one_each = [
-        _Tested((final.seed,), test.labels, test.rows, test.units, test.logits[None])
+        _Tested((final.seed,), test.labels, test.rows, test.units, test.logits[None], test.predictions[None])
         for final, test in zip(cell.completed, (splits["test"] for splits in found), strict=True)
     ]
     for final, one in zip(cell.completed, one_each, strict=True):
@@ -89,7 +91,8 @@ def _tested(cell: CellRuns) -> _Tested:
             first = cell.completed[0].directory
             raise StorageError(f"{final.directory} and {first} were tested on different examples; run the study anew")
     logits = np.concatenate([one.logits for one in one_each])
-    return replace(one_each[0], seeds=tuple(final.seed for final in cell.completed), logits=logits)
+    said = np.concatenate([one.said for one in one_each])
+    return replace(one_each[0], seeds=tuple(final.seed for final in cell.completed), logits=logits, said=said)
 
 
 def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) -> dict[str, Replicates]:
@@ -98,8 +101,8 @@ def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) 
     for first in tested.values():
         same = {cell: one for cell, one in tested.items() if cell not in measured and one.on_the_same_as(first)}
         if same:
-            runs = [one.logits for one in same.values()]
-            found = replicate(metric, first.labels, first.units, runs, draws=draws, seed=seed)
+            runs, said = [one.logits for one in same.values()], [one.said for one in same.values()]
+            found = replicate(metric, first.labels, first.units, runs, chosen=said, draws=draws, seed=seed)
             measured.update(zip(same, found, strict=True))
     return measured
 

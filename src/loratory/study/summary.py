@@ -7,6 +7,9 @@ import logging
 from loratory.data import PACKAGED, data_directory, dataset_of
 from loratory.errors import LoratoryError
 from loratory.evaluation.baselines import Baseline, baselines
+from loratory.evaluation.metrics import metrics_of
+from loratory.evaluation.quality import AnyQuality
+from loratory.problems import SINGLE
 from loratory.study.cells import cells
 from loratory.study.document import Summary
 from loratory.study.fronts import fronts
@@ -109,4 +112,10 @@ def _baseline(data: str, baseline: Baseline) -> BaselineSummary:
         f1_macro=None if quality is None else quality.value("f1_macro"),
         seconds=None if quality is None else baseline.seconds,
         reason=baseline.reason,
+        scores=() if quality is None or quality.problem == SINGLE else _scores(quality),
     )
+
+
+def _scores(quality: AnyQuality) -> tuple[tuple[str, float], ...]:
+    found = ((name, quality.value(name)) for name in metrics_of(quality.problem) if name != "f1_macro")
+    return tuple((name, value) for name, value in found if value is not None)
