@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from loratory.estimating import Estimate
-    from loratory.estimator import TextClassifier
+    from loratory.estimator import TextClassifier, TextRegressor
     from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
     from loratory.report.tables import Table
     from loratory.run import Run
@@ -39,7 +39,7 @@ else:
             *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
         ),
         "loratory.estimating": ("Estimate",),
-        "loratory.estimator": ("TextClassifier",),
+        "loratory.estimator": ("TextClassifier", "TextRegressor"),
         "loratory.report.predictions": ("Answers", "Predicted", "PredictedLabels", "PredictedNumbers"),
         "loratory.report.tables": ("Table",),
         "loratory.run": ("Run",),
@@ -81,6 +81,7 @@ __all__ = [
     "Summary",
     "Table",
     "TextClassifier",
+    "TextRegressor",
     "TrainingError",
     "__version__",
     "compare",

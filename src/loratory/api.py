@@ -57,7 +57,8 @@ def train(
     Args:
         texts: N texts to divide and learn from, in place of a data set. They are written to a file in the data
             directory (`$LORATORY_DATA`, else `data`), called by their digest, which the run's record names.
-        labels: their N labels: text, numbers or true/false.
+        labels: their N labels: text, numbers or true/false; lists of them, where a text may have several; or numbers
+            with fractions, which make it a regression (`problem="regression"` does of any).
         method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
         model: `minilm`, a directory, or a hub id.
         dataset: `hutto:NAME`, a file, or `hub:NAME`.
@@ -276,7 +277,11 @@ def _examples(
     )
     if dataset is not None or other is not None:
         raise SettingsError(f"{other or 'dataset'} beside texts and labels; give one or the other")
-    return {"dataset": str(given.keep(texts, labels)), "text_column": "text", "label_column": "label"}
+    return {
+        "dataset": str(given.keep(texts, labels, settings.get("problem"))),
+        "text_column": "text",
+        "label_column": "label",
+    }
 
 
 def _given(**flags: Any) -> dict[str, Any]:

@@ -15,18 +15,20 @@ from typing import Any
 
 from loratory.data import checked, data_directory
 from loratory.data.files import LABEL, TEXT, Columns
+from loratory.data.targets import recognised
 from loratory.errors import DataError, StorageError
 from loratory.store.files import write_durably
 
 WHERE = "texts and labels"
 
 
-def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
+def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None) -> Path:
     """Write N texts and their N labels to `given/` in the data directory, where they are not there yet.
 
     Args:
         texts: a list, an array (N,), or a column of a data frame.
-        labels: text, numbers or true/false; numpy's own are taken for Python's.
+        labels: text, numbers or true/false, or lists of them; numpy's own are taken for Python's.
+        problem: what `--problem` says; by default as the labels look.
 
     Returns:
         A JSONL file with the columns `text` and `label`, in the order given.
@@ -41,7 +43,8 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
         raise DataError(f"{WHERE}: {len(given):,} texts and {len(named):,} labels; give each text its label")
     if not given:
         raise DataError(f"{WHERE}: no example; give some")
-    examples = checked(WHERE, Columns({TEXT: given, LABEL: named}, list(range(len(given))), "position", untyped=False))
+    columns = Columns({TEXT: given, LABEL: named}, list(range(len(given))), "position", untyped=False)
+    examples = checked(WHERE, columns, problem=recognised([columns], problem, None)[0])
     rows = zip(examples.texts, examples.labels, strict=True)
     content = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
