@@ -18,7 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_array
 
 import loratory
-from loratory import TextClassifier
+from loratory import TextClassifier, TextRegressor
+from loratory.errors import InputError
 
 SMALL = {"max_length": 32, "device": "cpu", "precision": "fp32", "lr": 0.01, "epochs": 1}
 
@@ -229,3 +230,34 @@ def test_what_was_not_fitted_says_so(make: Make, fitted: TextClassifier, tmp_pat
             ask(tmp_path)
     with pytest.raises(loratory.InputError, match="int at position 1"):
         fitted.predict(["w1", 3])
+
+
+def test_an_indicator_matrix_comes_back_as_one(tiny_bert: Path, data: Any, tmp_path: Path) -> None:
+    X, y = data
+    given = np.array([[label == "good", label == "bad", number % 3 == 0] for number, label in enumerate(y)], dtype=int)
+    one = TextClassifier("standard", tiny_bert, **{**SMALL, "epochs": 4, "lr": 0.005}).fit(X, given)
+    said, probabilities = one.predict(X), one.predict_proba(X)
+    assert (said.shape, probabilities.shape, one.classes_.tolist()) == ((120, 3), (120, 3), [0, 1, 2])
+    assert (said == (probabilities >= np.array(one.record_.thresholds))).all()
+    assert (said[:, :2] == given[:, :2]).mean() > 0.7
+    assert one.score(X, given) == pytest.approx((said == given).all(axis=1).mean())
+    again = pickle.loads(pickle.dumps(one))
+    assert (again.predict(X[:5]) == said[:5]).all()
+    for wrong, message in ((given * 2, "holds 0 and 1 alone"), (given * [1, 1, 0], "the label of column 2")):
+        with pytest.raises(InputError, match=message):
+            TextClassifier("head", tiny_bert, **SMALL).fit(X, wrong)
+
+
+def test_a_regressor_learns_numbers(tiny_bert: Path, data: Any) -> None:
+    X, y = data
+    numbers = np.array([50.0 if label == "good" else 30.0 for label in y]) + np.arange(120) % 2
+    one = TextRegressor("standard", tiny_bert, **{**SMALL, "epochs": 6, "lr": 0.005}).fit(X, numbers)
+    said = one.predict(X)
+    assert (said.shape, said.dtype) == ((120,), np.float64)
+    assert one.score(X, numbers) > 0.5  # R²
+    assert clone(one).get_params() == one.get_params()
+    whole = TextRegressor("head", tiny_bert, **SMALL).fit(X, numbers.astype(int))
+    assert whole.record_.problem == "regression"
+    for wrong, message in (([1.0] * 120, "nothing to learn"), (["x"] * 120, "y: "), ([np.nan] * 120, "y: ")):
+        with pytest.raises(InputError, match=message):
+            TextRegressor("head", tiny_bert, **SMALL).fit(X, wrong)

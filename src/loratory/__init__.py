@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from loratory.estimating import Estimate
-    from loratory.estimator import TextClassifier
-    from loratory.report.predictions import Predicted
+    from loratory.estimator import TextClassifier, TextRegressor
+    from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
     from loratory.report.tables import Table
     from loratory.run import Run
     from loratory.store.record import RunRecord
@@ -39,8 +39,8 @@ else:
             *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
         ),
         "loratory.estimating": ("Estimate",),
-        "loratory.estimator": ("TextClassifier",),
-        "loratory.report.predictions": ("Predicted",),
+        "loratory.estimator": ("TextClassifier", "TextRegressor"),
+        "loratory.report.predictions": ("Answers", "Predicted", "PredictedLabels", "PredictedNumbers"),
         "loratory.report.tables": ("Table",),
         "loratory.run": ("Run",),
         "loratory.store.record": ("RunRecord",),
@@ -60,6 +60,7 @@ else:
 
 
 __all__ = [
+    "Answers",
     "DataError",
     "DivergedError",
     "Estimate",
@@ -69,6 +70,8 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "Predicted",
+    "PredictedLabels",
+    "PredictedNumbers",
     "ResourceError",
     "Run",
     "RunRecord",
@@ -78,6 +81,7 @@ __all__ = [
     "Summary",
     "Table",
     "TextClassifier",
+    "TextRegressor",
     "TrainingError",
     "__version__",
     "compare",

@@ -20,7 +20,7 @@ from loratory.estimating import Estimate
 from loratory.estimating import estimate as estimate_run
 from loratory.finish import Finished, complete
 from loratory.methods import spec_from_flags
-from loratory.report.predictions import Predicted
+from loratory.report.predictions import Answers
 from loratory.report.tables import Table
 from loratory.run import Run
 from loratory.run import train as train_run
@@ -59,7 +59,8 @@ def train(
         texts: N texts to divide and learn from, or pairs of them as tuples, in place of a data set. They are written to
             a file in the data directory (`$LORATORY_DATA`, else `data`), called by their digest, which the run's
             record names.
-        labels: their N labels: text, numbers or true/false.
+        labels: their N labels: text, numbers or true/false; lists of them, where a text may have several; or numbers
+            with fractions, which make it a regression (`problem="regression"` does of any).
         method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
         model: `minilm`, a directory, or a hub id.
         dataset: `hutto:NAME`, a file, or `hub:NAME`.
@@ -157,7 +158,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> Predicted: ...
+) -> Answers: ...
 @overload
 def predict(
     model_path: Sequence[Place],
@@ -166,7 +167,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> list[Predicted]: ...
+) -> list[Answers]: ...
 def predict(
     model_path: Place | Sequence[Place],
     texts: Iterable[Text],
@@ -174,7 +175,7 @@ def predict(
     model: Place | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
-) -> Predicted | list[Predicted]:
+) -> Answers | list[Answers]:
     """Label N texts: `loratory predict`. A blank text gets a label too.
 
     Args:
@@ -184,7 +185,7 @@ def predict(
         settings: any other flag of the command, such as `precision="fp32"`.
 
     Returns:
-        Labels and probabilities (N, C) of the model; a list of them where a list of models is given.
+        Labels and probabilities (N, C) of the model, or its numbers (N,); a list of them for a list of models.
 
     Raises:
         DataError: no text, or something that is none; positions count from 0.
@@ -282,7 +283,8 @@ def _examples(
         raise SettingsError(f"{other or 'dataset'} beside texts and labels; give one or the other")
     kept = given.as_texts(texts, "texts")
     pair = {"pair_column": "pair"} if are_pairs(kept) else {}
-    return {"dataset": str(given.keep(kept, labels)), "text_column": "text", "label_column": "label", **pair}
+    file = given.keep(kept, labels, settings.get("problem"))
+    return {"dataset": str(file), "text_column": "text", "label_column": "label", **pair}
 
 
 def _given(**flags: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A scikit-learn classifier of texts: `fit` makes a run as :func:`loratory.train` does, and keeps it in the object.
+"""scikit-learn's estimators of texts: `fit` makes a run as :func:`loratory.train` does, and keeps it in the object.
 
     X, y ─▶ train and validation ─▶ run ─▶ its files, in memory ─▶ predict
 
@@ -10,7 +10,7 @@ every Python object: to hand a model on, `save` it as a run's directory, which l
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from os import PathLike
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
@@ -29,6 +29,8 @@ from loratory.data.columns import Text
 from loratory.data.files import encodable
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
 from loratory.given import as_texts, not_text
+from loratory.problems import FLAG_OF, MULTI, REGRESSION, SINGLE, Problem
+from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
 from loratory.spec import HardwareSpec, validated
 from loratory.store.directory import MANIFEST, claim, commit, staging
 from loratory.trained import Trained, open_run, with_weights
@@ -36,6 +38,7 @@ from loratory.trained import Trained, open_run, with_weights
 RESERVED = (
     *("texts", "labels", "dataset", "text_column", "pair_column", "label_column", "validation", "test"),
     *("test_fraction", "seed", "split_seed", "folds", "fold", "output", "tracker", "on_step"),
+    *("problem", "label_separator"),
 )
 """Keywords of `train` that are no settings here: X and y are the data, and `random_state` is the seed."""
 
@@ -43,12 +46,11 @@ SEEDS = 2**31
 """Seeds are drawn below this where `random_state` is no seed itself."""
 
 
-class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """Fine-tune a pretrained transformer on texts and their classes.
+class _TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """What a classifier and a regressor of texts share: parameters, training, and the run in memory.
 
     X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
-    array (N, 2); y holds N labels: strings, whole numbers or true/false, two classes or more, each with two distinct
-    texts or more. `validation_fraction` of the examples, cut as `loratory train` cuts them, are not trained on: they
+    array (N, 2). `validation_fraction` of the examples, cut as `loratory train` cuts them, are not trained on: they
     choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is no test split: what is to
     be tested is not given to `fit`.
 
@@ -67,7 +69,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     None stands for a setting's own default.
 
     Attributes:
-        classes_: (C,) the labels in order, of y's own type.
         record_: the run's record: settings, parameters, cost, quality on validation.
     """
 
@@ -100,56 +101,30 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.random_state = random_state
         self.settings = settings
 
-    def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:
-        """Train on N texts `X` and their N labels `y`.
-
-        Raises:
-            InputError: X or y cannot be learned from; positions count from 0.
-            SettingsError: a parameter cannot be meant, or does not fit the method.
-            LoratoryError: the model cannot be read, or the training failed.
-        """
-        texts = self._texts(X)
-        classes, ids = _classes(y)
-        if len(texts) != len(ids):
-            sizes = f"X has {counted(len(texts), 'text')}, y {counted(len(ids), 'label')}"
+    def _train(self, texts: list[Text], labels: Sequence[Any] | NDArray[Any], problem: Problem) -> None:
+        """Make the run, and keep it."""
+        if len(texts) != len(labels):
+            sizes = f"X has {counted(len(texts), 'text')}, y {counted(len(labels), 'label')}"
             raise InputError(f"{sizes}: inconsistent numbers of samples; give each text its label")
-        labels = classes[ids] if _are_names(classes) else ids
         seed = self._seed()
         if seed < 0:
             raise SettingsError(f"random_state {seed}: give 0 or more")
-        flags = {**self._flags(), "seed": seed, "split_seed": seed, "test_fraction": 0}
+        said = {} if problem == SINGLE else {"problem": FLAG_OF[problem]}
+        flags = {**self._flags(), **said, "seed": seed, "split_seed": seed, "test_fraction": 0}
         with tempfile.TemporaryDirectory() as place, _input_errors():
             run = api.train(texts, labels, output=Path(place) / "run", **flags)
             fitted = _Fitted({path.name: path.read_bytes() for path in run.directory.iterdir()})
-        self.classes_ = classes
         self.record_ = run.record
         self._fitted = fitted
-        return self
 
-    def predict(self, X: Iterable[Text]) -> NDArray[Any]:
-        """The most probable label of each text: (N,).
-
-        Raises:
-            NotFittedError: `fit` was not called.
-            InputError: X is no sequence of strings, or empty; a blank string gets a label.
-            LoratoryError: the model cannot be loaded.
-        """
-        check_is_fitted(self)
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return chosen
-
-    def predict_proba(self, X: Iterable[Text]) -> NDArray[np.float64]:
-        """The probability of each class for each text: (N, C), in the order of `classes_`.
-
-        Raises:
-            As `predict`.
-        """
+    def _answers(self, X: Iterable[Text]) -> Answers:
+        """What the model says of the texts."""
         check_is_fitted(self)
         texts = self._texts(X)
         given = {"device": self.device, "precision": self.precision}
         hardware = validated(HardwareSpec, {key: value for key, value in given.items() if value is not None})
         with _input_errors():
-            return predicting.probabilities(self._fitted.opened(hardware), texts)
+            return predicting.answers("", self._fitted.opened(hardware), texts)
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write the run's directory, which every command and function that takes a run takes; give its path.
@@ -194,6 +169,129 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return int(check_random_state(self.random_state).randint(SEEDS))
 
 
+class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Fine-tune a pretrained transformer on texts and their classes.
+
+    X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
+    array (N, 2); y holds N labels: strings, whole numbers or true/false, two classes or more, each with two distinct
+    texts or more. Where a text may have several labels, y is scikit-learn's
+    indicator matrix, (N, C) of 0 and 1, which `sklearn.preprocessing.MultiLabelBinarizer` makes of lists; a label is
+    predicted from a probability on that `validation_fraction` of the examples chose. All else as
+    :class:`TextRegressor` has it, too: `validation_fraction` of the examples, cut as `loratory train` cuts them, are
+    not trained on, there is no test split, and `fit` leaves the examples in a file in the data directory.
+
+    Args:
+        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
+        model: `minilm`, a directory, or a hub id.
+        rank: of the methods that have one.
+        epochs, batch_size, lr, max_length, device, precision: as the flags of `loratory train`.
+        validation_fraction: share of the examples that are not trained on, between 0 and 1.
+        random_state: the seed of everything that is drawn, the split too. None or a `RandomState` draws a seed.
+        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`.
+
+    None stands for a setting's own default.
+
+    Attributes:
+        classes_: (C,) the labels in order, of y's own type; of an indicator matrix the numbers of its columns.
+        record_: the run's record: settings, parameters, cost, quality on validation.
+    """
+
+    def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:
+        """Train on N texts `X` and their N labels `y`, (N,), or (N, C) of 0 and 1.
+
+        Raises:
+            InputError: X or y cannot be learned from; positions count from 0.
+            SettingsError: a parameter cannot be meant, or does not fit the method.
+            LoratoryError: the model cannot be read, or the training failed.
+        """
+        texts = self._texts(X)
+        if getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:  # type: ignore[attr-defined]  # an array's
+            sets = _indicator(y)
+            classes = np.arange(sets.shape[1])
+            self._train(texts, [np.flatnonzero(row).tolist() for row in sets], MULTI)
+        else:
+            classes, ids = _classes(y)
+            self._train(texts, classes[ids] if _are_names(classes) else ids, SINGLE)
+        self.classes_ = classes
+        return self
+
+    def predict(self, X: Iterable[Text]) -> NDArray[Any]:
+        """The most probable label of each text, (N,); or its labels, (N, C) of 0 and 1, as y had them.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            InputError: X is no sequence of strings, or empty; a blank string gets a label.
+            LoratoryError: the model cannot be loaded.
+        """
+        said = self._answers(X)
+        if isinstance(said, PredictedLabels):
+            return said.sets
+        chosen: NDArray[Any] = self.classes_[_probabilities(said).argmax(axis=1)]
+        return chosen
+
+    def predict_proba(self, X: Iterable[Text]) -> NDArray[np.float64]:
+        """The probability of each class for each text: (N, C), in the order of `classes_`; of each label its own.
+
+        Raises:
+            As `predict`.
+        """
+        return _probabilities(self._answers(X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Fine-tune a pretrained transformer on texts and their numbers.
+
+    X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
+    array (N, 2); y holds N finite numbers. `validation_fraction` of the examples, cut as `loratory train` cuts them,
+    are not trained on: they choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is
+    no test split: what is to be tested is not given to `fit`.
+
+    Args:
+        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
+        model: `minilm`, a directory, or a hub id.
+        rank: of the methods that have one.
+        epochs, batch_size, lr, max_length, device, precision: as the flags of `loratory train`.
+        validation_fraction: share of the examples that are not trained on, between 0 and 1.
+        random_state: the seed of everything that is drawn, the split too. None or a `RandomState` draws a seed.
+        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`.
+
+    None stands for a setting's own default.
+
+    Attributes:
+        record_: the run's record: settings, parameters, cost, quality on validation.
+    """
+
+    def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:
+        """Train on N texts `X` and their N numbers `y`.
+
+        Raises:
+            As :meth:`TextClassifier.fit`.
+        """
+        texts = self._texts(X)
+        self._train(texts, _numbers(y).tolist(), REGRESSION)
+        return self
+
+    def predict(self, X: Iterable[Text]) -> NDArray[np.float64]:
+        """The number of each text: (N,).
+
+        Raises:
+            As :meth:`TextClassifier.predict`.
+        """
+        said = self._answers(X)
+        assert isinstance(said, PredictedNumbers)
+        return said.numbers
+
+
+def _probabilities(said: Answers) -> NDArray[np.float64]:
+    assert isinstance(said, Predicted | PredictedLabels)
+    return said.probabilities
+
+
 _OURS = ("random_state", "settings")
 """Parameters that are no flags."""
 
@@ -225,6 +323,31 @@ class _Fitted:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files, "_opened": None}
+
+
+def _numbers(y: Iterable[Any]) -> NDArray[np.float64]:
+    """N finite numbers."""
+    if y is None:
+        raise InputError("TextRegressor requires y to be passed, but the target y is None; give the numbers of X")
+    try:
+        column = column_or_1d(y, warn=True, dtype=np.float64)
+        assert_all_finite(column, input_name="y")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"y: {first_line(error)}") from error
+    numbers: NDArray[np.float64] = column
+    return numbers
+
+
+def _indicator(y: Any) -> NDArray[np.int64]:
+    """(N, C) of 0 and 1, each column with some of both or of 1 alone."""
+    sets = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    if sets.dtype == object or not np.isin(sets, (0, 1)).all():
+        raise InputError("y: an array of two dimensions holds 0 and 1 alone, a column for each label")
+    empty = np.flatnonzero(~sets.any(axis=0))
+    if len(empty):
+        raise InputError(f"y: no text has the label of column {empty[0]}; leave the column out, or add a text")
+    found: NDArray[np.int64] = sets.astype(np.int64)
+    return found
 
 
 def _classes(y: Iterable[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -16,18 +16,20 @@ from typing import Any
 from loratory.data import checked, data_directory, gathered
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
+from loratory.data.targets import recognised
 from loratory.errors import DataError, StorageError
 from loratory.store.files import write_durably
 
 WHERE = "texts and labels"
 
 
-def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
+def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None) -> Path:
     """Write N texts and their N labels to `given/` in the data directory, where they are not there yet.
 
     Args:
         texts: a list, an array (N,), or a column of a data frame; or N pairs, two texts each, an array (N, 2).
-        labels: text, numbers or true/false; numpy's own are taken for Python's.
+        labels: text, numbers or true/false, or lists of them; numpy's own are taken for Python's.
+        problem: what `--problem` says; by default as the labels look.
 
     Returns:
         A JSONL file with the columns `text`, `pair` where they are pairs, and `label`, in the order given.
@@ -46,7 +48,8 @@ def keep(texts: Iterable[Any], labels: Iterable[Any]) -> Path:
     values = zip(*zip(*given, strict=True), named, strict=True) if paired else zip(given, named, strict=True)
     rows: Iterator[Row] = ((place, cells, {}) for place, cells in enumerate(values))
     flags = (TEXT, PAIR, LABEL) if paired else (TEXT, LABEL)
-    examples = checked(WHERE, gathered(Table(flags, rows, "position", untyped=False)))
+    columns = gathered(Table(flags, rows, "position", untyped=False), problem)
+    examples = checked(WHERE, columns, problem=recognised([columns.labels], problem, None)[0])
     labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
     content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from loratory.data.columns import Text, are_pairs
 from loratory.data.files import Cells, encodable, lines, read_texts
 from loratory.errors import DataError, SettingsError
+from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
 from loratory.models.load import Bases
-from loratory.report.predictions import Predicted
+from loratory.problems import MULTI, REGRESSION
+from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
 from loratory.spec import HardwareSpec
 from loratory.store.record import RunRecord
 from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
@@ -64,7 +63,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def predict(
     models: Sequence[Found], texts: Sequence[Text], *, hardware: HardwareSpec, model: str | None = None
-) -> list[Predicted]:
+) -> list[Answers]:
     """What each of `models` says of the texts.
 
     Args:
@@ -86,8 +85,8 @@ def predict(
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
-    bases = Bases((record.spec["model"], record.labels) for record in shared)
-    return [_said(found.name, _opened(found, bases, hardware, model), texts) for found in models]
+    bases = Bases((record.spec["model"], record.labels, record.problem) for record in shared)
+    return [answers(found.name, _opened(found, bases, hardware, model), texts) for found in models]
 
 
 def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | None) -> Trained:
@@ -96,14 +95,15 @@ def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | Non
     return open_run(found.path, found.record, hardware=hardware, bases=bases)
 
 
-def _said(name: str, trained: Trained, texts: Sequence[Text]) -> Predicted:
-    return Predicted(name, trained.labels, probabilities(trained, texts))
-
-
-def probabilities(trained: Trained, texts: Sequence[Text]) -> NDArray[np.float64]:
-    """Probabilities (N, C) of N texts, in the order of the model's labels."""
-    found: NDArray[np.float64] = trained.logits(texts).double().softmax(dim=-1).numpy()
-    return found
+def answers(name: str, trained: Trained, texts: Sequence[Text]) -> Answers:
+    """What a model says of N texts, in the form of its problem."""
+    logits = trained.logits(texts).double()
+    if trained.problem == REGRESSION:
+        return PredictedNumbers(name, trained.labels, logits[:, 0].numpy())
+    if trained.problem == MULTI:
+        assert trained.thresholds is not None
+        return PredictedLabels(name, trained.labels, sigmoid(logits.numpy()), trained.thresholds)
+    return Predicted(name, trained.labels, logits.softmax(dim=-1).numpy())
 
 
 def given_texts(

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sklearn.metrics  # noqa: F401  imported here so that importing it counts in no run's time
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loratory.engine.fit import FitResult, Progress, fit
@@ -32,9 +34,11 @@ from loratory.errors import (
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import METRICS, score
 from loratory.evaluation.predictions import Predictions
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.quality import AnyQuality
+from loratory.evaluation.thresholds import chosen_thresholds, decided
 from loratory.inputs import Inputs
 from loratory.outcome import failures_recorded, memory_errors, record_of
+from loratory.problems import MULTI
 from loratory.saving import bytes_of_weights, check_saved, save
 from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
@@ -154,7 +158,8 @@ def _written(
 ) -> RunRecord:
     """Everything that a completed run leaves, in `stage`; its record."""
     with meter.phase("eval"):
-        quality = {part: _score(setup, part, logits[part]) for part in logits}
+        thresholds = _thresholds(setup, logits["validation"])
+        quality = {part: _score(setup, part, logits[part], thresholds) for part in logits}
     with memory_errors(setup.spec, setup.hardware):
         meter.checkpoint_bytes = save(setup, stage) if keep_weights else bytes_of_weights(setup)
         if keep_weights:
@@ -163,7 +168,8 @@ def _written(
         kept = {}
         for part in logits:
             split = setup.dataset.split(part)
-            kept[part] = Predictions(split.labels, logits[part].numpy(), split.rows, split.units)
+            chosen = None if thresholds is None else decided(logits[part].numpy(), thresholds)
+            kept[part] = Predictions(split.labels, logits[part].numpy(), split.rows, split.units, chosen)
         predictions.write(stage / PREDICTIONS, kept)
     _write_history(stage / HISTORY, result)
     scores = {part: quality[part].record() for part in quality}
@@ -185,12 +191,13 @@ def optimize(
     Args:
         validated: whether validation is scored after each epoch; benchmarks of speed leave it out.
     """
-    metric = METRICS[setup.spec.training.select]
-    lr = setup.spec.training.lr
+    select, lr = setup.spec.training.select, setup.spec.training.lr
+    assert select is not None
     assert lr is not None
+    metric = METRICS[select]
 
     def scores(logits: Tensor) -> dict[str, float]:
-        quality = _score(setup, "validation", logits)
+        quality = _score(setup, "validation", logits, _thresholds(setup, logits))
         return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
 
     def better(new: dict[str, float], old: dict[str, float]) -> bool:
@@ -224,10 +231,17 @@ def run_id(spec: RunSpec, fingerprint: str) -> str:
     return f"{readable[:51]}-{fingerprint[:12]}"
 
 
-def _score(setup: Setup, part: str, logits: Tensor) -> Quality:
+def _score(setup: Setup, part: str, logits: Tensor, thresholds: NDArray[np.float64] | None = None) -> AnyQuality:
     if not torch.isfinite(logits).all():
         raise DivergedError(f"the model gives logits that are no finite numbers on {part}; use a smaller --lr")
-    return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels)
+    return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels, thresholds=thresholds)
+
+
+def _thresholds(setup: Setup, logits: Tensor) -> NDArray[np.float64] | None:
+    """Where a text may have several labels: from which probability each is predicted, by validation's logits (N, C)."""
+    if setup.dataset.problem != MULTI:
+        return None
+    return chosen_thresholds(setup.tokens["validation"].labels, logits.numpy())
 
 
 def _existing(directory: Path, fingerprint: str) -> RunRecord | None:

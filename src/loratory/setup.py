@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import get_args
 
 import torch
 
@@ -12,6 +13,7 @@ from loratory.data import Dataset, Labelled
 from loratory.data.splits import PARTS
 from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
+from loratory.evaluation.metrics import LEADING, metrics_of
 from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
 from loratory.methods import prepare as prepare_method
@@ -20,8 +22,9 @@ from loratory.models.families import family_of
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, drawn, load_base, skeleton
 from loratory.models.quantized import Quantization
+from loratory.problems import IN_WORDS, SINGLE, Problem
 from loratory.program import code_version
-from loratory.spec import HardwareSpec, RunSpec
+from loratory.spec import HardwareSpec, RunSpec, Select, TrainingSpec
 from loratory.store.record import Place
 
 
@@ -80,6 +83,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         LoratoryError: the data or the model cannot be read.
     """
     dataset, model = inputs.dataset(spec.data), inputs.model(spec.model)
+    check_problem(spec.training, dataset.problem)
     config = model.plain
     family = family_of(config)
     check_quantized(spec.training.quantize, spec.method, family)
@@ -88,7 +92,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     longest = family.longest(config)
     if spec.data.max_length > longest:
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
-    spec = resolve(spec, int(config.hidden_size), hardware)
+    spec = resolve(spec, int(config.hidden_size), hardware, dataset.problem)
     environment = hardware.record()
     fingerprint = spec.fingerprint(
         data={part: dataset.split(part).digest for part in PARTS},
@@ -99,6 +103,35 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         **({"bitsandbytes": version("bitsandbytes")} if quantization is not None else {}),
     )
     return Identity(spec, hardware, fingerprint, quantization)
+
+
+def check_problem(training: TrainingSpec, problem: Problem) -> None:
+    """Refuse settings that mean nothing for such labels.
+
+    Raises:
+        SettingsError: names the flag.
+    """
+    if training.select is not None:
+        check_select(training.select, problem, "--select")
+    if problem == SINGLE:
+        return
+    for flag, given in (
+        ("class-weights", training.class_weights != "none"),
+        ("label-smoothing", training.label_smoothing),
+    ):
+        if given:
+            raise SettingsError(f"--{flag}: it is for single-label classification; this is {IN_WORDS[problem]}")
+
+
+def check_select(select: str, problem: Problem, where: str) -> None:
+    """Refuse a metric of another problem.
+
+    Raises:
+        SettingsError: says which the problem has.
+    """
+    known = [name for name in metrics_of(problem) if name in get_args(Select)]
+    if select not in known:
+        raise SettingsError(f"{where} {select}: no metric of {IN_WORDS[problem]}; give one of: {', '.join(known)}")
 
 
 def quantized(spec: RunSpec, hardware: Hardware | None = None) -> Quantization | None:
@@ -141,12 +174,13 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     spec, hardware = identity.spec, identity.hardware
     labels = tuple(str(label) for label in dataset.labels)
     if identity.quantization is not None:  # weights in fewer bits cannot even be asked to learn
-        check_frozen(spec, prepare_method(skeleton(model, labels), spec))
+        check_frozen(spec, prepare_method(skeleton(model, labels, dataset.problem), spec))
     dropout, attention_dropout = spec.training.dropout, spec.training.attention_dropout
     if weights:
         base = load_base(
             spec.model,
             labels=labels,
+            problem=dataset.problem,
             seed=spec.seed,
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -154,7 +188,9 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
             quantization=identity.quantization,
         )
     else:
-        base = drawn(model, labels, seed=spec.seed, dropout=dropout, attention_dropout=attention_dropout)
+        base = drawn(
+            model, labels, dataset.problem, seed=spec.seed, dropout=dropout, attention_dropout=attention_dropout
+        )
     trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
@@ -166,14 +202,16 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     return Setup(spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, load_seconds, place)
 
 
-def resolve(spec: RunSpec, hidden_size: int, hardware: Hardware) -> RunSpec:
+def resolve(spec: RunSpec, hidden_size: int, hardware: Hardware, problem: Problem = SINGLE) -> RunSpec:
     """The spec with everything that defaults left open filled in, as the record states it."""
     lr = spec.training.lr
     if lr is None:
         lr = method_named(spec.method.name).default_lr(hidden_size)
     return spec.model_copy(
         update={
-            "training": spec.training.model_copy(update={"lr": lr}),
+            "training": spec.training.model_copy(
+                update={"lr": lr, "select": spec.training.select or LEADING[problem][0]}
+            ),
             "hardware": spec.hardware.model_copy(
                 update={
                     "device": hardware.device.type,

@@ -21,6 +21,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Select = Literal[
+    "accuracy",
+    "f1_macro",
+    "f1_weighted",
+    "mcc",
+    "log_loss",
+    "f1_micro",
+    "subset_accuracy",
+    "hamming_loss",
+    "binary_log_loss",
+    "pearson",
+    "spearman",
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+]
+"""The metrics that may choose an epoch or a rate, those of each problem together."""
+
+
 class DataSpec(Settings):
     """What is learned from, and how it is divided."""
 
@@ -52,8 +72,15 @@ class DataSpec(Settings):
         None, description="hub only: the split for validation (default: validation, valid, val or dev, if there)"
     )
     test_split: str | None = Field(None, description="hub only: the split for the test (default: test, if there)")
-    task: Literal["polarity", "ternary"] = Field(
-        "polarity", description="hutto only: sign of the rating, or with a neutral class"
+    problem: Literal["single-label", "multi-label", "regression"] | None = Field(
+        None,
+        description="what a label is: one class, any of several, or a number (default: as the labels look)",
+    )
+    label_separator: str | None = Field(
+        None, min_length=1, description="what stands between several labels in one cell of a table, such as ;"
+    )
+    task: Literal["polarity", "ternary", "rating"] = Field(
+        "polarity", description="hutto only: sign of the rating, or with a neutral class, or the rating as a number"
     )
     neutral_band: float = Field(0.5, ge=0, lt=4, description="hutto ternary: ratings within ± this are neutral")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the examples split off for validation")
@@ -103,8 +130,10 @@ class TrainingSpec(Settings):
     keep: Literal["last", "best"] = Field(
         "last", description="weights kept: after the last epoch, or best on validation"
     )
-    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = Field(
-        "accuracy", description="validation metric that says which epoch is best"
+    select: Select | None = Field(
+        None,
+        description="validation metric that says which epoch is best (default: accuracy; f1_micro of multi-label, "
+        "pearson of a regression)",
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better one on validation (default: never)"

@@ -10,21 +10,24 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, shared
-from loratory.data.columns import Text, are_pairs
+from loratory.data.columns import Coded, Text, are_pairs
+from loratory.data.targets import Numbers, Target, as_array, as_targets, listed
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
 from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.quality import AnyQuality
 from loratory.methods import parse_spec
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, Bases, load_state, load_trained
 from loratory.models.pth import Card, read_pth
+from loratory.problems import FLAG_OF, IN_WORDS, MULTI, SINGLE, Problem, Targets
 from loratory.setup import quantized
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import read_run
@@ -48,9 +51,12 @@ class Trained:
     hardware: Hardware
     digests: Mapping[str, str]
     """SHA-256 of that data's `source` and of its `train` split; none where a `.pth` file does not say."""
+    problem: Problem = SINGLE
+    thresholds: NDArray[np.float64] | None = None
+    """(C,) from which probability each label is predicted, where a text may have several; chosen on validation."""
 
     def logits(self, texts: Sequence[Text]) -> Tensor:
-        """Logits (N, C) of N texts or pairs, in their order.
+        """Logits (N, C) of N texts or pairs, in their order; of a regression the numbers (N, 1).
 
         Raises:
             DataError: they are pairs and the model was trained on single texts, or the other way round.
@@ -93,7 +99,7 @@ class Evaluation:
     dataset: str
     """The data set, or the file of the split where it has one of its own."""
     split: str
-    quality: Quality
+    quality: AnyQuality
     trained_on: int | None
     """Examples whose normalised text stands in the run's training split; None where that cannot be read again."""
 
@@ -153,7 +159,19 @@ def open_run(path: Path, record: RunRecord, *, hardware: HardwareSpec, bases: Ba
     base = load_run(path, record, bases=bases, hardware=where)
     base.to(where.device)
     data = parse_spec(record.spec).data
-    return Trained(base, record.labels, data, where.suited(base.family, hardware), digests_of(record))
+    return Trained(
+        base,
+        record.labels,
+        data,
+        where.suited(base.family, hardware),
+        digests_of(record),
+        record.problem,
+        _cuts(record.thresholds),
+    )
+
+
+def _cuts(thresholds: Sequence[float] | None) -> NDArray[np.float64] | None:
+    return None if thresholds is None else np.array(thresholds)
 
 
 def with_weights(path: Path) -> RunRecord:
@@ -199,6 +217,7 @@ def load_run(
         path,
         model=spec.model,
         labels=record.labels,
+        problem=record.problem,
         merge=merge,
         flat_tokens=flat_tokens,
         bases=bases,
@@ -220,11 +239,18 @@ def _open_pth(path: Path, hardware: HardwareSpec, model: str | None, data: DataS
             "taken for %s with the labels of %s",
             *(path, path.with_suffix(".json").name, name, spec.dataset),
         )
-    labels = card.labels if card is not None else tuple(str(label) for label in make_dataset(spec).labels)
-    base = load_state(state, name=name, labels=labels, where=str(path))
+    if card is not None:
+        labels, problem, thresholds = card.labels, card.problem, card.thresholds
+    else:
+        dataset = make_dataset(spec)
+        labels, problem, thresholds = tuple(map(str, dataset.labels)), dataset.problem, None
+        if problem == MULTI:
+            log.warning("%s: nothing says from which probability on a label is predicted; 0.5 is taken", path)
+            thresholds = (0.5,) * len(labels)
+    base = load_state(state, name=name, labels=labels, problem=problem, where=str(path))
     where = Hardware.of(hardware).suited(base.family, hardware)
     base.model.to(where.device)
-    return Trained(base, labels, spec, where, card.digests if card is not None else {})
+    return Trained(base, labels, spec, where, card.digests if card is not None else {}, problem, _cuts(thresholds))
 
 
 def evaluate(
@@ -244,39 +270,69 @@ def evaluate(
     """
     if split not in ("train", "validation", "test"):
         raise SettingsError(f"--split {split!r}: give train, validation or test")
-    learned = trained.data.model_copy(update={"dataset": given.get("dataset", trained.data.dataset)})
+    named = trained.data.model_copy(update={"dataset": given.get("dataset", trained.data.dataset)})
+    learned = _read_as(named, trained)
     own = "dataset" not in given or _is_source(learned, trained)
     spec = validated(DataSpec, {**(learned.model_dump() if own else {"max_length": learned.max_length}), **given})
     trained.check_kind(pairs=spec.pair_column is not None)
+    spec = _read_as(spec, trained)
     source = learned if own else trained.data
     then = divided_then(source, trained.digests)
     where = spec.where(split)
     if where != spec.dataset or (spec.is_one_file and not own):
         alone = spec.model_copy(update={"dataset": where, "validation": None, "test": None})
-        examples = load_source(alone).parts["all"]
+        found = load_source(_read_as(alone, trained))
         shown = split if where != spec.dataset else "all rows"
-        texts: Sequence[Text] = examples.texts
-        names = [str(label) for label in examples.labels]
+        texts: Sequence[Text] = found.parts["all"].texts
+        targets, problem = found.parts["all"].labels, found.problem
     else:
         dataset = then if then is not None and spec == source else make_dataset(spec)
         part, shown = dataset.split(split), split
         if not len(part):
             raise DataError(f"{where}: it has no {split} split (--test-fraction 0); score another split, or other data")
-        texts, names = part.texts, [str(dataset.labels[label]) for label in part.labels]
-    unknown = sorted(set(names) - set(trained.labels))
-    if unknown:
-        raise DataError(
-            f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
-        )
+        texts, targets, problem = part.texts, as_targets(part.labels, dataset.labels), dataset.problem
+    labels = _as_trained(targets, problem, trained, where)
     seen = None if then is None else shared(texts, then.train.texts)
     if seen is None:
         log.warning("%s: whether the model was trained on these texts cannot be checked: %s", where, _GONE)
     elif seen:
         log.warning("%s: the model was trained on %s of %s", where, f"{seen:,}", counted(len(texts), "text"))
-    labels = np.array([trained.labels.index(name) for name in names], dtype=np.int64)
     tokens = encode(texts, trained.base.tokenizer, spec.max_length, types=trained.base.types)
     logits = trained._logits(Labelled(tokens, labels))
-    return Evaluation(path, where, shown, score(labels, logits.numpy(), None, trained.labels), seen)
+    quality = score(labels, logits.numpy(), None, trained.labels, thresholds=trained.thresholds)
+    return Evaluation(path, where, shown, quality, seen)
+
+
+def _read_as(spec: DataSpec, trained: Trained) -> DataSpec:
+    """`spec`, its labels read as what the model gives, unless it says what they are; a file of whole numbers alone may
+    be of a regression."""
+    if spec.problem is not None or spec.dataset.startswith("hutto:"):
+        return spec
+    return spec.model_copy(update={"problem": FLAG_OF[trained.problem]})
+
+
+def _as_trained(targets: Coded[Target] | Numbers, problem: Problem, trained: Trained, where: str) -> Targets:
+    """The labels of N examples as the model has them.
+
+    Raises:
+        DataError: they are of another problem, or one is unknown to the model.
+    """
+    if problem != trained.problem:
+        raise DataError(
+            f"{where}: its labels are of {IN_WORDS[problem]}, and the model is of {IN_WORDS[trained.problem]}; "
+            "give data of that kind (--problem, or --task of hutto)"
+        )
+    if not isinstance(targets, Coded):
+        return targets
+    used, codes = np.unique(targets.codes, return_inverse=True)
+    named = [tuple(str(label) for label in listed(targets.values[code])) for code in used.tolist()]
+    unknown = sorted({name for names in named for name in names} - set(trained.labels))
+    if unknown:
+        raise DataError(
+            f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
+        )
+    of: list[Target] = [*named] if problem == MULTI else [name for (name,) in named]
+    return as_array(Coded(tuple(of), codes.astype(np.int32)), trained.labels, problem)
 
 
 def _is_source(spec: DataSpec, trained: Trained) -> bool:

@@ -108,7 +108,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "null label": ("a.jsonl", b'{"text": "x", "label": null}\n', ["without a label", "line 1"]),
     "empty text": ("a.csv", b"text,label\nx,a\n  ,b\n", ["without a text", "line 3"]),
     "text is a number": ("a.jsonl", b'{"text": 3, "label": 1}\n', ["not a string", "line 1"]),
-    "label is a list": ("a.jsonl", b'{"text": "x", "label": [1]}\n', ["no class name", "line 1"]),
+    "label is an object": ("a.jsonl", b'{"text": "x", "label": {"a": 1}}\n', ["no class name", "line 1"]),
     "infinite label": ("a.jsonl", b'{"text": "x", "label": Infinity}\n', ["no class name", "line 1"]),
     "half a surrogate": ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', ["surrogate", "line 1"]),
     "not utf-8": ("a.csv", b"text,label\ncaf\xe9,a\n", ["byte 14", "0xe9", "line 2", "UTF-8"]),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from loratory.data import PACKAGED, fetch, load_source
-from loratory.data.hutto import DOMAINS, class_of, read_ratings
+from loratory.data.hutto import DOMAINS, read_ratings, target_of
 from loratory.data.packaged import Packaged, obtain
 from loratory.errors import DataError, ResourceError, SafetyError, StorageError
 from loratory.spec import DataSpec
@@ -261,6 +261,6 @@ def test_rows_without_a_class_are_counted_too(tmp_path: Path, monkeypatch: pytes
 
 
 def test_classes_of_a_rating() -> None:
-    assert [class_of(rating, "polarity", 0.5) for rating in (-0.1, 0.0, 0.1)] == ["negative", None, "positive"]
-    ternary = [class_of(rating, "ternary", 0.5) for rating in (-0.6, -0.5, 0.0, 0.5, 0.6)]
+    assert [target_of(rating, "polarity", 0.5) for rating in (-0.1, 0.0, 0.1)] == ["negative", None, "positive"]
+    ternary = [target_of(rating, "ternary", 0.5) for rating in (-0.6, -0.5, 0.0, 0.5, 0.6)]
     assert ternary == ["negative", "neutral", "neutral", "neutral", "positive"]

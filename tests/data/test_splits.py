@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loratory.data import Dataset, Label, dataset_of, make_dataset, normalised
 from loratory.data.hutto import DOMAINS
-from loratory.data.splits import ordered_labels
+from loratory.data.targets import ordered_labels
 from loratory.errors import DataError, SettingsError
 from loratory.spec import DataSpec
 

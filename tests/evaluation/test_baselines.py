@@ -84,3 +84,36 @@ def test_a_class_missing_from_training_gives_labels_without_probabilities() -> N
     found = baselines(dataset(("a", "b", "c"), REVIEWS, [*REVIEWS, ("other", 2)]))[2]
     assert found.quality.log_loss is None
     assert found.quality.per_class["c"].recall == 0.0
+
+
+def test_sets_of_labels_have_a_commonest_set_and_a_regression_for_each_label() -> None:
+    words = {"a": "alpha", "b": "beta", "c": "gamma"}
+    sets = ("a", "ab", "c", "a")
+    rows = [(names, " ".join(words[one] for one in names) + f" filler{n}") for n in range(30) for names in sets]
+    labels = np.array([[int(name in names) for name in "abc"] for names, _ in rows])
+    part = SimpleNamespace(texts=tuple(text for _, text in rows), labels=labels)
+    found = SimpleNamespace(name="x", labels=("a", "b", "c"), train=part, validation=part, test=part)
+    constant, fitted = baselines(found)
+    assert constant.settings == {"labels": ["a"]}
+    assert constant.quality.value("subset_accuracy") == 0.5
+    assert constant.quality.value("binary_log_loss") is None
+    assert fitted.quality.value("f1_micro") == 1.0
+    assert fitted.parameters == 3 * fitted.settings["terms"] + 3
+    json.dumps(fitted.record(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["hutto:movies", "own.csv"])
+def test_numbers_have_a_mean_vader_where_they_are_ratings_and_a_ridge(name: str) -> None:
+    texts = ("I hate this horrible mess", "a table", "I love it, great", "great", "horrible", "love it") * 5
+    part = SimpleNamespace(texts=texts, labels=np.array([-3.0, 0.0, 3.5, 2.0, -2.0, 2.5] * 5))
+    found = SimpleNamespace(name=name, labels=("rating",), train=part, validation=part, test=part)
+    mean, vader, ridge = baselines(found)
+    assert mean.settings == {"mean": pytest.approx(0.5)}
+    assert (mean.quality.value("pearson"), mean.quality.value("r2")) == (0.0, pytest.approx(0.0))
+    assert ridge.quality.value("r2") > 0.9
+    assert ridge.parameters == ridge.settings["terms"] + 1
+    if name == "own.csv":
+        assert "not known" in vader.reason
+    else:
+        assert vader.quality.value("spearman") > 0.8
+        assert vader.quality.value("rmse") is None  # its scale is another

@@ -13,8 +13,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from loratory.evaluation import predictions
-from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.metrics import metrics_of, score
 from loratory.evaluation.predictions import Predictions
+from loratory.problems import SINGLE
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, commit, staging
 from loratory.store.record import RunRecord
 
@@ -227,7 +228,7 @@ def summed(runs: Sequence[RunRecord], seeds: list[int]) -> dict[str, Any]:
         "seeds": seeds,
         "runs": [run.id for run in runs],
         "quality": {
-            part: {name: interval([run.quality[part][name] for run in runs]) for name in METRICS}
+            part: {name: interval([run.quality[part][name] for run in runs]) for name in metrics_of(SINGLE)}
             for part in ("test", "validation")
         },
         "cost": {key: middle([run.cost[key] for run in runs]) for key in costs}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loratory.evaluation.metrics import METRICS, score
+from loratory.evaluation.metrics import metrics_of, score
+from loratory.problems import SINGLE
 from loratory.report.predictions import Predicted, predictions_table
 from loratory.report.terminal import quality_table
 
@@ -22,7 +23,7 @@ def test_quality_table_shows_metrics_classes_and_confusion(render: Any) -> None:
     )
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
-    for metric in METRICS.values():
+    for metric in metrics_of(SINGLE).values():
         assert metric.title in text
     for word in ("negative", "positive", "Precision", "80.0%", "0.762"):
         assert word in text

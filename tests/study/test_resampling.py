@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratory.evaluation.metrics import METRICS, score
-from loratory.study.resampling import SUMS, replicate, unit_weights
+from loratory.evaluation.metrics import METRICS, metrics_of, score
+from loratory.evaluation.thresholds import decided
+from loratory.problems import MULTI, REGRESSION, SINGLE
+from loratory.spec import Select
+from loratory.study.resampling import SUMS, Outputs, replicate, unit_weights
 
 
 def runs(seeds: int, examples: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -23,10 +28,10 @@ def value(metric: str, labels: np.ndarray, logits: np.ndarray) -> float | None:
 
 
 def test_every_metric_can_be_resampled() -> None:
-    assert set(SUMS) == set(METRICS)
+    assert set(SUMS) == {*get_args(Select), "ece"}
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of(SINGLE))
 @pytest.mark.parametrize("classes", [2, 3])
 def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> None:
     labels, logits = runs(3, 40, classes)
@@ -39,7 +44,7 @@ def test_values_and_draws_are_those_of_the_metric(metric: str, classes: int) -> 
         assert np.allclose(drawn, [value(metric, labels[chosen], one[chosen]) for one in logits], atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of(SINGLE))
 def test_examples_of_a_unit_are_drawn_together(metric: str) -> None:
     labels, logits = runs(2, 40, 3)
     units = np.random.default_rng(1).permutation(np.arange(40) % 9) * 10
@@ -74,8 +79,9 @@ def test_classes_that_are_absent_or_never_predicted(metric: str, answer: int) ->
 
 def test_accuracy_agrees_with_the_way_through_classes() -> None:
     labels, logits = runs(4, 200, 3)
-    hits = SUMS["f1_macro"].per_run(labels, logits)[..., :3].sum(axis=-1)
-    assert np.array_equal(hits, SUMS["accuracy"].per_run(labels, logits)[..., 0])
+    outputs = Outputs(logits, logits.argmax(axis=-1))
+    hits = SUMS["f1_macro"].per_run(labels, outputs)[..., :3].sum(axis=-1)
+    assert np.array_equal(hits, SUMS["accuracy"].per_run(labels, outputs)[..., 0])
 
 
 def test_all_cells_share_the_draws_whatever_their_seeds() -> None:
@@ -98,3 +104,40 @@ def test_draws_in_pieces_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("loratory.study.resampling._AT_ONCE", 25)
     pieces = list(unit_weights(10, 7, 0))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("metric", [name for name in SUMS if MULTI in METRICS[name].problems])
+def test_sets_of_labels_are_resampled_as_they_were_predicted(metric: str) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, (40, 3))
+    logits = (draw.normal(size=(2, 40, 3)) + labels).astype(np.float32)
+    cuts = np.array([0.3, 0.5, 0.8])
+    chosen, units = decided(logits, cuts), np.arange(40) % 13
+    (found,) = replicate(metric, labels, units, [logits], chosen=[chosen], draws=5, seed=1)
+
+    def value(rows: np.ndarray, run: int) -> float | None:
+        return score(labels[rows], logits[run, rows], chosen[run, rows], ("a", "b", "c")).value(metric)
+
+    assert np.allclose(found.values, [value(np.arange(40), run) for run in range(2)], atol=1e-6)
+    for weights, drawn in zip(np.concatenate(list(unit_weights(13, 5, 1))), found.draws, strict=True):
+        rows = np.concatenate([np.flatnonzero(units == one) for one in np.repeat(np.arange(13), weights.astype(int))])
+        assert np.allclose(drawn, [value(rows, run) for run in range(2)], atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [name for name in SUMS if REGRESSION in METRICS[name].problems])
+def test_numbers_far_from_zero_are_resampled_with_their_own_ranks(metric: str) -> None:
+    draw = np.random.default_rng(0)
+    targets = 1000 + draw.integers(0, 9, 40) / 4  # with ties
+    logits = (targets + draw.normal(size=(2, 40)).round(1)).astype(np.float32)[..., None]
+    units = np.arange(40) % 13
+    (found,) = replicate(metric, targets, units, [logits], draws=5, seed=1)
+    assert np.allclose(found.values, [value(metric, targets, one) for one in logits], atol=1e-4)
+    for weights, drawn in zip(np.concatenate(list(unit_weights(13, 5, 1))), found.draws, strict=True):
+        rows = np.concatenate([np.flatnonzero(units == one) for one in np.repeat(np.arange(13), weights.astype(int))])
+        assert np.allclose(drawn, [value(metric, targets[rows], one[rows]) for one in logits], atol=1e-4)
+
+
+def test_predictions_that_do_not_vary_have_no_correlation() -> None:
+    for metric in ("pearson", "spearman"):
+        (found,) = replicate(metric, np.arange(6.0), np.arange(6), [np.ones((1, 6, 1), np.float32)], draws=5)
+        assert not found.draws.any()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loratory.data.tokens import TokenTable
+from loratory.problems import Targets
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ class Batch:
     max_seqlen: int
     """Tokens of the longest sequence."""
     labels: torch.Tensor
-    """(B,) int64 class ids."""
+    """(B,) int64 class ids; (B, C) int64 of 0 and 1; or (B,) float64 numbers."""
     weights: torch.Tensor
     """(B,) float32 what each example's loss counts in the step's; 0 for one that only fills the batch up."""
     token_type_ids: torch.Tensor | None = None
@@ -80,15 +81,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Token sequences and their classes.
+    """Token sequences and their labels.
 
     Attributes:
         tokens: N sequences.
-        labels: int64 (N,).
+        labels: int64 (N,); int64 (N, C) of 0 and 1; or float64 (N,).
     """
 
     tokens: TokenTable
-    labels: NDArray[np.int64]
+    labels: Targets
 
     def first(self, count: int) -> Labelled:
         """The first `count` examples, or all where there are fewer."""
@@ -206,7 +207,7 @@ def filled(batch: Batch, shape: Shape, pad_id: int) -> Batch:
         position_ids=torch.cat([batch.position_ids, torch.arange(missing, device=device) % max(1, piece)]),
         cu_seqlens=torch.cat([bounds, bounds[-1:].expand(empty), bounds[-1:] + ends]),
         max_seqlen=shape.longest,
-        labels=torch.cat([batch.labels, batch.labels.new_zeros(empty)]),
+        labels=torch.cat([batch.labels, batch.labels.new_zeros((empty, *batch.labels.shape[1:]))]),
         weights=torch.cat([batch.weights, batch.weights.new_zeros(empty)]),
         token_type_ids=None if types is None else torch.cat([types, types.new_zeros(missing)]),
     )
@@ -243,7 +244,7 @@ class Orders(Sequence["NDArray[np.int64]"]):
         return epoch_order(self.n, self.seed, epochs)
 
 
-def collate(table: TokenTable, labels: NDArray[np.int64], indices: ArrayLike, *, weight: float = 1.0) -> Batch:
+def collate(table: TokenTable, labels: Targets, indices: ArrayLike, *, weight: float = 1.0) -> Batch:
     """The batch of the sequences `indices` (B,) of `table`, with their entries of `labels` (N,), each of `weight`.
 
     Raises:

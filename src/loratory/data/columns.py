@@ -292,11 +292,13 @@ class Coder(Generic[T]):
 
     def __init__(self) -> None:
         self._codes = array("i")
-        self._known: dict[tuple[type, T], int] = {}
+        self._known: dict[tuple[Any, T], int] = {}
 
-    def add(self, value: T) -> None:
-        """Take one value."""
-        self._codes.append(self._known.setdefault((type(value), value), len(self._known)))
+    def add(self, value: T) -> int:
+        """Take one value, and say its number: how many distinct ones came before it."""
+        code = self._known.setdefault((_kind(value), value), len(self._known))
+        self._codes.append(code)
+        return code
 
     def knows(self, value: T) -> bool:
         """Whether it was there before.
@@ -304,9 +306,14 @@ class Coder(Generic[T]):
         Raises:
             TypeError: it is a list or another value that changes.
         """
-        return (type(value), value) in self._known
+        return (_kind(value), value) in self._known
 
     def done(self) -> Coded[T]:
         """All values that were taken."""
         values = tuple(value for _, value in self._known)
         return Coded(values, np.frombuffer(self._codes, dtype=np.int32) if self._codes else np.empty(0, np.int32))
+
+
+def _kind(value: object) -> Any:
+    """What tells values apart that Python calls equal, such as True and 1."""
+    return tuple(map(type, value)) if isinstance(value, tuple) else type(value)

@@ -123,8 +123,12 @@ def _load(datasets: Any, name: str, revision: str | None) -> dict[str, Any]:
 
 
 def _names(table: Any, column: str, values: list[object]) -> list[object]:
-    """The labels of some rows, by their names where the column has names."""
-    names = getattr(table.features[column], "names", None)
+    """The labels of some rows, by their names where the column has names, or lists of what has names."""
+    feature = table.features[column]
+    inner = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes
+    if inner is not None:
+        return [[inner[one] for one in value] if isinstance(value, list) else None for value in values]
+    names = getattr(feature, "names", None)
     if names is None:
         return values
     return [names[value] if isinstance(value, int) and value >= 0 else None for value in values]

@@ -66,11 +66,14 @@ def read_ratings(domain: str) -> Rated:
     return Rated(tuple(texts), tuple(ratings), hashlib.sha256(data).hexdigest(), kept)
 
 
-def class_of(rating: float, task: Literal["polarity", "ternary"], neutral_band: float) -> str | None:
-    """The class of a rating in [-4, 4].
+def target_of(rating: float, task: Literal["polarity", "ternary", "rating"], neutral_band: float) -> str | float | None:
+    """What a text of this rating in [-4, 4] is to be given.
 
-    polarity: its sign, and None for zero. ternary: `neutral` where |rating| ≤ `neutral_band`, else its sign.
+    rating: the number itself. polarity: its sign, and None for zero. ternary: `neutral` where |rating| ≤
+    `neutral_band`, else its sign.
     """
+    if task == "rating":
+        return rating
     if task == "ternary" and abs(rating) <= neutral_band:
         return "neutral"
     if rating == 0:

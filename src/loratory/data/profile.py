@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from loratory.data import near
 from loratory.data.columns import Pairs, Text, are_pairs, as_text, stored
 from loratory.data.splits import PARTS, Dataset, hashes, normalised, ranked
+from loratory.data.targets import shown
 from loratory.data.tokens import token_ids
 
 LISTED = 20
@@ -272,7 +273,8 @@ class _Seen(Sequence[Text]):
     def label(self, row: int) -> str:
         """A row's label."""
         number, position = self._at(row)
-        return str(self.dataset.labels[self.dataset.split(PARTS[number]).labels[position]])
+        labels = self.dataset.split(PARTS[number]).labels[position : position + 1]
+        return shown(labels, self.dataset.labels)[0]
 
     def _at(self, row: int) -> tuple[int, int]:
         number = int(self.parts[row])

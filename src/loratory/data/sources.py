@@ -7,22 +7,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
 
 from loratory.data import hutto
 from loratory.data.columns import Coded, Coder, Pairs, Texts, TextWriter
-from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, encodable, read_table
+from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.errors import DataError, counted, nearest
+from loratory.data.targets import (
+    LISTED,
+    CellReader,
+    Cells,
+    Numbers,
+    Target,
+    class_name,
+    missing,
+    read_targets,
+    recognised,
+)
+from loratory.errors import DataError, SettingsError, counted, nearest
+from loratory.problems import FLAG_OF, FLAGS, IN_WORDS, REGRESSION, SINGLE, Problem
 from loratory.spec import DataSpec
 
-Label = str | int | float | bool
-"""What a class is called in the source: text, a number, or true/false."""
+log = logging.getLogger("loratory")
 
 
 @dataclass(frozen=True)
@@ -30,11 +45,19 @@ class Examples:
     """N checked examples: no text is empty, no label is missing."""
 
     texts: Texts | Pairs
-    labels: Coded[Label]
+    labels: Coded[Target] | Numbers
+    """What each is to be given: a class; labels, in order; or of a regression (N,) float64."""
     rows: Sequence[int]
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
     groups: Coded[str] | None = None
     """What each example belongs to (a document, an author), where the source says it."""
+
+
+class _How(TypedDict):
+    """How labels are read, for :func:`checked`."""
+
+    problem: Problem
+    separator: str | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,7 @@ class Source:
     """`all`, or `train` with `validation` or `test` or both."""
     dropped: int = 0
     """Examples left out because the task has no class for them (hutto polarity: a rating of zero)."""
+    problem: Problem = SINGLE
 
 
 def load_source(spec: DataSpec) -> Source:
@@ -68,17 +92,30 @@ def load_source(spec: DataSpec) -> Source:
     if name.startswith("hutto:"):
         source = _hutto(spec)
     elif name.startswith("hub:"):
-        parts, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
-        examples = {part: checked(f"{name} ({part})", gathered(table)) for part, table in parts.items()}
-        source = Source(name, revision, _content_digest(examples), examples)
+        read, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
+        parts = {part: gathered(table, spec.problem, spec.label_separator) for part, table in read.items()}
+        problem = _problem(spec, parts.values())
+        how: _How = {"problem": problem, "separator": spec.label_separator}
+        examples = {part: checked(f"{name} ({part})", columns, **how) for part, columns in parts.items()}
+        source = Source(name, revision, _content_digest(examples), examples, problem=problem)
     else:
         return _files(spec, wanted)
-    given = _given_files(spec, wanted)
+    given = _given_files(spec, wanted, FLAG_OF[source.problem])
     if given:
         source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
-        return Source(name, source.revision, source.digest, {"all": source.parts["train"]}, source.dropped)
+        return replace(source, parts={"all": source.parts["train"]})
     return source
+
+
+def _problem(spec: DataSpec, tables: Iterable[Columns]) -> Problem:
+    """What the labels make of it; where that is no single label, the log says so and how to change it."""
+    if spec.label_separator is not None and spec.problem not in (None, "multi-label"):
+        raise SettingsError(f"--label-separator: it makes several labels of one cell, and --problem is {spec.problem}")
+    problem, why = recognised([columns.labels for columns in tables], spec.problem, spec.label_separator)
+    if why is not None:
+        log.info("%s: %s: %s; --problem says otherwise", spec.dataset, why, IN_WORDS[problem])
+    return problem
 
 
 def _wanted(spec: DataSpec) -> Wanted:
@@ -92,17 +129,22 @@ def _hutto(spec: DataSpec) -> Source:
         raise DataError(f"{GROUP}: {spec.dataset} has no columns (its documents are known); leave it out")
     if spec.pair_column is not None:
         raise DataError(f"{PAIR}: {spec.dataset} has no columns, and no second text; leave it out")
+    problem: Problem = REGRESSION if spec.task == "rating" else SINGLE
+    if spec.problem is not None and FLAGS[spec.problem] != problem:
+        said = f"--task {spec.task} is {IN_WORDS[problem]}"
+        raise DataError(f"--problem {spec.problem}: {spec.dataset} with {said}; leave it out, or set --task")
     rated = hutto.read_ratings(spec.dataset.removeprefix("hutto:"))
-    classes = [hutto.class_of(rating, spec.task, spec.neutral_band) for rating in rated.ratings]
-    kept = [row for row, label in enumerate(classes) if label]
+    targets = [hutto.target_of(one, spec.task, spec.neutral_band) for one in rated.ratings]
+    kept = [row for row, target in enumerate(targets) if target is not None]
+    labels = [target for target in targets if target is not None]
     examples = Examples(
         texts=Texts.of(rated.texts[row] for row in kept),
-        labels=Coded.of(label for label in classes if label),
+        labels=np.array(labels, dtype=np.float64) if problem == REGRESSION else Coded.of(labels),
         rows=kept,
         groups=Coded.of(rated.documents[row] for row in kept) if rated.documents is not None else None,
     )
     dropped = len(rated.texts) - len(kept)
-    return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped)
+    return Source(spec.dataset, PACKAGED["hutto"].requirement, rated.digest, {"all": examples}, dropped, problem)
 
 
 def _files(spec: DataSpec, wanted: Wanted) -> Source:
@@ -110,32 +152,46 @@ def _files(spec: DataSpec, wanted: Wanted) -> Source:
     if not path.exists() and not path.suffix and path.name == spec.dataset:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
-    tables = {"train": gathered(read_table(path, wanted)), **_given_files(spec, wanted)}
-    whole = _as_whole_numbers(tables.values())
+    train = gathered(read_table(path, wanted), spec.problem, spec.label_separator)
+    tables = {"train": train, **_given_files(spec, wanted, spec.problem)}
+    problem = _problem(spec, tables.values())
+    whole = problem == SINGLE and _as_whole_numbers(tables.values())
+    how: _How = {"problem": problem, "separator": spec.label_separator}
     parts = {
-        part: checked(spec.where(part), columns, as_int=whole and columns.untyped) for part, columns in tables.items()
+        part: checked(spec.where(part), columns, as_int=whole and columns.labels.untyped, **how)
+        for part, columns in tables.items()
     }
     if set(parts) == {"train"}:
-        return Source(spec.dataset, None, tables["train"].digest, {"all": parts["train"]})
+        return Source(spec.dataset, None, train.digest, {"all": parts["train"]}, problem=problem)
     digests = {part: columns.digest for part, columns in tables.items()}
-    return Source(spec.dataset, None, _joined_digest(digests), parts)
+    return Source(spec.dataset, None, _joined_digest(digests), parts, problem=problem)
 
 
-def _given_files(spec: DataSpec, wanted: Wanted) -> dict[str, Columns]:
+def _given_files(spec: DataSpec, wanted: Wanted, problem: str | None) -> dict[str, Columns]:
+    """The files of single parts; `problem` by the name that `--problem` has for it, where it is known."""
     named = {"validation": spec.validation, "test": spec.test}
-    return {part: gathered(read_table(Path(file), wanted)) for part, file in named.items() if file is not None}
+    return {
+        part: gathered(read_table(Path(file), wanted), problem, spec.label_separator)
+        for part, file in named.items()
+        if file is not None
+    }
 
 
 def _with_files(source: Source, given: dict[str, Columns], spec: DataSpec) -> Source:
     """`source` with the parts that stand in files of the user's, which come before its own."""
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
-    whole = all(isinstance(label, int) for examples in own.values() for label in examples.labels.values)
+    coded = [examples.labels for examples in own.values() if isinstance(examples.labels, Coded)]
+    whole = source.problem == SINGLE and all(isinstance(label, int) for labels in coded for label in labels.values)
+    how: _How = {"problem": source.problem, "separator": spec.label_separator}
+
+    def as_int(columns: Columns) -> bool:
+        return whole and _as_whole_numbers([columns]) and columns.labels.untyped
+
     parts = own | {
-        part: checked(spec.where(part), columns, as_int=whole and _as_whole_numbers([columns]) and columns.untyped)
-        for part, columns in given.items()
+        part: checked(spec.where(part), columns, as_int=as_int(columns), **how) for part, columns in given.items()
     }
     digests = {"source": source.digest} | {part: columns.digest for part, columns in given.items()}
-    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped)
+    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped, source.problem)
 
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code such as 007 is a name
@@ -143,36 +199,28 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code 
 
 def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
     """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
-    labels = [(label, columns.untyped) for columns in tables for label in columns.labels.values]
+    cells = [columns.labels for columns in tables]
+    labels = [(label, one.untyped) for one in cells for label in one.values.values]
     return all(
         _WHOLE_NUMBER.fullmatch(str(label).strip()) if untyped else not isinstance(label, str)
         for label, untyped in labels
     )
 
 
-def _missing(value: object) -> bool:
-    if isinstance(value, str):
-        return value.strip().casefold() in ("", "nan")
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, NO_CLASS, NO_GROUP, NO_NAME = FAULTS = (
+NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, NO_GROUP, NO_NAME = FAULTS = (
     ("without a label", "add it"),
     ("without a text", "add it"),
     ("without a second text", "add it"),
     ("with a text that is not a string", f"choose another {TEXT}"),
     ("with a second text that is not a string", f"choose another {PAIR}"),
     ("with half a surrogate pair", "mend it"),
-    ("with a label that is no class name", "use text, numbers or true/false"),
     ("without a group", "add it"),
     ("with a group that is no name", "use text or numbers"),
 )
-"""What can be at fault with a row, and what to do about it, in the order in which it is said."""
+"""What can be at fault with a row, and what to do about it, in the order in which it is said; what is at fault with a
+label depends on the problem, and is said before the groups."""
 
 Fault = tuple[str, str]
-
-LISTED = 5
-"""Faulty rows that are named."""
 
 
 @dataclass(frozen=True)
@@ -180,26 +228,28 @@ class Columns:
     """The columns of one table before they are examples, each of length N where nothing is at fault."""
 
     texts: Texts | Pairs
-    labels: Coded[object]
-    """As they stand in the cells."""
+    labels: Cells
+    """As they stand."""
     groups: Coded[object] | None
     unit: Unit
-    untyped: bool
-    """True where cells are text whatever they mean (CSV, TSV)."""
     digest: str
     """SHA-256 of the file's bytes; empty where there is no file."""
     faults: Mapping[Fault, tuple[int, list[int]]] = field(default_factory=dict)
     """How many rows have each, and the places of the first."""
 
 
-def gathered(table: Table) -> Columns:
+def gathered(table: Table, problem: str | None = None, separator: str | None = None) -> Columns:
     """Go through the rows of a table once, and keep what they hold where it does not fill the memory.
+
+    Args:
+        problem: what `--problem` says.
+        separator: what `--label-separator` says.
 
     Raises:
         DataError: as :func:`loratory.data.files.read_table`.
         StorageError: there is no room for the texts.
     """
-    labels = Coder[object]()
+    labels = CellReader(untyped=table.untyped, flag=problem, separator=separator)
     groups = Coder[object]() if GROUP in table.flags else None
     faults: dict[Fault, tuple[int, list[int]]] = {}
     at = {flag: place for place, flag in enumerate(table.flags)}
@@ -208,19 +258,19 @@ def gathered(table: Table) -> Columns:
         for place, values, _ in table.rows:
             found = [
                 _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
-                _add_name(labels, values[label_at], NO_LABEL, NO_CLASS),
+                None if labels.add(place, values[label_at]) else NO_LABEL,
             ]
             if pair_at is not None:
                 found.append(_add_text(seconds, values[pair_at], NO_PAIR, NO_SECOND_STRING))
             if groups is not None and group_at is not None:
-                found.append(_add_name(groups, values[group_at], NO_GROUP, NO_NAME))
+                found.append(_add_group(groups, values[group_at]))
             for fault in found:
                 if fault is not None:
                     count, places = faults.setdefault(fault, (0, []))
                     faults[fault] = count + 1, [*places, place][:LISTED]
         read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
     kept = None if groups is None else groups.done()
-    return Columns(read, labels.done(), kept, table.unit, table.untyped, table.digest, faults)
+    return Columns(read, labels.done(), kept, table.unit, table.digest, faults)
 
 
 def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> Fault | None:
@@ -235,62 +285,55 @@ def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> 
     return None
 
 
-def _add_name(names: Coder[object], cell: object, missing: Fault, wrong: Fault) -> Fault | None:
+def _add_group(groups: Coder[object], cell: object) -> Fault | None:
     """Each distinct value is looked at once."""
     try:
-        known = names.knows(cell)
+        known = groups.knows(cell)
     except TypeError:  # a list or an object
-        return wrong
+        return NO_NAME
     if not known:
-        if _missing(cell):
-            return missing
-        if _label(cell) is None:
-            return wrong
-    names.add(cell)
+        if missing(cell):
+            return NO_GROUP
+        if class_name(cell) is None:
+            return NO_NAME
+    groups.add(cell)
     return None
 
 
-def checked(where: str, columns: Columns, *, as_int: bool = False) -> Examples:
+def checked(
+    where: str, columns: Columns, *, as_int: bool = False, problem: Problem = SINGLE, separator: str | None = None
+) -> Examples:
     """Turn columns into examples.
 
     Args:
         where: what the columns are called in an error's line.
         as_int: whether labels are whole numbers, whatever type their cells have.
+        problem: what labels are read as.
+        separator: what stands between the labels of one cell.
 
     Raises:
         DataError: which rows are at fault, and how.
     """
-    for fault in FAULTS:
-        if fault in columns.faults:
-            _refuse(where, columns.unit, *columns.faults[fault], *fault)
-    convert: Callable[[object], Label] = (lambda value: int(str(value).strip())) if as_int else _named
-    labels = columns.labels.converted(convert)
-    groups = None if columns.groups is None else columns.groups.converted(lambda value: str(_named(value)))
+    refuse = partial(_refuse, where, columns.unit)
+    for fault in FAULTS[: FAULTS.index(NO_GROUP)]:
+        refuse(*columns.faults.get(fault, (0, [])), *fault)
+    labels: Coded[Target] | Numbers
+    if as_int:
+        labels = columns.labels.values.converted(lambda value: int(str(value).strip()))
+    else:
+        labels = read_targets(columns.labels, problem, separator, refuse)
+    for fault in (NO_GROUP, NO_NAME):
+        refuse(*columns.faults.get(fault, (0, [])), *fault)
+    groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
     return Examples(columns.texts, labels, range(len(columns.texts)), groups)
 
 
-def _refuse(where: str, unit: Unit, count: int, places: list[int], what: str, remedy: str) -> None:
+def _refuse(where: str, unit: Unit, count: int, places: Sequence[int], what: str, remedy: str) -> None:
+    if not count:
+        return
     said = unit if count == 1 else f"{unit}s"
     shown = ", ".join(map(str, places)) + (", …" if count > len(places) else "")
     raise DataError(f"{where}: {counted(count, 'row')} {what} ({said} {shown}); {remedy}, or remove the row")
-
-
-def _named(value: object) -> Label:
-    label = _label(value)
-    assert label is not None  # its row would be at fault
-    return label
-
-
-def _label(value: object) -> Label | None:
-    """The label as it is kept: text without space around it, 1.0 as 1; None for what cannot name a class."""
-    if isinstance(value, str):
-        stripped = value.strip()
-        return stripped if encodable(stripped) else None
-    if isinstance(value, float):
-        if math.isinf(value):
-            return None
-        return int(value) if value.is_integer() else value
-    return value if isinstance(value, bool | int) else None
 
 
 def _joined_digest(digests: dict[str, str]) -> str:

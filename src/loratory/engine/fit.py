@@ -39,6 +39,8 @@ from loratory.errors import DivergedError
 from loratory.methods.base import Companion
 from loratory.models import quantized
 from loratory.models.flat import Classifier
+from loratory.models.output import Scale
+from loratory.problems import REGRESSION
 from loratory.spec import TrainingSpec
 
 log = logging.getLogger("loratory")
@@ -73,8 +75,9 @@ class FitResult:
     """What the loop leaves beside the trained weights.
 
     Attributes:
-        history: a row an epoch: epoch, step, loss (mean over its examples, weighted by class where the spec says so),
-            lr at its end, train_seconds so far, and what validation gave.
+        history: a row an epoch: epoch, step, loss (mean over its examples, weighted by class where the spec says so; of
+            a regression the squared error over the variance of the training targets), lr at its end, train_seconds so
+            far, and what validation gave.
         best_epoch: the epoch whose weights the model holds now.
         engine: how the steps were made: `graphs` (shapes captured as CUDA graphs, in `capture_seconds`), `why_eager`
             where none were, `own_layers` (how many layers the engine computes itself, of how many),
@@ -158,6 +161,8 @@ def fit(
                 break
         if kept is not None:
             run.restore(kept)
+    if run.scale is not None:
+        run.scale.fold(classifier.output)
     return FitResult(history, best[0] if best is not None and kept is not None else len(history), run.engine)
 
 
@@ -184,6 +189,8 @@ class Ready:
     meter: Meter
     starts: Mapping[str, int]
     engine: dict[str, Any]
+    scale: Scale | None
+    """That on which a regression is trained; what it gives is on it until it is folded in."""
 
     def epoch(self, number: int, on_step: Callable[[Progress], None]) -> dict[str, float]:
         """Make an epoch's steps; the number of steps made so far, the mean loss, and the rate at the end.
@@ -233,7 +240,8 @@ class Ready:
         """The logits (N, C) of validation with the weights as they are."""
         assert self.validation is not None
         self.quick.shadows.refresh()
-        return predict(self.classifier, self.validation, hardware=self.hardware, processes=self.hardware.processes)
+        logits = predict(self.classifier, self.validation, hardware=self.hardware, processes=self.hardware.processes)
+        return logits if self.scale is None else self.scale.back(logits)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of what is trained, by name."""
@@ -275,6 +283,7 @@ def ready(
         orders = Orders(len(data.labels), seed, spec.epochs)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
+    scale = Scale.of(data.labels, classifier.output) if classifier.problem == REGRESSION else None
     lengths = data.tokens.lengths
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []))
@@ -296,7 +305,7 @@ def ready(
                 stack.enter_context(companion.over(total))
             one = Step(
                 classifier, spec, hardware, lr=lr, total=total, rates=rates, companion=companion, class_weights=weights,
-                embeddings=embeddings, refresh=quick.refresh, clock=meter.clock,
+                scale=scale, embeddings=embeddings, refresh=quick.refresh, clock=meter.clock,
             )  # fmt: skip
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
@@ -320,7 +329,7 @@ def ready(
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
-            {**engine, **facts},
+            {**engine, **facts}, scale,
         )  # fmt: skip
 
 

@@ -78,35 +78,55 @@ class Shapes:
         return Shape(size, self.examples, -(-missing // self.filler), self.longest)
 
 
-class _Captured:
-    """A graph and the batch on the device that it reads."""
+class Held:
+    """A batch of one shape in one buffer on a device, so that one copy fills it.
 
-    def __init__(self, shape: Shape, device: torch.device, *, types: bool) -> None:
+    Attributes:
+        batch: views of the buffer.
+    """
+
+    def __init__(self, shape: Shape, label: torch.Tensor, device: torch.device, *, types: bool) -> None:
+        """
+        Args:
+            label: one example's, whose shape and type all labels have.
+            types: whether tokens have types.
+        """
         sizes = {
             "input_ids": (shape.tokens, torch.int64),
             "position_ids": (shape.tokens, torch.int64),
-            "labels": (shape.examples, torch.int64),
+            "labels": (shape.examples * label.numel(), label.dtype),  # of 8 bytes each, as what stands before
             "cu_seqlens": (shape.examples + shape.fillers + 1, torch.int32),
             "weights": (shape.examples, torch.float32),
         }
         if types:  # at the beginning: what is of 64 bits must stand before what is of 32
             sizes = {"token_type_ids": (shape.tokens, torch.int64), **sizes}
         self._fields = list(sizes)
-        self._buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
-        self._buffer = self._buffer.to(device)
+        self.buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
+        self.buffer = self.buffer.to(device)
         views, start = {}, 0
-        for name, (count, kind) in sizes.items():  # one buffer, so that one copy fills it
-            views[name] = self._buffer[start : start + count * kind.itemsize].view(kind)
+        for name, (count, kind) in sizes.items():
+            views[name] = self.buffer[start : start + count * kind.itemsize].view(kind)
             start += count * kind.itemsize
+        views["labels"] = views["labels"].view(shape.examples, *label.shape)
         self.batch = Batch(**views, max_seqlen=shape.longest)
+
+    def packed(self, batch: Batch) -> torch.Tensor:
+        """A batch of that shape as the buffer holds it, where the batch is."""
+        tensors = batch.tensors()
+        return torch.cat([tensors[name].flatten().view(torch.uint8) for name in self._fields])
+
+
+class _Captured(Held):
+    """A graph and the batch on the device that it reads."""
+
+    def __init__(self, shape: Shape, label: torch.Tensor, device: torch.device, *, types: bool) -> None:
+        super().__init__(shape, label, device, types=types)
         self.graph = torch.cuda.CUDAGraph()
         self.marks: Marks = ()
 
     def load(self, batch: Batch) -> None:
         """Send `batch` to the device, from pinned memory, without waiting."""
-        tensors = batch.tensors()
-        packed = torch.cat([tensors[name].view(torch.uint8) for name in self._fields])
-        self._buffer.copy_(packed.pin_memory(), non_blocking=True)
+        self.buffer.copy_(self.packed(batch).pin_memory(), non_blocking=True)
 
 
 class Graphs:
@@ -223,7 +243,8 @@ class Graphs:
     def _blank(self, tokens: int) -> _Captured:
         """A graph whose batch holds padding alone, in examples of like lengths and of weight 0."""
         shape = self._shapes.shape(tokens - 1)
-        captured = _Captured(shape, self._device, types=self._types)
+        label = self._step.classifier.blank_label
+        captured = _Captured(shape, label, self._device, types=self._types)
         each, more = divmod(min(tokens - 1, shape.examples * shape.longest), shape.examples)
         lengths = np.full(shape.examples, each) + (np.arange(shape.examples) < more)
         table = TokenTable(
@@ -231,7 +252,7 @@ class Graphs:
             np.concatenate([[0], lengths.cumsum()]),
             np.zeros(lengths.sum(), np.uint8) if self._types else None,
         )
-        labels = np.zeros(shape.examples, np.int64)
+        labels = label.expand(shape.examples, *label.shape).numpy()
         batch = collate(table, labels, np.arange(shape.examples), weight=0.0)
         captured.load(filled(batch, shape, self._step.classifier.pad_id))
         return captured

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
 from loratory.data.batches import Labelled
 from loratory.engine.hardware import Hardware
+from loratory.engine.modules import stand_in
 from loratory.engine.processes import ALONE, Processes
 from loratory.models.flat import Classifier
+from loratory.models.output import in_fp32
+from loratory.problems import REGRESSION
 
 
 def predict(
@@ -19,7 +24,7 @@ def predict(
     tokens: int | None = None,
     processes: Processes = ALONE,
 ) -> Tensor:
-    """Logits (N, C) in fp32 on the CPU, in the data's order.
+    """Logits (N, C), of a regression the numbers (N, 1), in fp32 on the CPU, in the data's order.
 
     Args:
         tokens: the most tokens a batch holds, counted as if padded. By default 8,192; in fp32 on a CPU 2,048, whose
@@ -30,7 +35,9 @@ def predict(
     if tokens is None:
         tokens = 2048 if hardware.device.type == "cpu" and hardware.precision == "fp32" else 8192
     order, results = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
+        if classifier.problem == REGRESSION:
+            stack.callback(stand_in(classifier.output, in_fp32(classifier.output)))
         for number, (chosen, batch) in enumerate(data.by_length(tokens=tokens)):
             if number % processes.count != processes.rank:
                 continue

@@ -24,6 +24,8 @@ from loratory.engine.modules import Embedding
 from loratory.engine.timing import Clock
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
+from loratory.models.output import Scale
+from loratory.problems import MULTI, REGRESSION
 from loratory.spec import TrainingSpec
 
 
@@ -46,6 +48,7 @@ class Step:
         rates: Mapping[str, float] = MappingProxyType({}),
         companion: Companion | None = None,
         class_weights: Sequence[float] | None = None,
+        scale: Scale | None = None,
         embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -58,6 +61,7 @@ class Step:
             rates: what the learning rate is multiplied by, for the parameters where that is not 1.
             companion: adds its penalty to each step's loss, and follows the optimizer.
             class_weights: what the loss of an example of each class counts, (C,).
+            scale: that on which a regression's targets are learned.
             embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
             clock: told which part of a step begins.
@@ -84,6 +88,7 @@ class Step:
         self._class_weights = None
         if class_weights is not None:
             self._class_weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
+        self._scale = scale if scale is not None else Scale(0.0, 1.0)
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
         groups = [
@@ -126,17 +131,22 @@ class Step:
         self._refresh()
         with self.hardware.autocast():
             logits = self.classifier(batch)
-        losses = F.cross_entropy(
-            logits.float(),
-            batch.labels,
-            weight=self._class_weights,
-            label_smoothing=self._smoothing,
-            reduction="none",
-        )
+        losses = self._losses(logits.float(), batch.labels)
         loss = torch.dot(losses, batch.weights)
         self.clock.begin("backward")
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         self.loss += torch.dot(losses.detach(), batch.weights.sign())
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B,) the loss of each example, by the problem, as transformers defines them: cross-entropy; the mean over
+        labels of the binary cross-entropy; or the squared error, here on the scale of the targets."""
+        if self.classifier.problem == MULTI:
+            return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1)
+        if self.classifier.problem == REGRESSION:
+            return (logits[:, 0] - self._scale.to(labels)).square()
+        return F.cross_entropy(
+            logits, labels, weight=self._class_weights, label_smoothing=self._smoothing, reduction="none"
+        )
 
     def memory(self, batch: Batch, copies: Iterable[Tensor] = ()) -> dict[str, int]:
         """Bytes of weights, gradients, AdamW's state, and what the forward pass of `batch` keeps for its backward.

@@ -1,18 +1,27 @@
-"""What every fine-tuning has to beat, on the same test split: majority class, VADER, TF-IDF + logistic regression."""
+"""What every fine-tuning has to beat, on the same test split, by the problem:
+
+single labels   majority class, VADER, TF-IDF + logistic regression
+several labels  the commonest label set, TF-IDF + logistic regression for each label
+numbers         the training mean, VADER's compound score where they are ratings, TF-IDF + ridge regression
+"""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from loratory.data.columns import are_pairs
-from loratory.evaluation.metrics import Labels, score
-from loratory.evaluation.quality import Quality
+from loratory.data.columns import Text, are_pairs
+from loratory.evaluation.metrics import Labels, predicted, score
+from loratory.evaluation.quality import AnyQuality
+from loratory.evaluation.thresholds import chosen_thresholds, decided
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
 
 if TYPE_CHECKING:
     from loratory.data.splits import Dataset, Split
@@ -23,6 +32,9 @@ VADER_NEUTRAL = 0.05
 C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse regularisation strengths of the logistic regression; the best on validation accuracy is kept."""
 
+ALPHA_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""Regularisation strengths of the ridge regression; the best on validation's squared error is kept."""
+
 MOST_TEXTS = 500_000
 """With more training texts TF-IDF is left out: its terms and their counts stand in memory, and do not map to a file."""
 
@@ -30,12 +42,43 @@ RARE_FROM = 1000
 """From this many training texts on, a term seen in one text only is dropped (min_df 2); below, every term counts."""
 
 
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a baseline said of N test examples, as :func:`loratory.evaluation.metrics.score` has it."""
+
+    labels: Targets
+    predictions: Targets
+    logits: npt.NDArray[np.float64] | None
+    names: tuple[str, ...]
+    same_scale: bool
+
+    @classmethod
+    def of(cls, answer: _Answer, dataset: Dataset) -> Said:
+        """What `answer` says of the test split of `dataset`."""
+        labels, predictions = dataset.test.labels, answer.predictions
+        if predictions is None:
+            assert answer.logits is not None
+            predictions = predicted(answer.logits, problem_of(labels), answer.thresholds)
+        return cls(labels, predictions, answer.logits, _names(dataset), answer.same_scale)
+
+    def quality(self, thresholds: npt.NDArray[np.float64] | None) -> AnyQuality:
+        """How good it is."""
+        return score(
+            self.labels,
+            self.logits,
+            self.predictions,
+            self.names,
+            thresholds=thresholds,
+            same_scale=self.same_scale,
+        )
+
+
 @dataclass(frozen=True)
 class Baseline:
     """One baseline's result on the test split, or the reason why it was left out."""
 
     name: str
-    quality: Quality | None
+    quality: AnyQuality | None
     seconds: float
     """Wall-clock of fitting, choosing and predicting, in seconds."""
     parameters: int
@@ -43,6 +86,7 @@ class Baseline:
     settings: Mapping[str, Any]
     reason: str | None = None
     """Why it was left out; None where `quality` is there."""
+    said: Said | None = field(default=None, compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Plain numbers, strings and dictionaries, for JSON."""
@@ -58,10 +102,13 @@ class Baseline:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a baseline says of the test split: classes (N,) or logits (N, C), or why it cannot say anything."""
+    """What a baseline says of the test split: labels as the data has them or logits (N, C), or why nothing."""
 
-    predictions: Labels | None = None
+    predictions: Targets | None = None
     logits: npt.NDArray[np.float64] | None = None
+    thresholds: npt.NDArray[np.float64] | None = None
+    same_scale: bool = True
+    """Of a regression: whether its numbers have the targets' scale."""
     parameters: int = 0
     settings: Mapping[str, Any] | None = None
     reason: str | None = None
@@ -73,22 +120,35 @@ def baselines(dataset: Dataset) -> list[Baseline]:
     Raises:
         DataError: a split is empty.
     """
-    answers: tuple[tuple[str, Callable[[Dataset], _Answer]], ...] = (
-        ("majority class", _majority),
-        ("VADER", _vader),
-        ("TF-IDF + logistic regression", _tfidf),
-    )
-    return [_judge(name, answer, dataset) for name, answer in answers]
+    return [_judge(name, answer, dataset) for name, answer in _OF[problem_of(dataset.train.labels)].items()]
 
 
 def _judge(name: str, answer: Callable[[Dataset], _Answer], dataset: Dataset) -> Baseline:
     start = time.perf_counter()
     found = answer(dataset)
     seconds = time.perf_counter() - start
-    quality = None
+    said = quality = None
     if found.reason is None:
-        quality = score(dataset.test.labels, found.logits, found.predictions, _names(dataset))
-    return Baseline(name, quality, seconds, found.parameters, found.settings or {}, found.reason)
+        said = Said.of(found, dataset)
+        quality = said.quality(found.thresholds)
+    return Baseline(name, quality, seconds, found.parameters, found.settings or {}, found.reason, said)
+
+
+def together(folds: Sequence[Baseline]) -> AnyQuality | None:
+    """How good one baseline is on the tests of all folds together; None where it was left out of one."""
+    known = [one.said for one in folds if one.said is not None]
+    if len(known) < len(folds):
+        return None
+    if len(known) == 1:
+        return folds[0].quality
+    logits = [one.logits for one in known if one.logits is not None]
+    return Said(
+        np.concatenate([one.labels for one in known]),
+        np.concatenate([one.predictions for one in known]),
+        np.concatenate(logits) if len(logits) == len(known) else None,
+        known[0].names,
+        known[0].same_scale,
+    ).quality(None)
 
 
 def _names(dataset: Dataset) -> tuple[str, ...]:
@@ -119,11 +179,7 @@ def _vader(dataset: Dataset) -> _Answer:
     known = ({"negative", "positive"}, {"negative", "neutral", "positive"})
     if len(classes) < len(dataset.labels) or set(classes) not in known:
         return _Answer(reason="its answers are negative, (neutral,) positive; the labels here are others")
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    analyzer = SentimentIntensityAnalyzer()
-    scores = (analyzer.polarity_scores(text)["compound"] for text in dataset.test.texts)
-    compound = np.fromiter(scores, dtype=np.float64, count=len(dataset.test.labels))  # (N,)
+    compound = _compounds(dataset.test.texts)
     settings: dict[str, Any]
     if "neutral" in classes:
         positive, negative = compound >= VADER_NEUTRAL, compound <= -VADER_NEUTRAL
@@ -136,38 +192,81 @@ def _vader(dataset: Dataset) -> _Answer:
     return _Answer(predictions=predictions.astype(np.int64), settings=settings)
 
 
-def _tfidf(dataset: Dataset) -> _Answer:
-    """Words and word pairs by sublinear TF-IDF, then L2 logistic regression; C is chosen on validation accuracy.
+def _commonest_set(dataset: Dataset) -> _Answer:
+    """The commonest set of labels of the training split that is not empty, for every text."""
+    sets, counts = np.unique(dataset.train.labels, axis=0, return_counts=True)
+    chosen = sets[np.where(sets.any(axis=1), counts, 0).argmax()]
+    names = [name for name, there in zip(_names(dataset), chosen, strict=True) if there]
+    predictions = np.tile(chosen, (len(dataset.test.texts), 1))
+    return _Answer(predictions=predictions, settings={"labels": names})
+
+
+def _mean(dataset: Dataset) -> _Answer:
+    """The mean of the training numbers, for every text: no correlation."""
+    mean = float(dataset.train.labels.mean())
+    return _Answer(predictions=np.full(len(dataset.test.texts), mean), parameters=1, settings={"mean": mean})
+
+
+def _compound(dataset: Dataset) -> _Answer:
+    """VADER's compound score in [-1, 1] beside ratings of sentiment: it learns nothing, so no scale, and correlates."""
+    if not dataset.name.startswith("hutto:"):
+        return _Answer(reason="it scores sentiment; whether the numbers here do is not known")
+    return _Answer(predictions=_compounds(dataset.test.texts), same_scale=False, settings={"score": "compound"})
+
+
+def _compounds(texts: Iterable[Text]) -> npt.NDArray[np.float64]:
+    """(N,) VADER's compound scores of single texts."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    return np.fromiter((analyzer.polarity_scores(text)["compound"] for text in texts), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Words and word pairs of each part by sublinear TF-IDF.
 
     Of pairs of texts each has terms of its own, and their vectors stand side by side.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
+    train: Any
+    validation: Any
+    test: Any
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> _Vectors | str:
+        """Or why there are none."""
+        if len(dataset.train.labels) > MOST_TEXTS:
+            return f"its terms are counted in memory, for at most {MOST_TEXTS:,} training texts"
+        min_df = 2 if len(dataset.train.labels) >= RARE_FROM else 1
+        terms = [_Terms(min_df) for _ in _columns(dataset.train)]
+        try:
+            train = _beside([one.fit(texts) for one, texts in zip(terms, _columns(dataset.train), strict=True)])
+        except ValueError:
+            return "the training texts hold no words it could count"
+        settings = {"ngrams": [1, 2], "sublinear_tf": True, "min_df": min_df, "terms": train.shape[1]}
+
+        def transformed(split: Split) -> Any:
+            return _beside([one.of(texts) for one, texts in zip(terms, _columns(split), strict=True)])
+
+        return cls(train, transformed(dataset.validation), transformed(dataset.test), settings)
+
+
+def _tfidf(dataset: Dataset) -> _Answer:
+    """TF-IDF, then L2 logistic regression; C is chosen on validation accuracy."""
     if len(np.unique(dataset.train.labels)) < 2:
         return _Answer(reason="the training split holds one class only")
-    if len(dataset.train.labels) > MOST_TEXTS:
-        return _Answer(reason=f"its terms are counted in memory, for at most {MOST_TEXTS:,} training texts")
-    min_df = 2 if len(dataset.train.texts) >= RARE_FROM else 1
-    vectors = [_Terms(min_df) for _ in _columns(dataset.train)]
-    try:
-        train = _beside([one.fit(texts) for one, texts in zip(vectors, _columns(dataset.train), strict=True)])
-    except ValueError:
-        return _Answer(reason="the training texts hold no words it could count")
-
-    def transformed(split: Split) -> Any:
-        return _beside([one.of(texts) for one, texts in zip(vectors, _columns(split), strict=True)])
-
-    # one thread: vectors this small lose up to a hundredfold to threads that wait for each other on a busy machine
-    with threadpool_limits(1):
-        model = _best_regression(train, transformed(dataset.validation), dataset)
-        decision = model.decision_function(transformed(dataset.test))
+    vectors = _Vectors.of(dataset)
+    if isinstance(vectors, str):
+        return _Answer(reason=vectors)
+    with _one_thread():
+        model = _best_regression(vectors.train, vectors.validation, dataset)
+        decision = model.decision_function(vectors.test)
     answer = _Answer(
         parameters=model.coef_.size + model.intercept_.size,
         settings={
-            "ngrams": [1, 2],
-            "sublinear_tf": True,
-            "min_df": min_df,
-            "terms": train.shape[1],
+            **vectors.settings,
             "C": model.C,
             "C_grid": list(C_GRID),
             "chosen_on": "validation accuracy",
@@ -214,11 +313,87 @@ def _beside(vectors: Sequence[Any]) -> Any:
 
 def _best_regression(train: Any, validation: Any, dataset: Dataset) -> Any:
     """The logistic regression of C_GRID that is best on validation; of equals, the more regularised."""
-    from sklearn.linear_model import LogisticRegression
-
-    models = [
-        LogisticRegression(C=strength, tol=1e-6, max_iter=1000, random_state=0).fit(train, dataset.train.labels)
-        for strength in C_GRID
-    ]
+    models = [_logistic(strength).fit(train, dataset.train.labels) for strength in C_GRID]
     correct = [int((model.predict(validation) == dataset.validation.labels).sum()) for model in models]
     return models[int(np.argmax(correct))]
+
+
+def _logistic(strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, tol=1e-6, max_iter=1000, random_state=0)
+
+
+def _tfidf_labels(dataset: Dataset) -> _Answer:
+    """TF-IDF, then L2 logistic regressions, one for each label; C, one for all, and thresholds as those of a model are
+    chosen on validation's micro-F1."""
+    from sklearn.metrics import f1_score
+    from sklearn.multiclass import OneVsRestClassifier
+
+    vectors = _Vectors.of(dataset)
+    if isinstance(vectors, str):
+        return _Answer(reason=vectors)
+    truth, tried = dataset.validation.labels, []
+    with _one_thread(), warnings.catch_warnings(action="ignore"):  # of a label that all training texts have, or none
+        for strength in C_GRID:
+            model = OneVsRestClassifier(_logistic(strength)).fit(vectors.train, dataset.train.labels)
+            logits = model.decision_function(vectors.validation)
+            cuts = chosen_thresholds(truth, logits)
+            found = float(f1_score(truth, decided(logits, cuts), average="micro", zero_division=0))
+            tried.append((found, strength, model, cuts))
+        _, strength, model, cuts = max(tried, key=lambda one: (one[0], -one[1]))
+        logits = model.decision_function(vectors.test)
+    return _Answer(
+        logits=logits,
+        thresholds=cuts,
+        parameters=sum(one.coef_.size + one.intercept_.size for one in model.estimators_ if hasattr(one, "coef_")),
+        settings={
+            **vectors.settings,
+            "C": strength,
+            "C_grid": list(C_GRID),
+            "chosen_on": "validation micro-F1",
+            "seed": 0,
+        },
+    )
+
+
+def _ridge(dataset: Dataset) -> _Answer:
+    """TF-IDF, then ridge regression; alpha is chosen on validation's squared error."""
+    from sklearn.linear_model import Ridge
+
+    vectors = _Vectors.of(dataset)
+    if isinstance(vectors, str):
+        return _Answer(reason=vectors)
+    with _one_thread():
+        models = [Ridge(alpha=alpha, tol=1e-6).fit(vectors.train, dataset.train.labels) for alpha in ALPHA_GRID]
+        errors = [
+            float(np.square(model.predict(vectors.validation) - dataset.validation.labels).mean()) for model in models
+        ]
+        model = min(zip(errors, models, strict=True), key=lambda one: (one[0], -one[1].alpha))[1]
+        numbers = model.predict(vectors.test)
+    return _Answer(
+        predictions=numbers,
+        parameters=model.coef_.size + 1,
+        settings={
+            **vectors.settings,
+            "alpha": model.alpha,
+            "alpha_grid": list(ALPHA_GRID),
+            "chosen_on": "validation squared error",
+        },
+    )
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """One thread: vectors this small lose up to a hundredfold to threads that wait for each other on a busy machine."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
+
+
+_OF: Mapping[Problem, Mapping[str, Callable[[Dataset], _Answer]]] = {
+    SINGLE: {"majority class": _majority, "VADER": _vader, "TF-IDF + logistic regression": _tfidf},
+    MULTI: {"commonest label set": _commonest_set, "TF-IDF + logistic regression": _tfidf_labels},
+    REGRESSION: {"training mean": _mean, "VADER": _compound, "TF-IDF + ridge regression": _ridge},
+}
+"""The baselines of each problem, in the order in which they are shown."""

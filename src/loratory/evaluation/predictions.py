@@ -2,8 +2,9 @@
 
 Columns: `split` (string), `index` (int64, row in that split), `row` (int64, row of the file or data set that the
 example was read from, counted from 0 without header and blank lines), `unit` (int64, the same for examples that are not
-independent: of equal texts, of one group), `label` and `prediction` (int64, class numbers), `logits` (list of C
-float32). The same content gives the same bytes with the same pyarrow.
+independent: of equal texts, of one group), `label` and `prediction` (int64, class numbers; where a text has several
+labels, lists of their numbers; of a regression float64), `logits` (list of C float32; of a regression the prediction).
+The same content gives the same bytes with the same pyarrow.
 """
 
 from __future__ import annotations
@@ -17,30 +18,39 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.errors import StorageError
-from loratory.evaluation.metrics import Labels, Logits, require_finite
+from loratory.evaluation.metrics import Logits, predicted, require_finite
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_WHOLE = ("index", "row", "unit", "label")
-"""Columns of whole numbers."""
+_WHOLE = ("index", "row", "unit")
+"""Columns of whole numbers, whatever the labels are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One split's true classes, logits, rows of the source and units, in the split's own order."""
+    """One split's true labels, logits, rows of the source and units, in the split's own order."""
 
-    labels: Labels  # (N,)
+    labels: Targets  # of the problem's own shape
     logits: Logits  # (N, C)
     rows: npt.NDArray[np.int64]  # (N,)
     units: npt.NDArray[np.int64]  # (N,)
+    chosen: npt.NDArray[np.int64] | None = None  # (N, C) of 0 and 1: the sets of labels that thresholds gave
 
     @property
-    def predictions(self) -> Labels:
-        """The class of each row's highest logit, the first of equals: (N,)."""
-        highest: Labels = self.logits.argmax(axis=1).astype(np.int64)
-        return highest
+    def problem(self) -> Problem:
+        """Whose labels these are."""
+        return problem_of(self.labels)
+
+    @property
+    def predictions(self) -> Targets:
+        """What was predicted, as the labels: the class of each row's highest logit, the first of equals; the labels
+        chosen; or the number."""
+        if self.chosen is not None:
+            return self.chosen
+        return predicted(self.logits, self.problem)
 
 
 def write(path: Path, splits: Mapping[str, Predictions]) -> None:
@@ -62,7 +72,7 @@ def write(path: Path, splits: Mapping[str, Predictions]) -> None:
             path,
             compression="zstd",
             use_dictionary=["split"],
-            column_encoding=dict.fromkeys((*_WHOLE, "prediction"), "DELTA_BINARY_PACKED"),
+            column_encoding=dict.fromkeys(_packed(splits), "DELTA_BINARY_PACKED"),
         )
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({_one_line(error)})") from None
@@ -91,18 +101,25 @@ def read(path: Path) -> dict[str, Predictions]:
         ) from None
 
 
+def _packed(splits: Mapping[str, Predictions]) -> tuple[str, ...]:
+    """The columns that hold a whole number a row."""
+    return (*_WHOLE, *(("label", "prediction") if next(iter(splits.values())).problem == SINGLE else ()))
+
+
 def _checked(name: str, given: Predictions) -> Predictions:
     N, logits = given.labels.shape[:1], given.logits
-    if logits.ndim != 2 or any(one.shape != N for one in (given.labels, logits[:, 0], given.rows, given.units)):
+    if logits.ndim != 2 or any(one.shape[:1] != N for one in (logits, given.rows, given.units)):
         shapes = (
             f"labels {given.labels.shape}, logits {logits.shape}, rows {given.rows.shape}, units {given.units.shape}"
         )
         raise ValueError(f"{name}: {shapes} must be (N,), (N, C), (N,) and (N,)")
+    if given.problem == MULTI and (given.chosen is None or given.chosen.shape != given.labels.shape):
+        raise ValueError(f"{name}: sets of labels {given.labels.shape} must have chosen ones of that shape")
     with np.errstate(over="ignore"):  # beyond float32 is infinity, refused on the next line
         kept = logits.astype(np.float32)
     require_finite(kept)
-    labels, rows, units = (one.astype(np.int64) for one in (given.labels, given.rows, given.units))
-    return Predictions(labels, kept, rows, units)
+    labels = given.labels.astype(np.float64 if given.problem == REGRESSION else np.int64)
+    return Predictions(labels, kept, given.rows.astype(np.int64), given.units.astype(np.int64), given.chosen)
 
 
 def _table(splits: Mapping[str, Predictions]) -> pa.Table:
@@ -115,11 +132,47 @@ def _table(splits: Mapping[str, Predictions]) -> pa.Table:
         "index": pa.array(np.concatenate([np.arange(len(part.labels), dtype=np.int64) for part in parts])),
         "row": pa.array(np.concatenate([part.rows for part in parts])),
         "unit": pa.array(np.concatenate([part.units for part in parts])),
-        "label": pa.array(np.concatenate([part.labels for part in parts])),
-        "prediction": pa.array(np.concatenate([part.predictions for part in parts])),
+        "label": _column(np.concatenate([part.labels for part in parts])),
+        "prediction": _column(np.concatenate([part.predictions for part in parts])),
         "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1]),
     }
     return pa.table(columns)
+
+
+def _column(values: Targets) -> pa.Array:
+    """(N,) numbers as they are; sets of labels (N, C) as lists of the numbers of their labels."""
+    import pyarrow as pa
+
+    if values.ndim == 1:
+        return pa.array(values)
+    rows, numbers = np.nonzero(values)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(values)))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(numbers.astype(np.int64)))
+
+
+def _values(table: pa.Table, name: str, classes: int) -> Targets:
+    """The column of labels or predictions as :func:`_column` got it."""
+    import pyarrow.types as kinds
+
+    column = table.column(name).combine_chunks()
+    if column.null_count:
+        raise ValueError(f"column {name} has gaps")
+    if kinds.is_int64(column.type):
+        whole: npt.NDArray[np.int64] = column.to_numpy()
+        return whole
+    if kinds.is_float64(column.type):
+        numbers: npt.NDArray[np.float64] = column.to_numpy()
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"column {name} holds a number that is not finite")
+        return numbers
+    if not kinds.is_list(column.type) or not kinds.is_int64(column.type.value_type):
+        raise ValueError(f"column {name} has the wrong type")
+    sets = np.zeros((len(table), classes), dtype=np.int64)
+    places = column.flatten().to_numpy(zero_copy_only=True)  # refuses gaps
+    if len(places) and not 0 <= places.min() <= places.max() < classes:
+        raise ValueError(f"column {name} holds a label that there is not")
+    sets[np.repeat(np.arange(len(table)), column.value_lengths().to_numpy()), places] = 1
+    return sets
 
 
 def _splits(table: pa.Table) -> dict[str, Predictions]:
@@ -137,13 +190,18 @@ def _splits(table: pa.Table) -> dict[str, Predictions]:
     if not np.isfinite(logits).all():
         raise ValueError("a logit is not finite")
     names = np.asarray(table.column("split").to_pylist(), dtype=object)
-    index, rows, units, labels = (table.column(name).to_numpy() for name in _WHOLE)
+    index, rows, units = (table.column(name).to_numpy() for name in _WHOLE)
+    labels, said = (_values(table, name, logits.shape[1]) for name in ("label", "prediction"))
+    problem = problem_of(labels)
+    if problem_of(said) != problem or (problem == REGRESSION and logits.shape[1] != 1):
+        raise ValueError("columns label, prediction and logits are of different problems")
     found: dict[str, Predictions] = {}
     for name in dict.fromkeys(names.tolist()):
         chosen = names == name
         if not np.array_equal(index[chosen], np.arange(chosen.sum())):
             raise ValueError(f"rows of split {name!r} are missing or out of order")
-        found[name] = Predictions(labels[chosen], logits[chosen], rows[chosen], units[chosen])
+        sets = said[chosen] if problem == MULTI else None
+        found[name] = Predictions(labels[chosen], logits[chosen], rows[chosen], units[chosen], sets)
     return found
 
 

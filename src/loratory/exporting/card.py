@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from loratory import units
 from loratory.data.splits import PARTS
 from loratory.errors import counted
-from loratory.evaluation.metrics import METRICS
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.metrics import metrics_of
+from loratory.evaluation.quality import NumberQuality, Quality, read_quality
 from loratory.exporting import FORMATS
 from loratory.exporting.checked import Examples
 from loratory.exporting.source import Source
 from loratory.models.quantized import SETTINGS
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem
 from loratory.store.naming import flat
 
 CARD = "README.md"
+
+WHAT_FOR: Mapping[Problem, str] = {
+    SINGLE: "classify text",
+    MULTI: "give text any of several labels",
+    REGRESSION: "give text a number",
+}
+"""What a model of each problem is for."""
 
 LIBRARIES = {"merged": "transformers", "adapter": "peft", "onnx": "onnx"}
 """The library that opens each format, as the hub calls it."""
@@ -49,9 +58,9 @@ def model_card(source: Source, kind: str, examples: Examples, apart: float) -> s
     lines = [
         f"# {source.record.id}",
         "",
-        f"{code(source.base_name)}, fine-tuned to classify text with the method {code(source.method)} by Loratory "
-        f"{source.record.environment['version']}. Exported in the format {kind}; on {examples.what} its logits differ "
-        f"from the run's by at most {apart:.1e}.",
+        f"{code(source.base_name)}, fine-tuned to {WHAT_FOR[source.problem]} with the method {code(source.method)} by "
+        f"Loratory {source.record.environment['version']}. Exported in the format {kind}; on {examples.what} its "
+        f"logits differ from the run's by at most {apart:.1e}.",
     ]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
@@ -84,6 +93,53 @@ def _metadata(source: Source, kind: str) -> str:
     return data.to_yaml()
 
 
+@dataclass(frozen=True)
+class _Said:
+    """The lines of a program in which an answer is read, by the problem."""
+
+    names: str
+    pipeline: str
+    torch: str
+    onnx: str
+    imports: str = ""
+
+
+def _said(source: Source) -> _Said:
+    labels = repr(list(source.labels))
+    if source.problem == REGRESSION:
+        return _Said(
+            f"name = {source.labels[0]!r}",
+            'print(classify({text}, truncation=True, max_length={longest})[0]["score"])',
+            "print(name, float(model(**text).logits))",
+            "print(logits[:, 0])",
+        )
+    if source.problem == MULTI:
+        cuts = "[" + ", ".join(f"{cut:.6g}" for cut in source.record.thresholds or ()) + "]"
+        thresholds = f"thresholds = {cuts}  # chosen on validation\n"
+        pair = "for one, p, cut in zip(labels, {0}, thresholds) if p >= cut"
+        return _Said(
+            f"labels = {labels}\n{thresholds.rstrip()}",
+            f"thresholds = dict(zip({_braced(labels)}, {cuts}))  # chosen on validation\n"
+            "found = classify({text}, truncation=True, max_length={longest}, top_k=None)\n"
+            'print([one["label"] for one in found if one["score"] >= thresholds[one["label"]]])',
+            f"print([one {pair.format('model(**text).logits.sigmoid()[0].tolist()')}])",
+            f"{thresholds}print([[one {pair.format('row').replace('labels', 'labels.values()')}] "
+            "for row in 1 / (1 + np.exp(-logits))])",
+            "import numpy as np\n",
+        )
+    return _Said(
+        f"labels = {labels}",
+        "print(classify({text}, truncation=True, max_length={longest}))",
+        "print(labels[int(model(**text).logits.argmax())])",
+        "print([labels[int(number)] for number in logits.argmax(-1)])",
+    )
+
+
+def _braced(text: str) -> str:
+    """Text that `format` leaves as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def _example(source: Source, kind: str) -> list[str]:
     longest = source.spec.data.max_length
     labels = repr(list(source.labels))
@@ -99,30 +155,31 @@ def _example(source: Source, kind: str) -> list[str]:
             settings["bnb_4bit_compute_dtype"] = "bfloat16" if bf16 else "float32"
         held = f"\nheld = BitsAndBytesConfig({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
         given = ", quantization_config=held"
+    said = _said(source)
     programs = {
         "merged": f"""\
 from transformers import pipeline
 
 classify = pipeline("text-classification", model=".")
-print(classify({piped}, truncation=True, max_length={longest}))""",
+{said.pipeline.format(text=piped, longest=longest)}""",
         "adapter": f"""\
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer{", BitsAndBytesConfig" if held else ""}
 
-labels = {labels}{held}
+{said.names}{held}
 model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(source.labels)}{given})
 tokenizer = AutoTokenizer.from_pretrained(".")
 text = tokenizer({one}, truncation=True, max_length={longest}, return_tensors="pt")
-print(labels[int(model(**text).logits.argmax())])""",
+{said.torch}""",
         "onnx": f"""\
-import onnxruntime
+{said.imports}import onnxruntime
 from transformers import AutoConfig, AutoTokenizer
 
 labels, tokenizer = AutoConfig.from_pretrained(".").id2label, AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx")
 texts = tokenizer({several}, padding=True, truncation=True, max_length={longest}, return_tensors="np")
 (logits,) = session.run(None, {{one.name: texts[one.name] for one in session.get_inputs()}})
-print([labels[int(number)] for number in logits.argmax(-1)])""",
+{said.onnx}""",
     }
     fence = "`" * max(3, _longest_ticks(labels) + 1)
     lines = [f"{fence}python", *programs[kind].split("\n"), fence]
@@ -135,10 +192,17 @@ print([labels[int(number)] for number in logits.argmax(-1)])""",
 
 
 def _labels(source: Source) -> Iterator[str]:
-    counts = source.record.data["class_counts"]
+    counts = source.record.data.get("class_counts")
+    if counts is None:
+        yield f"- a number: {code(source.labels[0])}"
+        for part, said in source.record.data["targets"].items():
+            yield f"- {part}: " + ", ".join(f"{name} {value:.6g}" for name, value in said.items())
+        return
+    cuts = source.record.thresholds
     for number, label in enumerate(source.labels):
         examples = ", ".join(f"{part} {counts[part][number]:,}" for part in PARTS)
-        yield f"- {number}: {code(label)} ({examples})"
+        cut = "" if cuts is None else f", given from a probability of {cuts[number]:.3f} on"
+        yield f"- {number}: {code(label)} ({examples}){cut}"
 
 
 def _data(source: Source) -> Iterator[str]:
@@ -198,18 +262,26 @@ def _settings(source: Source) -> Iterator[str]:
 
 
 def _results(source: Source) -> Iterator[str]:
-    found = {part: Quality.from_record(source.record.quality[part]) for part in PARTS if part in source.record.quality}
+    found = {part: read_quality(source.record.quality[part]) for part in PARTS if part in source.record.quality}
     yield _row("", *(f"{part} ({counted(quality.examples, 'example')})" for part, quality in found.items()))
     yield _row("---", *("---:" for _ in found))
-    for metric in METRICS.values():
-        show = units.accuracy if metric.name == "accuracy" else units.fraction
-        yield _row(metric.title, *(show(quality.value(metric.name)) for quality in found.values()))
     last, quality = list(found.items())[-1]
-    yield from ("", f"Each class of {last}, by the number of its label:", "")
+    for metric in metrics_of(quality.problem).values():
+        yield _row(metric.title, *(metric.shown(one.value(metric.name)) for one in found.values()))
+    if isinstance(quality, NumberQuality):
+        said = ", ".join(f"{name} {value:.6g}" for name, value in quality.target.items())
+        yield from ("", f"The true numbers of {last}: {said}.")
+        return
+    what, rows = (
+        ("class", quality.per_class)
+        if isinstance(quality, Quality)
+        else ("label against its absence", quality.per_label)
+    )
+    yield from ("", f"Each {what} of {last}, by the number of its label:", "")
     yield _row("label", "precision", "recall", "F1", "examples")
     yield _row("---", *["---:"] * 4)
     for number, label in enumerate(quality.labels):
-        one = quality.per_class[label]
+        one = rows[label]
         yield _row(str(number), *map(units.fraction, (one.precision, one.recall, one.f1)), f"{one.support:,}")
 
 
@@ -219,7 +291,11 @@ def _row(*cells: str) -> str:
 
 def _limits(source: Source) -> Iterator[str]:
     spec, record = source.spec, source.record
-    yield f"- It gives one of the {len(source.labels)} labels to any text, whatever the text is about."
+    yield {
+        SINGLE: f"- It gives one of the {len(source.labels)} labels to any text, whatever the text is about.",
+        MULTI: f"- It gives some of the {len(source.labels)} labels, or none, to any text, whatever the text is about.",
+        REGRESSION: "- It gives a number to any text, whatever the text is about.",
+    }[source.problem]
     what = "pair of texts, the longer cut first" if spec.data.pair_column is not None else "text"
     yield f"- It was trained on the first {spec.data.max_length} tokens of each {what}."
     yield f"- The results are those of one training, seed {spec.seed}; how much they vary with the seed is not in them."

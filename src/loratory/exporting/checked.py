@@ -68,8 +68,3 @@ def logits_of(base: Base, data: Labelled) -> Tensor:
     held = base.quantization
     hardware = EXACT if held is None else Hardware(held.device, held.precision)
     return predict(Classifier(base.model, base.family, base.pad_id), data, hardware=hardware)
-
-
-def difference(one: Tensor, two: Tensor) -> float:
-    """The largest difference between two logits; NaN where one is none."""
-    return float((one - two).abs().max())

@@ -16,12 +16,13 @@ from torch import Tensor
 from loratory.errors import ModelError, SettingsError, StorageError, first_line, nearest
 from loratory.exporting import FORMATS
 from loratory.exporting.card import CARD, model_card
-from loratory.exporting.checked import Examples, difference, examples_of, logits_of
+from loratory.exporting.checked import Examples, examples_of, logits_of
 from loratory.exporting.push import Upload, push, ready
 from loratory.exporting.source import Source
-from loratory.models.load import load_base, load_state, load_trained
+from loratory.models.load import Base, load_base, load_state, load_trained
 from loratory.models.pth import read_pth, save_pth
 from loratory.models.source import quiet
+from loratory.saving import APART, apart
 from loratory.setup import quantized
 from loratory.store.directory import claim, publish, publish_files, staging
 
@@ -71,13 +72,15 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
         examples = examples_of(source.spec, source.digests, base)
         expected = logits_of(base, examples.data)
         del base  # there need not be room for two models
-        apart = difference(expected, write(source, examples, stage))
-        if not apart <= 1e-3:
-            raise ModelError(f"{path}: as {kind} it gives other logits (difference {apart:.2g}); nothing was written")
+        difference = apart(expected, write(source, examples, stage))
+        if not difference <= APART:
+            raise ModelError(
+                f"{path}: as {kind} it gives other logits (difference {difference:.2g}); nothing was written"
+            )
         if kind == "pth":
             publish_files(stage, {CARD_OF_PTH: output.with_suffix(".json"), PTH: output})
         else:
-            (stage / CARD).write_text(model_card(source, kind, examples, apart), encoding="utf8")
+            (stage / CARD).write_text(model_card(source, kind, examples, difference), encoding="utf8")
             publish(stage, output, last=CARD)
     return push(output, upload) if upload is not None else None
 
@@ -110,7 +113,11 @@ def _write_merged(source: Source, examples: Examples, stage: Path) -> Tensor:
         model.save_pretrained(stage)  # type: ignore[operator]  # transformers' own
         base.tokenizer.save_pretrained(stage)
     del base, model
-    return logits_of(load_base(str(stage), labels=source.labels, seed=0, flat_tokens=False), examples.data)
+    return logits_of(_opened(source, stage), examples.data)
+
+
+def _opened(source: Source, stage: Path) -> Base:
+    return load_base(str(stage), labels=source.labels, problem=source.problem, seed=0, flat_tokens=False)
 
 
 def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
@@ -118,7 +125,9 @@ def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
         shutil.copyfile(source.path / name, stage / name)
     examples.tokenizer.save_pretrained(stage)
     held = quantized(source.spec)
-    adapted = load_trained(stage, model=source.spec.model, labels=source.labels, quantization=held)
+    adapted = load_trained(
+        stage, model=source.spec.model, labels=source.labels, problem=source.problem, quantization=held
+    )
     logits = logits_of(adapted, examples.data)
     if not source.local_names:  # a path of this machine is of no use to others, and not theirs to know
         path = stage / "adapter_config.json"
@@ -139,8 +148,11 @@ def _write_pth(source: Source, examples: Examples, stage: Path) -> Tensor:
             labels=labels,
             data=source.spec.data.model_dump(mode="json"),
             digests=source.digests,
+            problem=source.problem,
+            thresholds=source.record.thresholds,
         )
     except RuntimeError as error:  # torch.save reports some disk errors so
         raise StorageError(f"cannot write {path}: {first_line(error)}") from error
     del model
-    return logits_of(load_state(read_pth(path), name=base, labels=labels, where=str(path)), examples.data)
+    opened = load_state(read_pth(path), name=base, labels=labels, problem=source.problem, where=str(path))
+    return logits_of(opened, examples.data)

@@ -9,6 +9,7 @@ from typing import Any
 
 from loratory.methods import parse_spec
 from loratory.models.load import Base
+from loratory.problems import Problem
 from loratory.spec import RunSpec
 from loratory.store.naming import approach
 from loratory.store.record import RunRecord
@@ -39,6 +40,11 @@ class Source:
     def labels(self) -> tuple[str, ...]:
         """Class names in id order."""
         return self.record.labels
+
+    @property
+    def problem(self) -> Problem:
+        """What the labels are."""
+        return self.record.problem
 
     @property
     def digests(self) -> dict[str, str]:

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from loratory.data.batches import Batch, Shape, filled, padded
 from loratory.models.families import Family
+from loratory.models.output import output_layer
+from loratory.problems import MULTI, REGRESSION, Problem, problem_in
 
 ATTENTION = "loratory_flat"
 """The name under which flat attention is registered with transformers."""
@@ -312,6 +314,24 @@ class Classifier:
         """C."""
         config: Any = self.model.config
         return int(config.num_labels)
+
+    @property
+    def problem(self) -> Problem:
+        """What the logits are."""
+        config: Any = self.model.config
+        return problem_in(config.problem_type)
+
+    @property
+    def blank_label(self) -> Tensor:
+        """An example's label that says nothing: of the shape and type that the problem's labels have."""
+        if self.problem == MULTI:
+            return torch.zeros(self.classes, dtype=torch.int64)
+        return torch.zeros((), dtype=torch.float64 if self.problem == REGRESSION else torch.int64)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The layer that gives the logits."""
+        return output_layer(self.model, self.family)
 
     @property
     def why_eager(self) -> str | None:

@@ -34,6 +34,7 @@ from loratory.models.source import (
     read_tokenizer,
     takes_types,
 )
+from loratory.problems import SINGLE, Problem
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def load_base(
     name: str,
     *,
     labels: tuple[str, ...],
+    problem: Problem = SINGLE,
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
@@ -88,6 +90,7 @@ def load_base(
     Args:
         name: `minilm`, a directory, or a hub id.
         labels: class names in id order.
+        problem: what the head's outputs are.
         seed: decides the values of what the files do not hold (the head).
         dropout: hidden dropout; None keeps the model's own.
         attention_dropout: dropout on attention weights.
@@ -101,7 +104,7 @@ def load_base(
         SafetyError: the only weights are pickles, which could run code.
     """
     found = found or pretrained(name)
-    config = found.config(labels)
+    config = found.config(labels, problem)
     family = family_of(config)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
@@ -129,9 +132,9 @@ def load_base(
     return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
 
 
-def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
+def skeleton(found: Pretrained, labels: tuple[str, ...], problem: Problem = SINGLE) -> Base:
     """The model without values, on the meta device: its layers, names and shapes."""
-    config = found.config(labels)
+    config = found.config(labels, problem)
     flat.register()
     with quiet(), torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
@@ -141,13 +144,14 @@ def skeleton(found: Pretrained, labels: tuple[str, ...]) -> Base:
 def drawn(
     found: Pretrained,
     labels: tuple[str, ...],
+    problem: Problem = SINGLE,
     *,
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
 ) -> Base:
     """As :func:`load_base`, with random values in place of the weights, which need not be there."""
-    config = found.config(labels)
+    config = found.config(labels, problem)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -156,7 +160,9 @@ def drawn(
     return Base(model.float(), found.tokenizer, family_of(config), found.source, found.digest)
 
 
-def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], where: str) -> Base:
+def load_state(
+    state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], problem: Problem = SINGLE, where: str
+) -> Base:
     """The architecture and tokenizer of `name` with the weights of `state`, in fp32 on the CPU.
 
     Raises:
@@ -166,7 +172,7 @@ def load_state(state: dict[str, Tensor], *, name: str, labels: tuple[str, ...], 
     flat.register()
     with quiet():
         tokenizer = read_tokenizer(source)
-        config = for_classes(read_config(source, labels=labels), tokenizer)
+        config = for_classes(read_config(source, labels=labels, problem=problem), tokenizer)
         family = family_of(config)
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
     try:
@@ -182,6 +188,7 @@ def load_trained(
     *,
     model: str,
     labels: tuple[str, ...],
+    problem: Problem = SINGLE,
     flat_tokens: bool = True,
     merge: bool = False,
     bases: Bases | None = None,
@@ -194,6 +201,7 @@ def load_trained(
         directory: holds either a whole model or an adapter in PEFT's format.
         model: the base's name; used where the directory holds an adapter.
         labels: class names in id order.
+        problem: what the head's outputs are.
         merge: fold an adapter into the base's weights.
         bases: what gives an adapter's base, where several share it; a quantised one is never shared.
         quantization: how an adapter's base was held while the adapter was trained.
@@ -206,13 +214,15 @@ def load_trained(
     if merge and quantization is not None:
         raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
     if not (directory / "adapter_config.json").is_file():
-        return load_base(str(directory), labels=labels, seed=0, flat_tokens=flat_tokens)
+        return load_base(str(directory), labels=labels, problem=problem, seed=0, flat_tokens=flat_tokens)
     from peft import PeftModel
 
     if bases and quantization is None:
-        base = bases.take(model, labels)
+        base = bases.take(model, labels, problem)
     else:
-        base = load_base(model, labels=labels, seed=0, flat_tokens=flat_tokens, quantization=quantization)
+        base = load_base(
+            model, labels=labels, problem=problem, seed=0, flat_tokens=flat_tokens, quantization=quantization
+        )
     if digest is not None and base.digest != digest:
         raise ModelError(
             f"{directory}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
@@ -260,25 +270,25 @@ def _merge(model: nn.Module) -> None:
 class Bases:
     """Bases of adapters. Those that several adapters share are read once, and each of them gets a copy of its own.
 
-    Adapters share one that have the same base and the same labels, which make its head.
+    Adapters share one that have the same base, labels and problem, which make its head.
     """
 
-    def __init__(self, wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    def __init__(self, wanted: Iterable[tuple[str, tuple[str, ...], Problem]]) -> None:
         """
         Args:
-            wanted: base and labels of every adapter that will ask.
+            wanted: base, labels and problem of every adapter that will ask.
         """
         self._left = Counter(wanted)
-        self._loaded: dict[tuple[str, tuple[str, ...]], Base] = {}
+        self._loaded: dict[tuple[str, tuple[str, ...], Problem], Base] = {}
 
-    def take(self, model: str, labels: tuple[str, ...]) -> Base:
+    def take(self, model: str, labels: tuple[str, ...], problem: Problem = SINGLE) -> Base:
         """The base `model` with a head for `labels`, to be adapted in place.
 
         Raises:
             LoratoryError: as :func:`load_base`.
         """
-        key = (model, labels)
-        base = self._loaded.pop(key, None) or load_base(model, labels=labels, seed=0)
+        key = (model, labels, problem)
+        base = self._loaded.pop(key, None) or load_base(model, labels=labels, problem=problem, seed=0)
         self._left[key] -= 1
         if self._left[key] <= 0:  # nobody asks again: no copy is needed
             return base

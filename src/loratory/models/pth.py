@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from loratory.errors import ModelError, SafetyError
+from loratory.problems import SINGLE, Problem, problem_in
 
 MAX_BYTES = 8 << 30
 """The largest file that is opened."""
@@ -37,6 +38,9 @@ class Card:
     """Of the `.pth` file."""
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the data's source and of its training split; empty where the card does not say."""
+    problem: Problem = SINGLE
+    thresholds: tuple[float, ...] | None = None
+    """From which probability each label is predicted, where a text may have several."""
 
     @classmethod
     def read(cls, path: Path) -> Card | None:
@@ -51,7 +55,16 @@ class Card:
             document = json.loads(path.read_text("utf8"))
             labels = tuple(str(name) for name in document["labels"])
             digests = document.get("digests") and {part: str(document["digests"][part]) for part in ("source", "train")}
-            return cls(str(document["model"]), labels, dict(document["data"]), str(document["sha256"]), digests or {})
+            cuts = document.get("thresholds")
+            return cls(
+                model=str(document["model"]),
+                labels=labels,
+                data=dict(document["data"]),
+                sha256=str(document["sha256"]),
+                digests=digests or {},
+                problem=problem_in(document.get("problem")),
+                thresholds=None if cuts is None else tuple(map(float, cuts)),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
 
@@ -74,10 +87,12 @@ def save_pth(
     labels: tuple[str, ...],
     data: dict[str, Any],
     digests: dict[str, str],
+    problem: Problem = SINGLE,
+    thresholds: tuple[float, ...] | None = None,
 ) -> None:
     """Write the model's tensors to `path` and its card beside it."""
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
-    card = Card(base, labels, data, _sha256(path), digests)
+    card = Card(base, labels, data, _sha256(path), digests, problem, thresholds)
     path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
 
 

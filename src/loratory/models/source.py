@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from loratory.data.packaged import PACKAGED, fetch
 from loratory.errors import ModelError, SafetyError, first_line, nearest
 from loratory.models.families import family_of
+from loratory.problems import SINGLE, Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,9 @@ class Pretrained:
     stamps: tuple[tuple[str, int, int], ...]
     """Each file's path, size and time of change (ns) when it was read; none for a hub id, whose revision is fixed."""
 
-    def config(self, labels: tuple[str, ...]) -> PretrainedConfig:
+    def config(self, labels: tuple[str, ...], problem: Problem = SINGLE) -> PretrainedConfig:
         """A configuration of its own, with `labels` as its classes."""
-        return for_classes(read_config(self.source, labels=labels), self.tokenizer)
+        return for_classes(read_config(self.source, labels=labels, problem=problem), self.tokenizer)
 
     @property
     def types(self) -> bool:
@@ -116,15 +117,19 @@ def locate(name: str) -> str:
     return name
 
 
-def read_config(source: str, *, labels: tuple[str, ...] | None = None) -> PretrainedConfig:
-    """The configuration of a model, with `labels` as its classes, without its weights.
+def read_config(source: str, *, labels: tuple[str, ...] | None = None, problem: Problem = SINGLE) -> PretrainedConfig:
+    """The configuration of a model, with `labels` as the classes of its `problem`, without its weights.
 
     Raises:
         ModelError: no readable config.json, an architecture outside the table of families, or quantised weights.
     """
     extra: dict[str, Any] = {}
     if labels is not None:
-        extra = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        extra = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: i for i, name in enumerate(labels)},
+            "problem_type": problem,  # a base may have been trained for another
+        }
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:

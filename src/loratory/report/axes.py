@@ -80,13 +80,12 @@ def metric_title(metric: str) -> str:
 
 def metric_words(metric: str) -> str:
     """What the metric is called inside a sentence: accuracy, macro-F1, ECE."""
-    title = metric_title(metric)
-    return title if title.isupper() or metric == "mcc" else title[:1].lower() + title[1:]
+    return METRICS[metric].in_words if metric in METRICS else metric_title(metric)
 
 
 def show_metric(metric: str) -> Callable[[float | None], str]:
     """A value of the metric as a reader sees it."""
-    return units.accuracy if metric == "accuracy" else units.fraction
+    return METRICS[metric].shown if metric in METRICS else units.fraction
 
 
 def within(metric: str, value: float | None) -> float | None:
@@ -116,6 +115,6 @@ def number_format(ends: tuple[float, float], ticks: int) -> str:
 
 def metric_format(metric: str, ends: tuple[float, float], ticks: int) -> str:
     """Vega's format of a linear axis of the metric."""
-    if metric == "accuracy":
+    if "accuracy" in metric:
         return f".{digits((100 * ends[0], 100 * ends[1]), ticks)}%"
     return f".{max(2, digits(ends, ticks))}f"

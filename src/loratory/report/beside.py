@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
@@ -18,23 +19,24 @@ def baselines(study: Summary, group: Group) -> list[tuple[str, float]]:
     scores = [
         (one.name, score)
         for one in study.baselines
-        if (one.data, one.limit) == (group.data, group.limit)
-        and (score := getattr(one, study.select, None)) is not None
+        if (one.data, one.limit) == (group.data, group.limit) and (score := one.value(study.select)) is not None
     ]
-    return sorted(scores, key=lambda one: one[1], reverse=True)
+    return sorted(scores, key=lambda one: one[1], reverse=METRICS[study.select].higher_is_better)
 
 
 def above_all(study: Summary) -> list[str]:
-    """Of each data set and model, the baselines that score above the mean of every approach."""
-    found = []
+    """Of each data set and model, the baselines that score better than the mean of every approach."""
+    found, measure = [], METRICS[study.select]
     show = axes.show_metric(study.select)
     for group in study.groups:
         means = [mean.mean for cell in group.cells if (mean := cell.score(study.select)) is not None]
-        above = [one for one in baselines(study, group) if means and one[1] > max(means)]
+        best = max(means, key=lambda mean: mean if measure.higher_is_better else -mean, default=None)
+        above = [one for one in baselines(study, group) if best is not None and measure.better(one[1], best)]
         if above:
             where = f"{group.title}: " if len(study.groups) > 1 else ""
             reach = listed([f"{name} reaches {show(score)}" for name, score in above])
-            text = f"{where}{reach}, above the mean of every approach ({axes.metric_words(study.select)}, test)."
+            side = "above" if measure.higher_is_better else "below"
+            text = f"{where}{reach}, {side} the mean of every approach ({axes.metric_words(study.select)}, test)."
             kin = group.data.startswith("hutto:") and any(name == "VADER" for name, _ in above)
             found.append(f"{text} {SAME_AUTHORS}" if kin else text)
     return found

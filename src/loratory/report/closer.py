@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from loratory import units
+from loratory.problems import MULTI, SINGLE
 from loratory.report import axes
 from loratory.report.disagreement import Disagreement
 from loratory.report.evidence import CellEvidence, Evidence
@@ -67,23 +68,28 @@ def _mean(value: float | None) -> str:
 
 
 def classes_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Grid:
-    """Precision, recall and F1 of each class, from the confusion matrix over all seeds; an undefined share is 0."""
-    counts = evidence.confusion
+    """Precision, recall and F1 of each class or label, over all seeds; an undefined share is 0."""
+    seeds = len(evidence.tests)
+    if evidence.problem == MULTI:
+        hits_of, true_of, given_of = (one / seeds for one in evidence.of_labels)
+    else:
+        counts = evidence.confusion
+        hits_of, true_of, given_of = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     rows = []
-    for number_, label in enumerate(evidence.labels):
-        hits, true, given = counts[number_, number_], counts[number_].sum(), counts[:, number_].sum()
+    for label, hits, true, given in zip(evidence.labels, hits_of, true_of, given_of, strict=True):
         precision, recall = (float(hits / size) if size else 0.0 for size in (given, true))
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
         shares = (number(value, units.fraction) for value in (precision, recall, f1))
         rows.append(row([words(label), *shares, number(float(true), units.count)]))
+    what = "class" if evidence.problem == SINGLE else "label"
     headings = (
-        Heading("Class", numeric=False),
+        Heading(what.capitalize(), numeric=False),
         Heading("Precision"),
         Heading("Recall"),
         Heading("F1"),
         Heading("Examples"),
     )
-    caption = "Each class on the test split, all seeds' predictions together"
+    caption = f"Each {what} on the test split, all seeds' predictions together"
     return Grid(f"{group.key}-{cell.id}-classes", caption, headings, tuple(rows))
 
 

@@ -12,7 +12,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, QUALITY, interval, means_said, runs_of, spread
+from loratory.report.study_table import COST, interval, means_said, runs_of, shown_metrics, spread
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed_costs import noun_of
@@ -26,6 +26,8 @@ MARKS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "
 
 def quality_grid(study: Summary, group: Group) -> Grid:
     """The study's own table: parameters, times, memory, quality; baselines below."""
+    metrics = shown_metrics(study)
+    titles = [METRICS[metric].title for metric in metrics]
     headings = [
         Heading("Approach", numeric=False),
         Heading("Trainable parameters", meaning="parameters that training changes"),
@@ -36,14 +38,14 @@ def quality_grid(study: Summary, group: Group) -> Grid:
             if key != "checkpoint_bytes"
         ),
         *_price_heading(study),
-        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title, _ in QUALITY.values()),
+        *(Heading(title, meaning=f"test split, {means_said(study)}", lead=True) for title in titles),
     ]
     means = [cell.score(study.select) for cell in group.cells]
     drawn = whiskers([None if mean is None else axes.on_scale(study.select, mean) for mean in means])
     show_share = units.percent_of(cell.share for cell in group.cells)
     rows = []
     for position, cell in enumerate(group.cells):
-        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in QUALITY]
+        scores = [_score(cell, metric, drawn[position] if metric == study.select else None) for metric in metrics]
         costs = [*_costs(cell, show_share), *_price(study, _median(cell, "total_seconds"))]
         rows.append(row([_approach(cell, study), *costs, *scores], cell.id))
     foot = [
@@ -54,8 +56,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
                 number(one.seconds, units.duration),
                 missing(),
                 *_price(study, one.seconds),
-                number(one.accuracy, units.accuracy),
-                number(one.f1_macro, units.fraction),
+                *(number(one.value(metric), METRICS[metric].shown) for metric in metrics),
             ]
         )
         for one in study.baselines
@@ -101,7 +102,7 @@ def _price(study: Summary, seconds: float | None) -> list[Entry]:
 
 
 def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
-    value, show = cell.score(metric), QUALITY[metric][1]
+    value, show = cell.score(metric), METRICS[metric].shown
     if value is None:
         return missing()
     value = axes.on_scale(metric, value)
@@ -198,9 +199,9 @@ def over_data(study: Summary) -> Grid | None:
             entries.append(missing() if m is None else Entry(show(m.mean), interval(m.low, m.high, show), m.mean))
         rows.append(row([words(approach), *entries]))
     foot = []
-    if study.select in QUALITY:
+    if study.select in shown_metrics(study):
         for name in dict.fromkeys(one.name for one in study.baselines):
-            found = {(one.data, one.limit): getattr(one, study.select) for one in study.baselines if one.name == name}
+            found = {(one.data, one.limit): one.value(study.select) for one in study.baselines if one.name == name}
             foot.append(row([words(name), *(number(found.get((g.data, g.limit)), show) for g in groups)]))
     varied = [key for key in ("data", "model", "size") if len({getattr(group, key) for group in groups}) > 1]
     titles = [", ".join(getattr(group, key) for key in varied) for group in groups]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from loratory.data import make_dataset
 from loratory.data.columns import on_one_line
+from loratory.data.targets import shown
 from loratory.errors import LoratoryError
+from loratory.problems import REGRESSION
 from loratory.report.at_hand import data_at_hand
 from loratory.report.evidence import CellEvidence
 from loratory.spec import DataSpec, validated
@@ -60,6 +62,8 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
         record: a run of these cells, which says how the data were divided.
     """
     found = list(cells.values())
+    if found and found[0].problem == REGRESSION:  # no number is simply right
+        return None
     if len(found) < 2 or any(not np.array_equal(one.tests[0].rows, found[0].tests[0].rows) for one in found):
         return None
     shares = np.stack([one.right / len(one.tests) for one in found])  # (cells, N)
@@ -71,7 +75,7 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     examples = tuple(
         Disputed(
             row=int(test.rows[position]),
-            label=found[0].labels[test.labels[position]],
+            label=shown(test.labels[position : position + 1], found[0].labels)[0],
             right={name: (int(one.right[position]), len(one.tests)) for name, one in cells.items()},
             text=texts.get(int(test.rows[position])),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loratory import units
 from loratory.report import axes, comparing, curves
 from loratory.report.beside import baselines
-from loratory.report.calibration import calibration
+from loratory.report.calibration import calibration, scatter
 from loratory.report.charts import Chart, parts
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
@@ -48,13 +48,21 @@ class Drawn:
     training: Numbered | None
     memory: Numbered | None
     calibration: Chart | None
+    """Of single labels."""
+    scatter: Chart | None
+    """Of a regression."""
+
+    @property
+    def close(self) -> Chart | None:
+        """The chart of one cell at a time."""
+        return self.calibration or self.scatter
 
     @property
     def all(self) -> list[Chart]:
         """Every chart, in the order of the page."""
         curves = (self.learning, *self.settings, self.tuning, self.expected_best, self.time, self.training, self.memory)
         found = [*self.quality.values(), *(one.chart for one in curves if one is not None)]
-        return [*found, *([self.calibration] if self.calibration is not None else [])]
+        return [*found, *([self.close] if self.close is not None else [])]
 
 
 def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> Drawn:
@@ -90,6 +98,7 @@ def draw(study: Summary, group: Group, evidence: Mapping[str, CellEvidence]) -> 
         ),
         memory=_parts(group, "memory", "Peak memory", {cell.id: memory(cell) for cell in group.cells}, MEMORY_PARTS),
         calibration=calibration(all_members, evidence),
+        scatter=scatter(all_members, evidence),
     )
 
 

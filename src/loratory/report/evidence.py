@@ -16,6 +16,7 @@ from loratory.errors import StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import ECE_BINS, log_softmax
 from loratory.evaluation.predictions import Predictions
+from loratory.problems import SINGLE, Problem
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
@@ -58,13 +59,36 @@ class CellEvidence:
 
     @cached_property
     def right(self) -> npt.NDArray[np.int64]:
-        """(N,) how many seeds predict the true class."""
-        counts: npt.NDArray[np.int64] = np.sum([test.predictions == test.labels for test in self.tests], axis=0)
+        """(N,) how many seeds predict the true class, or all labels and no other."""
+        counts: npt.NDArray[np.int64] = np.sum([self._correct(test) for test in self.tests], axis=0)
         return counts
+
+    @property
+    def problem(self) -> Problem:
+        """What the labels are."""
+        return self.tests[0].problem
+
+    @staticmethod
+    def _correct(test: Predictions) -> npt.NDArray[np.bool_]:
+        right = test.predictions == test.labels
+        whole: npt.NDArray[np.bool_] = right.all(axis=-1) if right.ndim == 2 else right
+        return whole
+
+    @cached_property
+    def of_labels(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where a text may have several labels, of each (C,): hits, true examples and predicted ones of all seeds."""
+        pairs = [(test.labels, test.predictions) for test in self.tests]
+        hits = sum((true * said).sum(axis=0) for true, said in pairs)
+        return np.asarray(hits), *(np.sum([one[at].sum(axis=0) for one in pairs], axis=0) for at in (0, 1))
 
     @cached_property
     def reliability(self) -> tuple[Bin, ...]:
-        """Confidence against accuracy in the bins of the ECE, all seeds' predictions together; empty bins left out."""
+        """Confidence against accuracy in the bins of the ECE, all seeds' predictions together; empty bins left out.
+
+        Of single labels alone: the others have no confidence in one class.
+        """
+        if self.problem != SINGLE:
+            return ()
         confidence = np.concatenate([np.exp(log_softmax(test.logits).max(axis=1)) for test in self.tests])
         correct = np.concatenate([test.predictions == test.labels for test in self.tests])
         bins = np.digitize(confidence, np.linspace(0.0, 1.0, ECE_BINS + 1)[1:-1], right=True)

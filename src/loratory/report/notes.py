@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
+from loratory.evaluation.quality import Quality
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, problem_in
 from loratory.store.naming import Record, flat, lookup, setting, short
 
 
@@ -24,14 +27,29 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     ]
 
 
+SCORED: Mapping[Problem, tuple[str, str]] = MappingProxyType(
+    {
+        SINGLE: ("Accuracy and macro-F1", "Macro-F1 is the plain mean over all classes."),
+        MULTI: (
+            "Micro-F1 and macro-F1",
+            "Micro-F1 is over all pairs of example and label, macro-F1 the plain mean over labels; from which "
+            "probability on a label is predicted was chosen on validation.",
+        ),
+        REGRESSION: ("Pearson, Spearman and RMSE", "RMSE, the root mean squared error, is in the target's unit."),
+    }
+)
+"""What the leading metrics of each problem are called together, and what has to be said of them."""
+
+
 def _tested(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
+    problems = {problem_in(lookup(record, "data", "problem")) for record in records}
     sizes = sorted({sum(support) for support in _supports(records, baselines)})
     if not sizes:
         return []
     splits = f"the test split, {counted(sizes[0], 'example')}"
     if len(sizes) > 1:
         splits = f"test splits of {', '.join(f'{size:,}' for size in sizes)} examples"
-    return [f"Accuracy and macro-F1: on {splits}. Macro-F1 is the plain mean over all classes."]
+    return [f"{SCORED[problem][0]}: on {splits}. {SCORED[problem][1]}" for problem in SCORED if problem in problems]
 
 
 def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
@@ -49,7 +67,8 @@ def _digests(records: Sequence[Record], part: str) -> set[str]:
 
 def _supports(records: Sequence[Record], baselines: Sequence[Baseline]) -> set[tuple[int, ...]]:
     found = {_support(lookup(record, "quality", "test", "confusion")) for record in records}
-    found |= {_support(one.quality.confusion) for one in baselines if one.quality is not None}
+    found |= {(int(count),) for record in records if (count := lookup(record, "quality", "test", "examples"))}
+    found |= {_support(one.quality.confusion) for one in baselines if isinstance(one.quality, Quality)}
     return {support for support in found if support is not None}
 
 

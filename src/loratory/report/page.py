@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from loratory import __version__, units
+from loratory.problems import REGRESSION, SINGLE
 from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, sizes, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
@@ -36,8 +37,12 @@ class CellView:
     """One cell seen closely; the grids are None where its runs are not there."""
 
     cell: CellSummary
+    there: bool
+    """Whether its runs are."""
     confusion: Grid | None
+    """None also where labels are not single."""
     classes: Grid | None
+    """None also of a regression."""
     settings: str
 
 
@@ -116,12 +121,12 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
     cells = []
     for cell in group.cells:
         one = found.get(cell.id)
-        confusion, classes = (
-            (None, None)
-            if one is None
-            else (closer.confusion_grid(group, cell, one), closer.classes_grid(group, cell, one))
-        )
-        cells.append(CellView(cell, confusion, classes, closer.settings_of(study, cell, evidence)))
+        confusion = classes = None
+        if one is not None and one.problem == SINGLE:
+            confusion = closer.confusion_grid(group, cell, one)
+        if one is not None and one.problem != REGRESSION:
+            classes = closer.classes_grid(group, cell, one)
+        cells.append(CellView(cell, one is not None, confusion, classes, closer.settings_of(study, cell, evidence)))
     record = next((evidence.records[n] for cell in group.cells for n in cell.runs if n in evidence.records), None)
     split = disputed(found, record) if record is not None else None
     return GroupView(

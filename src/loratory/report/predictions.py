@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,23 +18,54 @@ from numpy.typing import NDArray
 from loratory.data.columns import Text, on_one_line, parts
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
-from loratory.units import printable
+from loratory.units import MISSING, printable, signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+SEPARATOR = ";"
+"""What stands between the labels of a text in a cell of CSV, and alone where there is none."""
 
 Cells = Mapping[str, object]
 """Cells of a row by column."""
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Answers(ABC):
     """What one model says of N texts."""
 
     name: str
     """The model's, for its columns; empty where it is the only one."""
     labels: tuple[str, ...]
-    """Class names in id order."""
+    """Class names in id order; of a regression what the number is called."""
+
+    @property
+    @abstractmethod
+    def chosen(self) -> list[Any]:
+        """What each text is given."""
+
+    @abstractmethod
+    def columns(self) -> dict[str, list[Any]]:
+        """Columns of N values by their names, the model's name before them where it has one."""
+
+    @abstractmethod
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """The same of each text."""
+
+    @abstractmethod
+    def cells(self, number: int) -> tuple[str, str]:
+        """What text `number` is given, and how sure that is, for a table."""
+
+    @property
+    def before(self) -> str:
+        """What stands before the name of each column."""
+        return f"{self.name}:" if self.name else ""
+
+
+@dataclass(frozen=True)
+class Predicted(Answers):
+    """One class for each text."""
+
     probabilities: NDArray[np.float64]
     """(N, C)."""
 
@@ -43,18 +75,83 @@ class Predicted:
         return [self.labels[number] for number in self.probabilities.argmax(axis=1).tolist()]
 
     def columns(self) -> dict[str, list[Any]]:
-        """`label`, and `probability_` and its name for each class; the model's name before them where it has one."""
-        before = f"{self.name}:" if self.name else ""
-        shares = zip(self.labels, self.probabilities.T.tolist(), strict=True)
-        return {f"{before}label": self.chosen} | {f"{before}probability_{label}": row for label, row in shares}
+        """`label`, and `probability_` and its name for each class."""
+        return {f"{self.before}label": self.chosen} | _probabilities(self.before, self.labels, self.probabilities)
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """`label` and `probabilities` of each text."""
         for label, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
             yield {"label": label, "probabilities": dict(zip(self.labels, row, strict=True))}
 
+    def cells(self, number: int) -> tuple[str, str]:
+        """The label and its probability."""
+        return self.chosen[number], f"{self.probabilities[number].max():.3f}"
 
-def predictions_table(texts: Sequence[Text], models: Sequence[Predicted]) -> RenderableType:
+
+@dataclass(frozen=True)
+class PredictedLabels(Answers):
+    """A set of labels for each text: those from their thresholds on; it may be empty."""
+
+    probabilities: NDArray[np.float64]
+    """(N, C), each label's own."""
+    thresholds: NDArray[np.float64]
+    """(C,)."""
+
+    @cached_property
+    def sets(self) -> NDArray[np.int64]:
+        """(N, C), 1 for the labels of each text."""
+        return (self.probabilities >= self.thresholds).astype(np.int64)
+
+    @cached_property
+    def chosen(self) -> list[list[str]]:
+        """The labels of each text, in the order of `labels`."""
+        return [[self.labels[number] for number in np.flatnonzero(row).tolist()] for row in self.sets]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """`labels`, and `probability_` and its name for each label."""
+        return {f"{self.before}labels": self.chosen} | _probabilities(self.before, self.labels, self.probabilities)
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """`labels` and `probabilities` of each text."""
+        for labels, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
+            yield {"labels": labels, "probabilities": dict(zip(self.labels, row, strict=True))}
+
+    def cells(self, number: int) -> tuple[str, str]:
+        """The labels and their probabilities."""
+        found = self.probabilities[number][self.sets[number] == 1]
+        return ", ".join(self.chosen[number]) or "(none)", ", ".join(f"{one:.3f}" for one in found)
+
+
+@dataclass(frozen=True)
+class PredictedNumbers(Answers):
+    """A number for each text."""
+
+    numbers: NDArray[np.float64]
+    """(N,)."""
+
+    @property
+    def chosen(self) -> list[float]:
+        """The number of each text."""
+        return list(map(float, self.numbers))
+
+    def columns(self) -> dict[str, list[Any]]:
+        """`prediction`."""
+        return {f"{self.before}prediction": self.chosen}
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """`prediction` of each text."""
+        return ({"prediction": number} for number in self.chosen)
+
+    def cells(self, number: int) -> tuple[str, str]:
+        """The number; nothing says how sure it is."""
+        return signed(f"{self.numbers[number]:.4g}"), MISSING
+
+
+def _probabilities(before: str, labels: Sequence[str], found: NDArray[np.float64]) -> dict[str, list[Any]]:
+    return {f"{before}probability_{label}": row for label, row in zip(labels, found.T.tolist(), strict=True)}
+
+
+def predictions_table(texts: Sequence[Text], models: Sequence[Answers]) -> RenderableType:
     """One line a text: each model's label and its probability, and the text cut to the width."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -62,20 +159,18 @@ def predictions_table(texts: Sequence[Text], models: Sequence[Predicted]) -> Ren
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     for model in models:
-        table.add_column(Line(printable(model.name or "Label")), overflow="fold", max_width=24)
+        heading = {PredictedLabels: "Labels", PredictedNumbers: "Prediction"}.get(type(model), "Label")
+        table.add_column(Line(printable(model.name or heading)), overflow="fold", max_width=24)
         table.add_column("Probability", justify="right", no_wrap=True)
     table.add_column("Text", overflow="ellipsis", no_wrap=True, ratio=1)  # the width that the others leave
     for number, text in enumerate(texts):
-        cells = [
-            cell
-            for model in models
-            for cell in (Line(printable(model.chosen[number])), f"{model.probabilities[number].max():.3f}")
-        ]
+        answers = (model.cells(number) for model in models)
+        cells = [cell for answer, probability in answers for cell in (Line(printable(answer)), probability)]
         table.add_row(*cells, Line(printable(on_one_line(text))))
     return table
 
 
-def predictions_document(texts: Sequence[Text], models: Sequence[Predicted]) -> list[dict[str, Any]]:
+def predictions_document(texts: Sequence[Text], models: Sequence[Answers]) -> list[dict[str, Any]]:
     """`text` (and `pair`, of pairs), `label` and `probabilities` of each; of several models by name under `models`."""
     said = zip(*(model.documents() for model in models), strict=True)
     return [
@@ -84,7 +179,7 @@ def predictions_document(texts: Sequence[Text], models: Sequence[Predicted]) -> 
     ]
 
 
-def _names(models: Sequence[Predicted]) -> list[str]:
+def _names(models: Sequence[Answers]) -> list[str]:
     return [model.name for model in models]
 
 
@@ -103,7 +198,7 @@ def check_output(path: Path) -> None:
 
 
 def write_predictions(
-    path: Path, texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells] | None = None
+    path: Path, texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells] | None = None
 ) -> None:
     """Write what `models` say in the order of `texts`, in the format of the path's suffix, all or nothing.
 
@@ -129,7 +224,7 @@ def write_predictions(
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _write_jsonl(file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+def _write_jsonl(file: IO[bytes], texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells]) -> None:
     lines = predictions_document(texts, models)
     names = _renamed(lines[0] if lines else {}, others)
     for number, line in enumerate(lines):
@@ -137,16 +232,14 @@ def _write_jsonl(file: IO[bytes], texts: Sequence[Text], models: Sequence[Predic
         file.write(json.dumps(line | added, ensure_ascii=False, default=str).encode("utf8", "backslashreplace") + b"\n")
 
 
-def _write_csv(file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> None:
+def _write_csv(file: IO[bytes], texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells]) -> None:
     columns = _columns(texts, models, others)
     lines = csv.writer(_Encoded(file), lineterminator="\n")
     lines.writerow(map(csv_cell, columns))
     lines.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
 
 
-def _write_parquet(
-    file: IO[bytes], texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]
-) -> None:
+def _write_parquet(file: IO[bytes], texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -161,7 +254,7 @@ def _write_parquet(
     pq.write_table(pa.table(columns), file)
 
 
-Writer = Callable[[IO[bytes], Sequence[Text], Sequence[Predicted], Sequence[Cells]], None]
+Writer = Callable[[IO[bytes], Sequence[Text], Sequence[Answers], Sequence[Cells]], None]
 
 WRITERS: dict[str, Writer] = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
 """How predictions are written, by the file's suffix."""
@@ -177,7 +270,7 @@ class _Encoded:
         return self._file.write(text.encode())
 
 
-def _columns(texts: Sequence[Text], models: Sequence[Predicted], others: Sequence[Cells]) -> dict[str, list[Any]]:
+def _columns(texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells]) -> dict[str, list[Any]]:
     """Every column with its N values: the text, each model's, then the input's others."""
     read = [parts(text) for text in texts]
     columns: dict[str, list[Any]] = {name: [one[name] for one in read] for name in (read[0] if read else ["text"])}
@@ -202,6 +295,8 @@ def _cell(value: object) -> str | int | float | None:
     """A cell of CSV; text that a spreadsheet would run is quoted, and text that is a number, such as -5, is none."""
     if value is None or isinstance(value, int | float):
         return value
+    if isinstance(value, list):
+        value = SEPARATOR.join(map(str, value)) or SEPARATOR  # as `--label-separator` reads it
     text = str(value)
     try:
         float(text)

@@ -13,9 +13,10 @@ from loratory.data.profile import Bin, Profile, Reader, profile
 from loratory.data.splits import Dataset
 from loratory.models.families import family_of
 from loratory.models.source import pretrained
+from loratory.problems import MULTI, REGRESSION
 from loratory.report.findings import ROWS_SAID, findings
 from loratory.report.provenance import groups_said
-from loratory.units import percent, printable
+from loratory.units import percent, printable, signed
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -26,6 +27,9 @@ SAMPLES = 2
 
 CLASSES = 24
 """Classes that are shown: the largest and the smallest half of so many where there are more."""
+
+EXTREMES = ("smallest", "middle", "largest")
+"""The numbers of a regression of which texts are shown."""
 
 BAR = 30
 """Characters of the histogram's longest bar."""
@@ -39,7 +43,8 @@ class Profiled:
     """The `data` part of run.json."""
     profile: Profile
     samples: tuple[tuple[str, ...], ...]
-    """The first training texts of each class, in the order of `labels`."""
+    """The first training texts of each class, in the order of `labels`; of a regression those of the smallest, the
+    middle and the largest number."""
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints; its keys stand in docs/data.md."""
@@ -73,9 +78,21 @@ class Profiled:
         yield Text("\nSome texts of train", style="bold")
         yield self._samples()
 
+    def _targets(self) -> RenderableType:
+        """What the numbers of each split are like."""
+        found = self.record["targets"]
+        table = _table(printable(str(self.record["labels"][0])), *found)
+        for name in ("mean", "sd", "min", "max"):
+            table.add_row(name, *(signed(f"{one[name]:.4g}") for one in found.values()))
+        table.add_section()
+        table.add_row("all", *(f"{self.record['sizes'][part]:,}" for part in found))
+        return table
+
     def _classes(self) -> RenderableType:
         from rich.text import Text
 
+        if "targets" in self.record:
+            return self._targets()
         sizes, counts = self.record["sizes"], self.record["class_counts"]
         table = _table("Class", *sizes)
         order = self._order()
@@ -93,8 +110,8 @@ class Profiled:
 
     def _order(self) -> Sequence[int]:
         """The classes that are shown: all as they are numbered, or the largest and smallest of many by size."""
-        labels, counts = self.record["labels"], self.record["class_counts"]
-        if len(labels) <= CLASSES:
+        labels, counts = self.record["labels"], self.record.get("class_counts")
+        if counts is None or len(labels) <= CLASSES:
             return range(len(labels))
         ordered = sorted(range(len(labels)), key=lambda n: (-sum(counts[part][n] for part in counts), n))
         return [*ordered[: CLASSES // 2], *ordered[-CLASSES // 2 :]]
@@ -114,9 +131,10 @@ class Profiled:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=20)
         table.add_column()
-        for number in self._order():
+        names = EXTREMES if "targets" in self.record else self.record["labels"]
+        for number in range(len(names)) if "targets" in self.record else self._order():
             for text in self.samples[number]:
-                table.add_row(Text(printable(str(self.record["labels"][number]))), _one_line(text))
+                table.add_row(Text(printable(str(names[number]))), _one_line(text))
         return table
 
 
@@ -129,7 +147,14 @@ def described(dataset: Dataset, model: str, max_length: int) -> Profiled:
     Raises:
         LoratoryError: the model's files cannot be read, as :func:`loratory.models.source.pretrained` says.
     """
-    first = [np.flatnonzero(dataset.train.labels == label)[:SAMPLES] for label in range(len(dataset.labels))]
+    found = dataset.train.labels
+    if dataset.problem == REGRESSION:
+        order = np.argsort(found, kind="stable")
+        middle = max(0, (len(order) - SAMPLES) // 2)
+        first = [order[:SAMPLES], order[middle : middle + SAMPLES], order[-SAMPLES:]]
+    else:
+        having = found.T > 0 if dataset.problem == MULTI else [found == label for label in range(len(dataset.labels))]
+        first = [np.flatnonzero(one)[:SAMPLES] for one in having]
     samples = tuple(tuple(as_text(dataset.train.texts[row]) for row in rows) for rows in first)
     return Profiled(dataset.record(), profile(dataset, reader_of(model), max_length), samples)
 

@@ -54,6 +54,7 @@ def _data(one: Mapping[str, Any]) -> Facts:
         ("examples", _by_part(_mapping(one, "sizes"))),
         ("classes", "" if counts else ", ".join(labels)),
         *((f"classes of {part}", _classes(labels, counts[part])) for part in PARTS if part in counts),
+        *((f"numbers of {part}", _numbers(one)) for part, one in _mapping(one, "targets").items()),
         ("rows without a class, left out", _some(one.get("dropped"))),
         ("groups", groups_said(_mapping(one, "groups"))),
         ("repeated texts", _repeated(_mapping(one, "duplicates"))),
@@ -68,6 +69,10 @@ def _data(one: Mapping[str, Any]) -> Facts:
 def _mapping(one: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = one.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+def _numbers(found: Any) -> str:
+    return ", ".join(f"{name} {units.signed(f'{value:.4g}')}" for name, value in found.items())
 
 
 def _classes(labels: list[str], counts: Any) -> str:

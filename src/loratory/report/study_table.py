@@ -6,21 +6,16 @@ from collections.abc import Callable, Sequence
 
 from loratory import units
 from loratory.errors import counted
+from loratory.evaluation.metrics import LEADING, METRICS, metrics_of
+from loratory.problems import SINGLE
 from loratory.report import axes
 from loratory.report.beside import above_all
+from loratory.report.notes import SCORED
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary, Cost
 
 Show = Callable[[float | None], str]
-
-QUALITY: dict[str, tuple[str, Show]] = {
-    "accuracy": ("Accuracy", units.accuracy),
-    "f1_macro": ("Macro-F1", units.fraction),
-}
-"""The metrics of the table that people read; the CSV has all."""
-
-IN_CSV = ("accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss", "ece")
 
 COST: dict[str, tuple[str, Show]] = {
     "train_seconds": ("Training time", units.duration),
@@ -58,6 +53,11 @@ LEFT_OVER = (
     "what earlier ones needed."
 )
 """What is said of resident memory in a study, whose records do not tell which runs shared a process."""
+
+
+def shown_metrics(study: Summary) -> tuple[str, ...]:
+    """The metrics of the table that people read; the CSV has all."""
+    return LEADING[study.problem]
 
 
 def interval(low: float | None, high: float | None, show: Show) -> str:
@@ -106,7 +106,7 @@ def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
         row |= {key: cost.median, f"{key}_low": cost.low, f"{key}_high": cost.high} if cost is not None else {}
     memory = cell.cost.get("peak_memory_bytes")
     row["peak_memory_kind"] = memory.kind if memory is not None else None
-    for metric in IN_CSV:
+    for metric in METRICS:
         value = cell.score(metric)
         if value is not None:
             row |= {metric: value.mean} | {f"{metric}_{key}": getattr(value, key) for key in ("sd", "low", "high")}
@@ -128,8 +128,7 @@ def _baseline_row(study: Summary, number: int, group: Group) -> Row:
         "cell": "",
         "approach": one.name,
         "total_seconds": one.seconds,
-        "accuracy": one.accuracy,
-        "f1_macro": one.f1_macro,
+        **{metric: value for metric in metrics_of(study.problem) if (value := one.value(metric)) is not None},
     }
 
 
@@ -140,7 +139,7 @@ def _number(row: Row, key: str) -> float | None:
 
 def _show_mean(metric: str) -> Callable[[Row], str]:
     """`85.4% (84.9% to 85.9%)`, the mean alone where there is no interval, a dash where there is no mean."""
-    show = QUALITY[metric][1]
+    show = METRICS[metric].shown
 
     def cell(row: Row) -> str:
         mean = show(_number(row, metric))
@@ -165,6 +164,7 @@ def _column(key: str, title: str, show: Show, meaning: str, shown: bool = True) 
 
 
 def _columns(study: Summary) -> tuple[Column, ...]:
+    shown, of_problem = shown_metrics(study), metrics_of(study.problem)
     ends = [
         (f"{key}_{end}", f"{title}, {word}", f"the seeds' {word}")
         for key, (title, _) in COST.items()
@@ -196,17 +196,17 @@ def _columns(study: Summary) -> tuple[Column, ...]:
         *(_column(key, title, units.fraction, meaning, False) for key, title, meaning in ends),
         _text("peak_memory_kind", "Memory kind", "allocated or resident", False),
         *(
-            Column(key, f"{title} (test)", "right", "mean over seeds, with its interval", _show_mean(key))
-            for key, (title, _) in QUALITY.items()
+            Column(key, f"{METRICS[key].title} (test)", "right", "mean over seeds, with its interval", _show_mean(key))
+            for key in shown
         ),
         *(
             _column(key, key, units.fraction, "mean over seeds, test split", False)
-            for key in IN_CSV
-            if key not in QUALITY
+            for key in of_problem
+            if key not in shown
         ),
         *(
             _column(f"{key}_{part}", f"{key}, {part}", units.fraction, "over seeds, test split", False)
-            for key in IN_CSV
+            for key in of_problem
             for part in ("sd", "low", "high")
         ),
     )
@@ -218,7 +218,7 @@ def notes(study: Summary) -> list[str]:
     kinds = {cost.kind for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes")) is not None}
     found = [
         *above_all(study),
-        f"Accuracy and macro-F1: on the test split, {means_said(study)}.",
+        f"{SCORED[study.problem][0]}: on the test split, {means_said(study)}.{beside_metrics(study)}",
         *([OVER_FOLDS] if study.folds is not None else []),
         *([f"Times and memory: medians over {runs_of(study)}s."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
@@ -238,6 +238,11 @@ def notes(study: Summary) -> list[str]:
     if study.failed:
         found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
+
+
+def beside_metrics(study: Summary) -> str:
+    """What has to be said of the metrics where labels are not single."""
+    return "" if study.problem == SINGLE else f" {SCORED[study.problem][1]}"
 
 
 def means_said(study: Summary) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from loratory import units
 from loratory.errors import SettingsError
 from loratory.evaluation.baselines import Baseline
+from loratory.evaluation.metrics import LEADING, METRICS
+from loratory.problems import SINGLE, Problem, problem_in
 from loratory.report.dominating import dominating
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
@@ -25,7 +27,7 @@ Value = str | int | float | None
 Row = Mapping[str, Value]
 
 SHARE = "Share: trainable ÷ all parameters."
-COEFFICIENTS = "Parameters of TF-IDF + logistic regression: its coefficients and intercepts."
+COEFFICIENTS = "Parameters of {}: its coefficients and intercepts."
 TIMES = (
     "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved, "
     "imports aside (baselines: fitting and predicting)."
@@ -35,6 +37,12 @@ MEMORY = {
     "allocated": "Peak memory: most bytes allocated on the GPU by torch, 1 GiB = 2^30 bytes.",
 }
 
+
+MEANINGS = {
+    "accuracy": "test examples whose label is predicted",
+    "f1_macro": "test F1, plain mean over all classes",
+}
+"""Shorter than the metric's own."""
 
 ENERGY = "Energy: what the whole device used during the optimizer steps, by its own counter."
 
@@ -112,16 +120,24 @@ def comparison(
         price_per_hour: of the device, in whatever currency; total time is then money, too.
     """
     names = approaches(records)
-    rows = [_run_row(record, name) for record, name in zip(records, names, strict=True)]
-    rows += [_baseline_row(baseline) for baseline in baselines if baseline.quality is not None]
-    parameters = [SHARE, *([COEFFICIENTS] if any(one.parameters for one in baselines) else [])]
+    metrics = _leading(records, baselines)
+    rows = [_run_row(record, name, metrics) for record, name in zip(records, names, strict=True)]
+    rows += [_baseline_row(baseline, metrics) for baseline in baselines if baseline.quality is not None]
+    parameters = [SHARE, *(COEFFICIENTS.format(one.name) for one in baselines if one.parameters > 1)]
     for row in rows:
         row["price"] = priced(row.get("total_seconds"), price_per_hour)
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
     money = [] if price_per_hour is None else [price_said(price_per_hour)]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
     said = (*notes(records, names, baselines), *dominating(records, names), *parameters, TIMES, *memory)
-    return Table(_columns(rows), tuple(rows), (*said, *energy, *money))
+    return Table(_columns(rows, metrics), tuple(rows), (*said, *energy, *money))
+
+
+def _leading(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]:
+    """The metrics that these rows are compared by: those of each of their problems."""
+    problems: list[Problem] = [problem_in(lookup(record, "data", "problem")) for record in records]
+    problems += [one.quality.problem for one in baselines if one.quality is not None]
+    return list(dict.fromkeys(name for problem in problems or [SINGLE] for name in LEADING[problem]))
 
 
 def check_price(per_hour: float | None) -> None:
@@ -148,7 +164,7 @@ def _memory_kinds(rows: Sequence[Row]) -> set[Value]:
     return {kind for row in rows if (kind := row.get("peak_memory_kind")) is not None}
 
 
-def _run_row(record: Record, name: str) -> dict[str, Value]:
+def _run_row(record: Record, name: str, metrics: Sequence[str]) -> dict[str, Value]:
     total, trainable = (_number(lookup(record, "parameters", key)) for key in ("total", "trainable"))
     allocated, resident = (
         _number(lookup(record, "cost", "peak_memory_bytes", key)) for key in ("allocated", "resident")
@@ -166,19 +182,18 @@ def _run_row(record: Record, name: str) -> dict[str, Value]:
         **{f"{part}_seconds": _number(lookup(record, "cost", "time_parts_seconds", part)) for part in TIME_PARTS},
         "peak_memory_bytes": allocated or resident,
         "peak_memory_kind": "allocated" if allocated else "resident" if resident else None,
-        **{key: _number(lookup(record, "quality", "test", key)) for key in ("accuracy", "f1_macro")},
+        **{key: _number(lookup(record, "quality", "test", key)) for key in metrics},
     }
 
 
-def _baseline_row(baseline: Baseline) -> dict[str, Value]:
+def _baseline_row(baseline: Baseline, metrics: Sequence[str]) -> dict[str, Value]:
     quality = baseline.quality
     return {
         "approach": baseline.name,
         "status": "baseline",
         "trainable": baseline.parameters,
         "total_seconds": baseline.seconds,
-        "accuracy": None if quality is None else quality.accuracy,
-        "f1_macro": None if quality is None else quality.f1_macro,
+        **{key: None if quality is None else quality.value(key) for key in metrics},
     }
 
 
@@ -189,7 +204,7 @@ def _number(value: object) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
-def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+def _columns(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[Column, ...]:
     mixed = len(_memory_kinds(rows)) > 1  # each cell then says its own
 
     def show_approach(row: Row) -> str:
@@ -211,6 +226,10 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
 
     show_share = units.percent_of(_number(row.get("trainable_share")) for row in rows)
     unfrozen = any(row.get("unfrozen") for row in rows)
+    measured = (
+        column(name, f"{METRICS[name].title} (test)", METRICS[name].shown, MEANINGS.get(name, METRICS[name].meaning))
+        for name in metrics
+    )
     return (
         Column("approach", "Approach", "left", "method and settings, or baseline", show_approach),
         text("status", "Status", "how the run ended; baseline for a baseline"),
@@ -232,8 +251,7 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         text("peak_memory_kind", "Memory kind", "allocated or resident"),
         column("energy_joules", "Energy", units.energy, "of the whole device in training", shown=has("energy_joules")),
         column("price", "Price", units.price, "of the total time", shown=has("price")),
-        column("accuracy", "Accuracy (test)", units.accuracy, "test examples whose label is predicted"),
-        column("f1_macro", "Macro-F1 (test)", units.fraction, "test F1, plain mean over all classes"),
+        *measured,
     )
 
 

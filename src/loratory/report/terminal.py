@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loratory import units
-from loratory.evaluation.metrics import METRICS
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.metrics import metrics_of
+from loratory.evaluation.quality import AnyQuality, ClassQuality, NumberQuality, Quality
 from loratory.store.record import MEMORY_PARTS
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row], *, gap: int) -> Render
     return grid
 
 
-def quality_table(quality: Quality, title: str) -> RenderableType:
-    """One split's metrics with their meaning, then each class's own, then the confusion matrix.
+def quality_table(quality: AnyQuality, title: str) -> RenderableType:
+    """One split's metrics with their meaning; then each class's own and the confusion matrix, each label's own, or
+    what the true numbers are like.
 
     Args:
         quality: what `score` found.
@@ -107,20 +108,35 @@ def quality_table(quality: Quality, title: str) -> RenderableType:
     metrics.add_column("Metric", no_wrap=True)
     metrics.add_column("Value", justify="right", no_wrap=True)
     metrics.add_column("Meaning", style="dim")
-    for metric in METRICS.values():
-        show = units.accuracy if metric.name == "accuracy" else units.fraction
-        metrics.add_row(metric.title, show(quality.value(metric.name)), Text(metric.meaning))
+    for metric in metrics_of(quality.problem).values():
+        metrics.add_row(metric.title, metric.shown(quality.value(metric.name)), Text(metric.meaning))
+    if isinstance(quality, NumberQuality):
+        said = ", ".join(f"{name} {units.signed(f'{value:.4g}')}" for name, value in quality.target.items())
+        return Group(metrics, Text(f"The true numbers: {said}.", style="dim"))
+    if isinstance(quality, Quality):
+        return Group(metrics, _classes("Class", quality.labels, quality.per_class), ConfusionMatrix(quality))
+    return Group(metrics, _classes("Label", quality.labels, quality.per_label, quality.thresholds))
+
+
+def _classes(
+    what: str, names: Sequence[str], found: Mapping[str, ClassQuality], thresholds: Sequence[float] | None = None
+) -> RichTable:
+    """Each class or label on a line of its own, with the probability from which it is predicted where it has one."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
     classes = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     classes.add_column("No.", justify="right", no_wrap=True)
-    classes.add_column("Class", overflow="fold")
-    for heading in ("Precision", "Recall", "F1", "Examples"):
+    classes.add_column(what, overflow="fold")
+    for heading in ("Precision", "Recall", "F1", *(["Threshold"] if thresholds else []), "Examples"):
         classes.add_column(heading, justify="right", no_wrap=True)
-    for number, name in enumerate(quality.labels, start=1):
-        one = quality.per_class[name]
-        shares = (units.fraction(value) for value in (one.precision, one.recall, one.f1))
-        classes.add_row(str(number), Text(units.printable(name)), *shares, f"{one.support:,}")
-    return Group(metrics, classes, ConfusionMatrix(quality))
+    for number, name in enumerate(names):
+        one = found[name]
+        shares = [one.precision, one.recall, one.f1, *(thresholds[number : number + 1] if thresholds else [])]
+        shown = [*map(units.fraction, shares), f"{one.support:,}"]
+        classes.add_row(str(number + 1), Text(units.printable(name)), *shown)
+    return classes
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from loratory.errors import StorageError
+from loratory.problems import Problem, problem_in
 
 SCHEMA = 1
 _AGAIN = "if another version wrote it, train again with this one"
@@ -74,6 +75,17 @@ class RunRecord:
     def labels(self) -> tuple[str, ...]:
         """Class names in id order."""
         return tuple(str(label) for label in self.data["labels"])
+
+    @property
+    def problem(self) -> Problem:
+        """What its labels are."""
+        return problem_in(self.data.get("problem"))
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The probability from which each label is predicted, where a text may have several; chosen on validation."""
+        found = self.quality.get("validation", {}).get("thresholds")
+        return None if found is None else tuple(map(float, found))
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:

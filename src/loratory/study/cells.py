@@ -100,7 +100,7 @@ def _qualities(cell: CellRuns, records: Sequence[Mapping[str, Any]]) -> dict[str
     if cell.folds is None:
         return {part: _quality(records, part) for part in ("test", "validation")}
     whole = [tested(finals).test for finals in cell.by_seed.values()]
-    scores = [score(test.labels, test.logits, None, RunRecord(**records[0]).labels) for test in whole]
+    scores = [score(test.labels, test.logits, test.predictions, RunRecord(**records[0]).labels) for test in whole]
     ratio = test_to_train(next(iter(cell.by_seed.values())))
     found: dict[str, dict[str, Spread]] = {"test": {}, "validation": {}}
     for part, metric in product(found, METRICS):

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
+from loratory.problems import Problem, problem_in
 from loratory.store.directory import RECORD
 from loratory.store.files import write_durably
 from loratory.study.layout import SUMMARY, as_json
@@ -96,6 +97,11 @@ class Summary:
     folds: int | None = None
     """How many folds each seed has, whose tests together cover every example; None where the test is one for all."""
     schema: int = SCHEMA
+
+    @property
+    def problem(self) -> Problem:
+        """What the labels are, the same in all data sets."""
+        return problem_in(self.data[0].get("problem")) if self.data else METRICS[self.select].problems[0]
 
     def cell(self, name: str) -> CellSummary:
         """The cell with this id."""

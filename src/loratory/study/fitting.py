@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from loratory.errors import SettingsError, counted
+from loratory.evaluation.metrics import LEADING
 from loratory.inputs import Inputs
 from loratory.methods import prepare
 from loratory.methods.quantized import check_frozen
 from loratory.models.load import skeleton
+from loratory.problems import IN_WORDS
+from loratory.setup import check_select
 from loratory.store.naming import approach
 from loratory.study.spec import StudySpec
+
+
+def judged(spec: StudySpec, inputs: Inputs) -> StudySpec:
+    """The study with the metric of its labels' problem, where the file says none.
+
+    Raises:
+        SettingsError: the metric is of another problem, the data sets are not of one, or an error in the target's own
+            unit has no margin of its own.
+        LoratoryError: data cannot be read.
+    """
+    first = {cell.data: cell for cell in reversed(spec.cells())}  # of its sizes the first
+    problems = {
+        data: inputs.dataset(spec.run(first[data], lr=None, seed=spec.seeds[0], fold=spec.rounds[0]).data).problem
+        for data in spec.data
+    }
+    kinds = list(dict.fromkeys(problems.values()))
+    if len(kinds) > 1:
+        said = ", ".join(f"{data} is {IN_WORDS[problem]}" for data, problem in problems.items())
+        raise SettingsError(f"{spec.name}: data: {said}; one metric compares a study: make one of each")
+    if "select" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"select": LEADING[kinds[0]][0]})
+    check_select(spec.select, kinds[0], f"{spec.name}: select")
+    if spec.metric.unit.startswith("the target") and "margin" not in spec.model_fields_set:
+        what = f"say which difference in {spec.metric.title} counts as none; it is in {spec.metric.unit}"
+        raise SettingsError(f"{spec.name}: margin: {what}")
+    return spec
 
 
 def check_settings(spec: StudySpec, inputs: Inputs) -> None:
@@ -26,8 +55,8 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
             continue
         asked.add((cell.model, cell.method))
         run = spec.run(cell, lr=None, seed=spec.seeds[0], fold=spec.rounds[0])
-        labels = tuple(str(label) for label in inputs.dataset(run.data).labels)
-        base = skeleton(inputs.model(cell.model), labels)
+        dataset = inputs.dataset(run.data)
+        base = skeleton(inputs.model(cell.model), tuple(map(str, dataset.labels)), dataset.problem)
         try:
             check_frozen(run, prepare(base, run))
         except SettingsError as error:

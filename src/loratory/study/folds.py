@@ -39,11 +39,13 @@ def pooled(parts: Sequence[Predictions], folds: Sequence[int | None]) -> Pooled:
     begins = np.cumsum([0, *(int(part.units.max(initial=-1)) + 1 for part in parts)])
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(rows, kind="stable")
+    sets = [part.chosen for part in parts if part.chosen is not None]
     whole = Predictions(
         labels=np.concatenate([part.labels for part in parts])[order],
         logits=np.concatenate([part.logits for part in parts])[order],
         rows=rows[order],
         units=np.concatenate([part.units + begin for part, begin in zip(parts, begins[:-1], strict=True)])[order],
+        chosen=np.concatenate(sets)[order] if sets else None,  # by thresholds of each fold's own
     )
     numbers = [np.full(len(part.labels), fold, dtype=np.int64) for part, fold in zip(parts, folds, strict=True)]
     return Pooled(whole, np.concatenate(numbers)[order])

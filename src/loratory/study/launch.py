@@ -15,7 +15,7 @@ from loratory.spec import HardwareSpec
 from loratory.store.files import write_durably
 from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute, finals_at_once
-from loratory.study.fitting import check_settings
+from loratory.study.fitting import check_settings, judged
 from loratory.study.jobs import Job
 from loratory.study.layout import PLAN, RUNS, STUDY, read_json
 from loratory.study.lock import launching
@@ -72,6 +72,7 @@ def launch(
     with launching(directory) as tell, of_the_file():
         _say_what_changed(directory, spec)
         inputs = Inputs()
+        spec = judged(spec, inputs)
         check_settings(spec, inputs)
         write_durably(directory / STUDY, text)
         cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"

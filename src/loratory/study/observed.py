@@ -52,7 +52,7 @@ class Scene:
     @property
     def short(self) -> str:
         """The metric alone: accuracy, macro-F1."""
-        return f"{self.measure.title[0].lower()}{self.measure.title[1:]}"
+        return self.measure.in_words
 
     @property
     def tested(self) -> tuple[CellSummary, ...]:
@@ -71,18 +71,20 @@ class Scene:
 
     def value(self, number: float) -> str:
         """The metric's value as a reader sees it."""
-        return units.accuracy(number) if self.metric == "accuracy" else units.fraction(number)
+        return self.measure.shown(number)
 
     def gap(self, number: float, *, sign: bool = True) -> str:
         """A difference of the metric without its unit; accuracy in points of 1%."""
-        number, digits = (100 * number, 2) if self.metric == "accuracy" else (number, 4)
+        number, digits = (100 * number, 2) if "accuracy" in self.metric else (number, 4)
         text = f"{number:{'+' if sign else ''}.{digits}f}".replace("-", units.MINUS)
         return text if float(f"{number:.{digits}f}") else text.lstrip("+−")
 
     @property
     def unit(self) -> str:
         """What follows a difference."""
-        return {"accuracy": " points", "log_loss": " nats"}.get(self.metric, "")
+        if "accuracy" in self.metric:
+            return " points"
+        return " nats" if self.measure.unit == "nats" else ""
 
 
 def place_said(place: str, size: str) -> str:

@@ -143,24 +143,26 @@ def _smallest(top: CellSummary, tied: Sequence[CellSummary]) -> list[str]:
 
 def beside_baselines(scene: Scene) -> list[Observation]:
     """How the approaches' means stand to the best baseline on the same test split: it has no seeds, so no verdict."""
-    scores = {
-        one.name: float(value) for one in scene.baselines if (value := getattr(one, scene.metric, None)) is not None
-    }
+    scores = {one.name: float(value) for one in scene.baselines if (value := one.value(scene.metric)) is not None}
     if not scores or not scene.tested:
         return []
-    name = max(scores, key=lambda one: scores[one])
-    above = [cell for cell in scene.tested if scene.score(cell).mean > scores[name]]
+    best = max if scene.measure.higher_is_better else min
+    name = best(scores, key=lambda one: scores[one])
+    above = [cell for cell in scene.tested if scene.measure.better(scene.score(cell).mean, scores[name])]
+    side = "above" if scene.measure.higher_is_better else "below"
     text = f"The best baseline, {name}, has a {scene.title} of {scene.value(scores[name])}: "
     if not above:
-        text += "the mean of no approach is above it, so that more epochs, data or learning rates may be worth trying."
+        text += (
+            f"the mean of no approach is {side} it, so that more epochs, data or learning rates may be worth trying."
+        )
     elif len(above) == len(scene.tested):
-        text += "every approach's mean is above it."
+        text += f"every approach's mean is {side} it."
     elif len(above) <= NAMED:
         verb = "is the mean" if len(above) == 1 else "are the means"
-        text += f"above it {verb} of {listed([cell.approach for cell in above])}."
+        text += f"{side} it {verb} of {listed([cell.approach for cell in above])}."
     else:
         below = [cell for cell in scene.tested if cell not in above]
-        text += f"above it are the means of {len(above)} of the {len(scene.tested)} approaches"
+        text += f"{side} it are the means of {len(above)} of the {len(scene.tested)} approaches"
         text += f", all but {listed([cell.approach for cell in below])}." if len(below) <= NAMED else "."
     return [scene.say(text, scene.tested, {"baseline": scores[name], "above": len(above)})]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from loratory.errors import StorageError, counted
 from loratory.evaluation.metrics import METRICS, Labels, Logits
+from loratory.problems import Targets
 from loratory.study.folds import test_to_train, tested
 from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
@@ -32,10 +33,11 @@ class _Tested:
     """What a cell's S seeds said of the N test examples."""
 
     seeds: tuple[int, ...]
-    labels: Labels  # (N,)
+    labels: Targets  # of the problem's own shape
     rows: Labels  # (N,)
     units: Labels  # (N,)
     logits: Logits  # (S, N, C)
+    said: Targets  # predictions, in the shape of labels after S
     folds: Labels | None  # (N,) in which fold each was tested
     test_to_train: float
     """Of folds: examples that a model was tested on over those it was trained on; else 0."""
@@ -102,14 +104,16 @@ def _tested(cell: CellRuns) -> _Tested:
                 f"{finals[0].directory} and {first} were tested on different examples; run the study anew"
             )
     logits = np.concatenate([one.logits for one in one_each])
-    return replace(one_each[0], seeds=tuple(cell.by_seed), logits=logits)
+    said = np.concatenate([one.said for one in one_each])
+    return replace(one_each[0], seeds=tuple(cell.by_seed), logits=logits, said=said)
 
 
 def _of_seed(seed: int, finals: Sequence[Final]) -> _Tested:
     whole = tested(finals)
-    test = whole.test
-    ratio = 0.0 if whole.folds is None else test_to_train(finals)
-    return _Tested((seed,), test.labels, test.rows, test.units, test.logits[None], whole.folds, ratio)
+    test, folds = whole.test, whole.folds
+    ratio = 0.0 if folds is None else test_to_train(finals)
+    said = test.predictions[None]
+    return _Tested((seed,), test.labels, test.rows, test.units, test.logits[None], said, folds, ratio)
 
 
 def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) -> dict[str, Replicates]:
@@ -118,8 +122,10 @@ def _replicates(metric: str, tested: dict[str, _Tested], draws: int, seed: int) 
     for first in tested.values():
         same = {cell: one for cell, one in tested.items() if cell not in measured and one.on_the_same_as(first)}
         if same:
-            runs = [one.logits for one in same.values()]
-            found = replicate(metric, first.labels, first.units, runs, folds=first.folds, draws=draws, seed=seed)
+            runs, said = [one.logits for one in same.values()], [one.said for one in same.values()]
+            found = replicate(
+                metric, first.labels, first.units, runs, chosen=said, folds=first.folds, draws=draws, seed=seed
+            )
             measured.update(zip(same, found, strict=True))
     return measured
 

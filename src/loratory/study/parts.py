@@ -280,6 +280,13 @@ class BaselineSummary:
     reason: str | None
     limit: int | None = None
     """Of the training examples it was fitted on."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """Every other metric that it has, by name, of a problem that is not one of single labels."""
+
+    def value(self, metric: str) -> float | None:
+        """The number of a metric; None where it has none."""
+        number: float | None = getattr(self, metric, None) if metric in ("accuracy", "f1_macro") else None
+        return number if number is not None else dict(self.scores).get(metric)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from loratory.evaluation.metrics import METRICS, Metric
 from loratory.methods import method_settings, parse_spec
-from loratory.spec import MethodSettings, RunSpec, Settings, group_of
+from loratory.spec import MethodSettings, RunSpec, Select, Settings, group_of
 
 TuneSeeds = Literal["each", "first"]
 
@@ -94,8 +94,8 @@ class StudySpec(Settings):
     validation of one is in the test of another."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Flags of `loratory train`, the same for every run; `limit` may be several sizes, of which None is all."""
-    select: Literal["accuracy", "f1_macro", "f1_weighted", "mcc", "log_loss"] = "accuracy"
-    """The validation metric that chooses a rate."""
+    select: Select = "accuracy"
+    """The validation metric that chooses a rate; where the file says none, the first of the labels' problem."""
     margin: float = Field(0.01, ge=0)
     """A difference in that metric that counts as none; of a metric from 0 to 1 a fraction: one point is 0.01."""
     keep: Literal["best", "all", "none"] = "best"

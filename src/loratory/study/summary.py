@@ -9,8 +9,10 @@ import numpy as np
 
 from loratory.data import PACKAGED, data_directory, dataset_of
 from loratory.errors import LoratoryError
-from loratory.evaluation.baselines import Baseline, baselines
-from loratory.evaluation.quality import Quality
+from loratory.evaluation.baselines import Baseline, baselines, together
+from loratory.evaluation.metrics import metrics_of
+from loratory.evaluation.quality import AnyQuality
+from loratory.problems import SINGLE
 from loratory.study.cells import cells
 from loratory.study.document import Summary
 from loratory.study.fronts import fronts
@@ -120,26 +122,19 @@ def _not_here(data: str) -> str | None:
 
 
 def _baseline(data: str, limit: int | None, folds: Sequence[Baseline]) -> BaselineSummary:
-    baseline, quality = folds[0], _together([one.quality for one in folds])
+    baseline, quality = folds[0], together(folds)
     return BaselineSummary(
         data=data,
         name=baseline.name,
-        accuracy=None if quality is None else quality[0],
-        f1_macro=None if quality is None else quality[1],
+        accuracy=None if quality is None else quality.value("accuracy"),
+        f1_macro=None if quality is None else quality.value("f1_macro"),
         seconds=None if quality is None else float(np.median([one.seconds for one in folds])),
         reason=next((one.reason for one in folds if one.reason is not None), None),
         limit=limit,
+        scores=() if quality is None or quality.problem == SINGLE else _scores(quality),
     )
 
 
-def _together(qualities: Sequence[Quality | None]) -> tuple[float, float] | None:
-    """Accuracy and macro-F1 of all folds' test examples together, from the sum of their confusion matrices."""
-    known = [one for one in qualities if one is not None]
-    if len(known) < len(qualities):
-        return None
-    if len(known) == 1:
-        return known[0].accuracy, known[0].f1_macro
-    whole = np.sum([one.confusion for one in known], axis=0)
-    hits, seen = np.diag(whole), whole.sum(axis=0) + whole.sum(axis=1)
-    f1 = np.divide(2.0 * hits, seen, out=np.zeros(len(hits)), where=seen > 0)
-    return float(hits.sum() / whole.sum()), float(f1.mean())
+def _scores(quality: AnyQuality) -> tuple[tuple[str, float], ...]:
+    found = ((name, quality.value(name)) for name in metrics_of(quality.problem) if name != "f1_macro")
+    return tuple((name, value) for name, value in found if value is not None)

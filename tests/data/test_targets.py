@@ -1,0 +1,136 @@
+"""What a label is: recognised from the cells, or said; and what cannot be meant is one line that names the rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from loratory.data import Dataset, load_source, make_dataset
+from loratory.data.hutto import DOMAINS
+from loratory.data.targets import STRATA, shown, strata_of
+from loratory.errors import DataError, LoratoryError, SettingsError
+from loratory.problems import MULTI, REGRESSION, SINGLE
+from loratory.spec import DataSpec
+
+
+def jsonl(folder: Path, labels: list[Any]) -> Path:
+    path = folder / "a.jsonl"
+    rows = ({"text": f"text {number}", "label": label} for number, label in enumerate(labels))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def csv(folder: Path, labels: list[str]) -> Path:
+    path = folder / "a.csv"
+    path.write_text("text,label\n" + "".join(f'text {number},"{label}"\n' for number, label in enumerate(labels)))
+    return path
+
+
+def divided(path: Path | str, **settings: Any) -> Dataset:
+    return make_dataset(DataSpec.model_validate({"dataset": str(path), **settings}))
+
+
+def refused(path: Path, kind: type[LoratoryError] = DataError, **settings: Any) -> str:
+    with pytest.raises(kind) as caught:
+        divided(path, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+SETS = [["a"], ["b", "a"], [], ["c"], ["a", "c"]] * 8
+NUMBERS = [0.5 * number for number in range(40)]
+
+
+def test_lists_are_sets_of_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "loratory"):
+        found = divided(jsonl(tmp_path, SETS))
+    assert "multi-label classification; --problem says otherwise" in caplog.text
+    assert (found.problem, found.labels) == (MULTI, ("a", "b", "c"))
+    for part in (found.train, found.validation, found.test):
+        named = [SETS[row] for row in part.rows]
+        assert shown(part.labels, found.labels) == [", ".join(sorted(names)) or "(none)" for names in named]
+    assert found.record()["problem"] == MULTI
+    assert sum(found.record()["class_counts"][part][0] for part in ("train", "validation", "test")) == 24
+
+
+def test_parquet_lists_and_separated_cells_are_the_same(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [f"text {n}" for n in range(40)], "label": SETS}), tmp_path / "a.parquet")
+    cells = [";".join(names) or ";" for names in SETS]
+    expected = divided(jsonl(tmp_path, SETS))
+    for other in (divided(tmp_path / "a.parquet"), divided(csv(tmp_path, cells), label_separator=";")):
+        assert other.train.digest == expected.train.digest
+        assert np.array_equal(other.test.labels, expected.test.labels)
+
+
+def test_numbers_with_fractions_are_a_regression_and_whole_ones_are_classes(tmp_path: Path) -> None:
+    for path in (jsonl(tmp_path, NUMBERS), csv(tmp_path, [str(one) for one in NUMBERS])):
+        found = divided(path)
+        assert (found.problem, found.labels) == (REGRESSION, ("label",))
+        assert found.train.labels.dtype == np.float64
+        assert np.array_equal(found.train.labels, np.array(NUMBERS)[found.train.rows])
+    whole = [n % 4 for n in range(40)]
+    assert divided(jsonl(tmp_path, whole)).problem == SINGLE
+    assert divided(jsonl(tmp_path, [float(one) for one in whole])).labels == (0, 1, 2, 3)
+    assert divided(jsonl(tmp_path, whole), problem="regression").problem == REGRESSION
+    halves = [0.5 * one for one in whole]
+    assert divided(jsonl(tmp_path, halves), problem="single-label").labels == (0, 0.5, 1, 1.5)
+
+
+def test_the_rarest_label_is_dealt_out_by_the_fractions(tmp_path: Path) -> None:
+    sets = [
+        ["common", "rare"] if number % 10 == 0 else ["common"] if number % 2 else ["other"] for number in range(200)
+    ]
+    counts = divided(jsonl(tmp_path, sets)).record()["class_counts"]
+    assert [counts[part][2] for part in ("train", "validation", "test")] == [14, 2, 4]
+
+
+def test_tenths_of_the_numbers_are_dealt_out_by_the_fractions(tmp_path: Path) -> None:
+    numbers = [round(1.1**number, 6) for number in range(400)]
+    found = divided(jsonl(tmp_path, numbers))
+    stratum, strata = strata_of(np.array(numbers), ("label",))
+    assert strata == STRATA
+    assert np.bincount(stratum(found.test.labels)).tolist() == [8] * STRATA
+
+
+def test_what_is_mixed_or_no_number_is_one_line(tmp_path: Path) -> None:
+    assert "2 rows with a single label where a list of labels is read (lines 2, 4)" in refused(
+        jsonl(tmp_path, [["a"], "b", ["a", "b"], "a"])
+    )
+    assert "set --label-separator" in refused(csv(tmp_path, ["a", "b"]), problem="multi-label")
+    assert "1 row with a target that is no finite number (line 3)" in refused(
+        csv(tmp_path, ["1.5", "good", "2"]), problem="regression"
+    )
+    assert "no finite number (line 1)" in refused(jsonl(tmp_path, [["a"], 1.5]), problem="regression")
+    assert "no finite number (line 2)" in refused(jsonl(tmp_path, [1.5, True]), problem="regression")
+    assert "stands there twice" in refused(jsonl(tmp_path, [[0, 1, 1], [1, 0, 0]]))
+    assert "without a label" in refused(csv(tmp_path, ["a;b", ""]), label_separator=";")
+    assert "one label only, 'a'" in refused(jsonl(tmp_path, [["a"], []] * 8))
+    assert "nothing to learn" in refused(jsonl(tmp_path, [2] * 40), problem="regression")
+    assert "--problem is regression" in refused(
+        csv(tmp_path, ["1"]), SettingsError, problem="regression", label_separator=";"
+    )
+    assert "no class name" in refused(jsonl(tmp_path, [["a"], "b"]), problem="single-label")
+
+
+def test_a_label_that_training_never_sees(tmp_path: Path) -> None:
+    other = tmp_path / "test.jsonl"
+    other.write_text(json.dumps({"text": "x", "label": ["a", "z"]}) + "\n")
+    assert "labels in test that training never sees: 'z'" in refused(jsonl(tmp_path, SETS), test=str(other))
+
+
+def test_ratings_of_the_packaged_data_are_a_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.data.hutto.fetch", lambda name: tmp_path)
+    lines = [f"{number}\t{(number - 40) / 10}\ttext {number}" for number in range(81)]
+    (tmp_path / DOMAINS["tweets"]).write_text("\n".join(lines) + "\n")
+    found = divided("hutto:tweets", task="rating")
+    assert (found.problem, found.labels, found.dropped) == (REGRESSION, ("rating",), 0)
+    assert np.array_equal(found.test.labels, (found.test.rows - 40) / 10)
+    with pytest.raises(DataError, match="--problem multi-label"):
+        load_source(DataSpec(dataset="hutto:tweets", problem="multi-label"))
