@@ -43,9 +43,9 @@ SIZED = (
 
 WIDER = (
     "Folds: all examples are tested, each by models that were trained without it, and are resampled together. As the "
-    "folds' training sets overlap, runs are not independent: beside this interval there is Student's t over the "
-    "folds' own differences, with variance (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), "
-    "and the wider of the two is the one shown and judged."
+    "folds' training sets overlap, runs are not independent: to this variance that of the folds' own differences s² is "
+    "added, as (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), and Student's t has K - 1 "
+    "degrees of freedom. The tested examples so count twice, which leaves room for what training sets share."
 )
 """How a pair's interval is made where there are folds."""
 
