@@ -442,7 +442,7 @@ def workplace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A working directory: `data/` with a tiny model and tiny rated texts under the packaged names, reviews.csv with
-    the columns review and stars, and the repository's studies and examples.
+    the columns review and stars, pairs.csv with question, answer and right, and the repository's studies and examples.
     """
     for name, item in PACKAGED.items():
         folder = tmp_path / "data" / name
@@ -457,6 +457,10 @@ def workplace(
     with (tmp_path / "reviews.csv").open("w", encoding="utf8", newline="") as file:
         csv.writer(file).writerows(
             [("review", "stars"), *((text, 5 if label == "good" else 1) for text, label in texts)]
+        )
+    with (tmp_path / "pairs.csv").open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows(
+            [("question", "answer", "right"), *((text, text[:5], label == "good") for text, label in texts)]
         )
     for name in ("studies", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -134,7 +134,7 @@ def test_a_text_without_a_token_is_empty(files: Files) -> None:
         def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
             return {"input_ids": [[1, *(2 for word in text.split() if word.isalpha())] for text in texts]}
 
-        def num_special_tokens_to_add(self) -> int:
+        def num_special_tokens_to_add(self, pair: bool = False) -> int:
             return 1
 
     train = [*plain(0, 20), ("\u200b", "bad"), ("?!", "good")]

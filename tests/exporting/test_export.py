@@ -116,6 +116,14 @@ def test_onnx_gives_the_runs_logits_for_any_batch_and_length(
     for given, rows in ((encoded(output), logits), (alone, logits[1:2])):
         (found,) = session.run(None, {one.name: np.asarray(given[one.name]) for one in session.get_inputs()})
         np.testing.assert_allclose(found, rows, atol=1e-4)
+    pair = tokenizer(TEXTS[0], TEXTS[1], return_tensors="pt")  # whose second text is of another type
+    export(run, tmp_path / "merged", "merged")
+    with quiet(), torch.no_grad():
+        merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+        wanted = {one.name: pair[one.name] for one in session.get_inputs()}
+        rows = merged(**wanted).logits.numpy()
+    (found,) = session.run(None, {name: tensor.numpy() for name, tensor in wanted.items()})
+    np.testing.assert_allclose(found, rows, atol=1e-4)
     assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
     for place in (str(tmp_path), str(Path(sys.prefix)), str(Path(trained.__file__).parent)):
         assert bytes_with(output, place) == []

@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.columns import Text, are_pairs, chunked, on_one_line
+from loratory.data.columns import Text, are_pairs, as_text, chunked
 from loratory.data.splits import Split
 from loratory.errors import DataError, StorageError, counted
 
@@ -160,7 +160,7 @@ def _encoded(texts: Sequence[Text], tokenizer: Any, max_length: int, *, types: b
         of = np.fromiter(chain.from_iterable(found["token_type_ids"]), dtype=np.uint8) if types else None
         yield _Encoded(np.fromiter(chain.from_iterable(encoded), dtype=np.int32), lengths, of)
     if empty:
-        found_empty, text = counted(empty, "text"), on_one_line(texts[first])
+        found_empty, text = counted(empty, "text"), as_text(texts[first])
         raise DataError(f"{found_empty} without a token for this tokenizer, first {text[:40]!r}; remove what has none")
 
 
