@@ -101,7 +101,7 @@ def test_numbers_and_truth_stay_what_they_are(given: Any, tmp_path: Path) -> Non
     for labels, expected in (
         (np.array([3, 10, 3, 10]), (3, 10, 3, 10)),
         (np.array([True, False, True, False]), (True, False, True, False)),
-        ([1.0, 2.5, 1.0, 2.5], (1, 2.5, 1, 2.5)),
+        ([1.0, 2.5, 1.0, 2.5], (1.0, 2.5, 1.0, 2.5)),  # fractions make it a regression
         (["\u2028x", "y\n", "é", "1"], ("x", "y", "é", "1")),
     ):
         found = load_source(DataSpec(dataset=str(keep(texts, labels)))).parts["all"]

@@ -55,7 +55,7 @@ def test_what_is_there_is_read(place: Path) -> None:
     assert (first.missing, second.missing) == (0, 1)
     assert [(final.seed, final.completed) for final in second.finals] == [(0, True), (1, False)]
     assert second.finals[1].history == ()
-    assert study.groups == {("hutto:movies", "minilm"): (first, second)}
+    assert study.groups == {("hutto:movies", "minilm", None): (first, second)}
 
 
 def test_runs_that_are_planned_and_not_there_are_missing(place: Path) -> None:
