@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import loratory
-from loratory import predicting
+from loratory import predicting, trained
 from loratory.cli import main
 from loratory.data import Labelled, Pairs, Texts, collate, load_source, make_dataset, normalised, tokenize
 from loratory.data.batches import Shape, filled
@@ -27,6 +27,7 @@ from loratory.evaluation.baselines import baselines
 from loratory.methods import spec_from_flags
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
+from loratory.problems import REGRESSION
 from loratory.report.findings import findings
 from loratory.run import Run
 from loratory.run import train as train_run
@@ -370,3 +371,45 @@ def test_a_column_of_pairs_is_like_a_tuple_of_them() -> None:
     assert pairs.take(np.array([2, 0])) == [PAIRS[2], PAIRS[0]]
     assert pairs != PAIRS[::-1]
     assert normalised((" A", "b c")) == normalised(("a", "B  c")) != normalised(("a b", "c"))
+
+
+@pytest.fixture(scope="module")
+def similar(pairs_csv: Path, paired_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A regression on pairs: a number in place of each label."""
+    path = tmp_path_factory.mktemp("similar") / "similar.csv"
+    with pairs_csv.open(encoding="utf8", newline="") as file, path.open("w", encoding="utf8", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(["premise", "hypothesis", "score"])
+        for number, one in enumerate(csv.DictReader(file)):
+            rows.writerow([one["premise"], one["hypothesis"], (4.25 if one["same"] == "yes" else 1) + number % 3 / 10])
+    flags = {**COLUMNS, "label_column": "score", "model": str(paired_bert), "dataset": str(path), "epochs": 1}
+    more = {"lr": 0.005, "max_length": 32, "batch_size": 16, "device": "cpu", "precision": "fp32"}
+    return train_run(spec_from_flags({"method": "lora", **flags, **more}), output=path.parent / "run")
+
+
+def test_pairs_with_numbers_are_trained_scored_and_predicted(similar: Run) -> None:
+    record = similar.record
+    assert (record.problem, record.labels) == (REGRESSION, ("score",))
+    scored = loratory.evaluate(similar.directory)
+    assert scored.quality.record()["mse"] == pytest.approx(record.quality["test"]["mse"], rel=1e-4)
+    said = loratory.predict(similar.directory, PAIRS)
+    base = trained.load_run(similar.directory, record, merge=True, flat_tokens=False).model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(similar.directory)
+    encoded = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = base(**encoded).logits[:, 0]
+    assert said.numbers == pytest.approx(expected.numpy(), abs=1e-4)
+    assert [one.name for one in baselines(make_dataset(DataSpec(**record.spec["data"]))) if one.reason is None] == [
+        "training mean",
+        "TF-IDF + ridge regression",
+    ]
+    with pytest.raises(DataError, match="pair"):
+        loratory.predict(similar.directory, ["w1 w2"])
+
+
+def test_an_estimator_learns_numbers_of_pairs(dataset: Any, paired_bert: Path, tmp_path: Path) -> None:
+    flags = {"epochs": 1, "lr": 0.005, "max_length": 32, "device": "cpu", "precision": "fp32"}
+    texts = list(dataset.train.texts)
+    found = loratory.TextRegressor("head", str(paired_bert), **flags).fit(texts, dataset.train.labels + 0.5)
+    assert found.predict(texts[:3]).shape == (3,)
+    assert found.record_.spec["data"]["pair_column"] == "pair"

@@ -205,7 +205,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]  # 
             LoratoryError: the model cannot be read, or the training failed.
         """
         texts = self._texts(X)
-        if getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:  # type: ignore[attr-defined]  # an array's
+        if _is_matrix(y):
             sets = _indicator(y)
             classes = np.arange(sets.shape[1])
             self._train(texts, [np.flatnonzero(row).tolist() for row in sets], MULTI)
@@ -336,6 +336,15 @@ def _numbers(y: Iterable[Any]) -> NDArray[np.float64]:
         raise InputError(f"y: {first_line(error)}") from error
     numbers: NDArray[np.float64] = column
     return numbers
+
+
+def _is_matrix(y: Any) -> bool:
+    """Whether it has two dimensions, also as a list of rows."""
+    try:
+        shape = np.shape(y) if isinstance(y, list | tuple) else getattr(y, "shape", ())
+    except ValueError:  # rows of several lengths
+        return False
+    return len(shape) == 2 and shape[1] > 1
 
 
 def _indicator(y: Any) -> NDArray[np.int64]:

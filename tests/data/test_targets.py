@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loratory.data import Dataset, load_source, make_dataset
+from loratory.data import Dataset, gathered, load_source, make_dataset
+from loratory.data.files import read_table
 from loratory.data.hutto import DOMAINS
 from loratory.data.targets import STRATA, shown, strata_of
 from loratory.errors import DataError, LoratoryError, SettingsError
@@ -134,3 +135,79 @@ def test_ratings_of_the_packaged_data_are_a_regression(tmp_path: Path, monkeypat
     assert np.array_equal(found.test.labels, (found.test.rows - 40) / 10)
     with pytest.raises(DataError, match="--problem multi-label"):
         load_source(DataSpec(dataset="hutto:tweets", problem="multi-label"))
+
+
+def numbers_csv(folder: Path, cells: list[str]) -> Path:
+    path = folder / "numbers.csv"
+    path.write_text("text,label\n" + "".join(f"text {n},{cell}\n" for n, cell in enumerate(cells)))
+    return path
+
+
+def test_very_many_numbers_are_kept_as_numbers_in_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [f"{number * 7 % 400 / 8}" for number in range(400)]
+    path = numbers_csv(tmp_path, cells)
+    few = divided(path)
+    monkeypatch.setattr("loratory.data.targets.MANY", 30)
+    columns = gathered(read_table(path, {"--text-column": "text", "--label-column": "label"}))
+    assert columns.labels.numbers is not None
+    assert (len(columns.labels.values), columns.labels.numbers.tolist()) == (0, [float(cell) for cell in cells])
+    many = divided(path)
+    for part in ("train", "validation", "test"):
+        assert many.split(part).digest == few.split(part).digest
+    for wrong, said in (("good", "with a target that is no finite number (lines 302, 352)"), ("", "without a label")):
+        broken = numbers_csv(tmp_path, [wrong if number in (300, 350) else cell for number, cell in enumerate(cells)])
+        assert f"2 rows {said}" in refused(broken)
+        assert "problem single-label" in refused(broken) or not wrong
+    spec = DataSpec(dataset=str(numbers_csv(tmp_path, cells)), problem="single-label")
+    assert list(load_source(spec).parts["all"].labels[:3]) == [0, 0.875, 1.75]
+
+
+def test_folds_test_every_text_once_and_train_on_every_label(tmp_path: Path) -> None:
+    sets = [["common", "rare"] if n % 20 == 0 else ["common"] if n % 2 else ["other"] for n in range(100)]
+    numbers = [round(1.03**number, 6) for number in range(100)]
+    for path in (jsonl(tmp_path, sets), numbers_csv(tmp_path, list(map(str, numbers)))):
+        parts = [divided(path, folds=4, fold=fold) for fold in (1, 2, 3, 4)]
+        assert sorted(row for one in parts for row in one.test.rows) == list(range(100))
+        assert {len(one.test) for one in parts} == {25}
+        for one in parts:
+            assert len({*one.train.rows, *one.validation.rows, *one.test.rows}) == 100
+            if one.problem == MULTI:
+                assert (one.train.labels.sum(axis=0) > 0).all()
+                assert one.test.labels[:, 2].sum() >= 1
+    stratum, _ = strata_of(np.array(numbers), ("label",))
+    spread = [np.bincount(stratum(one.test.labels), minlength=5) for one in parts]
+    assert np.ptp(spread, axis=0).max() <= 1
+
+
+def test_folds_that_would_not_train_on_a_label_and_parts_without_a_text_are_refused(tmp_path: Path) -> None:
+    sets = [["a"], ["b"]] * 20
+    once = refused(jsonl(tmp_path, [*sets, ["once"]]), folds=4, fold=1)
+    assert "no text with the label 'once' is left to train on beside fold" in once
+    assert once == refused(jsonl(tmp_path, [*sets, ["once"]]), folds=4, fold=3)
+    assert "2 distinct texts with its labels, too few for 3 parts" in refused(jsonl(tmp_path, [0.5, 1.5]))
+    assert "too few for 5 folds" in refused(jsonl(tmp_path, [0.5, 1.5, 2.5, 3.5]), folds=5, fold=5)
+
+
+def test_smaller_sizes_of_numbers_lie_within_larger_ones(tmp_path: Path) -> None:
+    path = numbers_csv(tmp_path, [str(round(1.01**number, 6)) for number in range(400)])
+    rows = [set(divided(path, limit=limit).train.rows.tolist()) for limit in (40, 100, 280)]
+    assert rows[0] < rows[1] < rows[2]
+    train = divided(path, limit=40).train.labels
+    stratum, _ = strata_of(divided(path).train.labels, ("label",))
+    assert np.ptp(np.bincount(stratum(train), minlength=STRATA)) <= 1
+
+
+def test_pairs_may_have_a_number_or_several_labels(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    for labels, problem in ((NUMBERS, REGRESSION), (SETS, MULTI)):
+        rows = ({"text": f"text {n}", "second": f"other {n}", "label": label} for n, label in enumerate(labels))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = divided(path, pair_column="second")
+        assert found.problem == problem
+        assert all(second == first.replace("text", "other") for first, second in found.train.texts)
+
+
+def test_lists_of_true_and_of_one_are_not_the_same(tmp_path: Path) -> None:
+    found = divided(jsonl(tmp_path, [[True], [1], [1.0], ["1"]] * 10))
+    assert found.labels == (True, 1, "1")
+    assert sum(found.record()["class_counts"][part][1] for part in ("train", "validation", "test")) == 20

@@ -121,15 +121,21 @@ def test_large_numbers_keep_their_digits_under_autocast(model_directory: Any, la
     assert "forward" not in vars(layer)
 
 
+@pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_a_graphs_batch_holds_labels_of_the_problem(problem: Problem, model_directory: Any, labelled: Any) -> None:
+def test_a_graphs_batch_holds_labels_of_the_problem(
+    problem: Problem, types: bool, model_directory: Any, labelled: Any
+) -> None:
     data, names = example(labelled, problem)
     base = load_base(str(model_directory("bert")), labels=names, problem=problem, seed=0)
     classifier = Classifier(base.model, base.family, base.pad_id)
     batch = collate(data.tokens, data.labels, np.arange(5))
     shape = Shape(tokens=64, examples=8, fillers=2, longest=64)
-    held = Held(shape, classifier.blank_label, torch.device("cpu"))
+    held = Held(shape, classifier.blank_label, torch.device("cpu"), types=types)
+    if types:
+        batch = replace(batch, token_type_ids=torch.arange(batch.tokens) % 2)
     given = filled(batch, shape, classifier.pad_id)
+    assert ("token_type_ids" in given.tensors()) == types
     held.buffer.copy_(held.packed(given))
     for name, tensor in given.tensors().items():
         assert torch.equal(held.batch.tensors()[name], tensor), name

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loratory.cli import main
+from loratory.evaluation.predictions import read
 from loratory.study.document import Summary
 
 STUDY = """
@@ -75,6 +77,27 @@ def test_a_study_of_it_has_its_own_metric_table_and_page(
         assert said not in page
     assert {"sets": "Micro-F1 (test)", "numbers": "RMSE (test)"}[kind] in table
     assert ("Where approaches disagree" in page) is (kind == "sets")
+
+
+@pytest.mark.parametrize("kind", ["sets", "numbers"])
+def test_folds_and_sizes_of_it(kind: str, texts: Any, tiny_bert: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    text = STUDY.format(kind=kind, data=data(tmp_path, kind, texts), model=tiny_bert, more="folds: 2")
+    text = text.replace("[0, 1]", "[0]").replace("train: {", "train: {limit: [20, all], ")
+    path.write_text(re.sub(r", tune: \{.*?\}", "", text))
+    assert main(["study", "run", str(path), "--output", str(out)]) == 0
+    study = Summary.read(out)
+    metric = {"sets": "f1_micro", "numbers": "pearson"}[kind]
+    assert (study.select, study.folds, len(study.cells), len(study.pairs)) == (metric, 2, 4, 2)
+    runs = [read(one / "predictions.parquet")["test"] for one in sorted((out / "runs").glob("*"))]
+    assert sum(len(one.labels) for one in runs) == len(study.cells) * len(texts)
+    assert all(cell.score(metric) is not None for cell in study.cells)
+    assert all((pair.metric, pair.examples, pair.low is None) == (metric, len(texts), False) for pair in study.pairs)
+    dumb = [one for one in study.baselines if one.reason is None]
+    assert len(dumb) == 4
+    assert all(one.value(metric) is not None for one in dumb)
+    page = (out / "report.html").read_text()
+    assert "Accuracy" not in page
 
 
 @pytest.mark.parametrize(
