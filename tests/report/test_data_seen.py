@@ -32,7 +32,7 @@ def record(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]]) -> Run
 
 
 def seen(record: RunRecord | None) -> DataSeen:
-    study: Any = SimpleNamespace(cells=[SimpleNamespace(data="own", runs=["one"])])
+    study: Any = SimpleNamespace(cells=[SimpleNamespace(data="own", runs=["one"], train_examples=None)])
     evidence: Any = SimpleNamespace(records={} if record is None else {"one": record})
     (found,) = data_seen(study, evidence)
     return found

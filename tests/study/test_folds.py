@@ -159,7 +159,7 @@ def test_replicates_know_each_folds_own_metric() -> None:
         assert np.array_equal(plain.draws, found.draws)  # folds draw nothing
 
 
-def test_the_wider_of_both_intervals_is_taken() -> None:
+def test_what_varies_over_folds_is_added() -> None:
     draw = np.random.default_rng(1)
     values, draws = draw.normal(size=(2, 2)), draw.normal(size=(2, 500, 2)) * 0.01
     sizes = np.ones(200, dtype=np.int64)
@@ -168,12 +168,12 @@ def test_the_wider_of_both_intervals_is_taken() -> None:
         folds = spread * np.array([-2.0, -1, 0, 1, 2])[:, None] * (1, 1) * number
         return Replicates(values[number], draws[number], sizes, folds)
 
-    narrow, wide = (difference(cell(1, one), cell(0, one), test_to_train=0.25) for one in (1e-6, 1.0))
+    still, moved = (difference(cell(1, one), cell(0, one), test_to_train=0.25) for one in (0.0, 1.0))
     plain = difference(Replicates(values[1], draws[1], sizes), Replicates(values[0], draws[0], sizes))
-    assert narrow.interval() == pytest.approx(plain.interval())
-    assert wide.estimate == plain.estimate
-    assert wide.freedom == 4
-    assert wide.error == pytest.approx(np.sqrt((1 / 5 + 0.25) * 2.5))
+    assert still.error == pytest.approx(plain.error)
+    assert moved.estimate == plain.estimate
+    assert moved.freedom == still.freedom == 4
+    assert moved.error == pytest.approx(np.sqrt(plain.error**2 + (1 / 5 + 0.25) * 2.5))
 
 
 def test_the_interval_over_folds_is_nadeau_and_bengios() -> None:

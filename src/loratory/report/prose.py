@@ -43,9 +43,9 @@ SIZED = (
 
 WIDER = (
     "Folds: all examples are tested, each by models that were trained without it, and are resampled together. As the "
-    "folds' training sets overlap, runs are not independent: beside this interval there is Student's t over the "
-    "folds' own differences, with variance (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), "
-    "and the wider of the two is the one shown and judged."
+    "folds' training sets overlap, runs are not independent: to this variance that of the folds' own differences s² is "
+    "added, as (1/K + n_test/n_train) s² (Nadeau & Bengio 2003; Bouckaert & Frank 2004), and Student's t has K - 1 "
+    "degrees of freedom. The tested examples so count twice, which leaves room for what training sets share."
 )
 """How a pair's interval is made where there are folds."""
 
@@ -60,7 +60,8 @@ COVERED_BY_FOLDS = (
     "Intervals are a guarded estimate: how much folds vary together, by the examples that their training sets share, "
     "cannot be estimated without bias from one data set (Bengio & Grandvalet 2004). They err seldom where the draw of "
     "the training examples moves a difference by about as much as the draw of the tested ones, or less; where it moves "
-    "it far more, verdicts may err more often than one in twenty. None covers another pretrained model."
+    "it far more, verdicts may err more often than one in twenty, with ten folds sooner than with five, as their "
+    "training sets share more. None covers another pretrained model."
 )
 """What intervals over folds cover."""
 
