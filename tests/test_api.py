@@ -106,7 +106,8 @@ def test_numbers_and_truth_stay_what_they_are(given: Any, tmp_path: Path) -> Non
     ):
         found = load_source(DataSpec(dataset=str(keep(texts, labels)))).parts["all"]
         assert found.texts == tuple(texts)
-        assert [(type(label), label) for label in found.labels] == [(type(label), label) for label in expected]
+        labels = found.labels.tolist() if isinstance(found.labels, np.ndarray) else found.labels
+        assert [(type(label), label) for label in labels] == [(type(label), label) for label in expected]
 
 
 def test_without_a_test_split_nothing_is_scored_on_it(run: loratory.Run, tmp_path: Path, capsys: Any) -> None:

@@ -24,6 +24,7 @@ from loratory.data.profile import Reader, profile
 from loratory.data.tokens import encode
 from loratory.errors import DataError, LoratoryError, SettingsError
 from loratory.evaluation.baselines import baselines
+from loratory.exporting.export import export
 from loratory.methods import spec_from_flags
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
@@ -405,6 +406,17 @@ def test_pairs_with_numbers_are_trained_scored_and_predicted(similar: Run) -> No
     ]
     with pytest.raises(DataError, match="pair"):
         loratory.predict(similar.directory, ["w1 w2"])
+
+
+def test_the_program_of_their_card_prints_the_number(
+    similar: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(similar.directory, tmp_path / "merged", "merged")
+    program = (tmp_path / "merged" / "README.md").read_text("utf8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path / "merged")
+    exec(compile(program, "README.md", "exec"), {})
+    expected = loratory.predict(similar.directory, [("A text.", "Its second text.")]).numbers[0]
+    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_estimator_learns_numbers_of_pairs(dataset: Any, paired_bert: Path, tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def _numbers(y: Iterable[Any]) -> NDArray[np.float64]:
 def _is_matrix(y: Any) -> bool:
     """Whether it has two dimensions, also as a list of rows."""
     try:
-        shape = np.shape(y) if isinstance(y, list | tuple) else getattr(y, "shape", ())
+        shape: tuple[int, ...] = np.shape(y) if isinstance(y, list | tuple) else getattr(y, "shape", ())
     except ValueError:  # rows of several lengths
         return False
     return len(shape) == 2 and shape[1] > 1

@@ -159,7 +159,7 @@ def test_very_many_numbers_are_kept_as_numbers_in_a_stream(tmp_path: Path, monke
         assert f"2 rows {said}" in refused(broken)
         assert "problem single-label" in refused(broken) or not wrong
     spec = DataSpec(dataset=str(numbers_csv(tmp_path, cells)), problem="single-label")
-    assert list(load_source(spec).parts["all"].labels[:3]) == [0, 0.875, 1.75]
+    assert list(load_source(spec).parts["all"].labels[:3]) == ["0.0", "0.875", "1.75"]
 
 
 def test_folds_test_every_text_once_and_train_on_every_label(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _said(source: Source) -> _Said:
     if source.problem == REGRESSION:
         return _Said(
             f"name = {source.labels[0]!r}",
-            'print(classify({text}, truncation=True, max_length={longest})[0]["score"])',
+            'print(classify({text}, truncation=True, max_length={longest}){first}["score"])',
             "print(name, float(model(**text).logits))",
             "print(logits[:, 0])",
         )
@@ -161,7 +161,7 @@ def _example(source: Source, kind: str) -> list[str]:
 from transformers import pipeline
 
 classify = pipeline("text-classification", model=".")
-{said.pipeline.format(text=piped, longest=longest)}""",
+{said.pipeline.format(text=piped, longest=longest, first="" if paired else "[0]")}""",
         "adapter": f"""\
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer{", BitsAndBytesConfig" if held else ""}
