@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from loratory.data import Dataset, Labelled, data_directory, make_dataset, tokenize
+from loratory.data import Dataset, Labelled, Source, data_directory, divided, load_source, tokenize
 from loratory.models.source import Pretrained, pretrained
 from loratory.spec import DataSpec
+
+MOST_TABLES = 60
+"""Parts whose tokens stay mapped: each holds up to three files open, of which a process may have some hundred."""
+
+_DIVIDES = ("folds", "fold", "limit", "split_seed", "validation_fraction", "test_fraction", "max_length")
+"""Settings that a source is read without."""
 
 
 class Inputs:
@@ -20,6 +26,7 @@ class Inputs:
             weights: whether a model's weights must be there.
         """
         self._weights = weights
+        self._sources: dict[DataSpec, Source] = {}
         self._datasets: dict[DataSpec, Dataset] = {}
         self._models: dict[str, Pretrained] = {}
         self._tokens: dict[tuple[DataSpec, str, str], Labelled] = {}
@@ -31,7 +38,10 @@ class Inputs:
             LoratoryError: as :func:`loratory.data.make_dataset`.
         """
         if spec not in self._datasets:
-            self._datasets[spec] = make_dataset(spec)
+            of_source = spec.model_copy(update={key: DataSpec.model_fields[key].default for key in _DIVIDES})
+            if of_source not in self._sources:
+                self._sources[of_source] = load_source(of_source)
+            self._datasets[spec] = divided(self._sources[of_source], spec)
         return self._datasets[spec]
 
     def model(self, name: str) -> Pretrained:
@@ -51,4 +61,6 @@ class Inputs:
             split = getattr(self.dataset(spec), part)
             table = tokenize(split, model.tokenizer, spec.max_length, data_directory() / "tokens", types=model.types)
             self._tokens[key] = Labelled(table, split.labels)
+            while len(self._tokens) > MOST_TABLES:
+                del self._tokens[next(iter(self._tokens))]
         return self._tokens[key]

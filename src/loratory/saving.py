@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from loratory.engine.predict import predict
@@ -24,9 +25,12 @@ APART = 1e-3
 
 
 def apart(one: Tensor, two: Tensor) -> float:
-    """The largest difference between two logits, NaN where one is none; a share of the largest where that is above 1,
-    and there is one output: a regression's numbers are of any size, and rounding goes with it."""
-    size = max(1.0, float(one.abs().max())) if one.shape[1] == 1 else 1.0
+    """The largest difference between two logits, NaN where one is none. Where there is one output, whose numbers are of
+    any size, a share of how far they lie apart, or of what fp32 tells apart at their size where that is more."""
+    size = 1.0
+    if one.shape[1] == 1:
+        rounding = 8 * torch.finfo(torch.float32).eps * float(one.abs().max())
+        size = max(float(one.max() - one.min()), rounding / APART) or 1.0
     return float((one - two).abs().max()) / size
 
 

@@ -208,6 +208,30 @@ def test_pairs_may_have_a_number_or_several_labels(tmp_path: Path) -> None:
 
 
 def test_lists_of_true_and_of_one_are_not_the_same(tmp_path: Path) -> None:
-    found = divided(jsonl(tmp_path, [[True], [1], [1.0], ["1"]] * 10))
-    assert found.labels == (True, 1, "1")
+    found = divided(jsonl(tmp_path, [[True], [1], [1.0], ["a"]] * 10))
+    assert found.labels == (True, 1, "a")
     assert sum(found.record()["class_counts"][part][1] for part in ("train", "validation", "test")) == 20
+
+
+@pytest.mark.parametrize("piece", ["", " ", "nan", None])
+def test_a_piece_that_is_no_label_is_refused(piece: str | None, tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [["a"], ["b"], ["a", piece]] * 20)
+    with pytest.raises(DataError, match="with a label that is no name"):
+        divided(path)
+
+
+def test_labels_that_are_written_alike_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="are written alike"):
+        divided(jsonl(tmp_path, [["1", "a"], [1], ["a"], ["1"]] * 20))
+
+
+def test_one_or_zero_for_each_label_is_no_list_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="same labels; nothing to learn"):
+        divided(jsonl(tmp_path, [[0, 1], [1, 0]] * 20))
+
+
+def test_a_limit_that_loses_a_label_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [["a", "b"], ["b"], ["c", "b"]] * 20)
+    with pytest.raises(SettingsError, match=r"--limit 1: no text with the label '[ac]' is among so few"):
+        divided(path, limit=1)
+    assert len(divided(path, limit=6).train) == 6

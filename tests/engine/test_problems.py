@@ -17,11 +17,13 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
 from loratory.engine.step import Step
+from loratory.errors import DataError
 from loratory.methods import method_named, method_settings
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
 from loratory.models.output import Scale, output_layer
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem
+from loratory.saving import APART, apart
 from loratory.spec import HardwareSpec, TrainingSpec
 
 HARDWARE = Hardware.of(HardwareSpec(device="cpu", precision="fp32"))
@@ -140,3 +142,16 @@ def test_a_graphs_batch_holds_labels_of_the_problem(
     for name, tensor in given.tensors().items():
         assert torch.equal(held.batch.tensors()[name], tensor), name
     assert torch.equal(held.batch.labels[:5], torch.from_numpy(data.labels[:5]))
+
+
+@pytest.mark.parametrize(("targets", "said"), [([1e20, 2e20], "scale them"), ([1e9, 1e9 + 1], "subtract a constant")])
+def test_targets_that_fp32_does_not_tell_apart_are_refused(targets: list[float], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Scale.of(np.array(targets), torch.nn.Linear(2, 1))
+
+
+def test_numbers_of_any_size_are_apart_by_a_share_of_their_spread() -> None:
+    numbers = torch.tensor([[1999.0], [2000.0], [2001.0]])
+    assert apart(numbers, numbers.mean() + 0 * numbers) > APART
+    assert apart(numbers, numbers + 1e-4) < APART
+    assert apart(numbers[:1], numbers[:1]) == 0.0

@@ -13,7 +13,9 @@ from loratory.evaluation.metrics import METRICS, metrics_of, score
 from loratory.evaluation.thresholds import decided
 from loratory.problems import MULTI, REGRESSION, SINGLE
 from loratory.spec import Select
-from loratory.study.resampling import SUMS, Outputs, replicate, unit_weights
+from loratory.study import resampling
+from loratory.study.resampling import POWERS, SUMS, Outputs, replicate, unit_weights
+from loratory.study.statistics import difference
 
 
 def runs(seeds: int, examples: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +143,29 @@ def test_predictions_that_do_not_vary_have_no_correlation() -> None:
     for metric in ("pearson", "spearman"):
         (found,) = replicate(metric, np.arange(6.0), np.arange(6), [np.ones((1, 6, 1), np.float32)], draws=5)
         assert not found.draws.any()
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae", "mse", "pearson", "spearman", "r2"])
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_the_unit_of_the_target_has_no_say_in_a_verdict(metric: str, unit: float) -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(3.0, 1.0, 60)
+    runs = [(truth + random.normal(0, sd, (4, 60)))[..., None] for sd in (0.2, 0.6)]
+    found = []
+    for times in (1.0, unit):
+        a, b = replicate(metric, truth * times, np.arange(60), [run * times for run in runs], draws=300)
+        found.append(difference(a, b))
+    power = POWERS.get(metric, 0)
+    assert found[1].estimate == pytest.approx(found[0].estimate * unit**power, rel=1e-5)
+    assert float(found[1].p) == pytest.approx(float(found[0].p), rel=1e-4)
+
+
+def test_ranks_in_pieces_are_those_of_all_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(size=50)
+    run = (truth + random.normal(size=(3, 50)))[..., None]
+    (whole,) = replicate("spearman", truth, np.arange(50) // 5, [run], draws=40)
+    monkeypatch.setattr(resampling, "_AT_ONCE", 1000)
+    (pieces,) = replicate("spearman", truth, np.arange(50) // 5, [run], draws=40)
+    np.testing.assert_array_equal(pieces.values, whole.values)
+    assert pieces.draws.shape == whole.draws.shape

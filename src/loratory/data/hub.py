@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,17 @@ def _names(table: Any, column: str, values: list[object]) -> list[object]:
     feature = table.features[column]
     inner = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes
     if inner is not None:
-        return [[inner[one] for one in value] if isinstance(value, list) else None for value in values]
+        return [_all_named(value, inner) if isinstance(value, list) else None for value in values]
     names = getattr(feature, "names", None)
     if names is None:
         return values
     return [names[value] if isinstance(value, int) and value >= 0 else None for value in values]
+
+
+def _all_named(numbers: list[object], names: Sequence[str]) -> list[str] | None:
+    """The names of a row's labels; None where it has one that is none (-1, as withheld splits have)."""
+    found = [names[one] for one in numbers if isinstance(one, int) and one >= 0]
+    return found if len(found) == len(numbers) else None
 
 
 def _revision(table: Any) -> str | None:

@@ -247,8 +247,16 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
     if groups is not None:
         _warn_uneven(parts, cut, meaning, spec.dataset)
     if spec.limit is not None:
-        parts["train"] = _limited(parts["train"], spec.limit, meaning)
+        whole, parts["train"] = parts["train"], _limited(parts["train"], spec.limit, meaning)
+        if lost := sorted(meaning.there(whole.labels) - meaning.there(parts["train"].labels)):
+            name = meaning.names[lost[0]]
+            raise SettingsError(f"--limit {spec.limit}: no text with the label {name!r} is among so few; raise it")
     split = {part: _split(parts[part], meaning) for part in PARTS}
+    if meaning.problem == MULTI and (split["train"].labels == split["train"].labels[0]).all():
+        raise DataError(
+            f"{spec.dataset}: every training text has the same labels; nothing to learn (list the labels that a text "
+            "has, not 0 or 1 for each)"
+        )
     if meaning.problem == REGRESSION and np.ptp(split["train"].labels) == 0:
         only = split["train"].labels[0]
         raise DataError(f"{spec.dataset}: the target of every training text is {only:g}; nothing to learn")
@@ -278,6 +286,12 @@ def _names(source: Source, spec: DataSpec) -> tuple[Label, ...]:
         what = {SINGLE: "class", MULTI: "label"}[source.problem]
         said = f"one {what} only, {labels[0]!r}" if labels else f"no {what} at all"
         raise DataError(f"{spec.dataset}: {said}; at least two are needed")
+    if len(alike := {str(label): label for label in labels}) < len(labels):
+        other = next(label for label in labels if alike[str(label)] is not label)
+        raise DataError(
+            f"{spec.dataset}: the labels {other!r} and {alike[str(other)]!r} are written alike; give every label its "
+            "own name"
+        )
     return labels
 
 

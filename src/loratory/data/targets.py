@@ -249,7 +249,9 @@ def _sets(cells: Cells, separator: str | None, refuse: Refuse) -> Coded[Target]:
     say = "write a list of one" if lists else f"write lists, or set {SEPARATOR}"
     single = [not isinstance(value, tuple) for value in found]
     _look_over(cells, single, refuse, ("with a single label where a list of labels is read", say))
-    names = [[class_name(one) for one in value] for value in found if isinstance(value, tuple)]
+    names = [
+        [None if missing(one) else class_name(one) for one in value] for value in found if isinstance(value, tuple)
+    ]
     nameless = [None in one for one in names]
     _look_over(cells, nameless, refuse, ("with a label that is no name", "use text, numbers or true/false"))
     known = [[key_of(name) for name in one if name is not None] for one in names]

@@ -122,6 +122,7 @@ class Clock:
         self.on_look()
         if self._communicated:
             self.sample(0, between(self._communicated))
+            self._communicated = ()
 
     def parts(self, train_seconds: float) -> dict[str, float] | None:
         """Seconds by part, which add up to `train_seconds`; None where the device's work is not known."""

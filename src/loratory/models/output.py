@@ -17,8 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loratory.errors import DataError
 from loratory.models.families import Family
 from loratory.problems import Targets
+
+LARGEST = 1e18
+"""Squares of larger targets come near the end of fp32's range."""
+
+MOST_APART = 1e5
+"""Standard deviations between 0 and the targets' mean: fp32 has 1.2e-7 of relative precision, so that beyond this a
+hundredth of a deviation is lost."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,20 @@ class Scale:
 
     @classmethod
     def of(cls, targets: Targets, layer: nn.Linear) -> Scale:
-        """That of the training targets (N,), as far as the output layer has room for it."""
+        """That of the training targets (N,), as far as the output layer has room for it.
+
+        Raises:
+            DataError: fp32, in which a model computes, does not hold them, or does not tell them apart.
+        """
+        if not np.abs(targets).max() < LARGEST:
+            raise DataError(
+                f"targets up to {np.abs(targets).max():.3g} are beyond what a model computes with; scale them"
+            )
+        if abs(float(targets.mean())) > MOST_APART * float(targets.std()):
+            raise DataError(
+                f"targets have mean {targets.mean():.6g} and standard deviation {targets.std():.3g}: too far from 0 "
+                "for a model to tell them apart; subtract a constant from them"
+            )
         if layer.bias is None:
             return cls(0.0, float(np.sqrt(np.square(targets).mean())))
         return cls(float(targets.mean()), float(targets.std()))

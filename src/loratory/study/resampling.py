@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.evaluation.metrics import ECE_BINS, Labels, Logits, log_softmax, predicted
-from loratory.problems import Targets, problem_of
+from loratory.problems import REGRESSION, Targets, problem_of
 
 Array = npt.NDArray[np.float64]
 Columns = npt.NDArray[np.float32]
@@ -38,6 +38,7 @@ class Replicates:
     draws: Array  # (draws, ..., S), on each draw of examples
     sizes: npt.NDArray[np.int64]  # (U,) examples of each unit
     folds: Array | None = None  # (K, ..., S), on the examples of each fold; None where there are none
+    step: float = 1.0  # what one example answered differently adds to the metric's sum over examples
 
     @property
     def examples(self) -> int:
@@ -88,6 +89,16 @@ class Units:
         """Columns summed over the examples of each unit, along the axis of examples."""
         found: Columns = np.add.reduceat(np.take(columns, self.order, axis=axis), self.begins, axis=axis)
         return found
+
+
+POWERS = {"rmse": 1, "mae": 1, "mse": 2}
+"""Metrics that have the unit of the target, and its power; all others of numbers have none."""
+
+
+def _deviation(numbers: Targets) -> float:
+    """The standard deviation of the truth (N,), and 1 where it does not vary."""
+    found = float(np.std(numbers))
+    return found if found > 0 else 1.0
 
 
 OfWeights = Callable[[Columns], Array]
@@ -152,6 +163,10 @@ def replicate(
     """
     problem = problem_of(labels)
     said = chosen if chosen is not None else [predicted(logits, problem) for logits in runs]
+    scale = _deviation(labels) if problem == REGRESSION else 1.0
+    if scale != 1.0:  # in sums of fp32 squares of very large or very small numbers would be lost
+        labels, said = labels / scale, [one / scale for one in said]
+    back = scale ** POWERS.get(metric, 0)
     of_units = Units.of(units)
     outputs = [Outputs(logits, one) for logits, one in zip(runs, said, strict=True)]
     measures = [SUMS[metric].prepared(labels, one, of_units) for one in outputs]
@@ -164,7 +179,13 @@ def replicate(
         for parts, measure in zip(found, measures, strict=True):
             parts.append(measure(weights))
     return [
-        Replicates(whole[0], np.concatenate(drawn), of_units.sizes, of_folds if folds is not None else None)
+        Replicates(
+            whole[0] * back,
+            np.concatenate(drawn) * back,
+            of_units.sizes,
+            of_folds * back if folds is not None else None,
+            back,
+        )
         for whole, of_folds, *drawn in found
     ]
 
@@ -296,6 +317,10 @@ class Spearman:
         of_truth, of_runs = _Ranks.of(labels), [_Ranks.of(one) for one in outputs.said]
 
         def of(weights: Columns) -> Array:
+            rows = max(1, _AT_ONCE // (4 * len(units.places)))  # as many doubles are several of these at a time
+            return np.concatenate([some(weights[at : at + rows]) for at in range(0, max(1, len(weights)), rows)])
+
+        def some(weights: Columns) -> Array:
             drawn = weights.astype(np.float64)[:, units.places]  # (draws, N)
             total = drawn.sum(axis=-1, keepdims=True)
             truth = of_truth.within(drawn) - (total + 1) / 2  # less their mean

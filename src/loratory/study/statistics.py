@@ -72,13 +72,14 @@ def difference(a: Replicates, b: Replicates, *, test_to_train: float = 0.0) -> D
     Args:
         test_to_train: of folds: examples that a model is tested on over those it is trained on.
 
-    (1/N)² is added to the variance, as if one example more had been answered differently: agreement on a few examples
-    is not agreement on all. Agresti & Min (2005, Statistics in Medicine 24:729-740) do so for paired proportions.
+    (step/N)² is added to the variance, as if one example more had been answered differently (by a whole, or of numbers
+    by a standard deviation of the truth): agreement on a few examples is not agreement on all. Agresti & Min (2005,
+    Statistics in Medicine 24:729-740) do so for paired proportions.
     """
     S, N, U = a.values.shape[-1], a.examples, a.effective_units
     each = a.draws - b.draws  # (draws, ..., S)
     from_seeds = each.var(axis=-1, ddof=1).mean(axis=0) / S if S > 1 else np.zeros(each.shape[1:-1])
-    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1.0) + 1 / N**2
+    from_examples = each.mean(axis=-1).var(axis=0, ddof=1) * U / max(U - 1, 1.0) + (a.step / N) ** 2
     variance = from_seeds + from_examples
     freedom = variance**2 / (from_seeds**2 / max(S - 1, 1) + from_examples**2 / max(U - 1, 1.0))
     crossed = Difference((a.values - b.values).mean(axis=-1), np.sqrt(variance), freedom)

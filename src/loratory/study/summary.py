@@ -42,7 +42,11 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
     by_size: dict[tuple[str, int | None], list[Final]] = {}
     for (data, limit, _), final in firsts.items():
         by_size.setdefault((data, limit), []).append(final)
-    found = [one for key, finals in by_size.items() for one in _baselines(*key, finals)] if with_baselines else []
+    found = (
+        [one for key, finals in by_size.items() for one in _baselines(*key, finals, study.folds)]
+        if with_baselines
+        else []
+    )
     missing = sum(cell.missing for cell in study.cells)
     first = next(iter(firsts.values()), None)
     return Summary(
@@ -100,9 +104,12 @@ def _failed(study: StudyRuns) -> tuple[FailedRun, ...]:
     return (*tuning, *final)
 
 
-def _baselines(data: str, limit: int | None, finals: Sequence[Final]) -> list[BaselineSummary]:
+def _baselines(data: str, limit: int | None, finals: Sequence[Final], folds: int | None) -> list[BaselineSummary]:
     """Of the test split, or of the tests of all folds together: of fewer folds there are none."""
     if (reason := _not_here(data)) is not None:
+        return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
+    if folds is not None and len(finals) < folds:
+        reason = f"runs of {len(finals)} of {folds} folds are there, and the tests of all make up the data"
         return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
     try:
         found = [baselines(dataset_of(final.record)) for final in finals]
