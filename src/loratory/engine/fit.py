@@ -49,7 +49,7 @@ CHECKED_EVERY = 50
 """Steps between looks at the loss, and at the device's own clock: a look waits for the device."""
 
 FIRST_LOOKS = (2, 4, 8, 16, 32)
-"""Steps after which there is a look before that, so that short runs have some."""
+"""Steps after which there is a look before that, so that the device's clock is read in short runs, too."""
 
 
 GRADUAL = "layers are unfrozen from epoch to epoch"
@@ -213,7 +213,9 @@ class Ready:
                 seen = order[begin : begin + size]
                 begin += len(seen)
                 meter.count(examples=len(seen), tokens=int(self.lengths[seen].sum()), padded_tokens=rows)
-                looked = self._loss(number) / begin if _looks(meter.steps) else None
+                said = meter.steps % CHECKED_EVERY == 0
+                loss = self._loss(number) / begin if said or meter.steps in FIRST_LOOKS else None
+                looked = loss if said else None
                 on_step(Progress(number, meter.steps, total, meter.examples, self.one.rate(meter.steps), looked))
                 clock.begin("data")
             loss = self._loss(number) / len(order)
@@ -398,10 +400,6 @@ def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) ->
         return Compiled(why_not="layers are checkpointed")
     layers = [layer for layer in classifier.family.blocks(classifier.model) if not quick.computes(layer)]
     return Compiled(layers, why_not=None if layers else "layers have kernels of their own")
-
-
-def _looks(steps: int) -> bool:
-    return steps % CHECKED_EVERY == 0 or steps in FIRST_LOOKS
 
 
 def _set_training(model: nn.Module, bottom: Bottom | None) -> None:
