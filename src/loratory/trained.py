@@ -85,7 +85,7 @@ def check_kind(learned: DataSpec, *, pairs: bool) -> None:
         DataError: says what to give.
     """
     if learned.pair_column is not None and not pairs:
-        remedy = "give a table with both columns (--input FILE or --dataset FILE, --pair-column NAME)"
+        remedy = "give a table with both columns (of predict: --input FILE) and --pair-column NAME"
         raise DataError(f"the model was trained on pairs of texts, and these are single ones; {remedy}")
     if learned.pair_column is None and pairs:
         raise DataError("the model was trained on single texts, and these are pairs; leave out --pair-column")

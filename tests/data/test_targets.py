@@ -235,3 +235,11 @@ def test_a_limit_that_loses_a_label_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--limit 1: no text with the label '[ac]' is among so few"):
         divided(path, limit=1)
     assert len(divided(path, limit=6).train) == 6
+
+
+def test_a_slip_among_numbers_with_fractions_is_named_by_its_row_and_no_class(tmp_path: Path) -> None:
+    path = csv(tmp_path, [str(number / 2) for number in range(40)] + ["great"])
+    with pytest.raises(DataError, match=r"1 row with a target that is no finite number \(line 42\)"):
+        divided(path)
+    half = csv(tmp_path, ["0.5", "great", "poor", "1"] * 20)
+    assert divided(half).problem == SINGLE

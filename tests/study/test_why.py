@@ -28,6 +28,7 @@ def test_what_is_no_whole_has_no_shares(parts: dict[str, float] | None) -> None:
     [
         (PASSES, True, False, "90% are forward and backward passes"),
         (PASSES, False, False, ""),
+        ({**PASSES, "forward": 60.0}, True, False, "forward passes dominate"),
         ({**PASSES, "gaps": 20.0}, True, False, "device waits for the host"),
         ({**PASSES, "gaps": 6.0}, False, True, ""),
         ({**PASSES, "optimizer": 9.0}, False, False, "optimizer dominates"),

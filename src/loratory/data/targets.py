@@ -145,6 +145,10 @@ def _plain(value: Any) -> Hashable:
     return own if own is None or isinstance(own, str | int | float | bool) else _NO_LABEL
 
 
+SLIPS = 0.1
+"""Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
+
+
 def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None) -> tuple[Problem, str | None]:
     """The problem that the labels of these columns make, and why where nobody said it and it is no single label.
 
@@ -159,12 +163,19 @@ def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None
     fractions: tuple[Problem, str] = REGRESSION, "labels are numbers with fractions"
     if any(cells.numbers is not None for cells in columns):
         return fractions
-    found = [(value, cells.untyped) for cells in columns for value in cells.values.values]
-    if any(isinstance(value, tuple) for value, _ in found):
+    if any(isinstance(value, tuple) for cells in columns for value in cells.values.values):
         return MULTI, "labels are lists"
-    numbers = [_number(value, untyped=untyped) for value, untyped in found]
-    if None not in numbers and any(not value.is_integer() for value in numbers if value is not None):
+    rows = named = 0
+    broken = False
+    for cells in columns:
+        numbers = [_number(value, untyped=cells.untyped) for value in cells.values.values]
+        rows += len(cells.values)
+        named += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
+        broken |= any(not one.is_integer() for one in numbers if one is not None)
+    if broken and not named:
         return fractions
+    if broken and named < SLIPS * rows:  # to be refused by their rows, not made classes of
+        return REGRESSION, "nearly all labels are numbers, some with fractions"
     return SINGLE, None
 
 

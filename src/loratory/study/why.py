@@ -19,7 +19,7 @@ DOMINANT = 0.4
 
 _NAMES = {
     False: {"data": "waiting for batches", "gaps": "waiting for launches"},
-    True: {"data": "making batches", "gaps": "between these"},
+    True: {"data": "making batches", "gaps": "between the parts"},
 }
 """What a reader calls the parts whose names are no plain words; True: where the host is the device."""
 
@@ -67,6 +67,8 @@ def time_dominated(parts: Parts, *, frozen: bool, cpu: bool = False) -> str:
             "change and larger batches do"
         )
     passes = found.get("forward", 0.0) + found.get("backward", 0.0)
+    if frozen and found.get("forward", 0.0) >= 1 - DOMINANT:
+        return "forward passes dominate, which go through frozen layers too"
     if frozen and passes >= DOMINANT:
         return f"{passes:.0%} are forward and backward passes, which go through frozen layers too"
     if found.get("optimizer", 0.0) >= DOMINANT:
