@@ -83,7 +83,7 @@ def test_what_is_read_once_gives_the_same_runs(spec: Any, tmp_path: Path, monkey
     def refuse(*arguments: Any) -> None:
         raise AssertionError("read again")
 
-    for name in ("make_dataset", "pretrained", "tokenize"):
+    for name in ("load_source", "divided", "pretrained", "tokenize"):
         monkeypatch.setattr(f"loratory.inputs.{name}", refuse)
     second = train(spec("lora"), output=tmp_path / "second", inputs=inputs)
     assert second.record.quality == first.record.quality
