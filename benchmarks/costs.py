@@ -16,11 +16,11 @@ from engine import STEPS
 from torch.profiler import ProfilerActivity, profile
 from workloads import LONGEST, METHODS, Job, matrix_rate, model_directory, operations, write_texts
 
-from loratory.engine.fit import Progress
+from loratory.engine.epoch import Progress
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.run import optimize
-from loratory.setup import prepare
+from loratory.setup import Setup, prepare
 from loratory.spec import HardwareSpec
 
 KINDS = {
@@ -66,11 +66,10 @@ def main() -> None:
         report(job, hardware, rows=options.rows)
 
 
-def report(job: Job, hardware: Hardware, *, rows: int) -> None:
-    """Profile the steps after the warm-up."""
-    cuda = job.device == "cuda"
+def profiled(job: Job, setup: Setup) -> list[tuple[float, int, str]]:
+    """Microseconds, calls and name of every kernel (CUDA) or operator (CPU) of the steps after the warm-up."""
+    cuda, hardware = job.device == "cuda", setup.hardware
     profiler = profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU])
-    setup = prepare(job.spec(), hardware)
 
     def on_step(progress: Progress) -> None:
         if progress.step == job.warmup:
@@ -82,7 +81,13 @@ def report(job: Job, hardware: Hardware, *, rows: int) -> None:
 
     optimize(setup, Meter(hardware), validated=False, on_step=on_step)
     events = profiler.key_averages()
-    costs = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in events]
+    return [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in events]
+
+
+def report(job: Job, hardware: Hardware, *, rows: int) -> None:
+    """Print what the steps after the warm-up cost."""
+    setup = prepare(job.spec(), hardware)
+    costs = profiled(job, setup)
     total = sum(cost for cost, _, _ in costs)
     rate, precision = matrix_rate(job.device, quick=False)
     train = setup.tokens["train"]

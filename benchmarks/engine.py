@@ -142,7 +142,7 @@ def _rival() -> Any:
 def _loratory() -> Any:
     import peft  # noqa: F401  # importing is nobody's set-up
 
-    from loratory.engine.fit import Progress
+    from loratory.engine.epoch import Progress
     from loratory.run import optimize
     from loratory.setup import prepare
 

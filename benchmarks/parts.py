@@ -9,11 +9,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from costs import profiled
 from engine import STEPS
-from torch.profiler import ProfilerActivity, profile
 from workloads import LONGEST, Job, model_directory, write_texts
 
-from loratory.engine.fit import Progress
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.run import optimize
@@ -52,7 +51,7 @@ def main() -> None:
 def line(job: Job, graphs: str) -> str:
     """A row of the table."""
     parts = {part: 1e3 * seconds for part, seconds in measured(job, graphs).items()}
-    work, kernels = sum(parts[part] for part in WORK), 1e3 * profiled(job, graphs)
+    work, kernels = sum(parts[part] for part in WORK), 1e3 * in_kernels(job, graphs)
     shown = " | ".join(f"{parts[part]:.2f}" for part in (*WORK, "data", "gaps"))
     how = "captured" if graphs == "auto" else "one by one"
     return f"| {job.method} | {job.workload} | {how} | {shown} | {work:.2f} | {kernels:.2f} | {work / kernels:.2f} |"
@@ -67,21 +66,10 @@ def measured(job: Job, graphs: str) -> dict[str, float]:
     return {part: seconds / meter.steps for part, seconds in parts.items()}
 
 
-def profiled(job: Job, graphs: str) -> float:
+def in_kernels(job: Job, graphs: str) -> float:
     """Seconds a step in kernels, copies and fills, after the warm-up."""
-    hardware = Hardware.of(HardwareSpec(device="cuda", graphs=graphs))
-    profiler = profile(activities=[ProfilerActivity.CUDA])
-
-    def on_step(progress: Progress) -> None:
-        if progress.step == job.warmup:
-            hardware.synchronize()
-            profiler.start()
-        elif progress.step == job.warmup + job.steps:
-            hardware.synchronize()
-            profiler.stop()
-
-    optimize(prepare(job.spec(), hardware), Meter(hardware), validated=False, on_step=on_step)
-    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / job.steps
+    setup = prepare(job.spec(), Hardware.of(HardwareSpec(device="cuda", graphs=graphs)))
+    return sum(cost for cost, _, _ in profiled(job, setup)) / 1e6 / job.steps
 
 
 if __name__ == "__main__":

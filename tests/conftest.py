@@ -12,10 +12,6 @@ import random
 import shlex
 import shutil
 import signal
-import sys
-import tempfile
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test a
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does: a CPU has no kernels for 4 bits
 
 import pytest
+from forking import Fork
+from pairs import COLUMNS
+from tiny import CONFIGS, SPECIAL, WORDS, qwen_tokenizer, word_tokenizer
 
 from loratory.cli import main
 from loratory.data import PACKAGED
@@ -39,95 +38,7 @@ ROOT = Path(__file__).parents[1]
 
 ModelDirectory = Callable[..., Path]
 
-WORDS = [f"w{n}" for n in range(96)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 GOOD, BAD = ("w0", "w1", "w2"), ("w3", "w4", "w5")
-
-BERT = {
-    "vocab_size": len(SPECIAL) + len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,  # wide, so that logits differ visibly from one text to the next
-}
-ROBERTA = {**BERT, "max_position_embeddings": 66, "type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3}
-DEBERTA = {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
-DECODER = {**BERT, "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": BERT,
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
-    "electra": {**BERT, "embedding_size": 16},
-    "distilbert": {
-        "vocab_size": BERT["vocab_size"],
-        "dim": 32,
-        "n_layers": 2,
-        "n_heads": 2,
-        "hidden_dim": 64,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.2,
-    },
-    "albert": {**BERT, "embedding_size": 16, "num_hidden_layers": 3},
-    "modernbert": {
-        **BERT,
-        "num_hidden_layers": 3,
-        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-        "local_attention": 8,  # shorter than most sequences of the tests
-        "bos_token_id": 2,
-        "cls_token_id": 2,
-        "eos_token_id": 3,
-        "sep_token_id": 3,
-    },
-    "gpt2": {
-        "vocab_size": BERT["vocab_size"],
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 2,
-        "n_positions": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "initializer_range": 0.2,
-    },
-    "llama": DECODER,
-    "qwen2": DECODER,
-    "qwen3": {**DECODER, "head_dim": 16},
-    "mpnet": {**BERT, "pad_token_id": 0},
-    "deberta": DEBERTA,
-    "deberta-v2": {**DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
-}
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-
-
-def _qwen_tokenizer() -> Any:
-    """transformers opens Qwen2's directories with this class alone: byte pairs, no token around a text."""
-    from transformers import Qwen2Tokenizer
-
-    pairs = [("w", digit) for digit in "0123456789"]
-    pairs += [(f"w{tens}", ones) for tens in "123456789" for ones in "0123456789" if int(tens + ones) < 80]
-    tokens = [*SPECIAL, "Ġ", "w", *"0123456789", *("".join(pair) for pair in pairs)]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    return Qwen2Tokenizer(
-        vocab=vocabulary, merges=pairs, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", bos_token="[CLS]"
-    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -153,67 +64,6 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORATORY_DATA", str(tmp_path_factory.mktemp("data")))
         yield
-
-
-FORKED_SECONDS = 300
-"""After which a process that a test has forked is ended: it hangs."""
-
-
-class Fork:
-    """A process that begins with the libraries that this one has: a Python that starts takes seconds to load them.
-
-    Threads of libraries are not in it, so it cannot draw charts: a study that is to end in one has no page.
-
-    Attributes:
-        stdout: what it prints.
-        returncode: its exit code, less the number of the signal that ended it; None until :meth:`communicate`.
-    """
-
-    def __init__(self, work: Callable[[], int | None]) -> None:
-        reading, writing = os.pipe()
-        self._stderr = tempfile.TemporaryFile("w+", encoding="utf8")  # noqa: SIM115  # closed by communicate
-        self.returncode: int | None = None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries, which rest between tests
-            self.pid = os.fork()
-        if self.pid == 0:
-            _work(work, writing, self._stderr.fileno())
-        os.close(writing)
-        self.stdout = os.fdopen(reading, encoding="utf8")
-
-    def send_signal(self, number: int) -> None:
-        """As :mod:`subprocess` does."""
-        os.kill(self.pid, number)
-
-    def communicate(self) -> tuple[str, str]:
-        """Wait for its end: all that it printed, on standard output and error."""
-        out = self.stdout.read()
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self._stderr.seek(0)
-        err = self._stderr.read()
-        self.stdout.close()
-        self._stderr.close()
-        return out, err
-
-
-def _work(work: Callable[[], int | None], out: int, err: int) -> None:
-    """Do it and end this process, whatever comes: nothing of the tests may go on in it."""
-    code: Any = 1
-    try:
-        signal.alarm(FORKED_SECONDS)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf8", buffering=1) for number in (1, 2))
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in this process
-        code = work()
-        sys.stdout.flush()
-    except SystemExit as end:
-        code = end.code
-        sys.stdout.flush()
-    except BaseException:  # noqa: BLE001  # it is told, and ends here
-        traceback.print_exc()
-    finally:
-        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 @pytest.fixture
@@ -255,7 +105,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
                         parameter.data += 0.1 * torch.randn_like(parameter)
                     assert "lora" not in name
                 model.save_pretrained(place)
-            (_qwen_tokenizer() if family == "qwen2" else _tokenizer()).save_pretrained(place)
+            (qwen_tokenizer() if family == "qwen2" else word_tokenizer()).save_pretrained(place)
             made[key] = place
         return made[key]
 
@@ -491,3 +341,53 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Callable[[str], int]:
         return len(lines)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pairs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 pairs of 45 first texts; of each label the second text begins with the first one's first word, or not."""
+    draw = random.Random(3)
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    with path.open("w", encoding="utf8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "premise", "hypothesis", "same"])
+        for number in range(45):
+            words = [f"w{draw.randrange(96)}" for _ in range(5)]
+            for same in ("yes", "no"):
+                first = words[0] if same == "yes" else f"w{number + 1}"
+                rows.writerow([number, " ".join(words), f"{first} w{draw.randrange(96)} w{number}", same])
+    return path
+
+
+@pytest.fixture(scope="session")
+def paired_model(
+    model_directory: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """(family) -> a tiny model whose tokenizer gives types of tokens, as BERT's own does."""
+
+    from transformers import AutoTokenizer
+
+    def make(family: str) -> Path:
+        place = tmp_path_factory.mktemp(family) / "model"
+        shutil.copytree(model_directory(family), place)
+        if family != "qwen2":
+            names = ["input_ids", "token_type_ids", "attention_mask"]
+            AutoTokenizer.from_pretrained(place, model_input_names=names).save_pretrained(place)
+        return place
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def paired_bert(paired_model: Callable[[str], Path]) -> Path:
+    """A tiny BERT with types of tokens."""
+    return paired_model("bert")
+
+
+@pytest.fixture(scope="session")
+def paired_data(pairs_csv: Path) -> Any:
+    """These pairs, divided."""
+    from loratory.data import make_dataset
+    from loratory.spec import DataSpec
+
+    return make_dataset(DataSpec(dataset=str(pairs_csv), **COLUMNS))

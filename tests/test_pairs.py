@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pairs import COLUMNS, PAIRS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import loratory
 from loratory import predicting, trained
 from loratory.cli import main
-from loratory.data import Labelled, Pairs, Texts, collate, load_source, make_dataset, normalised, tokenize
-from loratory.data.batches import Shape, filled
-from loratory.data.profile import Reader, profile
+from loratory.data import Labelled, collate, load_source, make_dataset
 from loratory.data.tokens import encode
 from loratory.errors import DataError, LoratoryError, SettingsError
 from loratory.evaluation.baselines import baselines
@@ -29,59 +26,13 @@ from loratory.methods import spec_from_flags
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
 from loratory.problems import REGRESSION
-from loratory.report.findings import findings
 from loratory.run import Run
 from loratory.run import train as train_run
 from loratory.spec import DataSpec, HardwareSpec
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
-PAIRS = [("w1 w2 w3", "w4"), ("w5", "w6 w7 w8 w9 w10 w11"), ("w12 w13", "w14 w15"), ("w1 " * 9, "w2 " * 9)]
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "mpnet", "deberta", "deberta-v2"]
 DECODERS = ["gpt2", "llama", "qwen2", "qwen3"]
-
-
-@pytest.fixture(scope="module")
-def pairs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """90 pairs of 45 first texts; of each label the second text begins with the first one's first word, or not."""
-    draw = random.Random(3)
-    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    with path.open("w", encoding="utf8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["id", "premise", "hypothesis", "same"])
-        for number in range(45):
-            words = [f"w{draw.randrange(96)}" for _ in range(5)]
-            for same in ("yes", "no"):
-                first = words[0] if same == "yes" else f"w{number + 1}"
-                rows.writerow([number, " ".join(words), f"{first} w{draw.randrange(96)} w{number}", same])
-    return path
-
-
-COLUMNS = {"text_column": "premise", "pair_column": "hypothesis", "label_column": "same"}
-
-
-@pytest.fixture(scope="module")
-def directory(model_directory: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """(family) -> a tiny model whose tokenizer gives types of tokens, as BERT's own does."""
-
-    def make(family: str) -> Path:
-        place = tmp_path_factory.mktemp(family) / "model"
-        shutil.copytree(model_directory(family), place)
-        if family != "qwen2":
-            names = ["input_ids", "token_type_ids", "attention_mask"]
-            AutoTokenizer.from_pretrained(place, model_input_names=names).save_pretrained(place)
-        return place
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def paired_bert(directory: Callable[[str], Path]) -> Path:
-    return directory("bert")
-
-
-@pytest.fixture(scope="module")
-def dataset(pairs_csv: Path) -> Any:
-    return make_dataset(DataSpec(dataset=str(pairs_csv), **COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +55,9 @@ def single(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *DECODERS])
 def test_logits_are_those_of_the_stock_model_on_the_tokenizers_own_batch(
-    family: str, directory: Callable[[str], Path]
+    family: str, paired_model: Callable[[str], Path]
 ) -> None:
-    place = directory(family)
+    place = paired_model(family)
     base = load_base(str(place), labels=("a", "b", "c"), seed=0)
     assert base.types == (family in ("bert", "electra", "albert"))
     table = encode(PAIRS, base.tokenizer, 12, types=base.types)
@@ -145,95 +96,6 @@ def test_types_change_logits_and_padded_batches_have_them_too(paired_bert: Path)
     assert float((flat - plain).abs().max()) > 1e-3
 
 
-def test_types_follow_their_tokens(paired_bert: Path, tmp_path: Path, dataset: Any) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(paired_bert)
-    table = tokenize(dataset.train, tokenizer, 9, tmp_path, types=True)
-    first, second = map(list, zip(*dataset.train.texts, strict=True))
-    expected = tokenizer(first, second, truncation=True, max_length=9)["token_type_ids"]
-    assert table.types is not None
-    assert table.types.tolist() == [one for sequence in expected for one in sequence]
-    assert tokenize(dataset.train, tokenizer, 9, tmp_path).types is None
-    assert len(list(tmp_path.glob("*/types.npy"))) == 1
-    labels = dataset.train.labels
-    data = Labelled(table, labels)
-    chosen = np.array([4, 0, 7])
-    for batch in (collate(table, labels, chosen), collate(data.take(chosen).tokens, labels[chosen], [0, 1, 2])):
-        assert batch.token_type_ids is not None
-        assert batch.token_type_ids.tolist() == [one for place in chosen for one in expected[place]]
-    few = data.first(2).tokens
-    assert few.types is not None
-    assert few.types.tolist() == [one for place in (0, 1) for one in expected[place]]
-    whole = filled(batch, Shape(batch.tokens + 5, 4, 2, 16), 0)
-    assert whole.token_type_ids is not None
-    assert whole.token_type_ids.tolist() == [*batch.token_type_ids.tolist(), *[0] * 5]
-    assert whole.to(torch.device("cpu")).tensors().keys() == batch.tensors().keys()
-
-
-def test_single_texts_have_no_types_and_keep_their_place_in_the_cache(paired_bert: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(paired_bert)
-    assert encode(["w1 w2"], tokenizer, 9, types=True).types is None
-    path = tmp_path / "a.csv"
-    path.write_text("text,label\n" + "".join(f"w{n},{'ab'[n % 2]}\n" for n in range(20)), encoding="utf8")
-    train = make_dataset(DataSpec(dataset=str(path))).train
-    for types in (True, False):
-        table = tokenize(train, tokenizer, 9, tmp_path / "cache", types=types)
-        assert "token_type_ids" not in collate(table, train.labels, [0, 1]).tensors()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def test_a_damaged_file_of_types_is_made_anew(paired_bert: Path, tmp_path: Path, dataset: Any) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(paired_bert)
-    made = tokenize(dataset.test, tokenizer, 9, tmp_path, types=True).types
-    assert made is not None
-    expected = made.tolist()  # it is mapped from the file
-    (path,) = tmp_path.glob("*/types.npy")
-    np.save(path, np.zeros(3, dtype=np.uint8))
-    found = tokenize(dataset.test, tokenizer, 9, tmp_path, types=True).types
-    assert found is not None
-    assert found.tolist() == expected
-
-
-def test_every_format_gives_the_same_pairs(pairs_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with pairs_csv.open(encoding="utf8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
-    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
-    expected = tuple((row["premise"], row["hypothesis"]) for row in rows)
-    for place in (pairs_csv, folder / "train.jsonl", tmp_path / "a.parquet", f"hub:{folder}"):
-        for second in ("hypothesis", "2", 2):
-            spec = DataSpec.model_validate({"dataset": str(place), **COLUMNS, "pair_column": second})
-            (examples,) = load_source(spec).parts.values()
-            assert examples.texts == expected
-
-
-def test_a_pair_is_one_unit_and_its_texts_alone_are_counted(dataset: Any, pairs_csv: Path, paired_bert: Path) -> None:
-    sides = {part: [normalised(pair) for pair in dataset.split(part).texts] for part in ("train", "validation", "test")}
-    assert dataset.overlap == {"train-validation": 0, "train-test": 0, "validation-test": 0}
-    assert len(set().union(*sides.values())) == sum(map(len, sides.values())) == 90
-    found = profile(dataset, Reader("tiny", AutoTokenizer.from_pretrained(paired_bert), 64), 16)
-    assert found.alone is not None
-    either = {part: {text for pair in dataset.split(part).texts for text in pair} for part in sides}
-    for place, column in enumerate(("text", "pair")):
-        for names, count in found.alone[column].items():
-            known, judged = names.split("-")
-            assert count == sum(pair[place] in either[known] for pair in dataset.split(judged).texts)
-    assert found.alone["text"]["train-test"] > 0
-    said = next(
-        one for one in findings(found, dataset.record()["sizes"]) if one.title == "Texts of pairs, each by itself"
-    )
-    assert "--group-column" in said.sentences[-1]
-    assert json.loads(json.dumps(found.to_dict()))["alone"] == found.alone
-
-    grouped = make_dataset(DataSpec(dataset=str(pairs_csv), group_column="id", **COLUMNS))
-    alone = profile(grouped, None, 16).alone
-    assert alone is not None
-    assert set(alone["text"].values()) == {0}
-
-
 def test_baselines_take_each_text_by_itself_and_vader_is_left_out(tmp_path: Path) -> None:
     """Whether `w1` stands in the first text says nothing, in the second everything."""
     rows = [(f"w1 x{n}", f"{'w1' if n % 2 else 'w2'} y{n}", "yes" if n % 2 else "no") for n in range(60)]
@@ -246,7 +108,7 @@ def test_baselines_take_each_text_by_itself_and_vader_is_left_out(tmp_path: Path
 
 
 def test_a_run_of_pairs_from_file_to_labels(
-    run: Run, pairs_csv: Path, dataset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, pairs_csv: Path, paired_data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, said = tmp_path / "in.csv", tmp_path / "out.jsonl"
     table.write_text(pairs_csv.read_text("utf8"), encoding="utf8")
@@ -260,20 +122,23 @@ def test_a_run_of_pairs_from_file_to_labels(
     assert main(command) == 0
     assert " | " in capsys.readouterr().out
     evaluation = loratory.evaluate(run, device="cpu", precision="fp32")
-    assert evaluation.quality.examples == len(dataset.test)
+    assert evaluation.quality.examples == len(paired_data.test)
     assert evaluation.quality.accuracy == pytest.approx(run.record.quality["test"]["accuracy"])
-    first, second = zip(*dataset.test.texts, strict=True)
+    first, second = zip(*paired_data.test.texts, strict=True)
     again = loratory.evaluate(
-        run, list(zip(first, second, strict=True)), [dataset.labels[n] for n in dataset.test.labels], device="cpu"
+        run,
+        list(zip(first, second, strict=True)),
+        [paired_data.labels[n] for n in paired_data.test.labels],
+        device="cpu",
     )
     assert again.quality.accuracy == evaluation.quality.accuracy
 
 
 @pytest.mark.parametrize("kind", ["merged", "pth"])
-def test_what_is_exported_takes_pairs(run: Run, dataset: Any, tmp_path: Path, kind: str) -> None:
+def test_what_is_exported_takes_pairs(run: Run, paired_data: Any, tmp_path: Path, kind: str) -> None:
     place = tmp_path / ("out.pth" if kind == "pth" else "out")
     assert main(["export", "--model-path", str(run.directory), "--format", kind, "--output", str(place)]) == 0
-    pairs = list(dataset.test.texts)
+    pairs = list(paired_data.test.texts)
     expected = loratory.predict(run, pairs, device="cpu", precision="fp32")
     if kind == "pth":
         assert loratory.predict(place, pairs, device="cpu", precision="fp32").chosen == expected.chosen
@@ -291,9 +156,9 @@ def test_what_is_exported_takes_pairs(run: Run, dataset: Any, tmp_path: Path, ki
     assert 'classify({"text": "A text.", "text_pair": "Its second text."}, truncation=True, max_length=32)' in card
 
 
-def test_lists_of_pairs_and_the_estimator(flags: dict[str, Any], dataset: Any, tmp_path: Path) -> None:
-    pairs = [*dataset.train.texts, *dataset.test.texts]
-    labels = [dataset.labels[n] for n in (*dataset.train.labels, *dataset.test.labels)]
+def test_lists_of_pairs_and_the_estimator(flags: dict[str, Any], paired_data: Any, tmp_path: Path) -> None:
+    pairs = [*paired_data.train.texts, *paired_data.test.texts]
+    labels = [paired_data.labels[n] for n in (*paired_data.train.labels, *paired_data.test.labels)]
     few = {"model": flags["model"], "epochs": 1, "max_length": 32, "device": "cpu", "precision": "fp32"}
     trained = loratory.train(pairs, labels, method="head", output=tmp_path / "head", **few)
     assert trained.record.spec["data"]["pair_column"] == "pair"
@@ -303,31 +168,6 @@ def test_lists_of_pairs_and_the_estimator(flags: dict[str, Any], dataset: Any, t
         np.testing.assert_array_equal(estimator.predict_proba(X), expected)
     with pytest.raises(DataError, match="these are single ones"):
         estimator.predict(["w1"])
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ([{"a": "x", "b": " ", "label": "p"}], "1 row without a second text (line 1); add it"),
-        ([{"a": "x", "b": None, "label": "p"}], "1 row without a second text (line 1); add it"),
-        (
-            [{"a": "x", "b": 3, "label": "p"}],
-            "1 row with a second text that is not a string (line 1); choose",
-        ),
-        (
-            [{"a": "x", "b": "y", "label": "p"}, {"a": "x", "label": "p"}],
-            "line 2: no column 'b'; columns: 'a'",
-        ),
-        ([{"a": "x", "b": "\ud800", "label": "p"}], "1 row with half a surrogate pair (line 1)"),
-    ],
-)
-def test_a_pair_that_lacks_a_text_is_refused(rows: list[dict[str, Any]], said: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
-    with pytest.raises(DataError) as caught:
-        load_source(DataSpec(dataset=str(path), text_column="a", pair_column="b"))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_pairs_where_there_are_none_and_single_texts_where_pairs_are_wanted(
@@ -362,16 +202,6 @@ def test_pairs_where_there_are_none_and_single_texts_where_pairs_are_wanted(
     with pytest.raises(SettingsError, match="a line holds one text"):
         predicting.given_texts(Path("-"), "text", "pair")
     assert main(["predict", "--model-path", str(run.directory), "w1", "--pair-column", "b"]) == 2
-
-
-def test_a_column_of_pairs_is_like_a_tuple_of_them() -> None:
-    pairs = Pairs(Texts.of(first for first, _ in PAIRS), Texts.of(second for _, second in PAIRS))
-    assert pairs == tuple(PAIRS)
-    assert pairs[1] == PAIRS[1]
-    assert pairs[1:3] == PAIRS[1:3]
-    assert pairs.take(np.array([2, 0])) == [PAIRS[2], PAIRS[0]]
-    assert pairs != PAIRS[::-1]
-    assert normalised((" A", "b c")) == normalised(("a", "B  c")) != normalised(("a b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -419,9 +249,9 @@ def test_the_program_of_their_card_prints_the_number(
     assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_estimator_learns_numbers_of_pairs(dataset: Any, paired_bert: Path, tmp_path: Path) -> None:
+def test_an_estimator_learns_numbers_of_pairs(paired_data: Any, paired_bert: Path, tmp_path: Path) -> None:
     flags = {"epochs": 1, "lr": 0.005, "max_length": 32, "device": "cpu", "precision": "fp32"}
-    texts = list(dataset.train.texts)
-    found = loratory.TextRegressor("head", str(paired_bert), **flags).fit(texts, dataset.train.labels + 0.5)
+    texts = list(paired_data.train.texts)
+    found = loratory.TextRegressor("head", str(paired_bert), **flags).fit(texts, paired_data.train.labels + 0.5)
     assert found.predict(texts[:3]).shape == (3,)
     assert found.record_.spec["data"]["pair_column"] == "pair"

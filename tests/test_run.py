@@ -18,7 +18,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import SettingsError, StorageError
 from loratory.evaluation import predictions
-from loratory.evaluation.metrics import log_softmax
+from loratory.evaluation.measures import log_softmax
 from loratory.methods import METHODS, parse_spec
 from loratory.models.families import FAMILIES
 from loratory.run import Run, train

@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 
 from loratory import given, predicting, trained
 from loratory.data.columns import Text, are_pairs
-from loratory.engine.fit import Progress
+from loratory.engine.epoch import Progress
 from loratory.errors import DataError, SettingsError
 from loratory.estimating import Estimate
 from loratory.estimating import estimate as estimate_run

@@ -46,8 +46,8 @@ SEEDS = 2**31
 """Seeds are drawn below this where `random_state` is no seed itself."""
 
 
-class _TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """What a classifier and a regressor of texts share: parameters, training, and the run in memory.
+class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """What :class:`TextClassifier` and :class:`TextRegressor` share: parameters, training, and the run in memory.
 
     X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
     array (N, 2). `validation_fraction` of the examples, cut as `loratory train` cuts them, are not trained on: they
@@ -169,31 +169,16 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships
         return int(check_random_state(self.random_state).randint(SEEDS))
 
 
-class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """Fine-tune a pretrained transformer on texts and their classes.
+class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Fine-tune a pretrained transformer on texts and their classes; all else as :class:`TextEstimator` says.
 
-    X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
-    array (N, 2); y holds N labels: strings, whole numbers or true/false, two classes or more, each with two distinct
-    texts or more. Where a text may have several labels, y is scikit-learn's
-    indicator matrix, (N, C) of 0 and 1, which `sklearn.preprocessing.MultiLabelBinarizer` makes of lists; a label is
-    predicted from a probability on that `validation_fraction` of the examples chose. All else as
-    :class:`TextRegressor` has it, too: `validation_fraction` of the examples, cut as `loratory train` cuts them, are
-    not trained on, there is no test split, and `fit` leaves the examples in a file in the data directory.
-
-    Args:
-        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
-        model: `minilm`, a directory, or a hub id.
-        rank: of the methods that have one.
-        epochs, batch_size, lr, max_length, device, precision: as the flags of `loratory train`.
-        validation_fraction: share of the examples that are not trained on, between 0 and 1.
-        random_state: the seed of everything that is drawn, the split too. None or a `RandomState` draws a seed.
-        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`.
-
-    None stands for a setting's own default.
+    y holds N labels: strings, whole numbers or true/false, two classes or more, each with two distinct texts or more.
+    Where a text may have several labels, y is scikit-learn's indicator matrix, (N, C) of 0 and 1, which
+    `sklearn.preprocessing.MultiLabelBinarizer` makes of lists; a label is predicted from a probability on that
+    `validation_fraction` of the examples chose.
 
     Attributes:
         classes_: (C,) the labels in order, of y's own type; of an indicator matrix the numbers of its columns.
-        record_: the run's record: settings, parameters, cost, quality on validation.
     """
 
     def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:
@@ -243,27 +228,10 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]  # 
         return tags
 
 
-class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """Fine-tune a pretrained transformer on texts and their numbers.
+class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Fine-tune a pretrained transformer on texts and their numbers; all else as :class:`TextEstimator` says.
 
-    X is a list, an array (N,) or a column of N strings, or N pairs of strings that are judged together, as tuples or an
-    array (N, 2); y holds N finite numbers. `validation_fraction` of the examples, cut as `loratory train` cuts them,
-    are not trained on: they choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is
-    no test split: what is to be tested is not given to `fit`.
-
-    Args:
-        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
-        model: `minilm`, a directory, or a hub id.
-        rank: of the methods that have one.
-        epochs, batch_size, lr, max_length, device, precision: as the flags of `loratory train`.
-        validation_fraction: share of the examples that are not trained on, between 0 and 1.
-        random_state: the seed of everything that is drawn, the split too. None or a `RandomState` draws a seed.
-        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`.
-
-    None stands for a setting's own default.
-
-    Attributes:
-        record_: the run's record: settings, parameters, cost, quality on validation.
+    y holds N finite numbers.
     """
 
     def fit(self, X: Iterable[Text], y: Iterable[Any]) -> Self:

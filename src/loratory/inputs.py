@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loratory.data import Dataset, Labelled, Source, data_directory, divided, load_source, tokenize
+from loratory.data.dividing import fold_of
 from loratory.models.source import Pretrained, pretrained
 from loratory.spec import DataSpec
 
@@ -38,6 +39,7 @@ class Inputs:
             LoratoryError: as :func:`loratory.data.make_dataset`.
         """
         if spec not in self._datasets:
+            fold_of(spec)  # what cannot be meant is refused before anything is read
             of_source = spec.model_copy(update={key: DataSpec.model_fields[key].default for key in _DIVIDES})
             if of_source not in self._sources:
                 self._sources[of_source] = load_source(of_source)

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loratory.engine.fit import FitResult, Progress, fit
+from loratory.engine.epoch import Progress
+from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware, device_type
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict

@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 
 from loratory.data import Dataset, Labelled
-from loratory.data.splits import PARTS
+from loratory.data.rows import PARTS
 from loratory.engine.hardware import Hardware
 from loratory.errors import SettingsError
 from loratory.evaluation.metrics import LEADING, metrics_of

@@ -24,7 +24,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from loratory.engine.fit import Progress
+from loratory.engine.epoch import Progress
 from loratory.errors import ResourceError, SettingsError, StorageError, first_line, nearest
 from loratory.store.record import RunRecord
 

@@ -16,10 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from loratory.data import Coded, Texts, columns, epoch_order, files, load_source, make_dataset, normalised, tokenize
+from loratory.data import (
+    Coded,
+    Texts,
+    columns,
+    content,
+    epoch_order,
+    files,
+    load_source,
+    make_dataset,
+    normalised,
+    tokenize,
+)
 from loratory.data.batches import Orders
+from loratory.data.dividing import _counts
 from loratory.data.profile import Reader, profile
-from loratory.data.splits import PARTS, _counts
+from loratory.data.rows import PARTS
 from loratory.errors import DataError, StorageError
 from loratory.evaluation import baselines as judged
 from loratory.spec import DataSpec
@@ -158,7 +170,7 @@ def test_a_file_that_is_cut_off_is_one_line(
     name, content, said = CUT[case]
     path = tmp_path / name
     path.write_bytes(content)
-    monkeypatch.setattr(files, "_BLOCK", block)
+    monkeypatch.setattr("loratory.data.content._BLOCK", block)
     with pytest.raises(DataError) as caught:
         load_source(DataSpec(dataset=str(path)))
     assert str(caught.value).startswith(f"{path}: {said}")
@@ -172,7 +184,7 @@ def test_lines_are_counted_across_blocks(before: bytes, block: int) -> None:
     with tempfile.NamedTemporaryFile(suffix=".csv") as file, pytest.MonkeyPatch.context() as patch:
         file.write(b"text,label\n" + before + b"\xff")
         file.flush()
-        patch.setattr(files, "_BLOCK", block)
+        patch.setattr("loratory.data.content._BLOCK", block)
         line = len((b"text,label\n" + before + b".").splitlines())
         with pytest.raises(DataError, match=rf"not UTF-8 at byte {11 + len(before)} \(0xff, line {line}\)"):
             load_source(DataSpec(dataset=file.name))
@@ -256,3 +268,30 @@ def test_the_benchmark_goes_the_way_of_a_runs_data(tmp_path: Path) -> None:
     assert all(stage["peak"] >= stage["mapped"] > 0 for stage in stages)
     lengths = {len(text.split()) for text in load_source(DataSpec(dataset=str(path))).parts["all"].texts}
     assert lengths == set(range(large.LENGTHS[0], large.LENGTHS[1] + 1))
+
+
+def test_a_file_that_changes_after_its_digest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\n" + b"x,a\ny,b\n" * 20)
+    look = content._looked_over
+
+    def change(*arguments: Any, **settings: Any) -> Any:
+        found = look(*arguments, **settings)
+        path.write_bytes(b"text,label\n" + b"other,a\nthan,b\n" * 20)
+        return found
+
+    monkeypatch.setattr(content, "_looked_over", change)
+    with pytest.raises(DataError, match="it changed while it was read"):
+        load_source(DataSpec(dataset=str(path)))
+
+
+def test_pages_of_long_texts_are_released_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.data.columns.HELD", 20_000)
+    monkeypatch.setattr("loratory.data.columns.AT_ONCE", 10)
+    texts = Texts.of("x" * 1_000 for _ in range(100))
+    most = 0
+    for chunk in texts.chunks():
+        most = max(most, texts._content.held)
+        assert chunk == ["x" * 1_000] * 10
+    assert 20_000 < most <= 30_000
+    assert texts._content.held == 0

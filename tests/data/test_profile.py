@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from loratory.data import Dataset, make_dataset, near, normalised
 from loratory.data.near import near_duplicates
-from loratory.data.profile import Place, Profile, Reader, profile, token_lengths
+from loratory.data.profile import Profile, Reader, profile, token_lengths
+from loratory.data.seen import Place
 from loratory.models.source import pretrained
 from loratory.spec import DataSpec
 

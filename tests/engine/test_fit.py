@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from loratory.data import Batch, Cut, Labelled, epoch_order
-from loratory.engine.fit import FIRST_LOOKS, FitResult, fit
+from loratory.engine.epoch import FIRST_LOOKS
+from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict

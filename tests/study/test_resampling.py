@@ -13,9 +13,10 @@ from loratory.evaluation.metrics import METRICS, metrics_of, score
 from loratory.evaluation.thresholds import decided
 from loratory.problems import MULTI, REGRESSION, SINGLE
 from loratory.spec import Select
-from loratory.study import resampling
-from loratory.study.resampling import POWERS, SUMS, Outputs, replicate, unit_weights
+from loratory.study import sums
+from loratory.study.resampling import replicate, unit_weights
 from loratory.study.statistics import difference
+from loratory.study.sums import POWERS, SUMS, Outputs
 
 
 def runs(seeds: int, examples: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +104,7 @@ def test_a_draw_has_as_many_units_as_there_are(units: int, draws: int, seed: int
 
 
 def test_draws_in_pieces_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loratory.study.resampling._AT_ONCE", 25)
+    monkeypatch.setattr("loratory.study.sums.AT_ONCE", 25)
     pieces = list(unit_weights(10, 7, 0))
     assert [len(piece) for piece in pieces] == [2, 2, 2, 1]
 
@@ -165,7 +166,7 @@ def test_ranks_in_pieces_are_those_of_all_draws_at_once(monkeypatch: pytest.Monk
     truth = random.normal(size=50)
     run = (truth + random.normal(size=(3, 50)))[..., None]
     (whole,) = replicate("spearman", truth, np.arange(50) // 5, [run], draws=40)
-    monkeypatch.setattr(resampling, "_AT_ONCE", 1000)
+    monkeypatch.setattr(sums, "AT_ONCE", 1000)
     (pieces,) = replicate("spearman", truth, np.arange(50) // 5, [run], draws=40)
     np.testing.assert_array_equal(pieces.values, whole.values)
     assert pieces.draws.shape == whole.draws.shape

@@ -26,6 +26,9 @@ AT_ONCE = 4096
 RELEASED = 256 * AT_ONCE
 """After so many texts in a row the pages that were read count no longer as the process's memory."""
 
+HELD = 2**28
+"""Or after so many bytes of them."""
+
 T = TypeVar("T", bound=Hashable)
 U = TypeVar("U", bound=Hashable)
 
@@ -78,7 +81,7 @@ class Texts(Sequence[str]):
         """The texts in order, :data:`AT_ONCE` at a time."""
         for begin in range(0, len(self), AT_ONCE):
             yield self._pulled(begin, min(begin + AT_ONCE, len(self)))
-            if (begin + AT_ONCE) % RELEASED == 0:
+            if (begin + AT_ONCE) % RELEASED == 0 or self._content.held > HELD:
                 self._content.release()
         self._content.release()
 
@@ -178,6 +181,8 @@ class _Mapped:
 
     def __init__(self, file: Any, bounds: NDArray[np.int64]) -> None:
         self.count = len(bounds) - 1
+        self.held = 0
+        """Bytes that were read since the pages were last released."""
         self._starts, self._ends = bounds[:-1], bounds[1:]
         size = int(bounds[-1])
         self._bytes = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else None  # maps no empty file
@@ -187,13 +192,15 @@ class _Mapped:
         content = self._bytes
         if content is None:
             return [""] * len(self._ends[chosen])
-        bounds = zip(self._starts[chosen].tolist(), self._ends[chosen].tolist(), strict=True)
-        return [content[start:end].decode() for start, end in bounds]
+        starts, ends = self._starts[chosen], self._ends[chosen]
+        self.held += int((ends - starts).sum())
+        return [content[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def release(self) -> None:
         """Let the system take back the memory of the pages that were read; they are read again when they are needed."""
         if self._bytes is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._bytes.madvise(mmap.MADV_DONTNEED)
+        self.held = 0
 
 
 class TextWriter:

@@ -8,12 +8,9 @@ DataError of one line that names the file, the line (Parquet has none: the row),
 
 from __future__ import annotations
 
-import codecs
 import csv
-import hashlib
 import io
 import json
-import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from loratory.data.columns import Text
+from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
 from loratory.errors import DataError, counted
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -77,7 +75,7 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
     """
     suffix = path.suffix.lower()
     known = suffix in SUFFIXES
-    content = _looked_through(path, text=known and suffix != ".parquet")
+    content = looked_through(path, text=known and suffix != ".parquet")
     if not known:
         raise DataError(f"{path}: unknown format {suffix or 'without suffix'!r}; known: {', '.join(SUFFIXES)}")
     if content.blank:
@@ -134,114 +132,21 @@ def encodable(text: Text) -> bool:
     return True
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file.
-
-    Raises:
-        DataError: it is missing, cannot be read, or is a directory, pipe or device.
-    """
-    return b"".join(_blocks(path))
-
-
-def decoded(path: Path, data: bytes) -> str:
-    """UTF-8 text, without a byte order mark.
-
-    Raises:
-        DataError: not UTF-8 (byte offset from 0), or a NUL character in it.
-    """
-    _looked_over(path, [data], text=True)
-    return data.decode("utf-8-sig")
-
-
-_BLOCK = 2**20
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of a regular file, some at a time."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise DataError(f"{path}: a directory; name a file in it")
-        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
-            raise DataError(f"{path}: not a regular file (a pipe or device); copy it to a file first")
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path (working directory: {Path.cwd()})") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What the bytes of a file are, before its rows are read."""
-
-    digest: str
-    blank: bool
-    ended: bool
-    """Whether the last line has its end."""
-    state: tuple[int, int] = (0, 0)
-    """Size and time of the file."""
-
-
-def _looked_through(path: Path, *, text: bool) -> _Content:
-    """Go through the bytes of a file once.
-
-    Raises:
-        DataError: as :func:`read_bytes`, and of a `text` as :func:`decoded`.
-    """
-    found = _looked_over(path, _blocks(path), text=text)
-    return _Content(found.digest, found.blank, found.ended, _state(path))
-
-
-def _looked_over(path: Path, blocks: Iterable[bytes], *, text: bool) -> _Content:
-    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
-    offset, nul, blank, last = 0, -1, True, b""
-    for block in blocks:
-        digest.update(block)
-        blank = blank and not block.strip()
-        if text:
-            _decode(path, decoder, block, offset)
-            if nul < 0 and (found := block.find(b"\0")) >= 0:
-                nul = offset + found
-        offset, last = offset + len(block), block[-1:]
-    if text:
-        _decode(path, decoder, b"", offset, final=True)
-    if nul >= 0:
-        place = f"line {_line(path, nul)}"
-        raise DataError(f"{path}: NUL character at byte {nul} ({place}); is the file damaged? Remove it")
-    return _Content(digest.hexdigest(), blank, last in (b"\n", b"\r"))
-
-
-def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offset: int, *, final: bool = False) -> None:
-    """Refuse what is no UTF-8; `offset` is where the block begins."""
-    pending = len(decoder.getstate()[0])
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError as error:
-        start = offset - pending + error.start
-        place = f"0x{error.object[error.start]:02x}, line {_line(path, start)}"
-        raise DataError(f"{path}: not UTF-8 at byte {start} ({place}); save the file as UTF-8") from None
-
-
-def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _unchanged(path: Path, content: _Content, rows: Iterator[Row]) -> Iterator[Row]:
+def _unchanged(path: Path, content: Content, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows, of the very bytes that were looked through."""
-    count = 0
+    some = False
     try:
-        for count, row in enumerate(rows, start=1):  # noqa: B007  # it is how many there were
+        for row in rows:
+            some = True
             yield row
-        changed = _state(path) != content.state
-    except (OSError, UnicodeDecodeError):
+        changed = state_of(path) != content.state
+    except (FileNotFoundError, UnicodeDecodeError):  # it was there, and was UTF-8
         changed = True
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     if changed:
         raise DataError(f"{path}: it changed while it was read; wait until it is written, then start again")
-    if not count:
+    if not some:
         raise DataError(f"{path}: no rows, only a header; add rows")
 
 
@@ -249,26 +154,12 @@ def _opened(path: Path, newline: str | None) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _line(path: Path, offset: int) -> int:
-    """The number of the line in which the byte at `offset` of the file stands."""
-    ends, before = 1, b""
-    for block in _blocks(path):
-        part = before + block[:offset]
-        ends += part.count(b"\n") + part.count(b"\r") - part.count(b"\r\n")
-        offset -= len(block)
-        if offset <= 0:
-            break
-        before = block[-1:] if block.endswith(b"\r") else b""
-        ends -= len(before)  # it is counted with what comes after it
-    return ends
-
-
 def _empty(path: Path, wanted: Wanted) -> DataError:
     columns = " and a column ".join(map(repr, wanted.values()))
     return DataError(f"{path}: the file is empty; give one with a column {columns}")
 
 
-def _delimited(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
+def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
     delimiter = SEPARATORS[path.suffix.lower()]
     _refuse_other_separator(path, delimiter, wanted)
     with _opened(path, "") as file:
@@ -400,7 +291,7 @@ def _others(row: Cells, found: Found) -> Cells:
     return {column: value for column, value in row.items() if column not in used}
 
 
-def _jsonl(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
+def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
     found, needed = None, set[str]()
     with _opened(path, "\n") as file:  # no other ends: U+2028 may stand in a JSON string
         for line, written in enumerate(file, start=1):
@@ -428,7 +319,7 @@ def _record(path: Path, line: int, written: str) -> Cells:
     return record
 
 
-def _parquet(path: Path, content: _Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
+def _parquet(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from loratory.data.files import decoded, read_bytes
+from loratory.data.content import decoded, read_bytes
 from loratory.data.packaged import fetch
 from loratory.errors import DataError, nearest
 

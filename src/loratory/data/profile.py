@@ -12,18 +12,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count, pairwise
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data import near
-from loratory.data.columns import Pairs, Text, are_pairs, as_text, stored
-from loratory.data.splits import PARTS, Dataset, hashes, normalised, ranked
-from loratory.data.targets import shown
+from loratory.data.columns import Pairs, Text, as_text
+from loratory.data.rows import PARTS, hashes, ranked
+from loratory.data.seen import Alike, Normalised, Place, Seen
+from loratory.data.splits import Dataset
 from loratory.data.tokens import token_ids
 
 LISTED = 20
@@ -38,17 +39,6 @@ Multiplication Background*)."""
 
 BINS = 12
 """Bins of the histogram below the 99th percentile, at most; one more holds what is longer."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A row of the data."""
-
-    part: str
-    """train, validation or test."""
-    row: int
-    """0-based row of the file or data set that the part was read from, header and blank lines not counted."""
-    label: str
 
 
 @dataclass(frozen=True)
@@ -202,12 +192,12 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
         reader: whose tokens are counted; without one there are no lengths.
         max_length: the maximum length of the settings, in tokens.
     """
-    rows = _Seen.of(dataset)
+    rows = Seen.of(dataset)
     order, ids = ranked(hashes(rows))
     bounds = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
-    alike = _Alike(order, bounds)
+    alike = Alike(order, bounds)
     repeated = [_group(rows, [members], 1.0) for members in alike.repeated()]
-    found = near.near_duplicates(_Normalised(rows, alike))
+    found = near.near_duplicates(Normalised(rows, alike))
     linked = [[alike.members(member) for member in group.members] for group in found.groups]
     groups = [_group(rows, one, of.similarity) for one, of in zip(linked, found.groups, strict=True)]
     return Profile(
@@ -229,97 +219,7 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
     )
 
 
-class _Seen(Sequence[Text]):
-    """The texts of every row: training, validation, test, each by the number of the row."""
-
-    def __init__(self, dataset: Dataset, orders: Sequence[NDArray[np.int64]]) -> None:
-        self.dataset, self.orders = dataset, orders
-        self.texts = [stored(dataset.split(part).texts).take(order) for part, order in zip(PARTS, orders, strict=True)]
-        self.starts = np.cumsum([0, *map(len, orders)])
-        self.parts = np.repeat(np.arange(len(PARTS), dtype=np.int8), np.diff(self.starts))
-        """(N,) the number of each row's part."""
-
-    @property
-    def paired(self) -> bool:
-        """Whether the texts are pairs."""
-        return any(map(are_pairs, self.texts))
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> _Seen:
-        """All rows of `dataset`."""
-        return cls(dataset, [np.argsort(dataset.split(part).rows, kind="stable") for part in PARTS])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    @overload
-    def __getitem__(self, place: int) -> Text: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Text]: ...
-    def __getitem__(self, place: int | slice) -> Text | list[Text]:
-        if not isinstance(place, slice):
-            number = int(self.parts[place])
-            return self.texts[number][range(len(self))[place] - int(self.starts[number])]
-        begin, end, _ = place.indices(len(self))
-        pieces = zip(self.texts, self.starts.tolist(), strict=False)
-        return [text for texts, start in pieces for text in texts[max(0, begin - start) : max(0, end - start)]]
-
-    def place(self, row: int) -> Place:
-        """Where a row stands in the data."""
-        number, position = self._at(row)
-        split = self.dataset.split(PARTS[number])
-        return Place(PARTS[number], int(split.rows[position]), self.label(row))
-
-    def label(self, row: int) -> str:
-        """A row's label."""
-        number, position = self._at(row)
-        labels = self.dataset.split(PARTS[number]).labels[position : position + 1]
-        return shown(labels, self.dataset.labels)[0]
-
-    def _at(self, row: int) -> tuple[int, int]:
-        number = int(self.parts[row])
-        return number, int(self.orders[number][row - self.starts[number]])
-
-
-class _Alike:
-    """The rows of each of D distinct normalised texts."""
-
-    def __init__(self, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> None:
-        self.order, self.bounds = order, bounds
-
-    def __len__(self) -> int:
-        return max(0, len(self.bounds) - 1)
-
-    def members(self, text: int) -> list[int]:
-        """The rows with one text, rising."""
-        rows: list[int] = self.order[self.bounds[text] : self.bounds[text + 1]].tolist()
-        return rows
-
-    def repeated(self) -> Iterator[list[int]]:
-        """The rows of each text that has several."""
-        yield from (self.members(text) for text in np.flatnonzero(np.diff(self.bounds) > 1).tolist())
-
-
-class _Normalised(Sequence[str]):
-    """The distinct normalised texts."""
-
-    def __init__(self, rows: _Seen, alike: _Alike) -> None:
-        self.rows, self.alike = rows, alike
-
-    def __len__(self) -> int:
-        return len(self.alike)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
-        return normalised(self.rows[int(self.alike.order[self.alike.bounds[place]])])
-
-
-def _group(rows: _Seen, members: Sequence[Sequence[int]], similarity: float) -> Group:
+def _group(rows: Seen, members: Sequence[Sequence[int]], similarity: float) -> Group:
     """A group of rows, which share a normalised text where they stand together in `members`."""
     together = sorted(row for one in members for row in one)
     firsts = sorted(one[0] for one in members)[:2]
@@ -356,7 +256,7 @@ def _repeats(groups: Sequence[Group], within: dict[str, int], across: dict[str, 
 _PAIRS = tuple(combinations(PARTS, 2))
 
 
-def _equal_rows(rows: _Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], dict[str, int]]:
+def _equal_rows(rows: Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], dict[str, int]]:
     by_part = [ids[begin:end] for begin, end in pairwise(rows.starts.tolist())]
     within = {part: len(one) - len(np.unique(one)) for part, one in zip(PARTS, by_part, strict=True)}
     across = {
@@ -365,7 +265,7 @@ def _equal_rows(rows: _Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], di
     return within, across
 
 
-def _alone(rows: _Seen) -> dict[str, dict[str, int]]:
+def _alone(rows: Seen) -> dict[str, dict[str, int]]:
     """How many rows of a part have one text that stands in another part, beside whatever other text."""
     sides = [(one.first, one.second) for one in rows.texts if isinstance(one, Pairs)]
     ids = ranked(hashes(*(texts for both in sides for texts in both)))[1]
@@ -380,7 +280,7 @@ def _alone(rows: _Seen) -> dict[str, dict[str, int]]:
     }
 
 
-def _near_rows(seen: _Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[dict[str, int], dict[str, int]]:
+def _near_rows(seen: Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[dict[str, int], dict[str, int]]:
     """Rows beside a text of their group that is not their own."""
     within, across = dict.fromkeys(PARTS, 0), {f"{a}-{b}": 0 for a, b in _PAIRS}
     for group in groups:
@@ -397,7 +297,7 @@ def _near_rows(seen: _Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[
     return within, across
 
 
-def _tokens(rows: _Seen, reader: Reader, max_length: int) -> Tokens:
+def _tokens(rows: Seen, reader: Reader, max_length: int) -> Tokens:
     lengths = token_lengths(rows, reader.tokenizer)
     special = int(reader.tokenizer.num_special_tokens_to_add(pair=rows.paired))
     long = np.flatnonzero(lengths > reader.takes)
@@ -422,7 +322,7 @@ def token_lengths(texts: Sequence[Text], tokenizer: Any) -> NDArray[np.int64]:
     return np.fromiter(lengths, dtype=np.int64, count=len(texts))
 
 
-def _listed(seen: _Seen, rows: NDArray[np.int64]) -> Rows:
+def _listed(seen: Seen, rows: NDArray[np.int64]) -> Rows:
     return Rows(len(rows), tuple(seen.place(row) for row in rows[:LISTED].tolist()))
 
 

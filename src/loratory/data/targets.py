@@ -40,6 +40,9 @@ LISTED = 5
 MANY = 65_536
 """Distinct numbers with fractions among them, above which a column is one of numbers whatever comes after them."""
 
+SLIPS = 0.1
+"""Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
+
 STRATA = 10
 """Strata of a regression: tenths, which a split then has alike."""
 
@@ -145,10 +148,6 @@ def _plain(value: Any) -> Hashable:
     return own if own is None or isinstance(own, str | int | float | bool) else _NO_LABEL
 
 
-SLIPS = 0.1
-"""Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
-
-
 def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None) -> tuple[Problem, str | None]:
     """The problem that the labels of these columns make, and why where nobody said it and it is no single label.
 
@@ -165,16 +164,16 @@ def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None
         return fractions
     if any(isinstance(value, tuple) for cells in columns for value in cells.values.values):
         return MULTI, "labels are lists"
-    rows = named = 0
-    broken = False
+    rows = others = 0
+    fractional = False
     for cells in columns:
         numbers = [_number(value, untyped=cells.untyped) for value in cells.values.values]
         rows += len(cells.values)
-        named += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
-        broken |= any(not one.is_integer() for one in numbers if one is not None)
-    if broken and not named:
+        others += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
+        fractional |= any(not one.is_integer() for one in numbers if one is not None)
+    if fractional and not others:
         return fractions
-    if broken and named < SLIPS * rows:  # to be refused by their rows, not made classes of
+    if fractional and others < SLIPS * rows:  # to be refused by their rows, not made classes of
         return REGRESSION, "nearly all labels are numbers, some with fractions"
     return SINGLE, None
 

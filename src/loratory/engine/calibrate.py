@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.batches import Cut, Labelled, Orders
-from loratory.engine.fit import Progress, ready
+from loratory.engine.epoch import Progress
 from loratory.engine.frozen import AT_ONCE, Bottom
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.ready import ready
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec

@@ -11,9 +11,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -78,6 +79,29 @@ class Clock:
         finally:
             self.begin(None)
             self._running = False
+
+    def launched(self, act: Callable[[], None]) -> dict[str, float]:
+        """Seconds of the host by part of what `act` does, which count towards nothing; before the first step."""
+        with self.running():
+            act()
+        found = dict(self._host)
+        self._host.clear()
+        return found
+
+    def alone(self, act: Callable[[], None], launched: Mapping[str, float]) -> dict[str, float] | None:
+        """Seconds of the device by part of what `act` does, on CUDA; None where the host did not keep ahead of it.
+
+        Args:
+            launched: what the host takes for each part.
+        """
+        self._sleeper = sleeper = _Sleeper(launched, self.device)
+        try:
+            act()
+            self.begin(None)
+        finally:
+            self._sleeper = None
+        torch.cuda.synchronize(self.device)
+        return sleeper.seconds()
 
     @contextmanager
     def marking(self) -> Iterator[Marks]:
@@ -224,29 +248,19 @@ def probe(step: Step, batches: Sequence[tuple[Batch, int]]) -> None:
     Args:
         batches: of weight 0, on the device, each with the rows it comes to.
     """
-    clock = step.clock
+    clock, hardware = step.clock, step.hardware
     with step.idle():
         for batch, rows in batches:
+            made = partial(_made, step, batch)
             for _ in range(2):  # the first time kernels are loaded
-                step.hardware.synchronize()
-                clock._host.clear()
-                with clock.running():
-                    _step(step, batch)
-            launched = dict(clock._host)
-            step.hardware.synchronize()
-            clock._sleeper = sleeper = _Sleeper(launched, step.hardware.device)
-            try:
-                _step(step, batch)
-            finally:
-                clock._sleeper = None
-            step.hardware.synchronize()
-            if (seconds := sleeper.seconds()) is not None:
+                hardware.synchronize()
+                launched = clock.launched(made)
+            hardware.synchronize()
+            if (seconds := clock.alone(made, launched)) is not None:
                 clock.sample(rows, seconds)
-    clock._host.clear()
 
 
-def _step(step: Any, batch: Batch) -> None:
+def _made(step: Step, batch: Batch) -> None:
     step.restart()
     step.backward(batch)
     step.update()
-    step.clock.begin(None)

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.data.columns import Text, are_pairs
-from loratory.evaluation.metrics import Labels, predicted, score
+from loratory.evaluation.measures import Labels
+from loratory.evaluation.metrics import predicted, score
 from loratory.evaluation.quality import AnyQuality
 from loratory.evaluation.thresholds import chosen_thresholds, decided
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of

@@ -6,10 +6,8 @@ The table :data:`METRICS` is what heads the columns, says which epoch is best, a
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -18,32 +16,11 @@ import numpy.typing as npt
 
 from loratory import units
 from loratory.errors import DataError, TrainingError, counted
+from loratory.evaluation import measures
+from loratory.evaluation.measures import ECE_BINS, Labels, Logits, Outcome
 from loratory.evaluation.quality import AnyQuality, ClassQuality, LabelsQuality, NumberQuality, Quality
-from loratory.evaluation.thresholds import decided, sigmoid
+from loratory.evaluation.thresholds import decided
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of, spread_of
-
-Labels = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.floating[Any]]
-
-ECE_BINS = 15
-"""Bins of the expected calibration error: the number Guo et al. (2017) report."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a metric looks at: N examples, C classes. Labels and predictions are of the problem's own shape."""
-
-    labels: Targets
-    predictions: Targets
-    logits: Logits | None  # (N, C); None where no probability was given
-    classes: int
-    same_scale: bool = True
-    """Of a regression: whether predictions have the targets' scale, so that errors mean something."""
-
-    @cached_property
-    def log_probabilities(self) -> npt.NDArray[np.float64] | None:
-        """(N, C), natural log of the softmax; None where only a label was predicted."""
-        return None if self.logits is None else log_softmax(self.logits)
 
 
 @dataclass(frozen=True)
@@ -75,14 +52,6 @@ class Metric:
     def better(self, new: float, old: float) -> bool:
         """Whether `new` is strictly better than `old`."""
         return new > old if self.higher_is_better else new < old
-
-
-def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Natural log of the softmax over the last axis, in float64: (N, C) to (N, C)."""
-    wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=-1, keepdims=True)
-    normalised: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalised
 
 
 def score(
@@ -180,98 +149,6 @@ def _check(labels: Targets, logits: Logits | None, predictions: Targets, names: 
         require_finite(logits)
 
 
-def _accuracy(outcome: Outcome) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(outcome.labels, outcome.predictions))
-
-
-def _f1(average: str) -> Callable[[Outcome], float]:
-    def compute(outcome: Outcome) -> float:
-        from sklearn.metrics import f1_score
-
-        classes = list(range(outcome.classes))
-        return float(f1_score(outcome.labels, outcome.predictions, labels=classes, average=average, zero_division=0))
-
-    return compute
-
-
-def _mcc(outcome: Outcome) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    if len(np.union1d(outcome.labels, outcome.predictions)) < 2:
-        return 0.0  # undefined; scikit-learn gives 0 too, with a warning
-    return float(matthews_corrcoef(outcome.labels, outcome.predictions))
-
-
-def _binary_log_loss(outcome: Outcome) -> float | None:
-    """Mean of -[y ln σ(z) + (1 - y) ln(1 - σ(z))] over examples and labels."""
-    if outcome.logits is None:
-        return None
-    wide = outcome.logits.astype(np.float64)
-    return float((np.logaddexp(0.0, wide) - outcome.labels * wide).mean())
-
-
-def _hamming_loss(outcome: Outcome) -> float:
-    from sklearn.metrics import hamming_loss
-
-    return float(hamming_loss(outcome.labels, outcome.predictions))
-
-
-def _average_precision(outcome: Outcome) -> float | None:
-    from sklearn.metrics import average_precision_score
-
-    there = outcome.labels.any(axis=0)
-    if outcome.logits is None or not there.any():
-        return None
-    probabilities = sigmoid(outcome.logits)
-    return float(average_precision_score(outcome.labels[:, there], probabilities[:, there], average="macro"))
-
-
-def _correlation(name: str) -> Callable[[Outcome], float]:
-    def compute(outcome: Outcome) -> float:
-        from scipy import stats
-
-        if min(np.ptp(outcome.labels), np.ptp(outcome.predictions)) == 0:
-            return 0.0  # undefined: one of the two does not vary
-        with warnings.catch_warnings(action="ignore"):  # what hardly varies is known imprecisely
-            return float(getattr(stats, name)(outcome.labels, outcome.predictions).statistic)
-
-    return compute
-
-
-def _error(name: str) -> Callable[[Outcome], float | None]:
-    def compute(outcome: Outcome) -> float | None:
-        from sklearn import metrics
-
-        if not outcome.same_scale:
-            return None
-        if name == "r2_score" and np.ptp(outcome.labels) == 0:
-            return 0.0  # undefined: there is no variance to explain
-        return float(getattr(metrics, name)(outcome.labels, outcome.predictions))
-
-    return compute
-
-
-def _log_loss(outcome: Outcome) -> float | None:
-    if outcome.log_probabilities is None:
-        return None
-    loss = -outcome.log_probabilities[np.arange(len(outcome.labels)), outcome.labels].mean()
-    return float(loss) + 0.0  # + 0.0: a certain, correct model loses 0.0, not -0.0
-
-
-def _ece(outcome: Outcome) -> float | None:
-    """ECE = Σ_b (n_b / N) · |accuracy(b) - confidence(b)|, over bins (lo, hi] (Guo et al. 2017, equation 3)."""
-    if outcome.log_probabilities is None:
-        return None
-    confidence = np.exp(outcome.log_probabilities.max(axis=1))  # (N,)
-    correct = outcome.predictions == outcome.labels  # (N,)
-    edges = np.linspace(0.0, 1.0, ECE_BINS + 1)
-    bins = np.digitize(confidence, edges[1:-1], right=True)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)  # n_b · (accuracy - confidence)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
 def _per_class(outcome: Outcome, names: tuple[str, ...]) -> dict[str, ClassQuality]:
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -290,7 +167,9 @@ def _confusion(outcome: Outcome) -> tuple[tuple[int, ...], ...]:
 
 
 _DECLARED = (
-    Metric("accuracy", "Accuracy", "share", True, "examples whose label is predicted", "over examples", _accuracy),
+    Metric(
+        "accuracy", "Accuracy", "share", True, "examples whose label is predicted", "over examples", measures.accuracy
+    ),
     Metric(
         "f1_micro",
         "Micro-F1",
@@ -298,7 +177,7 @@ _DECLARED = (
         True,
         "F1, the harmonic mean of precision and recall, of all pairs of an example and a label",
         "over examples and labels: a frequent label counts more",
-        _f1("micro"),
+        measures.f1("micro"),
         problems=(MULTI,),
     ),
     Metric(
@@ -308,7 +187,7 @@ _DECLARED = (
         True,
         "F1, the harmonic mean of precision and recall, where every class counts the same",
         "plain mean over all classes of the data set; one absent from the split or never predicted counts as 0",
-        _f1("macro"),
+        measures.f1("macro"),
         problems=(SINGLE, MULTI),
     ),
     Metric(
@@ -318,7 +197,7 @@ _DECLARED = (
         True,
         "F1 where every class counts by its number of examples",
         "mean over classes, weighted by their true examples",
-        _f1("weighted"),
+        measures.f1("weighted"),
         problems=(SINGLE, MULTI),
     ),
     Metric(
@@ -328,7 +207,7 @@ _DECLARED = (
         True,
         "Matthews correlation: 1 perfect, 0 chance (or undefined: all one class), −1 always wrong",
         "one number over all classes",
-        _mcc,
+        measures.mcc,
         (-1.0, 1.0),
     ),
     Metric(
@@ -338,7 +217,7 @@ _DECLARED = (
         False,
         "mean of −ln of the probability given to the true class (softmax of the logits, float64)",
         "over examples",
-        _log_loss,
+        measures.log_loss,
         (0.0, math.inf),
     ),
     Metric(
@@ -348,7 +227,7 @@ _DECLARED = (
         False,
         f"expected calibration error: gap between confidence and accuracy, {ECE_BINS} equal bins (arXiv:1706.04599)",
         "over bins of the top label's probability, weighted by their examples",
-        _ece,
+        measures.ece,
     ),
     Metric(
         "subset_accuracy",
@@ -357,7 +236,7 @@ _DECLARED = (
         True,
         "examples whose labels are all predicted, and no other",
         "over examples",
-        _accuracy,
+        measures.accuracy,
         problems=(MULTI,),
     ),
     Metric(
@@ -367,7 +246,7 @@ _DECLARED = (
         False,
         "pairs of an example and a label that are predicted wrongly",
         "over examples and labels",
-        _hamming_loss,
+        measures.hamming_loss,
         problems=(MULTI,),
     ),
     Metric(
@@ -377,7 +256,7 @@ _DECLARED = (
         True,
         "mean precision over the ranks of a label's true examples, by probability: no threshold has a say",
         "plain mean over the labels that the split has",
-        _average_precision,
+        measures.average_precision,
         problems=(MULTI,),
     ),
     Metric(
@@ -387,7 +266,7 @@ _DECLARED = (
         False,
         "mean of −ln of the probability given to the truth of each label (sigmoid of the logits, float64)",
         "over examples and labels",
-        _binary_log_loss,
+        measures.binary_log_loss,
         (0.0, math.inf),
         (MULTI,),
     ),
@@ -398,7 +277,7 @@ _DECLARED = (
         True,
         "linear correlation of predicted and true numbers: 1 perfect, 0 none (or undefined), −1 reversed",
         "over examples",
-        _correlation("pearsonr"),
+        measures.correlation("pearsonr"),
         (-1.0, 1.0),
         (REGRESSION,),
     ),
@@ -409,7 +288,7 @@ _DECLARED = (
         True,
         "correlation of the ranks of predicted and true numbers, equal ones sharing theirs; 0 where undefined",
         "over examples",
-        _correlation("spearmanr"),
+        measures.correlation("spearmanr"),
         (-1.0, 1.0),
         (REGRESSION,),
     ),
@@ -420,7 +299,7 @@ _DECLARED = (
         False,
         "mean squared error",
         "over examples",
-        _error("mean_squared_error"),
+        measures.error("mean_squared_error"),
         (0.0, math.inf),
         (REGRESSION,),
     ),
@@ -431,7 +310,7 @@ _DECLARED = (
         False,
         "square root of the mean squared error",
         "over examples",
-        _error("root_mean_squared_error"),
+        measures.error("root_mean_squared_error"),
         (0.0, math.inf),
         (REGRESSION,),
     ),
@@ -442,7 +321,7 @@ _DECLARED = (
         False,
         "mean absolute error",
         "over examples",
-        _error("mean_absolute_error"),
+        measures.error("mean_absolute_error"),
         (0.0, math.inf),
         (REGRESSION,),
     ),
@@ -453,7 +332,7 @@ _DECLARED = (
         True,
         "share of the targets' variance that is explained: 0 for their mean, below where it is worse",
         "over examples",
-        _error("r2_score"),
+        measures.error("r2_score"),
         (-math.inf, 1.0),
         (REGRESSION,),
     ),

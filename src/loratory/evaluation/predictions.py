@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.errors import StorageError
-from loratory.evaluation.metrics import Logits, predicted, require_finite
+from loratory.evaluation.measures import Logits
+from loratory.evaluation.metrics import predicted, require_finite
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory import units
-from loratory.data.splits import PARTS
+from loratory.data.rows import PARTS
 from loratory.errors import counted
 from loratory.evaluation.metrics import metrics_of
 from loratory.evaluation.quality import NumberQuality, Quality, read_quality

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loratory import units
 from loratory.data import Dataset, make_dataset
 from loratory.data.profile import Lengths, Profile, profile
-from loratory.data.splits import PARTS
+from loratory.data.rows import PARTS
 from loratory.errors import LoratoryError
 from loratory.report.at_hand import data_at_hand, model_at_hand
 from loratory.report.evidence import Evidence

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from loratory.errors import StorageError
 from loratory.evaluation import predictions
-from loratory.evaluation.metrics import ECE_BINS, log_softmax
+from loratory.evaluation.measures import ECE_BINS, log_softmax
 from loratory.evaluation.predictions import Predictions
 from loratory.problems import SINGLE, Problem
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD

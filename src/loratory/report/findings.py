@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loratory import units
-from loratory.data.profile import KEPT, MULTIPLE, Cut, Group, Place, Profile, Repeats, Rows, Search, Tokens
+from loratory.data.profile import KEPT, MULTIPLE, Cut, Group, Profile, Repeats, Rows, Search, Tokens
+from loratory.data.seen import Place
 from loratory.errors import counted
 
 GROUPS = 3

@@ -6,7 +6,8 @@ from collections import Counter
 
 from loratory import units
 from loratory.errors import counted
-from loratory.evaluation.metrics import ECE_BINS, METRICS
+from loratory.evaluation.measures import ECE_BINS
+from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence

@@ -9,7 +9,7 @@ import numpy as np
 
 from loratory.errors import StorageError
 from loratory.evaluation import predictions
-from loratory.evaluation.metrics import Labels
+from loratory.evaluation.measures import Labels
 from loratory.evaluation.predictions import Predictions
 from loratory.store.directory import PREDICTIONS
 from loratory.store.naming import lookup

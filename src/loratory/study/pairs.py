@@ -10,7 +10,8 @@ from math import comb
 import numpy as np
 
 from loratory.errors import StorageError, counted
-from loratory.evaluation.metrics import METRICS, Labels, Logits
+from loratory.evaluation.measures import Labels, Logits
+from loratory.evaluation.metrics import METRICS
 from loratory.problems import Targets
 from loratory.study.folds import test_to_train, tested
 from loratory.study.parts import Pair

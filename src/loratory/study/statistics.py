@@ -29,7 +29,8 @@ import numpy as np
 from scipy import stats
 
 from loratory.study.parts import Spread, Verdict
-from loratory.study.resampling import Array, Replicates
+from loratory.study.resampling import Replicates
+from loratory.study.sums import Array
 
 CONFIDENCE = 0.95
 MIN_SEEDS = 5

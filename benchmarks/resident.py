@@ -1,0 +1,55 @@
+"""The resident set of a training process on a CPU after each of its steps.
+
+python benchmarks/resident.py --workload long --batch 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import psutil
+from workloads import LONGEST, METHODS, model_directory, write_texts
+
+from loratory.engine.epoch import Progress
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.methods import spec_from_flags
+from loratory.run import optimize
+from loratory.setup import prepare
+
+
+def main() -> None:
+    """Train and print, in MiB."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--method", choices=list(METHODS), default="standard")
+    parser.add_argument("--workload", choices=list(LONGEST), default="long")
+    parser.add_argument("--batch", type=int, default=4, help="examples a step")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    process, found = psutil.Process(), list[int]()
+
+    def on_step(progress: Progress) -> None:
+        found.append(process.memory_info().rss >> 20)
+
+    with tempfile.TemporaryDirectory(prefix="resident-") as work:
+        data = Path(work) / "texts"
+        write_texts(data, options.workload, dataset="hutto:movies", count=options.steps * options.batch)
+        files = {"dataset": data / "train.csv", "validation": data / "validation.csv", "test": data / "test.csv"}
+        settings = {"batch_size": options.batch, "max_length": LONGEST[options.workload], "threads": options.threads}
+        flags = {**METHODS[options.method], **{key: str(path) for key, path in files.items()}, **settings}
+        model = model_directory(options.model, Path(work))
+        spec = spec_from_flags({**flags, "model": model, "device": "cpu", "epochs": 1})
+        hardware = Hardware.of(spec.hardware)
+        meter = Meter(hardware)
+        optimize(prepare(spec, hardware), meter, validated=False, on_step=on_step)
+    print(hardware.record()["device"], f"{hardware.record()['threads']} threads, {hardware.record()['precision']}")
+    print("MiB after each step:", *found)
+    print(f"peak {meter.record()['peak_memory_bytes']['resident'] >> 20} MiB")
+
+
+if __name__ == "__main__":
+    main()
