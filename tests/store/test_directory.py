@@ -245,7 +245,7 @@ def test_a_claim_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="another process is training"), claim(output):
             raise AssertionError("not reached")
         holder.kill()
-    assert len(names(tmp_path)) == 2  # its lock file and its stage
+    assert len(names(tmp_path)) == 3  # its lock's file, its number and its stage
     with claim(output):
         pass
     assert names(tmp_path) == []

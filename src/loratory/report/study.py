@@ -14,9 +14,9 @@ from loratory.report.evidence import gather
 from loratory.report.study_table import study_table
 from loratory.store.files import write_durably
 from loratory.study.document import Summary
+from loratory.study.layout import FIGURES
 
 PAGE = "report.html"
-FIGURES = "figures"
 
 
 def write(directory: Path, summary: Summary) -> list[Path]:

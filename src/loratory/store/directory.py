@@ -3,7 +3,8 @@
     claim (lock) ─▶ stage (temporary directory) ─▶ files … ─▶ manifest.json (SHA-256 of each) ─▶ rename
 
 Its manifest is its commit: a reader accepts what the manifest vouches for and nothing else. Beside `run` stand, while
-it is made, `.run.lock`, `.run.*.partial` and `.run.replaced`; the next claim clears away what a killed process left.
+it is made, `.run.lock`, `.run.fence`, `.run.*.partial` and `.run.replaced`; the next claim clears away what a killed
+process left.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from loratory.errors import StorageError
-from loratory.store.files import sync
+from loratory.store.files import make_directory, sync
+from loratory.store.lock import Held, hold
 from loratory.store.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.store.record import RunRecord
 
@@ -31,6 +31,9 @@ PREDICTIONS = "predictions.parquet"
 
 REMEDY = "restore the directory from a copy, or remove it and train again"
 """What to do about a damaged run."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk answers."""
 
 
 def find_run(directory: Path) -> RunRecord | None:
@@ -104,18 +107,20 @@ def settle(parent: Path) -> None:
     Raises:
         StorageError: another process trains there still, or something cannot be removed.
     """
-    left = re.compile(r"\.(.+?)(\.lock|\.replaced|\.[a-z0-9_]{8}\.partial)")
+    left = re.compile(r"\.(.+?)(\.lock|\.fence|\.replaced|\.[a-z0-9_]{8}(-\d+)?\.partial)")
     names = {found.group(1) for path in parent.glob(".*") if (found := left.fullmatch(path.name))}
     for name in sorted(names):
         with claim(parent / name):
             pass
 
 
+_CLAIMED: dict[Path, Held] = {}
+"""The places that this process has claimed: the kernel's locks are the process's, too."""
+
+
 @contextmanager
 def claim(output: Path, *, doing: str = "training in") -> Iterator[None]:
     """Hold the place of `output` for one process, and clear away what a killed one left there.
-
-    The lock is the operating system's, so it ends with the process that holds it, however that ends.
 
     Args:
         doing: what its holder does there, for the error's line.
@@ -123,34 +128,37 @@ def claim(output: Path, *, doing: str = "training in") -> Iterator[None]:
     Raises:
         StorageError: another process holds it, or the place cannot be written.
     """
-    path = output.parent / f".{output.name}.lock"
-    lock = FileLock(path, timeout=0.2)  # more than one try: its holder may be taking the file away at this moment
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise StorageError(f"another process is {doing} {output}; wait for it, or choose another --output") from None
-    except OSError as error:
-        raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
-    try:
-        _clear(output)
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()  # while it is held; who opened it before sees that it is gone, and opens it anew
-        lock.release()
+
+    def taken() -> str:
+        return f"another process is {doing} {output}; wait for it, or choose another --output"
+
+    place = output.absolute()
+    with hold(output.parent / f".{output.name}.lock", patience=0.2, taken=taken) as held:
+        _CLAIMED[place] = held
+        try:
+            _clear(output, held.number)
+            yield
+        finally:
+            del _CLAIMED[place]
 
 
-def _clear(output: Path) -> None:
-    """Remove the stages of killed processes; finish or undo a replacement that was cut short."""
-    stage = re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}\.partial")
+def _clear(output: Path, number: int) -> None:
+    """Remove the stages of those that held the place before; finish or undo a replacement that was cut short."""
+    stage = re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}(?:-(\d+))?\.partial")
     try:
         for path in output.parent.iterdir():
-            if stage.fullmatch(path.name):
-                shutil.rmtree(path)
+            if (found := stage.fullmatch(path.name)) and int(found[1] or 0) < number:
+                _take_away(path, output)
         _settle(output)
     except OSError as error:
         raise StorageError(f"cannot clear away {error.filename}, left by a killed run: {error.strerror}") from error
+
+
+def _take_away(stage: Path, output: Path) -> None:
+    """Remove a stage, under another name first: a process that writes there still has nothing more to rename."""
+    gone = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix="-0.partial", dir=output.parent))
+    os.rename(stage, gone)
+    shutil.rmtree(gone)
 
 
 def _replaced(output: Path) -> Path:
@@ -166,6 +174,7 @@ def _settle(output: Path) -> None:
         shutil.rmtree(old)
     else:
         os.rename(old, output)
+        sync(output.parent)
 
 
 @contextmanager
@@ -175,21 +184,31 @@ def staging(output: Path) -> Iterator[Path]:
     Raises:
         StorageError: the place cannot be written.
     """
+    held = _CLAIMED.get(output.absolute())
+    suffix = ".partial" if held is None else f"-{held.number}.partial"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        make_directory(output.parent)
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=suffix, dir=output.parent))
     except OSError as error:
         raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
     try:
         yield stage
     except OSError as error:
+        _check_claim(output)  # of a place that was lost the stage is gone too
         if error.filename is not None and str(error.filename).startswith(str(stage)):
             raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk does not say which file
+        if error.errno in FULL:  # it does not say which file
             raise StorageError(f"cannot write to {output.parent}: {error.strerror}") from error
         raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
+
+
+def _check_claim(output: Path) -> None:
+    """Refuse a place that this process has claimed, and lost."""
+    held = _CLAIMED.get(output.absolute())
+    if held is not None:
+        held.check()
 
 
 def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
@@ -205,15 +224,25 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
         seal(stage)
         _open_as_umask_says(stage, MANIFEST)
         before = find_run(output)
-        try:
-            if before is not None and (anew or before.status != "completed"):
-                os.rename(output, _replaced(output))
+        _check_claim(output)
+        if before is not None and (anew or before.status != "completed"):
+            _replace(stage, output)
+        else:
             os.rename(stage, output)  # refuses to replace a directory that is not empty
-            sync(output.parent)
-        finally:
-            _settle(output)
+        sync(output.parent)
     except OSError as error:
+        _check_claim(output)
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
+
+
+def _replace(stage: Path, output: Path) -> None:
+    """Rename the stage to where a run stands; one of the two is there once the place is claimed again."""
+    os.rename(output, _replaced(output))
+    try:
+        os.rename(stage, output)
+        sync(output.parent)  # before the old one goes
+    finally:
+        _settle(output)
 
 
 def publish(stage: Path, output: Path, *, last: str) -> None:
@@ -230,6 +259,7 @@ def publish(stage: Path, output: Path, *, last: str) -> None:
             sync(path)
         sync(stage)
         _open_as_umask_says(stage, last)
+        _check_claim(output)
         os.rename(stage, output)
         sync(output.parent)
     except OSError as error:

@@ -3,35 +3,84 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from loratory.errors import StorageError
 
+TRIES = 3
 
-def write_durably(path: Path, text: str) -> None:
+_WORK = re.compile(r"\..+\.[0-9a-f]{8}(?:-(\d+))?\.new")
+
+
+def write_durably(path: Path, text: str, *, check: Callable[[], None] = lambda: None, mark: str = "") -> None:
     """Write beside `path`, reach the disk, rename: after a crash the file is the old one or the new one.
+
+    Args:
+        check: called right before the rename; what it raises leaves the old file.
+        mark: `-` and the number of whoever holds the place, for the temporary name.
 
     Raises:
         StorageError: the disk refuses.
     """
-    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")  # its own name: two may write at once
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for left in reversed(range(TRIES)):
         try:
-            with work.open("x", encoding="utf8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(work, path)
-        except BaseException:  # an interruption too must leave nothing beside the file
-            with suppress(OSError):
-                work.unlink()
-            raise
-        sync(path.parent)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+            _write(path, text, check, mark)
+            return
+        except FileNotFoundError as error:  # the work was cleared away: by a successor, or by a study that began now
+            check()
+            if mark or not left:
+                raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str, check: Callable[[], None], mark: str) -> None:
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}{mark}.new")  # its own name: two may write at once
+    make_directory(path.parent)
+    try:
+        with work.open("x", encoding="utf8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        os.replace(work, path)
+    except BaseException:  # an interruption too must leave nothing beside the file
+        with suppress(OSError):
+            work.unlink()
+        raise
+    sync(path.parent)
+
+
+def clear_work(directory: Path, below: int) -> None:
+    """Remove what killed processes were writing in `directory`, or stopped ones that lost it.
+
+    Args:
+        below: the number of whoever holds the directory.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    for path in directory.glob(".*.new"):
+        if (found := _WORK.fullmatch(path.name)) and int(found[1] or 0) < below:
+            path.unlink(missing_ok=True)
+
+
+def make_directory(directory: Path) -> None:
+    """Make `directory`, and those above it, unless they are there; the disk holds their names.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    with suppress(FileExistsError):  # another process was first
+        directory.mkdir()
+    sync(directory.parent)
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,6 @@ from loratory.engine.hardware import device_type
 from loratory.errors import SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
-from loratory.store.files import write_durably
 from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute, finals_at_once
 from loratory.study.fitting import check_settings, judged
@@ -74,13 +73,19 @@ def launch(
         inputs = Inputs()
         spec = judged(spec, inputs)
         check_settings(spec, inputs)
-        write_durably(directory / STUDY, text)
+        tell.held.write(directory / STUDY, text)
         cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
         beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its task
         threads = _threads(directory, spec, workers or beside)
         with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
             plan = Plan(
-                spec, directory, known=place.known, threads=threads, retry_failed=retry_failed, tracker=trackers
+                spec,
+                directory,
+                known=place.known,
+                threads=threads,
+                retry_failed=retry_failed,
+                tracker=trackers,
+                write=tell.held.write,
             )
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from loratory import units
 from loratory.errors import StorageError
-from loratory.store.files import write_durably
-from loratory.study.layout import LAUNCHER, LOCK
+from loratory.store.files import clear_work
+from loratory.store.lock import Held, hold, is_held
+from loratory.study.layout import FIGURES, LAUNCHER, LOCK, SELECTIONS
 
 
 @dataclass(frozen=True)
@@ -36,51 +35,53 @@ class Launcher:
         return f"process {self.pid} on {self.host} has been running it since {units.moment(self.since)}"
 
 
-@contextmanager
-def launching(directory: Path) -> Iterator[Callable[[int, int], None]]:
-    """Hold a study's directory; the lock is the operating system's, and ends with this process however it ends.
+class Launching:
+    """A study's directory, held; what the study writes there goes through :attr:`held`."""
 
-    Yields:
-        What is to be told how many tuning runs and how many final runs are under way at once, for whoever asks.
+    def __init__(self, directory: Path, held: Held) -> None:
+        self._directory, self.held = directory, held
+        self._me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __call__(self, workers: int, finals: int) -> None:
+        """Tell whoever asks how many tuning runs and how many final runs are under way at once."""
+        said = replace(self._me, workers=workers, finals=finals if finals != workers else None)
+        self.held.write(self._directory / LAUNCHER, json.dumps(asdict(said)) + "\n")
+
+
+@contextmanager
+def launching(directory: Path) -> Iterator[Launching]:
+    """Hold a study's directory, and clear away what killed processes were writing there.
 
     Raises:
         StorageError: another process holds it, which is named, or the place cannot be written.
     """
+
+    def taken() -> str:
+        return f"{directory}: {_named(directory) or 'another process is running it'}; wait for it, or stop it"
+
+    with hold(directory / LOCK, patience=0.5, taken=taken, lasting=True) as held:
+        for place in (directory, directory / SELECTIONS, directory / FIGURES):
+            _clear(place, held.number)
+        tell = Launching(directory, held)
+        try:
+            tell(1, 1)
+            yield tell
+        finally:
+            if held.is_ours():
+                with suppress(OSError):
+                    (directory / LAUNCHER).unlink()
+
+
+def _clear(directory: Path, number: int) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK, timeout=0.5)  # `status` may hold it for a moment
-        lock.acquire()
-    except Timeout:
-        who = _named(directory)
-        raise StorageError(f"{directory}: {who or 'another process is running it'}; wait for it, or stop it") from None
+        clear_work(directory, number)
     except OSError as error:
-        raise StorageError(f"cannot write to {directory}: {error.strerror}; choose another --output") from error
-    try:
-        me = Launcher(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
-
-        def tell(workers: int, finals: int) -> None:
-            said = replace(me, workers=workers, finals=finals if finals != workers else None)
-            write_durably(directory / LAUNCHER, json.dumps(asdict(said)) + "\n")
-
-        tell(1, 1)
-        yield tell
-    finally:
-        with suppress(OSError):
-            (directory / LAUNCHER).unlink()
-        lock.release()
+        raise StorageError(f"cannot clear away {error.filename}, left by a killed process: {error.strerror}") from error
 
 
 def launcher(directory: Path) -> Launcher | None:
     """Who runs the study in `directory` now; None where nobody does."""
-    if not (directory / LOCK).exists():
-        return None
-    try:
-        with FileLock(directory / LOCK, timeout=0):
-            return None
-    except Timeout:
-        return _named(directory)
-    except OSError:  # a directory that may only be read: nobody can be asked
-        return _named(directory)
+    return _named(directory) if is_held(directory / LOCK) else None
 
 
 def _named(directory: Path) -> Launcher | None:

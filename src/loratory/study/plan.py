@@ -47,6 +47,7 @@ class Plan:
         threads: int | None = None,
         retry_failed: bool = False,
         tracker: tuple[str, ...] = (),
+        write: Callable[[Path, str], None] = write_durably,
     ) -> None:
         """Find out which runs there are, and which exist; selections that can be made are made.
 
@@ -55,6 +56,7 @@ class Plan:
             threads: of each run's CPU part.
             retry_failed: whether runs that failed are run again.
             tracker: who follows each run.
+            write: writes the study's files, as the holder of its directory.
 
         Raises:
             LoratoryError: data, models or devices are not there, or the directory is damaged or cannot be written.
@@ -62,7 +64,7 @@ class Plan:
         self.spec, self.directory, self.threads = spec, directory, threads
         self.records: dict[str, RunRecord] = {}
         """Runs that are done, by id: completed, or failed and not to be run again."""
-        self._known, self._retry, self._tracker = known, retry_failed, tracker
+        self._known, self._retry, self._tracker, self._write_file = known, retry_failed, tracker, write
         self._of: dict[str, tuple[CellPlan, Choice]] = {}
         """The cell and the choice that each run belongs to, by its id."""
         if (directory / RUNS).is_dir():
@@ -184,7 +186,7 @@ class Plan:
                 cell.id, cell.method.name, choice.seeds[0],
             )  # fmt: skip
             return True
-        choice.selection = selection.keep(self.directory, cell, metric, tried, lr)
+        choice.selection = selection.keep(self.directory, cell, metric, tried, lr, write=self._write_file)
         place = Place("final", choice.selection.digest)
         runs = [self.spec.run(cell, lr=lr, seed=seed, fold=choice.fold, threads=self.threads) for seed in choice.seeds]
         jobs = self._jobs([Asked(run, place) for run in runs])
@@ -219,7 +221,7 @@ class Plan:
                 self.records[job.id] = drop_weights(job.output)
 
     def _write(self) -> None:
-        write_durably(self.directory / PLAN, as_json(self.to_dict()))
+        self._write_file(self.directory / PLAN, as_json(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """`plan.json`."""

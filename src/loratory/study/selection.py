@@ -6,7 +6,7 @@ selection by the SHA-256 of its content, which holds the trials' runs and scores
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def read_selection(directory: Path, digest: str) -> Kept:
         ValueError: the name would lead elsewhere.
     """
     path = directory / SELECTIONS / f"{plain_name(digest)}.json"
-    remedy = "restore it from a copy"
+    remedy = "run the study again, or restore it from a copy"
     document = read_json(path, remedy=remedy)
     if digest_of(path.read_text("utf8")) != digest:
         raise StorageError(f"{path} is not what its name says: it was changed; {remedy}")
@@ -86,11 +86,20 @@ def choose(scores: Iterable[tuple[float, float | None]], metric: Metric) -> floa
     return best[0] if best is not None else None
 
 
-def keep(directory: Path, cell: Cell, metric: Metric, trials: Sequence[Tried], lr: float) -> Selection:
+def keep(
+    directory: Path,
+    cell: Cell,
+    metric: Metric,
+    trials: Sequence[Tried],
+    lr: float,
+    *,
+    write: Callable[[Path, str], None] = write_durably,
+) -> Selection:
     """Write the selection of `lr` for `cell` into the study's directory.
 
     Args:
         trials: what it was chosen from; none where there was nothing to choose.
+        write: writes its file, as the holder of the directory.
 
     Raises:
         StorageError: the disk refuses.
@@ -109,6 +118,6 @@ def keep(directory: Path, cell: Cell, metric: Metric, trials: Sequence[Tried], l
     text = as_json(document)
     digest = digest_of(text)
     path = directory / SELECTIONS / f"{digest}.json"
-    if not path.exists() or path.read_text("utf8") != text:  # one that was changed is no selection
-        write_durably(path, text)
+    if not path.is_file() or path.read_bytes() != text.encode():  # one that was changed is no selection
+        write(path, text)
     return Selection(digest, lr)
