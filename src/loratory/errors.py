@@ -6,6 +6,7 @@
     │   └── InputError       3   X or y of an estimator; a ValueError too
     ├── ModelError           4   a model that is missing, damaged or does not fit
     ├── StorageError         5   a path that is missing, cannot be written, or holds something else
+    │   └── DamagedError     5   what lies there is not what was written
     ├── ResourceError        6   memory, a device or a package that is not there
     │   └── OutOfMemoryError 6   recorded as a status of its own
     ├── TrainingError        7   the training itself failed
@@ -53,6 +54,10 @@ class StorageError(LoratoryError):
     """A path that is missing, cannot be written, or already holds something else."""
 
     exit_code = 5
+
+
+class DamagedError(StorageError):
+    """What lies on the disk is not what was written there."""
 
 
 class ResourceError(LoratoryError):

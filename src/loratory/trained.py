@@ -30,7 +30,8 @@ from loratory.models.pth import Card, read_pth
 from loratory.problems import FLAG_OF, IN_WORDS, MULTI, SINGLE, Problem, Targets
 from loratory.setup import quantized
 from loratory.spec import DataSpec, HardwareSpec, validated
-from loratory.store.directory import read_run
+from loratory.store.directory import counted_run, read_run
+from loratory.store.manifest import MANIFEST
 from loratory.store.record import RunRecord
 
 if TYPE_CHECKING:
@@ -359,6 +360,11 @@ def divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
     return dataset if dataset.train.digest == digests["train"] else None
 
 
+def _compared(path: Path) -> RunRecord | None:
+    """A run that is compared; None, with a line, where it was committed and is damaged."""
+    return counted_run(path, read_run) if (path / MANIFEST).is_file() else read_run(path)
+
+
 def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:
     """The table of runs; the baselines stand below where all runs share one test split, else a note says why not.
 
@@ -368,7 +374,9 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hou
     from loratory.report.tables import check_price, comparison
 
     check_price(price_per_hour)
-    records = [read_run(path) for path in paths]
+    records = [record for path in paths if (record := _compared(path)) is not None]
+    if not records:
+        raise StorageError(f"none of these runs is whole: {', '.join(map(str, paths))}")
     documents = [record.to_dict() for record in records]
     shared = {record.data["digests"]["test"] for record in records}
     found: list[Baseline] = []

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from loratory.data.columns import Text, are_pairs, as_text, chunked
 from loratory.data.splits import Split
 from loratory.errors import DataError, StorageError, counted
+from loratory.store.files import sync
+from loratory.store.manifest import seal, verified
 
 log = logging.getLogger("loratory")
 
@@ -80,7 +82,7 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path, *, type
     if damaged:
         try:
             return _load(folder, len(split), types=types)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, StorageError) as error:
             log.warning("%s: damaged token cache (%s); made anew", folder, " ".join(str(error).split()))
     try:
         _store(folder, _encoded(split.texts, tokenizer, max_length, types=types), damaged=damaged)
@@ -88,7 +90,7 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path, *, type
         raise _not_kept(folder, error) from None
     try:
         return _load(folder, len(split), types=types)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StorageError) as error:
         raise _not_kept(folder, error) from None
 
 
@@ -198,10 +200,12 @@ def _store(folder: Path, parts: Iterator[_Encoded], *, damaged: bool) -> None:
                 if part.types is not None:
                     types.extend(part.types)
         np.save(ready / "offsets.npy", np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64))
+        seal(ready)
         if damaged and folder.exists():
             folder.replace(work / "damaged")
         try:
             ready.replace(folder)
+            sync(folder.parent)
         except OSError:
             if not folder.is_dir():  # else another process was first, with the same content
                 raise
@@ -240,6 +244,7 @@ class _Growing:
 
 
 def _load(folder: Path, texts: int, *, types: bool) -> TokenTable:
+    verified(folder)
     # as plain arrays over the map: indexing np.memmap itself costs microseconds a call
     ids, offsets, *of = (
         np.load(os.fspath(folder / f"{name}.npy"), mmap_mode="r", allow_pickle=False).view(np.ndarray)

@@ -20,7 +20,7 @@ from loratory.exporting.checked import Examples, examples_of, logits_of
 from loratory.exporting.push import Upload, push, ready
 from loratory.exporting.source import Source
 from loratory.models.load import Base, load_base, load_state, load_trained
-from loratory.models.pth import read_pth, save_pth
+from loratory.models.pth import Card, read_pth, save_pth
 from loratory.models.source import quiet
 from loratory.saving import APART, apart
 from loratory.setup import quantized
@@ -78,6 +78,8 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
                 f"{path}: as {kind} it gives other logits (difference {difference:.2g}); nothing was written"
             )
         if kind == "pth":
+            if (card := output.with_suffix(".json")).exists() and _is_left_over(output):
+                card.unlink()
             publish_files(stage, {CARD_OF_PTH: output.with_suffix(".json"), PTH: output})
         else:
             (stage / CARD).write_text(model_card(source, kind, examples, difference), encoding="utf8")
@@ -88,7 +90,8 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
 def _check_output(output: Path, kind: str) -> None:
     """Refuse a place where something stands already, and a `.pth` file that would not be known as one."""
     if kind == "pth":
-        there = next((target for target in (output, output.with_suffix(".json")) if target.exists()), None)
+        targets = (output,) if _is_left_over(output) else (output, output.with_suffix(".json"))
+        there = next((target for target in targets if target.exists()), None)
         if there is not None:
             raise StorageError(f"{there} exists already; choose another --output")
         if output.suffix != ".pth":
@@ -96,6 +99,14 @@ def _check_output(output: Path, kind: str) -> None:
     elif output.is_file() or (output.is_dir() and any(output.iterdir())):
         what = "is not empty" if output.is_dir() else "exists already"
         raise StorageError(f"{output} {what}; choose another --output")
+
+
+def _is_left_over(output: Path) -> bool:
+    """Whether the card of a `.pth` is there without it, as an export that was killed between the two leaves it."""
+    try:
+        return not output.exists() and Card.read(output.with_suffix(".json")) is not None
+    except ModelError:
+        return False
 
 
 def _writer(kind: str) -> Writer:

@@ -24,6 +24,9 @@ from loratory.problems import SINGLE, Problem, problem_in
 MAX_BYTES = 8 << 30
 """The largest file that is opened."""
 
+SEAL = "card_sha256"
+"""The key of a card that holds the SHA-256 of all the others; cards of earlier versions have none."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -53,6 +56,8 @@ class Card:
             return None
         try:
             document = json.loads(path.read_text("utf8"))
+            if SEAL in document and document[SEAL] != _digest(document):
+                raise ValueError(f"it differs from its own {SEAL}")
             labels = tuple(str(name) for name in document["labels"])
             digests = document.get("digests") and {part: str(document["digests"][part]) for part in ("source", "train")}
             cuts = document.get("thresholds")
@@ -93,7 +98,15 @@ def save_pth(
     """Write the model's tensors to `path` and its card beside it."""
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
     card = Card(base, labels, data, _sha256(path), digests, problem, thresholds)
-    path.with_suffix(".json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf8")
+    document = asdict(card)
+    document[SEAL] = _digest(document)
+    path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf8")
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of what a card says, its own seal aside."""
+    said = {key: value for key, value in document.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(said, indent=1).encode()).hexdigest()
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:

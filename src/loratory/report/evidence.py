@@ -17,7 +17,7 @@ from loratory.evaluation import predictions
 from loratory.evaluation.measures import ECE_BINS, log_softmax
 from loratory.evaluation.predictions import Predictions
 from loratory.problems import SINGLE, Problem
-from loratory.store.directory import HISTORY, PREDICTIONS, RECORD
+from loratory.store.directory import HISTORY, PREDICTIONS, counted_run
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
 from loratory.study.folds import pooled
@@ -109,7 +109,7 @@ class Evidence:
     Attributes:
         records: the record of every run that the summary names and whose directory is there, by id.
         cells: of each cell with such a finished run, by id.
-        absent: ids of finished runs that the summary names and whose directory is not there.
+        absent: ids of finished runs that the summary names and whose directory is not there, or is damaged.
     """
 
     records: dict[str, RunRecord]
@@ -125,12 +125,13 @@ def gather(directory: Path, study: Summary) -> Evidence:
     """Read the runs of `study` in `directory`.
 
     Raises:
-        StorageError: a file of a run is damaged or missing, though its directory is there.
+        StorageError: a file of a run cannot be read, or is of another study.
     """
     root = directory / RUNS
     trials = [trial.run for cell in study.cells for trial in cell.tuning.trials]
     names = [*trials, *(name for cell in study.cells for name in (*cell.runs, *cell.failed))]
-    records = {name: RunRecord.read(root / name / RECORD) for name in dict.fromkeys(names) if _is_there(root, name)}
+    found = {name: counted_run(root / name) for name in dict.fromkeys(names) if _is_there(root, name)}
+    records = {name: record for name, record in found.items() if record is not None}
     finished = [name for cell in study.cells for name in cell.runs]
     cells = {
         cell.id: _cell_evidence(root, [records[name] for name in cell.runs if name in records])

@@ -6,7 +6,6 @@ import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from loratory.data.columns import Text, on_one_line, parts
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
+from loratory.store.files import new_file
 from loratory.units import MISSING, printable, signed
 
 if TYPE_CHECKING:
@@ -211,15 +211,8 @@ def write_predictions(
     """
     check_output(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            try:
-                WRITERS[path.suffix](file, texts, models, others or [])
-                file.flush()
-            except BaseException:  # an interruption too must leave no half of it
-                with suppress(OSError):
-                    path.unlink()
-                raise
+        with new_file(path) as file:
+            WRITERS[path.suffix](file, texts, models, others or [])
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 

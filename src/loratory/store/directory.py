@@ -10,20 +10,24 @@ process left.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
-from loratory.errors import StorageError
+from loratory.errors import DamagedError, StorageError
 from loratory.store.files import make_directory, sync
 from loratory.store.lock import Held, hold
 from loratory.store.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.store.record import RunRecord
+
+log = logging.getLogger("loratory")
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
@@ -57,30 +61,91 @@ def read_run(directory: Path) -> RunRecord:
     """The record of a committed run, once every file agrees with its manifest.
 
     Raises:
-        StorageError: no run, not committed, or a file that is missing or differs from the manifest.
+        DamagedError: not committed, or a file that is missing or differs from the manifest.
+        StorageError: no directory, or something cannot be read.
     """
     if not directory.is_dir():
         raise StorageError(f"{directory} is not a directory; give a run's directory")
     if read_manifest(directory, remedy=REMEDY) is None:
-        raise StorageError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory")
+        raise DamagedError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory")
     if RECORD not in verified(directory, remedy=REMEDY):
-        raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
+        raise DamagedError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
     return RunRecord.read(directory / RECORD)
 
 
-def glance(directory: Path) -> RunRecord | None:
+def glance(directory: Path, *, also: Collection[str] = ()) -> RunRecord | None:
     """The record of the run committed in `directory`, its other files left unread; None where there is no run.
 
+    Args:
+        also: files that are read too, and compared with the manifest where it names them.
+
     Raises:
-        StorageError: the record differs from the run's manifest.
+        DamagedError: the record, or one of these files, differs from the run's manifest.
+        StorageError: something cannot be read.
     """
     manifest = read_manifest(directory, remedy=REMEDY)
     if manifest is None:
         return None
     if RECORD not in manifest:
-        raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
-    vouch(directory / RECORD, manifest[RECORD], remedy=REMEDY)
+        raise DamagedError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
+    for name in (RECORD, *also):
+        if name in manifest:
+            vouch(directory / name, manifest[name], remedy=REMEDY)
+        elif os.path.lexists(directory / name):
+            raise DamagedError(f"{directory / name} is not named by the manifest beside it; {REMEDY}")
     return RunRecord.read(directory / RECORD)
+
+
+def whole_run(directory: Path) -> RunRecord | None:
+    """The run in the place `directory`, every file of it; None where there is none. What is damaged is set aside.
+
+    Raises:
+        StorageError: another process trains there, there is a file, or something cannot be read or renamed.
+    """
+    try:
+        if directory.is_dir() and any(directory.iterdir()):
+            return read_run(directory)
+    except DamagedError as error:
+        with claim(directory):
+            set_aside(directory, str(error).removesuffix(f"; {REMEDY}"))
+        return None
+    return find_run(directory)
+
+
+def counted_run(directory: Path, read: Callable[[Path], RunRecord | None] | None = None) -> RunRecord | None:
+    """The run in `directory` for somebody who only looks: a damaged one is left where it is, told, and not counted.
+
+    Args:
+        read: how it is read; by default its record, history and predictions, and no weights.
+
+    Raises:
+        StorageError: something cannot be read.
+    """
+    try:
+        return read(directory) if read is not None else glance(directory, also=(HISTORY, PREDICTIONS))
+    except DamagedError as error:
+        log.warning("%s; left out", str(error).removesuffix(f"; {REMEDY}"))
+        return None
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename what is damaged to a name beside it that nothing reads, and say so.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    places = (path.with_name(f".{path.name}.damaged-{number}") for number in count(1))
+    place = next(place for place in places if not os.path.lexists(place))
+    try:
+        os.rename(path, place)
+        sync(place.parent)
+    except OSError as error:
+        raise StorageError(f"cannot set {path} aside, which is damaged: {error.strerror}") from error
+    log.warning("%s; set aside as %s", why, place)
+    return place
 
 
 def drop_weights(directory: Path) -> RunRecord:

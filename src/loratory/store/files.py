@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from loratory.errors import StorageError
 
@@ -29,13 +30,14 @@ def write_durably(path: Path, text: str, *, check: Callable[[], None] = lambda: 
     for left in reversed(range(TRIES)):
         try:
             _write(path, text, check, mark)
-            return
         except FileNotFoundError as error:  # the work was cleared away: by a successor, or by a study that began now
             check()
             if mark or not left:
                 raise StorageError(f"cannot write {path}: {error.strerror}") from error
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        else:
+            return
 
 
 def _write(path: Path, text: str, check: Callable[[], None], mark: str) -> None:
@@ -53,6 +55,26 @@ def _write(path: Path, text: str, check: Callable[[], None], mark: str) -> None:
             work.unlink()
         raise
     sync(path.parent)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file of bytes that comes to stand at `path` whole, where nothing stands yet, or not at all.
+
+    Raises:
+        OSError: something stands there, or the disk refuses.
+    """
+    make_directory(path.parent)
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with work.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(work, path)  # unlike a rename it replaces nothing
+        sync(path.parent)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def clear_work(directory: Path, below: int) -> None:

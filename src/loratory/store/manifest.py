@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratory.errors import StorageError
+from loratory.errors import DamagedError, StorageError
 from loratory.store.files import sync
 
 MANIFEST = "manifest.json"
@@ -54,7 +54,8 @@ def read_manifest(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed
         remedy: what to do about a damaged one.
 
     Raises:
-        StorageError: it is damaged, or cannot be read.
+        DamagedError: it is not what was written.
+        StorageError: it cannot be read.
     """
     path = directory / MANIFEST
     try:
@@ -65,9 +66,9 @@ def read_manifest(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path} is damaged; {remedy}") from error
+        raise DamagedError(f"{path} is damaged; {remedy}") from error
     if any(Path(name).name != name for name in found):
-        raise StorageError(f"{path} is damaged: it names a file elsewhere; {remedy}")
+        raise DamagedError(f"{path} is damaged: it names a file elsewhere; {remedy}")
     return found
 
 
@@ -78,11 +79,12 @@ def verified(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed]:
         remedy: what to do where one does not.
 
     Raises:
-        StorageError: no manifest, a damaged one, or a file that is missing or differs from it.
+        DamagedError: no manifest, a damaged one, or a file that is missing or differs from it.
+        StorageError: something cannot be read.
     """
     found = read_manifest(directory, remedy=remedy)
     if found is None:
-        raise StorageError(f"{directory / MANIFEST} is not there; {remedy}")
+        raise DamagedError(f"{directory / MANIFEST} is not there; {remedy}")
     for name, sealed in found.items():
         vouch(directory / name, sealed, remedy=remedy)
     return found
@@ -92,13 +94,14 @@ def vouch(path: Path, sealed: Sealed, *, remedy: str = RESTORE) -> None:
     """Check one file against what the manifest beside it says of it.
 
     Raises:
-        StorageError: it is missing, is a link, differs, or cannot be read.
+        DamagedError: it is missing, is a link, or differs.
+        StorageError: it cannot be read.
     """
     try:
         if not path.is_file() or path.is_symlink():
-            raise StorageError(f"{path} is named by the manifest beside it and not there; {remedy}")
+            raise DamagedError(f"{path} is named by the manifest beside it and not there; {remedy}")
         if os.path.getsize(path) != sealed.bytes or digest_of_file(path) != sealed.sha256:
-            raise StorageError(f"{path} is damaged: it differs from the manifest beside it; {remedy}")
+            raise DamagedError(f"{path} is damaged: it differs from the manifest beside it; {remedy}")
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 

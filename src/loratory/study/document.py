@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from loratory.errors import StorageError
+from loratory.errors import DamagedError, StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.problems import Problem, problem_in
 from loratory.store.directory import RECORD
 from loratory.store.files import write_durably
-from loratory.study.layout import SUMMARY, as_json
+from loratory.study.layout import SEAL, SUMMARY, agrees, as_json, sealed
 from loratory.study.parts import (
     BaselineSummary,
     CellSummary,
@@ -138,7 +138,7 @@ class Summary:
         Raises:
             StorageError: the disk refuses.
         """
-        write_durably(directory / SUMMARY, self.to_json())
+        write_durably(directory / SUMMARY, as_json(sealed(self.to_dict())))
         return directory / SUMMARY
 
     @classmethod
@@ -158,6 +158,8 @@ class Summary:
             raise StorageError(f"{path}: cannot be read ({type(error).__name__}: {error}); {_REMEDY}") from None
         if not isinstance(document, dict):
             raise StorageError(f"{path}: not a study's summary; {_REMEDY}")
+        if not agrees(document):
+            raise DamagedError(f"{path}: damaged: it differs from its own {SEAL}; {_REMEDY}")
         if (schema := document.get("schema")) != SCHEMA:
             raise StorageError(f"{path}: schema {schema!r}, not {SCHEMA}; {_REMEDY}")
         try:

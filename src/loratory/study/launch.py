@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from loratory.engine.hardware import device_type
-from loratory.errors import SettingsError, StorageError, counted, nearest
+from loratory.errors import DamagedError, SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
+from loratory.store.directory import counted_run, set_aside
+from loratory.store.naming import lookup
 from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute, finals_at_once
 from loratory.study.fitting import check_settings, judged
@@ -69,6 +71,7 @@ def launch(
     trackers = chosen(tracker)
     _check_place(directory)
     with launching(directory) as tell, of_the_file():
+        _set_aside_damaged_plan(directory)
         _say_what_changed(directory, spec)
         inputs = Inputs()
         spec = judged(spec, inputs)
@@ -125,7 +128,20 @@ def _threads(directory: Path, spec: StudySpec, workers: int) -> int:
         return int(spec.train["threads"])
     if (directory / PLAN).is_file() and isinstance(before := read_json(directory / PLAN).get("threads"), int):
         return before
+    for path in (directory / RUNS).glob("[!.]*") if not (directory / PLAN).is_file() else ():  # the plan was lost
+        record = counted_run(path)
+        if record is not None and isinstance(before := lookup(record.spec, "hardware", "threads"), int):
+            return before
     return max(1, torch.get_num_threads() // workers)
+
+
+def _set_aside_damaged_plan(directory: Path) -> None:
+    """A damaged plan is made anew, from the study's file and the runs that are there."""
+    try:
+        if (directory / PLAN).exists():
+            read_json(directory / PLAN)
+    except DamagedError as error:
+        set_aside(directory / PLAN, str(error).partition("; ")[0])
 
 
 def _check_place(directory: Path) -> None:

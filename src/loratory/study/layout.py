@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loratory.errors import StorageError
+from loratory.errors import DamagedError, StorageError
 
 STUDY = "study.yaml"
 PLAN = "plan.json"
@@ -20,6 +20,9 @@ FIGURES = "figures"
 LOCK = ".study.lock"
 LAUNCHER = ".study.json"
 """Who runs the study now: process, host, since when."""
+
+SEAL = "sha256"
+"""The key of a document that holds the SHA-256 of all the others."""
 
 SCHEMA = 2
 """Of plans and selections; 1 had one choice a cell."""
@@ -34,7 +37,8 @@ def read_json(
         remedy: what to do where it is missing or damaged.
 
     Raises:
-        StorageError: it is missing, damaged or of another schema.
+        DamagedError: it is not what was written.
+        StorageError: it is missing, cannot be read, or is of another schema.
     """
     try:
         document = json.loads(path.read_text("utf8"))
@@ -42,8 +46,12 @@ def read_json(
         raise StorageError(f"{path} is not there; {remedy}") from None
     except NotADirectoryError:
         raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
+    if not agrees(document):
+        raise DamagedError(f"{path} is damaged: it differs from its own {SEAL}; {remedy}")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise StorageError(
             f"{path} is of another schema than {SCHEMA}; use the version that wrote it, or start in another directory"
@@ -81,6 +89,22 @@ def planned(directory: Path) -> Iterator[dict[str, Any]]:
 def digest_of(text: str) -> str:
     """The first 12 digits of the SHA-256 of a selection's text: its name."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document, and the SHA-256 of its text under :data:`SEAL`."""
+    return {**document, SEAL: hashlib.sha256(as_json(dict(document)).encode()).hexdigest()}
+
+
+def agrees(document: object) -> bool:
+    """Whether a document is what its seal says; one that has none, as of an earlier version, is."""
+    if not isinstance(document, Mapping) or SEAL not in document:
+        return True
+    rest = {key: value for key, value in document.items() if key != SEAL}
+    try:
+        return bool(document == sealed(rest))
+    except ValueError:  # a number that is none
+        return False
 
 
 def as_json(document: dict[str, Any]) -> str:

@@ -17,14 +17,14 @@ from typing import Any
 
 from loratory.errors import StorageError, counted
 from loratory.spec import RunSpec
-from loratory.store.directory import drop_weights, glance, settle
+from loratory.store.directory import drop_weights, settle, whole_run
 from loratory.store.files import write_durably
 from loratory.store.naming import lookup
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
 from loratory.study.choice import CellPlan, Choice
 from loratory.study.jobs import Asked, Job
-from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json
+from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json, sealed
 from loratory.study.selection import Tried
 from loratory.study.spec import Cell, StudySpec
 from loratory.study.statistics import CONFIDENCE, MIN_FOLDS, MIN_SEEDS, smallest_shown
@@ -160,9 +160,10 @@ class Plan:
         ]
 
     def _look_up(self, jobs: Sequence[Job]) -> None:
-        """Find the runs that exist; interrupted ones do not, nor do failed ones that are to be run again."""
+        """Find the runs that exist; interrupted ones do not, nor do failed ones that are to be run again. Damaged ones
+        are set aside."""
         for job in jobs:
-            record = glance(job.output)
+            record = whole_run(job.output)
             if record is None:
                 continue
             if record.fingerprint != job.fingerprint:
@@ -221,7 +222,7 @@ class Plan:
                 self.records[job.id] = drop_weights(job.output)
 
     def _write(self) -> None:
-        self._write_file(self.directory / PLAN, as_json(self.to_dict()))
+        self._write_file(self.directory / PLAN, as_json(sealed(self.to_dict())))
 
     def to_dict(self) -> dict[str, Any]:
         """`plan.json`."""

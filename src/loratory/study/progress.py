@@ -15,7 +15,7 @@ from typing import Any
 
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
-from loratory.store.directory import glance
+from loratory.store.directory import counted_run
 from loratory.store.naming import approaches
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, planned
@@ -113,7 +113,9 @@ def read_status(directory: Path) -> Status:
     if running is not None and not (directory / PLAN).is_file():
         raise StorageError(f"{directory} is not planned yet; {running}")
     with planned(directory) as plan:
-        records = {name: record for name in _names(plan) if (record := glance(directory / RUNS / name)) is not None}
+        records = {
+            name: record for name in _names(plan) if (record := counted_run(directory / RUNS / name)) is not None
+        }
         ended = {name: record for name, record in records.items() if record.status != "interrupted"}
         chosen = {cell["id"]: _chosen(directory, cell) for cell in plan["cells"]}
         return Status(directory, progress_of(plan, ended), running, chosen)

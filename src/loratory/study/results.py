@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
-from loratory.store.directory import HISTORY, read_run
+from loratory.store.directory import HISTORY, counted_run, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import RUNS, plain_name, planned
@@ -178,10 +178,10 @@ class StudyRuns:
 
 
 def load_study(directory: Path) -> StudyRuns:
-    """Read a study's plan, selections and runs; runs that are not there yet are absent.
+    """Read a study's plan, selections and runs; runs that are not there yet are absent, and so are damaged ones.
 
     Raises:
-        StorageError: no study, a damaged plan or selection, or a damaged run.
+        StorageError: no study, or a damaged plan or selection.
     """
     with planned(directory) as plan:
         return StudyRuns(
@@ -271,7 +271,7 @@ def _run(directory: Path, name: str | None) -> tuple[Path, RunRecord] | None:
     if name is None:
         return None
     path = directory / RUNS / plain_name(name)
-    record = read_run(path) if os.path.lexists(path) else None
+    record = counted_run(path, read_run) if os.path.lexists(path) else None
     return (path, record) if record is not None and record.status != "interrupted" else None
 
 

@@ -1,0 +1,245 @@
+"""Killed, stopped or refused at any operation on the disk: what was committed is whole, and the same call goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulting import faults, kill, refuse, stop
+
+from loratory.errors import StorageError
+from loratory.store.directory import claim, commit, find_run, read_run, staging
+from loratory.store.record import RunRecord
+from loratory.study.layout import agrees, as_json, read_json, sealed
+from loratory.study.lock import launcher, launching
+
+RECORD = RunRecord("one", "f" * 64, "completed", {}, {}, {}, {}, {}, {})
+FAILED = dataclasses.replace(RECORD, status="failed", error="on purpose")
+PLANS = {number: as_json({"schema": 2, "number": number}) for number in range(3)}
+
+
+def committed(output: Path, record: RunRecord = RECORD) -> None:
+    """What a run does with its directory, without the training; where it is there already nothing is done."""
+    with claim(output):
+        found = find_run(output)
+        if found is not None and found.status == "completed":
+            return
+        with staging(output) as stage:
+            (stage / "run.json").write_text(record.to_json(), encoding="utf8")
+            (stage / "model.safetensors").write_bytes(b"weights")
+            commit(stage, output)
+
+
+def planned(directory: Path) -> None:
+    """What a study does with its files, without the runs."""
+    with launching(directory) as tell:
+        for text in PLANS.values():
+            tell.held.write(directory / "selections" / "plan.json", text)
+
+
+def over_failure(output: Path) -> None:
+    """A run where the record of a failed one stands."""
+    if not output.exists() and not (output.parent / ".run.replaced").exists():
+        committed(output, FAILED)
+    committed(output)
+
+
+def forked(work: Callable[[], None]) -> int:
+    """A process that does it, and ends with 0, or 5 where the store refuses."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except StorageError:
+            code = 5
+        finally:
+            os._exit(code)
+    return pid
+
+
+def code_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name[0] == ".")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork among threads, which rest
+@pytest.mark.parametrize("work", [committed, over_failure])
+def test_a_run_that_is_killed_anywhere_is_whole_or_not_there_and_made_again(tmp_path: Path, work: Any) -> None:
+    kills = 0
+    for at in count(1):
+        output = tmp_path / str(at) / "run"
+
+        def killed(output: Path = output, at: int = at) -> None:
+            with faults(at, kill):
+                work(output)
+
+        ended = code_of(forked(killed))
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        kills += 1
+        stood = output.exists() and read_run(output).status == "completed"
+        stamp = output.stat().st_ino if stood else None
+        work(output)
+        assert read_run(output) == RECORD
+        assert stamp in (None, output.stat().st_ino)  # what was committed is not made again
+        assert left(output.parent) == []
+    assert kills > 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_study_s_file_that_is_killed_anywhere_is_an_old_or_a_new_one(tmp_path: Path) -> None:
+    for at in count(1):
+        directory = tmp_path / str(at)
+
+        def killed(directory: Path = directory, at: int = at) -> None:
+            with faults(at, kill):
+                planned(directory)
+
+        if code_of(forked(killed)) == 0:
+            break
+        path = directory / "selections" / "plan.json"
+        assert not path.exists() or path.read_text("utf8") in PLANS.values()
+        assert launcher(directory) is None
+        planned(directory)
+        assert path.read_text("utf8") == PLANS[2]
+        assert left(directory) == [".study.fence", ".study.lock"]
+    assert at > 20
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE])
+@pytest.mark.parametrize("work", [committed, over_failure])
+def test_a_disk_that_refuses_anything_is_one_line_and_nothing_is_lost(tmp_path: Path, work: Any, number: int) -> None:
+    refused = 0
+    for at in count(1):
+        output = tmp_path / str(at) / "run"
+        with faults(at, refuse(number)) as operations:
+            try:
+                work(output)
+            except StorageError as error:
+                refused += 1
+                assert "\n" not in str(error)
+        if operations.count < at:
+            break
+        assert not output.exists() or read_run(output).id == "one"
+        work(output)
+        assert read_run(output) == RECORD
+        assert left(output.parent) == []
+    assert refused > 10
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_that_was_stopped_and_lost_its_lock_commits_nothing_over_its_successor(tmp_path: Path) -> None:
+    theirs = dataclasses.replace(RECORD, parameters={"total": 1})
+    stops = 0
+    for at in count(1):
+        output = tmp_path / str(at) / "run"
+        pid = forked(lambda output=output, at=at: stopped(output, theirs, at))  # type: ignore[misc]
+        if os.WIFEXITED(state := os.waitpid(pid, os.WUNTRACED)[1]):
+            assert os.WEXITSTATUS(state) == 0
+            break
+        stops += 1
+        (output.parent / ".run.lock").unlink(missing_ok=True)
+        committed(output)
+        record, inode = read_run(output), output.stat().st_ino
+        os.kill(pid, signal.SIGCONT)
+        ended = code_of(pid)
+        assert (read_run(output), output.stat().st_ino) == (record, inode)
+        assert ended in (0, 5)
+        committed(output)
+        assert left(output.parent) == []
+    assert stops > 20
+
+
+def stopped(output: Path, record: RunRecord, at: int) -> None:
+    with faults(at, stop):
+        committed(output, record)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_no_damage_to_a_run_or_a_document_passes_for_another_content(tmp_path: Path, damage: str) -> None:
+    output = tmp_path / "run"
+    committed(output)
+    for path in output.iterdir():
+        content = path.read_bytes()
+        for bad in damaged(content, damage):
+            path.write_bytes(bad)
+            try:
+                assert read_run(output) == RECORD
+            except StorageError as error:
+                assert "\n" not in str(error)
+            else:
+                assert path.name == "manifest.json"
+        path.write_bytes(content)
+    document = sealed({"schema": 2, "margin": 0.01, "seeds": [0, 1], "name": "änd\n"})
+    path = tmp_path / "plan.json"
+    for bad in damaged(as_json(document).encode(), damage):
+        path.write_bytes(bad)
+        try:
+            found = read_json(path)
+        except StorageError:
+            continue
+        assert agrees(found)
+        assert {key: found[key] for key in ("schema", "margin", "seeds", "name")} == json.loads(
+            as_json({key: value for key, value in document.items() if key != "sha256"})
+        )
+
+
+def damaged(content: bytes, how: str) -> list[bytes]:
+    if how == "cut":
+        return [content[:size] for size in range(len(content))]
+    return [content[:n] + bytes([content[n] ^ 1]) + content[n + 1 :] for n in range(len(content))]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_eight_launchers_one_at_a_time_holds_a_study(tmp_path: Path) -> None:
+    def launch() -> None:
+        with launching(tmp_path):
+            number = int((tmp_path / ".study.fence").read_text())
+            (tmp_path / f"held-{number}").touch(exist_ok=False)
+            os.close(os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL))
+            time.sleep(0.02)
+            (tmp_path / "inside").unlink()
+
+    ended = [code_of(pid) for _ in range(3) for pid in [forked(launch) for _ in range(8)]]
+    assert set(ended) <= {0, 5}
+    assert len(list(tmp_path.glob("held-*"))) == ended.count(0) > 0
+
+
+def test_a_damaged_run_of_a_study_is_set_aside_and_run_again(
+    ran: Path, study_file: Any, records: Any, caplog: pytest.LogCaptureFixture, without_page: None
+) -> None:
+    from loratory.cli import main
+
+    before = records(ran)
+    damaged_run = sorted(path for path in (ran / "runs").iterdir())[0]
+    (damaged_run / "history.jsonl").write_bytes(b"x")
+    plan = ran / "plan.json"
+    content = plan.read_bytes()
+    plan.write_bytes(content.replace(b'"margin": 0.01', b'"margin": 0.31'))
+    assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 0
+    after = records(ran)
+    assert {name: one.quality for name, one in after.items()} == {name: one.quality for name, one in before.items()}
+    assert plan.read_bytes() == content
+    assert (ran / "runs" / f".{damaged_run.name}.damaged-1" / "history.jsonl").read_bytes() == b"x"
+    aside = [line for line in caplog.messages if "set aside as" in line]
+    assert len(aside) == 2
+
+
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
