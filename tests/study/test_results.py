@@ -66,12 +66,22 @@ def test_runs_that_are_planned_and_not_there_are_missing(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet", "history.jsonl", "manifest.json"])
-def test_a_damaged_run_is_one_line(place: Path, name: str) -> None:
-    path = load_study(place).cells[0].finals[0].directory / name
+def test_a_damaged_run_is_left_out_and_told_in_one_line(
+    place: Path, name: str, caplog: pytest.LogCaptureFixture, snapshot: Callable[[Path], dict[str, str]]
+) -> None:
+    cell = load_study(place).cells[0]
+    path = cell.finals[0].directory / name
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(StorageError, match=f"{path.parent.name}/{name} is damaged") as caught:
-        load_study(place)
-    assert "\n" not in str(caught.value)
+    before = snapshot(place)
+    left = load_study(place).cells[0]
+    assert (left.missing, len(left.finals)) == (cell.missing + 1, len(cell.finals) - 1)
+    (line,) = caplog.messages
+    assert f"{path.parent.name}/{name} is damaged" in line
+    assert line.endswith("; left out")
+    caplog.clear()
+    assert read_status(place).progress.cells[0].finals_done == len(left.finals)
+    assert len(caplog.messages) == 1
+    assert snapshot(place) == before  # who only looks moves nothing
 
 
 @pytest.mark.parametrize(
