@@ -185,7 +185,7 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
         found.append(
-            f"The directories of {count} are not there, or damaged: curves, classes and examples go without them."
+            f"The directories of {count} are not there, or damaged: curves, classes and examples lack them."
         )
     return found
 
