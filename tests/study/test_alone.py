@@ -212,7 +212,7 @@ def test_final_runs_of_before_that_were_not_alone_are_told(
     capsys.readouterr()
     assert main(command) == 0
     assert "device" not in capsys.readouterr().err
-    monkeypatch.setattr("loratory.study.plan.glance", _crowded)
+    monkeypatch.setattr("loratory.study.plan.whole_run", _crowded)
     assert main(command) == 0
     err = capsys.readouterr().err
     assert "4 final runs of before shared a device, or may have; remove their directories" in err

@@ -184,9 +184,7 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
     found += above_all(study)
     if evidence.absent:
         count = counted(len(evidence.absent), "finished run")
-        found.append(
-            f"The directories of {count} are not there, or damaged: curves, classes and examples lack them."
-        )
+        found.append(f"The directories of {count} are not there, or damaged: curves, classes and examples lack them.")
     return found
 
 
