@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from loratory.api import compare, estimate, evaluate, predict, run_study, train
+    from loratory.api import compare, estimate, evaluate, predict, rerun, run_study, train
     from loratory.errors import (
         DataError,
         DivergedError,
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from loratory.estimator import TextClassifier, TextRegressor
     from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
     from loratory.report.tables import Table
+    from loratory.rerunning import Rerun
     from loratory.run import Run
     from loratory.store.record import RunRecord
     from loratory.study.document import Summary
     from loratory.trained import Evaluation
 else:
     _HOMES = {
-        "loratory.api": ("compare", "estimate", "evaluate", "predict", "run_study", "train"),
+        "loratory.api": ("compare", "estimate", "evaluate", "predict", "rerun", "run_study", "train"),
         "loratory.errors": (
             *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
             *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
@@ -42,6 +43,7 @@ else:
         "loratory.estimator": ("TextClassifier", "TextRegressor"),
         "loratory.report.predictions": ("Answers", "Predicted", "PredictedLabels", "PredictedNumbers"),
         "loratory.report.tables": ("Table",),
+        "loratory.rerunning": ("Rerun",),
         "loratory.run": ("Run",),
         "loratory.store.record": ("RunRecord",),
         "loratory.study.document": ("Summary",),
@@ -72,6 +74,7 @@ __all__ = [
     "Predicted",
     "PredictedLabels",
     "PredictedNumbers",
+    "Rerun",
     "ResourceError",
     "Run",
     "RunRecord",
@@ -88,6 +91,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "predict",
+    "rerun",
     "run_study",
     "train",
 ]

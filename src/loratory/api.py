@@ -22,6 +22,8 @@ from loratory.finish import Finished, complete
 from loratory.methods import spec_from_flags
 from loratory.report.predictions import Answers
 from loratory.report.tables import Table
+from loratory.rerunning import Rerun
+from loratory.rerunning import rerun as rerun_record
 from loratory.run import Run
 from loratory.run import train as train_run
 from loratory.spec import DataSpec, HardwareSpec, divided, validated
@@ -215,6 +217,24 @@ def compare(runs: Place | Sequence[Place], *, baselines: bool = True, price_per_
         DataError: the data has changed since.
     """
     return trained.compare(_paths(runs), with_baselines=baselines, price_per_hour=price_per_hour)
+
+
+def rerun(run: Place, *, output: Place | None = None) -> Rerun:
+    """Train a run again, and say whether the same came out: `loratory rerun`.
+
+    Args:
+        run: a run, or its directory.
+        output: where the second run is kept; by default it is removed.
+
+    Returns:
+        Whether weights, predictions and scores are the same, by how much they differ, and what differs in environment,
+        code, data and model.
+
+    Raises:
+        StorageError: no completed run; or something stands in `output`.
+        LoratoryError: data or model are not there any more, or the training fails.
+    """
+    return rerun_record(Path(run), output=_path(output))
 
 
 def run_study(

@@ -16,12 +16,13 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from loratory.console import errors, fail, print_json, progress_shown, rank
-from loratory.errors import LoratoryError, SettingsError, counted, first_line
+from loratory.errors import LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
 from loratory.flags import assignment, byte_count, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
 from loratory.study_app import study_app
+from loratory.units import printable
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for a wrong command line; its home has moved between Typer's versions."""
@@ -221,6 +222,27 @@ def compare(
         typer.echo(table.to_markdown(), nl=False)
     else:
         Console().print(table.to_rich())
+
+
+@app.command()
+def rerun(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="a run's directory")],
+    output: Annotated[Path | None, typer.Option(help="keep the second run here [it is removed]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a run again, and say whether the same came out: weights, predictions, scores. Else the exit code is 7."""
+    from loratory import api
+
+    found = api.rerun(directory, output=output)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        for what, said in found.lines():
+            typer.echo(printable(f"{what}: {said}"))
+    if not found.same:
+        raise TrainingError(found.verdict)
+    if not as_json:
+        typer.echo(printable(found.verdict))
 
 
 @app.command()

@@ -23,6 +23,9 @@ def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Cal
 
     def parameter(name: str) -> inspect.Parameter:
         field = fields[name]
+        if field.annotation is bool:
+            switch = Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
+            return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=switch)
         default = "" if field.default is None else f" [{field.default}]"
         option = typer.Option(
             f"--{name.replace('_', '-')}",

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loratory.engine.deterministic import check_workspace
 from loratory.engine.epoch import Progress
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware, device_type
@@ -91,6 +92,8 @@ def train(
             another library raises while training comes as a TrainingError.
     """
     names = chosen(tracker)
+    if spec.hardware.deterministic and device_type(spec.hardware) == "cuda":
+        check_workspace()  # joining starts CUDA
     with joined(cuda=device_type(spec.hardware) == "cuda"):
         return _train(spec, output, place, keep_weights, inputs, names, study, on_step)
 

@@ -141,11 +141,15 @@ def quantized(spec: RunSpec, hardware: Hardware | None = None) -> Quantization |
         hardware: where; by default on whatever is there, in the spec's precision.
 
     Raises:
+        SettingsError: everything must be deterministic.
         ResourceError: there is no CUDA device, or no bitsandbytes.
     """
     if spec.training.quantize == "off":
         return None
     hardware = hardware or Hardware.of(HardwareSpec(precision=spec.hardware.precision))
+    if hardware.deterministic:
+        asked = f"--quantize {spec.training.quantize}"
+        raise SettingsError(f"--deterministic: nothing says that bitsandbytes' kernels are; leave out {asked}")
     return Quantization.of(spec.training.quantize, device=hardware.device, precision=hardware.precision)
 
 

@@ -161,6 +161,9 @@ class HardwareSpec(Settings):
         "off", description="layers keep their input alone and compute the rest again in backward: less memory, slower"
     )
     graphs: Literal["auto", "off"] = Field("auto", description="CUDA graphs of whole training steps where possible")
+    deterministic: bool = Field(
+        False, description="the same bytes again, on CUDA too, or an error: deterministic algorithms alone; slower"
+    )
 
 
 class MethodSettings(Settings):
@@ -185,7 +188,10 @@ class RunSpec(Settings):
 
     def fingerprint(self, **context: Any) -> str:
         """SHA-256 over this spec and the context that decides its result (data digest, code version, environment)."""
-        document = {"spec": self.model_dump(mode="json"), **context}
+        spec = self.model_dump(mode="json")
+        if not self.hardware.deterministic:  # runs of before this setting are the runs without it
+            del spec["hardware"]["deterministic"]
+        document = {"spec": spec, **context}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

@@ -210,8 +210,10 @@ def test_runs_that_do_not_compare_are_noted() -> None:
     assert "test splits" in noted(record(LORA, data={"digests": {"test": "d2"}}))
     other = {"test": quality(labels=(0, 1, 1)).record()}
     assert "test splits" in noted(record(LORA, quality=other))
-    assert "devices (NVIDIA H100, cpu)" in noted(record(LORA, environment={"device": "NVIDIA H100"}))
-    assert "threads (2, 8)" in noted(record(LORA, environment={"device": "cpu", "threads": 8}))
+    said = noted(record(LORA, environment={"device": "NVIDIA H100"}))
+    assert "Different devices (NVIDIA H100: lora r=8 attention; cpu: standard): times and memory do not compare" in said
+    said = noted(record(LORA, environment={"device": "cpu", "threads": 8}))
+    assert "Different numbers of threads (2: standard; 8: lora r=8 attention): times do not compare" in said
     assert "went at once" not in noted(record(LORA, study={"stage": "final", "runs_at_once": 1}))
     crowded = noted(record(LORA, study={"stage": "final", "runs_at_once": 3}))
     assert "Up to 3 runs of a study went at once on one device with 1 of these 2 runs: they slowed" in crowded

@@ -228,7 +228,9 @@ def _room(count: int, rows: Tensor, hardware: Hardware, stack: ExitStack) -> tup
     width = rows.shape[1]
     needed = count * width * rows.element_size()
     if hardware.device.type == "cuda":
-        free = torch.cuda.mem_get_info(hardware.device)[0]
+        free, whole = torch.cuda.mem_get_info(hardware.device)
+        if hardware.deterministic:  # steps from a mapped file are made otherwise: no other process decides that
+            free = whole
     else:
         free = psutil.virtual_memory().available
     if needed <= SHARE * free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from loratory.engine.deterministic import EXACT, check_workspace, deterministic, fp32_precision
 from loratory.engine.processes import ALONE, Processes
 from loratory.errors import ResourceError, SettingsError, counted
 from loratory.models.families import Family
@@ -38,17 +40,21 @@ class Hardware:
     """Whether layers compute their activations again in backward."""
     processes: Processes = ALONE
     """Those that train together."""
+    deterministic: bool = False
+    """Whether everything must be computed by deterministic algorithms."""
 
     @classmethod
     def of(cls, spec: HardwareSpec) -> Hardware:
         """Resolve `auto`, and set the number of CPU threads where the spec gives one.
 
         Raises:
-            ResourceError: CUDA was asked for and is not there.
+            ResourceError: CUDA was asked for and is not there; or it has started in a way that is not deterministic.
         """
         if spec.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("--device cuda: no CUDA device is available; use --device cpu or auto")
         kind = device_type(spec)
+        if spec.deterministic and kind == "cuda":
+            check_workspace()
         processes = Processes.here()
         if kind == "cuda" and processes.local_rank >= torch.cuda.device_count():
             raise ResourceError(
@@ -63,7 +69,8 @@ class Hardware:
         device = (
             torch.device(kind, processes.local_rank) if kind == "cuda" and processes.count > 1 else torch.device(kind)
         )
-        return cls(device, precision, spec.graphs == "auto", spec.activation_checkpointing == "on", processes)
+        checkpointing = spec.activation_checkpointing == "on"
+        return cls(device, precision, spec.graphs == "auto", checkpointing, processes, spec.deterministic)
 
     def suited(self, family: Family, asked: HardwareSpec) -> Hardware:
         """This place with the precision that `family` can be computed in.
@@ -85,6 +92,14 @@ class Hardware:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def deterministically(self) -> AbstractContextManager[None]:
+        """The context in which everything is computed: as torch's settings are, or deterministically.
+
+        Raises:
+            TrainingError: where it must be, and an operation has no deterministic form.
+        """
+        return deterministic(self.device, wanted=self.deterministic)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -116,8 +131,9 @@ class Hardware:
             torch.cuda.empty_cache()
 
     def record(self) -> dict[str, Any]:
-        """The `environment` part of run.json."""
+        """The `environment` part of run.json: what decides whether the same run comes out the same again."""
         cuda = self.device.type == "cuda"
+        products, convolutions = (EXACT, EXACT) if self.deterministic else fp32_precision(self.device)
         return {
             "device": torch.cuda.get_device_name() if cuda else cpu_name(),
             "device_type": self.device.type,
@@ -125,10 +141,49 @@ class Hardware:
             "threads": torch.get_num_threads(),
             "processes": self.processes.count,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "deterministic": not cuda,
+            "deterministic": not cuda or self.deterministic,
+            "fp32_products": products,
+            "fp32_convolutions": convolutions,
             "platform": platform.platform(terse=True),
+            **(_cuda() if cuda else {}),
+            "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
             "versions": {"python": platform.python_version(), **_versions()},
         }
+
+
+VARIABLES = (
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "DNNL_DEFAULT_FPMATH_MODE"),
+)
+"""Of the environment: those by which torch's libraries choose other algorithms or another precision."""
+
+
+@cache
+def _cuda() -> dict[str, str | None]:
+    """The versions of CUDA, cuDNN and the driver."""
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's own
+    return {"cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn), "driver": _driver()}
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver: as its kernel module says it, else by NVML; None where neither is there."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf8") as file:
+            found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", file.read())
+        if found is not None:
+            return found[1]
+    except OSError:  # not on every system, nor in every container
+        pass
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except ImportError:
+        return None
+    except pynvml.NVMLError:
+        return None
 
 
 @cache

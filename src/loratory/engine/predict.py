@@ -35,7 +35,7 @@ def predict(
     if tokens is None:
         tokens = 2048 if hardware.device.type == "cpu" and hardware.precision == "fp32" else 8192
     order, results = [], []
-    with torch.inference_mode(), ExitStack() as stack:
+    with torch.inference_mode(), hardware.deterministically(), ExitStack() as stack:
         if classifier.problem == REGRESSION:
             stack.callback(stand_in(classifier.output, in_fp32(classifier.output)))
         for number, (chosen, batch) in enumerate(data.by_length(tokens=tokens)):

@@ -26,6 +26,7 @@ from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.step import Step
 from loratory.engine.timing import probe
+from loratory.errors import counted
 from loratory.methods.base import Companion
 from loratory.models import quantized
 from loratory.models.flat import Classifier
@@ -72,6 +73,7 @@ def ready(
     lengths = data.tokens.lengths
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []))
+        stack.enter_context(hardware.deterministically())
         quick = stack.enter_context(quickened(model, hardware))
         blocks = family.blocks(model) if hardware.checkpointing else []
         random = spec.attention_dropout > 0 or any(map(quick.random, blocks))
@@ -110,7 +112,7 @@ def ready(
             stack.callback(_set_free, one)
         said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.epochs)}
         facts = {"own_layers": _own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
-        _log(facts)
+        _log(facts, hardware)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
             classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
@@ -144,8 +146,15 @@ def _probe(one: Step, step: Graphs | Step, data: Labelled, orders: Sequence[NDAr
     probe(one, [step.placed(replace(batch, weights=torch.zeros_like(batch.weights))) for batch in ends])
 
 
-def _log(facts: Mapping[str, Any]) -> None:
+def _log(facts: Mapping[str, Any], hardware: Hardware) -> None:
     """Say what is not as usual of how steps are made."""
+    if hardware.deterministic:
+        kept = (
+            "no TF32, no compiled layers"
+            if hardware.device.type == "cuda"
+            else counted(torch.get_num_threads(), "thread")
+        )
+        log.info("deterministic algorithms alone, %s: the same again with the same versions and device", kept)
     if "quantized" in facts:
         layers = facts["quantized"]["layers"]
         log.info("%d linear layers are held in fewer bits: stock modules compute them", layers)
@@ -181,5 +190,7 @@ def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) ->
         return Compiled(why_not="never on a CPU")
     if hardware.checkpointing:
         return Compiled(why_not="layers are checkpointed")
+    if hardware.deterministic:
+        return Compiled(why_not="a stopwatch would decide it, and the run must be deterministic")
     layers = [layer for layer in classifier.family.blocks(classifier.model) if not quick.computes(layer)]
     return Compiled(layers, why_not=None if layers else "layers have kernels of their own")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.quality import Quality
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, problem_in
 from loratory.store.naming import Record, flat, lookup, setting, short
+from loratory.store.surroundings import FACTS, MODEL
 
 
 def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
@@ -20,7 +20,7 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
         *_tested(records, baselines),
         *_data(records, baselines),
         *_settings(records),
-        *_device(records),
+        *_surroundings(records, names),
         *_beside(records),
         *_seeds(records, names),
         *(f"{one.name} left out: {one.reason}." for one in baselines if one.reason is not None),
@@ -94,15 +94,32 @@ def _settings(records: Sequence[Record]) -> list[str]:
     return [f"Settings differ too: rows do not differ by their method alone ({lines})."] if lines else []
 
 
-def _device(records: Sequence[Record]) -> list[str]:
+NAMED = 3
+"""Runs that a line names; of more it says how many."""
+
+
+def _surroundings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+    """A line for each thing in which the runs' surroundings differ: what, which runs, why it matters."""
+    models: dict[object, list[int]] = defaultdict(list)
+    for number, record in enumerate(records):
+        models[lookup(record, "spec", "model")].append(number)
+    alike = [(MODEL, numbers) for numbers in models.values()]
     lines = []
-    devices = {_text(value) for record in records if (value := lookup(record, "environment", "device")) is not None}
-    if len(devices) > 1:
-        lines.append(f"Different devices ({', '.join(sorted(devices))}): times and memory do not compare.")
-    threads = {_text(value) for record in records if (value := lookup(record, "environment", "threads")) is not None}
-    if len(devices) == 1 and len(threads) > 1:
-        lines.append(f"Different numbers of threads ({', '.join(sorted(threads))}): times do not compare.")
+    for fact, numbers in [*((one, range(len(records))) for one in FACTS), *alike]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for number in numbers:
+            if (value := fact.of(records[number])) is not None:  # a record of an older version does not say it
+                found[value[:12] if fact is MODEL else value].append(names[number])
+        if len(found) > 1:
+            sides = "; ".join(f"{value}: {_few(found[value])}" for value in sorted(found))
+            lines.append(f"Different {fact.title} ({sides}): {fact.why}.")
     return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    shown = list(names) if more <= 0 else [*names[:NAMED], f"{more:,} more"]
+    return " and ".join(shown) if len(shown) < 3 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _beside(records: Sequence[Record]) -> list[str]:
@@ -112,10 +129,6 @@ def _beside(records: Sequence[Record]) -> list[str]:
         return []
     some = "" if len(crowded) == len(found) else f" with {len(crowded):,} of these {len(found):,} runs"
     return [f"Up to {max(crowded)} runs of a study went at once on one device{some}: they slowed one another."]
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def _seeds_of_cells(records: Sequence[Record]) -> dict[str, set[str]]:

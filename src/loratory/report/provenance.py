@@ -18,6 +18,10 @@ PARTS = ("train", "validation", "test")
 NAMES = {
     "device_type": "kind of device",
     "cpu_capability": "CPU instructions",
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "fp32_products": "fp32 products",
+    "fp32_convolutions": "fp32 convolutions",
     "flat": "padding left out",
     "model_digest": "model, SHA-256",
     "version": "Loratory",
