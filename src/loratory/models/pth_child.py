@@ -13,6 +13,10 @@ import pickle
 import struct
 import sys
 import zipfile
+from typing import IO, Any
+
+Spans = dict[str, tuple[int, int]]
+"""Where each storage's bytes begin in the file, and how many they are."""
 
 MAX_PICKLE = 64 << 20
 MAX_TENSORS = 50_000
@@ -45,24 +49,24 @@ class DamagedError(Exception):
 class Storage:
     __slots__ = ("dtype", "elements", "key", "size")
 
-    def __init__(self, dtype, size, key, elements):
+    def __init__(self, dtype: str, size: int, key: str, elements: int) -> None:
         self.dtype, self.size, self.key, self.elements = dtype, size, key, elements
 
 
 class Tensor:
     __slots__ = ("offset", "shape", "storage", "strides")
 
-    def __init__(self, storage, offset, shape, strides):
+    def __init__(self, storage: Storage, offset: Any, shape: Any, strides: Any) -> None:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
-def rebuild_tensor(storage, offset, shape, strides, *_):
+def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     if not isinstance(storage, Storage):
         raise DamagedError
     return Tensor(storage, offset, shape, strides)
 
 
-def rebuild_parameter(data, *_):
+def rebuild_parameter(data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise DamagedError
     return data
@@ -71,7 +75,7 @@ def rebuild_parameter(data, *_):
 class Reader(pickle.Unpickler):
     """Knows what tensors are saved with, and nothing else."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if module == "collections" and name == "OrderedDict":
             return collections.OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
@@ -82,7 +86,7 @@ class Reader(pickle.Unpickler):
             return name
         raise UnsafeError
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> Storage:
         if not isinstance(saved, tuple) or len(saved) not in (5, 6) or saved[0] != "storage":
             raise DamagedError
         kind, key, elements = saved[1], saved[2], saved[4]
@@ -93,7 +97,7 @@ class Reader(pickle.Unpickler):
         return Storage(*SIZES[kind], key, elements)
 
 
-def described(path):
+def described(path: str) -> dict[str, Any]:
     """The tensors of the file at `path`, by name: (dtype, offset in bytes, shape, strides, elements spanned)."""
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -104,7 +108,7 @@ def described(path):
         return _checked(state, spans)
 
 
-def _of_archive(file, size):
+def _of_archive(file: IO[bytes], size: int) -> tuple[Any, Spans]:
     """torch never compresses what it writes; what is compressed could unpack to more than memory holds."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -117,7 +121,7 @@ def _of_archive(file, size):
         state = Reader(io.BytesIO(archive.read(inner[0]))).load()
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
             raise DamagedError
-    spans = {}
+    spans: Spans = {}
     for entry in entries:
         if entry.filename.startswith(f"{root}data/"):
             file.seek(entry.header_offset)
@@ -130,7 +134,7 @@ def _of_archive(file, size):
     return state, spans
 
 
-def _of_old(file, size):
+def _of_old(file: IO[bytes], size: int) -> tuple[Any, Spans]:
     """A row of pickles, then each storage: its number of elements, and they."""
     begins = file.read(2)
     if begins[:1] != pickle.PROTO:
@@ -141,10 +145,10 @@ def _of_old(file, size):
         raise DamagedError if first == {} else UnsafeError(_kind(first))
     if Reader(file).load() != PROTOCOL or not isinstance(Reader(file).load(), dict):
         raise DamagedError
-    kept = {}
+    kept: dict[str, Storage] = {}
 
     class Noting(Reader):
-        def persistent_load(self, saved):
+        def persistent_load(self, saved: Any) -> Storage:
             storage = super().persistent_load(saved)
             return kept.setdefault(storage.key, storage)
 
@@ -152,7 +156,7 @@ def _of_old(file, size):
     keys = Reader(file).load()
     if not isinstance(keys, list) or set(keys) != set(kept) or len(keys) != len(kept):
         raise DamagedError
-    spans = {}
+    spans: Spans = {}
     for key in keys:
         (elements,) = struct.unpack("<q", file.read(8))
         if elements != kept[key].elements:
@@ -163,7 +167,7 @@ def _of_old(file, size):
     return state, spans
 
 
-def _once(spans, size):
+def _once(spans: Spans, size: int) -> None:
     reached = 0
     for begin, length in sorted(spans.values()):
         if begin < reached or begin + length > size:
@@ -171,11 +175,11 @@ def _once(spans, size):
         reached = begin + length
 
 
-def _kind(value):
+def _kind(value: Any) -> str:
     return f"holds a {type(value).__name__}, not tensors by name"
 
 
-def _checked(state, spans):
+def _checked(state: Any, spans: Spans) -> dict[str, Any]:
     if not isinstance(state, dict) or not state:
         raise UnsafeError(_kind(state))
     if len(state) > MAX_TENSORS:
@@ -191,7 +195,7 @@ def _checked(state, spans):
     return found
 
 
-def described_tensor(name, tensor, spans):
+def described_tensor(name: str, tensor: Tensor, spans: Spans) -> dict[str, Any]:
     """Where a tensor's numbers lie; its view must be of numbers that are there, each of them once."""
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     whole = [tensor.offset, *_listed(shape), *_listed(strides)]
@@ -224,13 +228,13 @@ def described_tensor(name, tensor, spans):
     }
 
 
-def _listed(value):
+def _listed(value: Any) -> list[Any]:
     if not isinstance(value, tuple | list):
         raise DamagedError
     return list(value)
 
 
-def told(path):
+def told(path: str) -> dict[str, Any]:
     """What :func:`described` gives, or why it gives nothing, as a dictionary."""
     try:
         return {"tensors": described(path)}
@@ -244,7 +248,7 @@ def told(path):
         return {"damaged": ""}
 
 
-def _confined():
+def _confined() -> None:
     """From here on: little memory, little time, and nothing is opened, run or imported."""
     try:
         import resource

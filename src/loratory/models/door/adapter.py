@@ -40,6 +40,12 @@ NO_SIZE = re.compile(
 )
 """Whole numbers that say how, not how many: nothing is allocated by them."""
 
+NAMES = {
+    *("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_pattern"),
+    "target_parameters",
+}
+"""Settings that are lists of layers' names."""
+
 SMALL = 256
 """A size below which a number may be anything; above it a tensor of the file must be as long."""
 
@@ -125,7 +131,7 @@ def _check(where: str, key: str, value: Any, longest: int) -> None:
             raise ModelError(f"{where} is {shown(value)}, not a name")
     elif CODE.fullmatch(key) and value not in ({}, []):
         raise SafetyError(f"{where} could make PEFT load or run something else; remove it")
-    elif key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "target_parameters"):
+    elif key in NAMES:
         _check_names(where, key, value)
     elif key.startswith("init_") and isinstance(value, str):
         if not STARTS.fullmatch(value):
