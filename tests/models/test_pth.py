@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratory.errors import LoratoryError, ModelError, SafetyError
-from loratory.models import pth
-from loratory.models.pth import Card, read_pth, save_pth
+from loratory.models import pth, pth_child
+from loratory.models.pth import Card, read_pth, save_pth, tensors_of
 
 STATE = {"weight": torch.arange(2000.0), "bias": torch.ones(3, dtype=torch.int64)}
 
@@ -141,11 +141,10 @@ def test_a_view_that_would_unfold_is_refused(tmp_path: Path) -> None:
     refused(saved(tmp_path / "a.pth", {"weight": torch.ones(1).expand(1 << 40)}), SafetyError, "claim more bytes")
 
 
-def test_an_archive_that_would_unpack_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_would_unpack_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"weight": torch.zeros(1 << 20)})
     bomb = repacked(path, lambda name, data: data, method=zipfile.ZIP_DEFLATED)
     assert bomb.stat().st_size < 100_000
-    monkeypatch.setattr(torch, "load", None)  # not reached
     refused(bomb, SafetyError, "unpacks to more bytes than the file holds")
 
 
@@ -174,7 +173,8 @@ def test_damage_anywhere_is_one_of_our_errors_or_none(layout: str, data: st.Data
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
         try:
-            assert all(isinstance(tensor, torch.Tensor) for tensor in read_pth(path).values())
+            answer = pth_child.told(str(path))  # what the process of its own says, without starting 120
+            assert all(isinstance(tensor, torch.Tensor) for tensor in tensors_of(path, answer).values())
         except LoratoryError as error:
             assert "\n" not in str(error)  # noqa: PT017  # either way is right
 
@@ -185,4 +185,4 @@ def test_bytes_that_are_no_pth_are_one_of_our_errors(content: bytes) -> None:
         path = Path(folder) / "a.pth"
         path.write_bytes(content)
         with pytest.raises((ModelError, SafetyError)):
-            read_pth(path)
+            tensors_of(path, pth_child.told(str(path)))

@@ -15,22 +15,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from loratory.errors import ModelError, ResourceError, counted, first_line
+from loratory.errors import ModelError, ResourceError, first_line
 from loratory.models import flat
+from loratory.models.door import adapter as adapters
+from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
 from loratory.models.families import Family, family_of
 from loratory.models.prompted import call_through
 from loratory.models.quantized import Quantization
 from loratory.models.source import (
     Pretrained,
-    check_safetensors,
-    for_classes,
-    locate,
     pretrained,
     quiet,
-    read_config,
     read_tokenizer,
     takes_types,
 )
@@ -101,11 +100,13 @@ def load_base(
     Raises:
         ModelError: missing, truncated, incomplete or unsupported.
         ResourceError: bitsandbytes is there, but too old.
-        SafetyError: the only weights are pickles, which could run code.
+        SafetyError: its files could run code or exhaust the machine.
     """
     found = found or pretrained(name)
     config = found.config(labels, problem)
     family = family_of(config)
+    if found.entries is not None:
+        check_fits(name, found.entries, skeleton(found, labels, problem).model, family)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
     quantized = quantization.arguments(family) if quantization is not None else {}
@@ -114,7 +115,7 @@ def load_base(
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                found.source,
+                found.place,
                 config=config,
                 attn_implementation=_attention(config, flat_tokens),
                 dtype=torch.float32,
@@ -129,15 +130,24 @@ def load_base(
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
     _check_complete(name, family, info)
+    check_extra(name, info["unexpected_keys"], model)
+    check_finite(f"model {name!r}", model.state_dict())
     return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
 
 
 def skeleton(found: Pretrained, labels: tuple[str, ...], problem: Problem = SINGLE) -> Base:
-    """The model without values, on the meta device: its layers, names and shapes."""
+    """The model without values, on the meta device: its layers, names and shapes.
+
+    Raises:
+        ModelError: its settings do not go together.
+    """
     config = found.config(labels, problem)
     flat.register()
-    with quiet(), torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    try:
+        with quiet(), torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(f"model {found.name!r}: {first_line(error)}") from error
     return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
 
 
@@ -168,19 +178,24 @@ def load_state(
     Raises:
         ModelError: names or shapes are not those of the architecture; `where` names the file.
     """
-    source = locate(name)
+    found = pretrained(name, weights=False)
+    family, planned = family_of(found.plain), skeleton(found, labels, problem).model
+    entries = {key: Entry(tuple(tensor.shape), "F32") for key, tensor in state.items()}
+    try:
+        check_fits(name, entries, planned, family)
+    except ModelError as error:
+        raise ModelError(f"{where}: not the weights of {name!r} with {len(labels)} classes; {error}") from error
+    check_finite(where, state)
     flat.register()
+    config = found.config(labels, problem)
     with quiet():
-        tokenizer = read_tokenizer(source)
-        config = for_classes(read_config(source, labels=labels, problem=problem), tokenizer)
-        family = family_of(config)
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ModelError(f"{where}: not the weights of {name!r} with {len(labels)} classes; {detail[:200]}") from error
-    return Base(model.eval(), tokenizer, family, source, "")
+    return Base(model.eval(), found.tokenizer, family, found.source, "")
 
 
 def load_trained(
@@ -213,7 +228,7 @@ def load_trained(
     """
     if merge and quantization is not None:
         raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
-    if not (directory / "adapter_config.json").is_file():
+    if not (directory / adapters.CONFIG).is_file():
         return load_base(str(directory), labels=labels, problem=problem, seed=0, flat_tokens=flat_tokens)
     from peft import PeftModel
 
@@ -227,13 +242,15 @@ def load_trained(
         raise ModelError(
             f"{directory}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
         )
-    check_safetensors(directory / "adapter_model.safetensors")
+    weights = directory / "adapter_model.safetensors"
+    config = adapters.check_adapter(directory / adapters.CONFIG, read_header(weights))
+    tokenizer = read_tokenizer(directory, vocabulary=base.config.vocab_size)
     try:
+        check_finite(f"adapter {directory}", load_file(weights))
         with quiet():
-            adapted = PeftModel.from_pretrained(base.model, str(directory))
+            adapted = PeftModel.from_pretrained(base.model, str(directory), config=config)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"adapter {directory}: {first_line(error)}") from error
-    tokenizer = read_tokenizer(str(directory))
     inner = adapted.get_base_model()
     if adapted.active_peft_config.is_prompt_learning:
         if merge:
@@ -298,18 +315,13 @@ class Bases:
 
 def _check_complete(name: str, family: Family, info: dict[str, Any]) -> None:
     """Only the head may be new; every other weight must come from the files."""
-    missing = [key for key in sorted(info["missing_keys"]) if not _in_head(key, family)]
+    missing = [key for key in sorted(info["missing_keys"]) if not in_head(key, family)]
     if missing:
-        lacking = f"{counted(len(missing), 'weight')}, first {missing[0]!r}"
-        raise ModelError(f"model {name!r} lacks {lacking}; is it a {family.name} model?")
+        raise lacking(name, family, missing)
     wrong = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
-    wrong = [key for key in wrong if not _in_head(key, family)]
+    wrong = [key for key in wrong if not in_head(key, family)]
     if wrong:
         raise ModelError(f"model {name!r}: the shape of {wrong[0]!r} is not what its config.json says")
-
-
-def _in_head(key: str, family: Family) -> bool:
-    return any(key == part or key.startswith(part + ".") for part in family.head)
 
 
 def _attention(config: PretrainedConfig, flat_tokens: bool) -> str:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import warnings
-import zipfile
-from collections.abc import Mapping
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from loratory.errors import ModelError, SafetyError
+from loratory.models import pth_child
+from loratory.models.door.files import read_object
 from loratory.problems import SINGLE, Problem, problem_in
 
 MAX_BYTES = 8 << 30
@@ -55,7 +55,7 @@ class Card:
         if not path.is_file():
             return None
         try:
-            document = json.loads(path.read_text("utf8"))
+            document = read_object(path)
             if SEAL in document and document[SEAL] != _digest(document):
                 raise ValueError(f"it differs from its own {SEAL}")
             labels = tuple(str(name) for name in document["labels"])
@@ -70,7 +70,9 @@ class Card:
                 problem=problem_in(document.get("problem")),
                 thresholds=None if cuts is None else tuple(map(float, cuts)),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ModelError as error:
+            raise ModelError(f"{path}: does not describe a model: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: does not describe a model ({type(error).__name__}: {error})") from error
 
     def check(self, path: Path) -> None:
@@ -110,7 +112,8 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """The tensors in `path`, by name.
+    """The tensors in `path`, by name. A process of its own, confined, says where in the file each lies; this one never
+    reads the pickle.
 
     Raises:
         ModelError: missing, truncated, or not a `.pth` file.
@@ -121,25 +124,46 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise SafetyError(f"{path}: {size >> 30} GiB is above the limit of {MAX_BYTES >> 30} GiB for .pth files")
-    _check_unpacked(path, size)
+    return tensors_of(path, _asked(path))
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    """What the confined process says of `path`.
+
+    Raises:
+        SafetyError: it was ended for the memory or the time it took.
+    """
+    command = [sys.executable, "-I", "-S", str(Path(pth_child.__file__)), str(path.absolute())]
     try:
-        with warnings.catch_warnings(action="ignore"):  # on pickles of other protocols than torch's own
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _is_pickle(path):
-            raise SafetyError(f"{path}: holds something other than tensors, which could run code; refused") from error
-        raise ModelError(f"{path}: not a .pth file of tensors") from error
-    except Exception as error:  # whatever a damaged pickle makes torch's reader do
-        raise _damaged(path) from error
-    if not isinstance(state, Mapping) or not state:
-        raise SafetyError(f"{path}: holds a {type(state).__name__}, not tensors by name; refused")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise SafetyError(f"{path}: entry {str(name)[:80]!r} is a {type(tensor).__name__}, not a tensor; refused")
-    # tensors may be views of less data than their shape says: what they would unfold to is bounded by the file
-    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
-        raise SafetyError(f"{path}: its tensors claim more bytes than the file holds; refused")
-    return dict(state)
+        done = subprocess.run(command, capture_output=True, timeout=2 * pth_child.MAX_SECONDS, check=False)
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise SafetyError(f"{path}: takes more memory or time to read than a file of tensors needs; refused") from error
+    return answer
+
+
+def tensors_of(path: Path, answer: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of `path` that lie where `answer`, of :mod:`loratory.models.pth_child`, says.
+
+    Raises:
+        ModelError: the answer is that the file is damaged.
+        SafetyError: the answer is that it is unsafe.
+    """
+    if "unsafe" in answer:
+        raise SafetyError(f"{path}: {answer['unsafe']}; refused")
+    if "tensors" not in answer:
+        raise ModelError(f"{path}: {answer['damaged']}") if answer["damaged"] else _damaged(path)
+    found: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        for name, tensor in answer["tensors"].items():
+            dtype: torch.dtype = getattr(torch, tensor["dtype"])
+            numbers = bytearray(tensor["span"] * dtype.itemsize)
+            file.seek(tensor["begin"])
+            if file.readinto(numbers) != len(numbers):
+                raise _damaged(path)
+            flat = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
+            found[name] = flat.as_strided(tensor["shape"], tensor["strides"])
+    return found
 
 
 def _damaged(path: Path) -> ModelError:
@@ -149,22 +173,3 @@ def _damaged(path: Path) -> ModelError:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether a file is one of torch's: a zip with a pickle in it, or, of old, a pickle (protocol 2 or later)."""
-    with path.open("rb") as file:
-        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
-
-
-def _check_unpacked(path: Path, size: int) -> None:
-    """torch never compresses what it writes; what is compressed could unpack to more than memory holds."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise _damaged(path) from error
-    if unpacked > size:
-        raise SafetyError(f"{path}: unpacks to more bytes than the file holds; refused")

@@ -1,12 +1,11 @@
 """A pretrained model's files, found and checked before a library sees them: all of it but the weights themselves.
 
-locate (packaged, a directory, a hub id) ─▶ check ─▶ configuration, tokenizer, SHA-256
+locate (packaged, a directory, a hub id) ─▶ the door ─▶ configuration, tokenizer, SHA-256
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PretrainedConfig
 
 from loratory.data.packaged import PACKAGED, fetch
 from loratory.errors import ModelError, SafetyError, first_line, nearest
+from loratory.models.door.config import check_config, configured
+from loratory.models.door.files import read_object
+from loratory.models.door.tokenizer import check_tokenizer
+from loratory.models.door.weights import Entry, read_header
 from loratory.models.families import family_of
 from loratory.problems import SINGLE, Problem
 
@@ -40,10 +42,17 @@ class Pretrained:
     """Its configuration as it stands, not to be changed."""
     stamps: tuple[tuple[str, int, int], ...]
     """Each file's path, size and time of change (ns) when it was read; none for a hub id, whose revision is fixed."""
+    place: str
+    """The directory where its files lie: `source`, or what the hub's cache holds of it. The hub id itself where it has
+    pickles alone, of which transformers asks the hub for safetensors."""
+    values: dict[str, Any]
+    """What its config.json says, checked."""
+    entries: dict[str, Entry] | None
+    """What the headers of its weight files say; None where the weights were not asked for, or not found in `place`."""
 
     def config(self, labels: tuple[str, ...], problem: Problem = SINGLE) -> PretrainedConfig:
         """A configuration of its own, with `labels` as its classes."""
-        return for_classes(read_config(self.source, labels=labels, problem=problem), self.tokenizer)
+        return for_classes(read_config(self.values, self.source, labels=labels, problem=problem), self.tokenizer)
 
     @property
     def types(self) -> bool:
@@ -75,21 +84,66 @@ def pretrained(name: str, *, weights: bool = True) -> Pretrained:
 
     Raises:
         ModelError: missing, truncated, without tokenizer, or unsupported.
-        SafetyError: the only weights are pickles, which could run code.
+        SafetyError: its files could run code or exhaust the machine; or the only weights are pickles.
     """
     source = locate(name)
-    files = _check_directory(Path(source), weights=weights) if Path(source).is_dir() else []
-    config = read_config(source)
+    local = Path(source).is_dir()
+    place = Path(source) if local else _from_hub(source, weights=weights)
+    values = _check_description(place)
+    files, entries = _check_weights(place, on_hub=not local) if weights else ([], None)
+    config = read_config(values, source)
     try:
         with quiet():
-            tokenizer = read_tokenizer(source)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise ModelError(f"model {name!r}: {first_line(error)}") from error
-    if not files:
-        return Pretrained(name, source, tokenizer, str(getattr(config, "_commit_hash", None) or ""), config, ())
-    files += _tokenizer_files(Path(source), tokenizer)
+    tokenizer = padded(tokenizer)
+    _check_vocabulary(name, tokenizer, config)
+    if not local:
+        opened = str(place) if entries is not None or not weights else source
+        return Pretrained(name, source, tokenizer, place.name, config, (), opened, values, entries)
+    files = [place / "config.json", *files, *_tokenizer_files(place, tokenizer)]
     stamps = _stamps(files)  # before the contents: a change meanwhile is seen as one
-    return Pretrained(name, source, tokenizer, files_digest(files), config, stamps)
+    return Pretrained(name, source, tokenizer, files_digest(files), config, stamps, str(place), values, entries)
+
+
+def _from_hub(source: str, *, weights: bool) -> Path:
+    """The directory in the hub's cache with a model's own files, fetched where they are not there.
+
+    Raises:
+        ModelError: there is no such model, or no network.
+    """
+    patterns = [
+        "*.json",
+        "*.txt",
+        "*.model",
+        "*.jinja",
+        *(["model.safetensors", "model-*.safetensors"] if weights else []),
+    ]
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {source!r}: {first_line(error)}") from error
+
+
+def _check_description(place: Path) -> dict[str, Any]:
+    """What `config.json` says, once it and the tokenizer's files may be seen by a library."""
+    config = place / "config.json"
+    if not config.is_file():
+        raise ModelError(f"model directory {place} has no config.json")
+    if (place / "adapter_config.json").exists():
+        raise ModelError(f"model directory {place} holds an adapter beside a model; give the model alone")
+    values = check_config(config)
+    check_tokenizer(place, vocabulary=int(values.get("vocab_size") or 50_000))
+    return values
+
+
+def _check_vocabulary(name: str, tokenizer: Any, config: PretrainedConfig) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, and its table {config.vocab_size:,} rows; "
+            "give the tokenizer it was trained with"
+        )
 
 
 def _stamps(files: list[Path]) -> tuple[tuple[str, int, int], ...]:
@@ -117,11 +171,16 @@ def locate(name: str) -> str:
     return name
 
 
-def read_config(source: str, *, labels: tuple[str, ...] | None = None, problem: Problem = SINGLE) -> PretrainedConfig:
+def read_config(
+    values: dict[str, Any], source: str, *, labels: tuple[str, ...] | None = None, problem: Problem = SINGLE
+) -> PretrainedConfig:
     """The configuration of a model, with `labels` as the classes of its `problem`, without its weights.
 
+    Args:
+        values: what its config.json says, checked.
+
     Raises:
-        ModelError: no readable config.json, an architecture outside the table of families, or quantised weights.
+        ModelError: transformers does not take the values, or its architecture is not in the table of families.
     """
     extra: dict[str, Any] = {}
     if labels is not None:
@@ -130,24 +189,30 @@ def read_config(source: str, *, labels: tuple[str, ...] | None = None, problem: 
             "label2id": {name: i for i, name in enumerate(labels)},
             "problem_type": problem,  # a base may have been trained for another
         }
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"model {source!r}: {first_line(error)}") from error
+    config: PretrainedConfig = configured(values, source=source, **extra)
     family_of(config)
-    held = getattr(config, "quantization_config", None)
-    if held is not None:
-        kind = held.get("quant_method", "") if isinstance(held, dict) else getattr(held, "quant_method", "")
-        raise ModelError(
-            f"model {source!r}: its weights are quantised already ({kind}); give the model that they were made of, and "
-            "--quantize where it should be"
-        )
     return config
 
 
-def read_tokenizer(source: str) -> Any:
-    """A model's tokenizer. One without a padding token (GPT-2's, Llama's) pads with its end of text, as is usual."""
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+def read_tokenizer(directory: Path, *, vocabulary: int) -> Any:
+    """The tokenizer that an adapter was saved with.
+
+    Args:
+        vocabulary: rows of the base's token table.
+
+    Raises:
+        ModelError: there is none that can be read.
+        SafetyError: its files could run code or exhaust the machine.
+    """
+    check_tokenizer(directory, vocabulary=vocabulary)
+    try:
+        return padded(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise ModelError(f"adapter {directory}: {first_line(error)}") from error
+
+
+def padded(tokenizer: Any) -> Any:
+    """A tokenizer; one without a padding token (GPT-2's, Llama's) pads with its end of text, as is usual."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -171,18 +236,15 @@ def files_digest(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_directory(directory: Path, *, weights: bool) -> list[Path]:
-    """Check what a library would otherwise stumble over; return the files of configuration and weights."""
-    config = directory / "config.json"
-    if not config.is_file():
-        raise ModelError(f"model directory {directory} has no config.json")
-    if not weights:
-        return [config]
+def _check_weights(directory: Path, *, on_hub: bool) -> tuple[list[Path], dict[str, Entry] | None]:
+    """The files of weights, and what their headers say; none and None for a model of the hub without safetensors."""
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if whole.is_file():  # what transformers takes where both are there
         files = [whole]
     elif index.is_file():
         files = _shards(index)
+    elif on_hub:
+        return [], None
     else:
         pickles = sorted(path.name for path in directory.glob("*.bin"))
         if pickles:
@@ -190,16 +252,19 @@ def _check_directory(directory: Path, *, weights: bool) -> list[Path]:
                 f"{directory}: only {pickles[0]}, a pickle that could run code; convert it to safetensors first"
             )
         raise ModelError(f"model directory {directory} has no weights (model.safetensors)")
+    entries: dict[str, Entry] = {}
     for file in files:
-        check_safetensors(file)
-    return [config, *files]
+        entries |= read_header(file)
+    return files, entries
 
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index of sharded weights names."""
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text("utf8"))["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({str(name) for name in read_object(index)["weight_map"].values()})
+    except ModelError as error:
+        raise ModelError(f"{error}, not an index of weight files") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: not an index of weight files: {first_line(error)}") from error
     if not names:
         raise ModelError(f"{index}: names no weight file")
@@ -218,21 +283,6 @@ def _tokenizer_files(directory: Path, tokenizer: Any) -> list[Path]:
         raise ModelError(f"model directory {directory} has no tokenizer ({', '.join(sorted(own))})")
     added = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
     return [directory / name for name in sorted(own | added) if (directory / name).is_file()]
-
-
-def check_safetensors(path: Path) -> None:
-    """Refuse a weight file that is missing or cannot be read.
-
-    Raises:
-        ModelError: it is not there, damaged or truncated.
-    """
-    if not path.is_file():
-        raise ModelError(f"weights {path} are missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are damaged or truncated: {first_line(error)}") from error
 
 
 @contextmanager

@@ -21,6 +21,9 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 12
 """The deepest nesting that is read; a study file has four levels."""
 
+MAX_EVENTS = 20_000
+"""The most keys, values and brackets that are read; a study file has some hundreds."""
+
 Keys = tuple[str | int, ...]
 """The way to a value: keys of mappings, positions in sequences."""
 
@@ -92,10 +95,12 @@ def read_yaml(content: bytes, where: str) -> Document:
 def _refuse_much(text: str, where: str) -> None:
     """Refuse what is not let in before anything is built of it."""
     depth = documents = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = f"{where}, line {event.start_mark.line + 1}" if event.start_mark is not None else where
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         documents += isinstance(event, yaml.DocumentStartEvent)
+        if number > MAX_EVENTS:
+            raise SettingsError(f"{line}: more than {MAX_EVENTS:,} keys and values; a study file is shorter")
         anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
         if isinstance(event, yaml.AliasEvent):
             raise SettingsError(f"{line}: alias *{anchor}; write the value out")
