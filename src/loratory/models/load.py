@@ -129,6 +129,12 @@ def load_base(
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model {name!r}: {first_line(error)}") from error
     _check_complete(name, family, info)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(found.tokenizer) > rows:
+        raise ModelError(
+            f"model {name!r}: its tokenizer has {len(found.tokenizer):,} tokens, its embeddings {rows:,} rows; give it "
+            "the tokenizer that it was trained with"
+        )
     return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
 
 

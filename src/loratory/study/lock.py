@@ -46,6 +46,7 @@ def launching(directory: Path) -> Iterator[Callable[[int, int], None]]:
     Raises:
         StorageError: another process holds it, which is named, or the place cannot be written.
     """
+    there = directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / LOCK, timeout=0.5)  # `status` may hold it for a moment
@@ -67,6 +68,10 @@ def launching(directory: Path) -> Iterator[Callable[[int, int], None]]:
     finally:
         with suppress(OSError):
             (directory / LAUNCHER).unlink()
+        if not there and [*directory.iterdir()] == [directory / LOCK]:  # refused: it leaves no empty directory
+            with suppress(OSError):
+                (directory / LOCK).unlink()
+                directory.rmdir()
         lock.release()
 
 
