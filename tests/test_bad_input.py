@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 import shutil
 import sys
 from contextlib import ExitStack
@@ -13,6 +14,9 @@ import pytest
 from bad import CASES, Bench, Case
 
 from loratory.cli import main
+
+ERRORS = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "errors.py"))
+WRITTEN = ERRORS["PAGE"].read_text("utf8") if ERRORS["PAGE"].is_file() else ""
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +52,12 @@ def bench(place: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_bad_input_is_one_line_the_right_code_and_nothing_written(
-    case: Case, bench: Bench, place: Path, snapshot: Any, capsys: Any
+    case: Case, bench: Bench, place: Path, snapshot: Any, capsys: Any, record_property: Any
 ) -> None:
     bench.given = bench.given.with_name(case.given)
     if case.make is not None:
         case.make(bench)
-    before = snapshot(place)
+    before, lines = snapshot(place), []
     for command in case.commands:
         capsys.readouterr()
         code = main(bench.command(command))
@@ -66,3 +70,19 @@ def test_bad_input_is_one_line_the_right_code_and_nothing_written(
         names = {"place": place, "given": bench.given}
         assert [part for part in case.says if part.format(**names) not in said] == [], f"{command}: {err}"
         assert snapshot(place) == before, command
+        lines.append(said.removeprefix("error: "))
+    called = {"": place, "model": bench.model, case.given: bench.given, "cwd": Path.cwd()}
+    line = ERRORS["shortened"](case, lines[0], called)
+    record_property(case.what, line)
+    assert ERRORS["row"](case, line) in WRITTEN, "run python docs/errors.py"
+
+
+def test_the_page_of_errors_has_every_case_and_nothing_else() -> None:
+    """Each row is compared with what is said where its case runs."""
+    rows = [line for line in WRITTEN.splitlines() if line.startswith("| ")]
+    assert len({case.what for case in CASES}) == len(CASES) >= 70
+    shown = ERRORS["page"](dict.fromkeys((case.what for case in CASES), "")).splitlines()
+    assert [row.split(" | ")[:2] for row in shown if row.startswith("| ")] == [row.split(" | ")[:2] for row in rows]
+    assert [line for line in shown if not line.startswith("| ")] == [
+        line for line in WRITTEN.splitlines() if not line.startswith("| ")
+    ]
