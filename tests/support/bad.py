@@ -434,8 +434,8 @@ MODELS = (
     Case("weights cut short", MODEL, 4, ("damaged or truncated",), make=_cut("model", 100),
          theirs=r"(?<=truncated: ).*?(?=;|$)"),
     Case("weights as a pickle", MODEL, 8, ("pytorch_model.bin", "could run code"), make=_pickled),
-    Case("an architecture that is not known", BASE, 4, ("'t5' is not supported",), make=lambda b: (b.copied("model") / "config.json"
-         ).write_text('{"model_type": "t5"}') and None),
+    Case("an architecture that is not known", BASE, 4, ("'t5' is not supported",),
+         make=lambda b: (b.copied("model") / "config.json").write_text('{"model_type": "t5"}') and None),
     Case("another architecture than the weights'", MODEL, 4, ("{given}",), make=_config(model_type="distilbert")),
     Case("a tensor that is missing", MODEL, 4, ("lacks 1 weight", "query.weight"), make=_tensors(_dropped)),
     Case("a tensor of another shape", MODEL, 4, ("shape of", "query.weight"), make=_tensors(_other)),

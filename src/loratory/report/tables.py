@@ -263,9 +263,17 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*\[\]<>])", r"\\\1", units.printable(text))
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What begins a formula; some spreadsheets take the wide forms, too."""
+
+
 def csv_cell(value: Value) -> Value:
-    """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are."""
-    if not isinstance(value, str):
+    """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are, in text
+    too (-5), and what is invisible is spelled out. Every cell of CSV that we write comes from here: CSV is for
+    spreadsheets, and whoever joins by text takes JSONL or Parquet, whose texts are those that were given.
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
-    risky = value.startswith(("\t", "\r", "\n")) or value.lstrip().startswith(("=", "+", "-", "@"))
+    risky = value.startswith(("\t", "\r", "\n")) or value.lstrip().startswith(_FORMULA)
     return f"'{units.printable(value)}" if risky else units.printable(value)
