@@ -297,4 +297,4 @@ def _cell(value: object) -> str | int | float | None:
         return value
     if isinstance(value, list):
         value = SEPARATOR.join(map(str, value)) or SEPARATOR  # as `--label-separator` reads it
-    return csv_cell(str(value))
+    return csv_cell(str(value), untyped=True)
