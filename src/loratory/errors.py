@@ -19,6 +19,8 @@ A message is one line: what, where (file, row, key), and what to do. Any other e
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -26,6 +28,10 @@ class LoratoryError(Exception):
     """Base of everything Loratory raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The line, without a secret that another library put into what it says."""
+        return redacted(super().__str__())
 
 
 class SettingsError(LoratoryError):
@@ -88,8 +94,24 @@ class SafetyError(LoratoryError):
 
 def first_line(error: BaseException) -> str:
     """What another library's exception says, cut to its first line; its class where it says nothing."""
-    text = str(error).strip()
+    text = redacted(str(error)).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS)$")
+_SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SHORTEST = 8
+"""Characters of a secret: what is shorter would stand in any text."""
+
+
+def redacted(text: str) -> str:
+    """`text` with `$HF_TOKEN` for what that variable holds, and so for each whose name says that it is secret; and `…`
+    for tokens of the hub, and for names and passwords in addresses.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and value in text and _SECRET_NAME.search(name):
+            text = text.replace(value, f"${name}")
+    return _SECRET.sub("…", text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

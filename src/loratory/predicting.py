@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratory.data.columns import Text, are_pairs
+from loratory.data.columns import LONGEST, Text, are_pairs, parts
 from loratory.data.files import Cells, encodable, lines, read_texts
 from loratory.errors import DataError, SettingsError
 from loratory.evaluation.thresholds import sigmoid
@@ -80,6 +80,9 @@ def predict(
         raise DataError(
             f"text {odd} of {len(texts):,} holds half a surrogate pair, or bytes that are no UTF-8; mend it"
         )
+    long = next((n for n, text in enumerate(texts, 1) if any(len(one) > LONGEST for one in parts(text).values())), None)
+    if long is not None:
+        raise DataError(f"text {long} of {len(texts):,} has more than {LONGEST:,} characters; cut it")
     for record in (found.record for found in models if found.record is not None):
         check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]

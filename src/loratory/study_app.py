@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from loratory.console import errors, print_json
+from loratory.console import print_json, say, show, tell
 from loratory.errors import counted
 from loratory.flags import assignment
 
@@ -50,7 +49,7 @@ def run_study(
 
     def planned(plan: Plan, tuning: int, finals: int) -> None:
         for line in plan_lines(plan, tuning, finals):
-            (errors if as_json else Console()).print(line, markup=False, highlight=False, soft_wrap=True)
+            (tell if as_json else say)(line)
 
     with study_shown() as told:
         done = complete(
@@ -68,18 +67,16 @@ def run_study(
         )
     plan, directory = done.plan, done.directory
     for record in plan.failed:
-        errors.print(f"{record.id}: {record.status.replace('_', ' ')}: {record.error}", markup=False, soft_wrap=True)
+        tell(f"{record.id}: {record.status.replace('_', ' ')}: {record.error}")
     if as_json:
         print_json(read_status(directory).to_dict())
     else:
-        Console().print(result_shown(directory))
-        typer.echo(
-            f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {done.page}"
-        )
+        show(result_shown(directory))
+        say(f"{counted(plan.done, 'run')} in {directory}, {len(plan.failed):,} of them failed; the page is {done.page}")
         for name, place in done.kept[:KEPT_SHOWN]:
-            typer.echo(f"weights of {name}: {place}")
+            say(f"weights of {name}: {place}")
         if (more := len(done.kept) - KEPT_SHOWN) > 0:
-            typer.echo(f"and {counted(more, 'run')} more with weights")
+            say(f"and {counted(more, 'run')} more with weights")
     done.check()
 
 
@@ -95,4 +92,4 @@ def study_status(
     if as_json:
         print_json(status.to_dict())
     else:
-        Console().print(status_table(status))
+        show(status_table(status))

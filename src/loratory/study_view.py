@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from loratory import units
-from loratory.console import errors
+from loratory.console import errors, tell
 from loratory.errors import counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def study_shown() -> Iterator[Callable[[Plan, Job], None]]:
         ended += 1
         progress = progress_of(plan.to_dict(), plan.records)
         said = f"{_run_said(plan, job, progress)}; {_so_far(progress, begun, ended)}"
-        errors.print(said, markup=False, soft_wrap=True)
+        tell(said)
 
     if not errors.is_terminal:
         yield line

@@ -330,7 +330,8 @@ def _as_trained(targets: Coded[Target] | Numbers, problem: Problem, trained: Tra
     unknown = sorted({name for names in named for name in names} - set(trained.labels))
     if unknown:
         raise DataError(
-            f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}"
+            f"{where}: label {unknown[0]!r} is unknown to the model, which knows {', '.join(trained.labels)}; "
+            "leave such rows out, or train with them"
         )
     of: list[Target] = [*named] if problem == MULTI else [name for (name,) in named]
     return as_array(Coded(tuple(of), codes.astype(np.int32)), trained.labels, problem)

@@ -23,6 +23,12 @@ Text = str | tuple[str, str]
 AT_ONCE = 4096
 """Texts that are held together: enough for all threads of a tokenizer, little memory."""
 
+LONGEST = 1_000_000
+"""Characters of a text, above which it is refused. A tokenizer reads all of a text before it cuts it to the model's
+length, in some 2 s and half a GiB for each million characters; and no cut before it is safe for every tokenizer, as one
+may read a text as a whole, or keep its end.
+"""
+
 RELEASED = 256 * AT_ONCE
 """After so many texts in a row the pages that were read count no longer as the process's memory."""
 

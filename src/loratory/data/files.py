@@ -75,6 +75,8 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
     """
     suffix = path.suffix.lower()
     known = suffix in SUFFIXES
+    if known and suffix != ".parquet":
+        _refuse_other_format(path)
     content = looked_through(path, text=known and suffix != ".parquet")
     if not known:
         raise DataError(f"{path}: unknown format {suffix or 'without suffix'!r}; known: {', '.join(SUFFIXES)}")
@@ -85,6 +87,25 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
     unit: Unit = "row" if suffix == ".parquet" else "line"
     rows = _unchanged(path, content, read(path, content, wanted, whole))
     return Table(tuple(wanted), rows, unit, suffix in SEPARATORS, content.digest)
+
+
+_BEGINNINGS = {
+    b"PAR1": ("a Parquet file", "name it {}.parquet"),
+    b"PK\x03\x04": ("a zip archive or a workbook", "save the table as CSV"),
+    b"\x1f\x8b": ("packed with gzip", "unpack it"),
+}
+"""What files that are no text begin with, what they are, and what to do."""
+
+
+def _refuse_other_format(path: Path) -> None:
+    """What has the suffix of a text and is none is known by its first bytes."""
+    if not path.is_file():  # refused by name later
+        return
+    with path.open("rb") as file:
+        first = file.read(4)
+    for beginning, (what, remedy) in _BEGINNINGS.items():
+        if first.startswith(beginning):
+            raise DataError(f"{path}: is {what}, whatever it is called; {remedy.format(path.stem)}")
 
 
 def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> tuple[list[Text], list[Cells]]:

@@ -18,7 +18,7 @@ from typing import TypedDict
 import numpy as np
 
 from loratory.data import hutto
-from loratory.data.columns import Coded, Coder, Pairs, Texts, TextWriter
+from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
 from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
@@ -154,6 +154,8 @@ def _files(spec: DataSpec, wanted: Wanted) -> Source:
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
     train = gathered(read_table(path, wanted), spec.problem, spec.label_separator)
     tables = {"train": train, **_given_files(spec, wanted, spec.problem)}
+    if "test" in tables and tables["test"].digest == train.digest:
+        raise DataError(f"{spec.test}: --test has the rows that are trained on; give others, or leave it out")
     problem = _problem(spec, tables.values())
     whole = problem == SINGLE and _as_whole_numbers(tables.values())
     how: _How = {"problem": problem, "separator": spec.label_separator}
@@ -207,13 +209,14 @@ def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
     )
 
 
-NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, NO_GROUP, NO_NAME = FAULTS = (
+NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, LONG, NO_GROUP, NO_NAME = FAULTS = (
     ("without a label", "add it"),
     ("without a text", "add it"),
     ("without a second text", "add it"),
     ("with a text that is not a string", f"choose another {TEXT}"),
     ("with a second text that is not a string", f"choose another {PAIR}"),
     ("with half a surrogate pair", "mend it"),
+    (f"with a text of more than {LONGEST:,} characters", "cut it"),
     ("without a group", "add it"),
     ("with a group that is no name", "use text or numbers"),
 )
@@ -278,6 +281,8 @@ def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> 
         return missing if cell is None else wrong
     if not cell or cell.isspace():
         return missing
+    if len(cell) > LONGEST:
+        return LONG
     try:
         texts.add(cell)
     except UnicodeEncodeError:

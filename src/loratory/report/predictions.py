@@ -285,14 +285,9 @@ def _renamed(ours: Mapping[str, object], others: Sequence[Cells]) -> dict[str, s
 
 
 def _cell(value: object) -> str | int | float | None:
-    """A cell of CSV; text that a spreadsheet would run is quoted, and text that is a number, such as -5, is none."""
+    """A cell of CSV, as :func:`csv_cell` has it."""
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, list):
         value = SEPARATOR.join(map(str, value)) or SEPARATOR  # as `--label-separator` reads it
-    text = str(value)
-    try:
-        float(text)
-    except ValueError:
-        return str(csv_cell(text))
-    return text
+    return csv_cell(str(value), untyped=True)

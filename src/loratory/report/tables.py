@@ -263,9 +263,20 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|`*\[\]<>])", r"\\\1", units.printable(text))
 
 
-def csv_cell(value: Value) -> Value:
-    """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are."""
-    if not isinstance(value, str):
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What begins a formula; some spreadsheets take the wide forms, too."""
+
+
+def csv_cell(value: Value, *, untyped: bool = False) -> Value:
+    """Text that a spreadsheet would run as a formula is given a leading apostrophe; numbers stay as they are, and
+    what is invisible is spelled out. Every cell of CSV that we write comes from here: CSV is for spreadsheets, and
+    whoever joins by text takes JSONL or Parquet, whose texts are those that were given.
+
+    Args:
+        untyped: text that is a number, such as -5, is one: a file of text alone held it.
+    """
+    if not isinstance(value, str) or (untyped and _NUMBER.fullmatch(value)):
         return value
-    risky = value.startswith(("\t", "\r", "\n")) or value.lstrip().startswith(("=", "+", "-", "@"))
+    risky = value.startswith(("\t", "\r", "\n")) or value.lstrip().startswith(_FORMULA)
     return f"'{units.printable(value)}" if risky else units.printable(value)

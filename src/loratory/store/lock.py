@@ -67,12 +67,14 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
         patience: seconds after which a place that another process holds is given up; more than one try, because its
             holder may be taking the file away at this moment, or somebody only look who holds it.
         taken: says that another process holds it.
-        lasting: whether the lock's file and the number stay when the place is left.
+        lasting: whether the lock's file and the number stay when the place is left; not in a directory that was made
+            for them and holds nothing else, which goes, too.
 
     Raises:
         StorageError: another process holds it, or the place cannot be written.
     """
     kernel = FileLock(lock, timeout=patience)
+    made = not lock.parent.exists()
     try:
         make_directory(lock.parent)
         kernel.acquire()
@@ -91,10 +93,15 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
         try:
             yield held
         finally:
-            if not lasting and held.is_ours():  # another's is not ours to remove
-                for path in (_fence(lock), lock):  # while it is held; who opened it before sees that it is gone
+            if held.is_ours():  # another's is not ours to remove
+                empty = made and {*lock.parent.iterdir()} <= {lock, _fence(lock)}
+                if empty or not lasting:
+                    for path in (_fence(lock), lock):  # while it is held; who opened it before sees that it is gone
+                        with suppress(OSError):
+                            path.unlink()
+                if empty:
                     with suppress(OSError):
-                        path.unlink()
+                        lock.parent.rmdir()
     finally:
         kernel.release()
 
