@@ -32,7 +32,8 @@ from loratory.given import as_texts, not_text
 from loratory.problems import FLAG_OF, MULTI, REGRESSION, SINGLE, Problem
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
 from loratory.spec import HardwareSpec, validated
-from loratory.store.directory import MANIFEST, claim, commit, staging
+from loratory.store.directory import claim, commit, staging
+from loratory.store.manifest import MANIFEST
 from loratory.trained import Trained, open_run, with_weights
 
 RESERVED = (

@@ -13,7 +13,8 @@ import pytest
 
 from loratory.cli import main
 from loratory.evaluation.metrics import METRICS
-from loratory.store.directory import MANIFEST, PREDICTIONS
+from loratory.store.directory import PREDICTIONS
+from loratory.store.manifest import MANIFEST
 from loratory.study.plan import differences_said
 from loratory.study.progress import progress_of
 from loratory.study.reading import parse_study

@@ -23,7 +23,7 @@ from loratory.report import curves
 from loratory.report.families import members
 from loratory.report.prose import limits
 from loratory.report.study_table import study_table
-from loratory.store.directory import MANIFEST
+from loratory.store.manifest import MANIFEST
 from loratory.study.document import Summary
 from loratory.study.launch import launch
 from loratory.study.pairs import compare_cells

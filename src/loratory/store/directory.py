@@ -9,8 +9,6 @@ it is made, `.run.lock`, `.run.*.partial` and `.run.replaced`; the next claim cl
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,12 +22,12 @@ from filelock import FileLock, Timeout
 
 from loratory.errors import StorageError
 from loratory.store.files import sync
+from loratory.store.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.store.record import RunRecord
 
 RECORD = "run.json"
 HISTORY = "history.jsonl"
 PREDICTIONS = "predictions.parquet"
-MANIFEST = "manifest.json"
 
 REMEDY = "restore the directory from a copy, or remove it and train again"
 """What to do about a damaged run."""
@@ -60,22 +58,9 @@ def read_run(directory: Path) -> RunRecord:
     """
     if not directory.is_dir():
         raise StorageError(f"{directory} is not a directory; give a run's directory")
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text("utf8"))["files"]
-        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
-    except FileNotFoundError:
-        raise StorageError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory") from None
-    except OSError as error:
-        raise StorageError(f"{directory / MANIFEST} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{directory / MANIFEST} is damaged; {REMEDY}") from error
-    for name, digest in expected.items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file() or path.is_symlink():
-            raise StorageError(f"{path} is named by the run's manifest and not there; {REMEDY}")
-        if _digest(path) != digest:
-            raise StorageError(f"{path} is damaged: it differs from the run's manifest; {REMEDY}")
-    if RECORD not in expected:
+    if read_manifest(directory, remedy=REMEDY) is None:
+        raise StorageError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory")
+    if RECORD not in verified(directory, remedy=REMEDY):
         raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
     return RunRecord.read(directory / RECORD)
 
@@ -86,14 +71,12 @@ def glance(directory: Path) -> RunRecord | None:
     Raises:
         StorageError: the record differs from the run's manifest.
     """
-    try:
-        digest = json.loads((directory / MANIFEST).read_text("utf8"))["files"][RECORD]["sha256"]
-    except (FileNotFoundError, NotADirectoryError):
+    manifest = read_manifest(directory, remedy=REMEDY)
+    if manifest is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{directory / MANIFEST} is damaged; {REMEDY}") from error
-    if not (directory / RECORD).is_file() or _digest(directory / RECORD) != digest:
-        raise StorageError(f"{directory / RECORD} is damaged: it differs from the run's manifest; {REMEDY}")
+    if RECORD not in manifest:
+        raise StorageError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
+    vouch(directory / RECORD, manifest[RECORD], remedy=REMEDY)
     return RunRecord.read(directory / RECORD)
 
 
@@ -218,14 +201,8 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
     Raises:
         StorageError: another run stands there, or the disk refuses.
     """
-    names = sorted(path.name for path in stage.iterdir())
-    files = {name: {"sha256": _digest(stage / name), "bytes": (stage / name).stat().st_size} for name in names}
     try:
-        for name in names:
-            sync(stage / name)
-        (stage / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
-        sync(stage / MANIFEST)
-        sync(stage)
+        seal(stage)
         _open_as_umask_says(stage, MANIFEST)
         before = find_run(output)
         try:
@@ -293,8 +270,3 @@ def _open_as_umask_says(stage: Path, example: str) -> None:
     for path in stage.iterdir():
         path.chmod(mode)
     stage.chmod(mode | (mode & 0o444) >> 2)  # who may read may enter
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,109 @@
+"""A manifest vouches for a directory: `manifest.json` holds the SHA-256 and the size of every other file in it.
+
+    seal: every file on the disk ─▶ its digest ─▶ manifest.json on the disk ─▶ the directory's names on the disk
+
+It is written last, so a directory without it, or with half of it, is one that nobody finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratory.errors import StorageError
+from loratory.store.files import sync
+
+MANIFEST = "manifest.json"
+
+RESTORE = "restore the directory from a copy, or remove it"
+"""What to do about a damaged directory of which no more is known."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What a manifest says of one file."""
+
+    sha256: str
+    bytes: int
+
+
+def seal(directory: Path) -> None:
+    """Have the disk hold every file of `directory`, which has no folders in it, then a manifest of them all.
+
+    Raises:
+        OSError: the disk refuses; a manifest may be there in part.
+    """
+    names = sorted(path.name for path in directory.iterdir() if path.name != MANIFEST)
+    files = {}
+    for name in names:
+        sync(directory / name)
+        files[name] = {"sha256": digest_of_file(directory / name), "bytes": (directory / name).stat().st_size}
+    (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf8")
+    sync(directory / MANIFEST)
+    sync(directory)
+
+
+def read_manifest(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed] | None:
+    """What the manifest of `directory` says, by file names; None where there is none.
+
+    Args:
+        remedy: what to do about a damaged one.
+
+    Raises:
+        StorageError: it is damaged, or cannot be read.
+    """
+    path = directory / MANIFEST
+    try:
+        files: Mapping[str, Mapping[str, object]] = json.loads(path.read_text("utf8"))["files"]
+        found = {name: Sealed(str(one["sha256"]), int(str(one["bytes"]))) for name, one in files.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path} is damaged; {remedy}") from error
+    if any(Path(name).name != name for name in found):
+        raise StorageError(f"{path} is damaged: it names a file elsewhere; {remedy}")
+    return found
+
+
+def verified(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed]:
+    """What the manifest of `directory` says, once every file that it names agrees with it.
+
+    Args:
+        remedy: what to do where one does not.
+
+    Raises:
+        StorageError: no manifest, a damaged one, or a file that is missing or differs from it.
+    """
+    found = read_manifest(directory, remedy=remedy)
+    if found is None:
+        raise StorageError(f"{directory / MANIFEST} is not there; {remedy}")
+    for name, sealed in found.items():
+        vouch(directory / name, sealed, remedy=remedy)
+    return found
+
+
+def vouch(path: Path, sealed: Sealed, *, remedy: str = RESTORE) -> None:
+    """Check one file against what the manifest beside it says of it.
+
+    Raises:
+        StorageError: it is missing, is a link, differs, or cannot be read.
+    """
+    try:
+        if not path.is_file() or path.is_symlink():
+            raise StorageError(f"{path} is named by the manifest beside it and not there; {remedy}")
+        if os.path.getsize(path) != sealed.bytes or digest_of_file(path) != sealed.sha256:
+            raise StorageError(f"{path} is damaged: it differs from the manifest beside it; {remedy}")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
