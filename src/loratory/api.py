@@ -52,6 +52,7 @@ def train(
     seed: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     tracker: str | Sequence[str] = (),
+    checkpoint_every: str | None = None,
     on_step: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Run:
@@ -71,6 +72,8 @@ def train(
         rank: of the methods that have one.
         tracker: `tensorboard`, `wandb`, `mlflow`, `trackio`, or several of them: they are told settings, epochs and
             results. One that fails on the way is warned of, and the run goes on.
+        checkpoint_every: how often the run's state is kept, from which it goes on when it is started again: `90s`,
+            `10m` (the default), `500 steps`, or `off`.
         on_step: told after each step.
         settings: any other flag of the command, such as `targets="all-linear"` or `test_fraction=0.1`.
 
@@ -91,7 +94,13 @@ def train(
     )
     spec = spec_from_flags({"method": method, **flags})
     followers = [tracker] if isinstance(tracker, str) else tracker
-    return train_run(spec, output=_path(output), tracker=followers, on_step=on_step or (lambda progress: None))
+    return train_run(
+        spec,
+        output=_path(output),
+        tracker=followers,
+        checkpoint_every=checkpoint_every,
+        on_step=on_step or (lambda progress: None),
+    )
 
 
 def estimate(
@@ -247,6 +256,7 @@ def run_study(
     retry_failed: bool = False,
     yes: bool = False,
     tracker: str | Sequence[str] = (),
+    checkpoint_every: str | None = None,
     settings: Mapping[str, Any] | None = None,
     on_run: Callable[[Plan, Job], None] | None = None,
 ) -> Summary:
@@ -262,6 +272,7 @@ def run_study(
         retry_failed: run again what failed before.
         yes: run more than 1,000 runs.
         tracker: as :func:`train` takes it, told of each run; they are grouped by the study's name.
+        checkpoint_every: as :func:`train` takes it, of each run.
         settings: what stands in place of what the file says, by dotted keys: `{"train.epochs": 1, "seeds": [0, 1]}`.
         on_run: told the plan and the run after each run that ended.
 
@@ -282,6 +293,7 @@ def run_study(
         retry_failed=retry_failed,
         yes=yes,
         tracker=[tracker] if isinstance(tracker, str) else tracker,
+        checkpoint_every=checkpoint_every,
         overrides=[(key, json.dumps(value, default=str)) for key, value in (settings or {}).items()],
         told=on_run or (lambda plan, job: None),
     )

@@ -16,9 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 from loratory.console import Lines, any_encoding, fail, print_json, progress_shown, rank, say, show, tell
-from loratory.errors import LoratoryError, SettingsError, TrainingError, counted, first_line
+from loratory.errors import Interrupted, LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
-from loratory.flags import assignment, byte_count, hyphens, usage_message, with_settings
+from loratory.flags import CheckpointEvery, assignment, byte_count, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
 from loratory.study_app import study_app
@@ -68,10 +68,6 @@ Price = Annotated[
 ]
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken as an interruption."""
-
-
 @app.command()
 @with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
 def train(
@@ -81,16 +77,17 @@ def train(
     tracker: Annotated[
         list[str] | None, typer.Option(metavar="NAME,NAME", help="told of the run: tensorboard, wandb, mlflow, trackio")
     ] = None,
+    checkpoint_every: CheckpointEvery = None,
     settings: AnySetting = None,
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Train once, and commit the run's directory."""
+    """Train once, and commit the run's directory. One that was interrupted goes on from its newest checkpoint."""
     from loratory.run import train as train_run
 
     spec = spec_from_flags({"method": method, **flags, **dict(map(assignment, settings or []))})
     with progress_shown(spec) as on_step:
-        run = train_run(spec, output=output, tracker=tracker or (), on_step=on_step)
+        run = train_run(spec, output=output, tracker=tracker or (), checkpoint_every=checkpoint_every, on_step=on_step)
     if rank() > 0:
         return
     document = {**run.record.to_dict(), "directory": str(run.directory)}
@@ -358,8 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(str(error), error.exit_code, debug)
     except UsageError as error:
         return fail(usage_message(error), 2, debug)
-    except Terminated:
-        return fail("terminated", 143, debug)
+    except Interrupted as error:
+        return fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         return fail("interrupted", 130, debug)
     except BrokenPipeError:  # whoever read our output has left
@@ -386,4 +383,4 @@ def _command() -> Any:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    raise Interrupted(number)

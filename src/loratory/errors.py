@@ -13,7 +13,8 @@
     │   └── DivergedError    7   the loss is no longer a number
     └── SafetyError          8   refused: opening it could run code or exhaust the machine
 
-A message is one line: what, where (file, row, key), and what to do. Any other exception is a defect: exit code 1.
+A message is one line: what, where (file, row, key), and what to do. Any other exception is a defect: exit code 1. A
+signal is no error: :class:`Interrupted` is a KeyboardInterrupt, exit code 130 (SIGINT) or 143 (SIGTERM).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 from collections.abc import Iterable
 
 
@@ -32,6 +34,24 @@ class LoratoryError(Exception):
     def __str__(self) -> str:
         """The line, without a secret that another library put into what it says."""
         return redacted(super().__str__())
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended what was under way, its number `number`."""
+
+    def __init__(self, number: int = signal.SIGINT, after: str = "") -> None:
+        """
+        Args:
+            after: where it ended, and what is kept.
+        """
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        super().__init__(f"{word} {after}".strip())
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells count."""
+        return 128 + self.number
 
 
 class SettingsError(LoratoryError):

@@ -55,6 +55,7 @@ def complete(
     retry_failed: bool = False,
     yes: bool = False,
     tracker: Sequence[str] = (),
+    checkpoint_every: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     planned: Callable[[Plan, int, int], None] = lambda plan, tuning, finals: None,
     told: Callable[[Plan, Job], None] = lambda plan, job: None,
@@ -80,6 +81,7 @@ def complete(
         alone=alone,
         retry_failed=retry_failed,
         tracker=tracker,
+        checkpoint_every=checkpoint_every,
         planned=planned,
         told=told,
     )

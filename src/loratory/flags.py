@@ -12,6 +12,15 @@ import typer
 from loratory.errors import SettingsError, nearest
 from loratory.spec import RunSpec, Settings
 
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="TIME|STEPS|off",
+        help="a run's state is kept so often: 90s, 10m, '500 steps' [10m]",
+    ),
+]
+
 ALSO = {"lr": ["--learning-rate"]}
 """Other names of a flag, by its setting."""
 

@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loratory.checkpointing import DEFAULT, Every, RunKeeper, forgotten_if_diverged
+from loratory.engine.checkpoint import Keeper
 from loratory.engine.deterministic import check_workspace
 from loratory.engine.epoch import Progress
 from loratory.engine.fit import FitResult, fit
@@ -39,11 +41,13 @@ from loratory.evaluation.predictions import Predictions
 from loratory.evaluation.quality import AnyQuality
 from loratory.evaluation.thresholds import chosen_thresholds, decided
 from loratory.inputs import Inputs
+from loratory.interruption import Interruption
 from loratory.outcome import failures_recorded, memory_errors, record_of
 from loratory.problems import MULTI
 from loratory.saving import bytes_of_weights, check_saved, save
 from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
+from loratory.store.checkpoints import Checkpoints
 from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, claim, commit, find_run, staging
 from loratory.store.record import Place, RunRecord
 from loratory.tracking import chosen, tracked
@@ -72,9 +76,10 @@ def train(
     inputs: Inputs | None = None,
     tracker: Sequence[str] = (),
     study: str | None = None,
+    checkpoint_every: str | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Train once and commit the run's directory.
+    """Train once and commit the run's directory. One that was interrupted goes on from its newest checkpoint.
 
     Args:
         output: the run's directory; `models/` and the run's id by default. If it holds this very run already,
@@ -85,17 +90,21 @@ def train(
         tracker: who follows the run, by the names in :mod:`loratory.tracking`. They are no part of what makes the run
             this run; of several processes the first tells them.
         study: the name of the run's study, under which they group its runs.
+        checkpoint_every: how often its state is kept on the way: `90s`, `10m` (the default), `2h`, `500 steps`, or
+            `off`. It is no part of what makes the run this run.
         on_step: told after each step.
 
     Raises:
         LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
             another library raises while training comes as a TrainingError.
+        Interrupted: SIGINT or SIGTERM came while it trained: the step under way was finished, and a checkpoint
+            written. A second signal stops at once.
     """
-    names = chosen(tracker)
+    names, every = chosen(tracker), Every.read(checkpoint_every or DEFAULT)
     if spec.hardware.deterministic and device_type(spec.hardware) == "cuda":
         check_workspace()  # joining starts CUDA
     with joined(cuda=device_type(spec.hardware) == "cuda"):
-        return _train(spec, output, place, keep_weights, inputs, names, study, on_step)
+        return _train(spec, output, place, keep_weights, inputs, names, study, every, on_step)
 
 
 def _train(
@@ -106,6 +115,7 @@ def _train(
     inputs: Inputs | None,
     tracker: Sequence[str],
     study: str | None,
+    every: Every,
     on_step: Callable[[Progress], None],
 ) -> Run:
     """In every process that trains; the first one holds the directory, and writes."""
@@ -119,7 +129,10 @@ def _train(
         if processes.first:
             stack.enter_context(claim(directory))
         found = processes.told(_existing(directory, setup.fingerprint) if processes.first else None)
+        checkpoints = Checkpoints(directory, setup.fingerprint)
         if found is not None:
+            if processes.first:  # one that was killed between its commit and its last line has some still
+                checkpoints.clear()
             log.warning("%s holds this run already; nothing was trained", directory)
             return Run(found, directory)
         stage = stack.enter_context(staging(directory)) if processes.first else None
@@ -131,10 +144,12 @@ def _train(
             trackers.step(progress)
             on_step(progress)
 
-        with failures_recorded(setup, meter, name, directory):
+        interruption = Interruption()
+        keeper = RunKeeper.of(checkpoints, every, setup.hardware, interruption)
+        with failures_recorded(setup, meter, name, directory), forgotten_if_diverged(checkpoints):
             meter.start_memory()
-            with memory_errors(setup.spec, hardware):
-                result = optimize(setup, meter, on_step=stepped, on_epoch=trackers.epoch)
+            with memory_errors(setup.spec, hardware), interruption.awaited():
+                result = optimize(setup, meter, keeper=keeper, on_step=stepped, on_epoch=trackers.epoch)
             meter.stop_memory()
             with memory_errors(setup.spec, hardware), meter.phase("eval"):
                 logits = {
@@ -144,6 +159,7 @@ def _train(
             record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
             commit(stage, directory)
+            checkpoints.clear()
         if record is not None:
             trackers.end(record)
         record = processes.told(record)
@@ -187,6 +203,7 @@ def optimize(
     meter: Meter,
     *,
     validated: bool = True,
+    keeper: Keeper | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
@@ -194,6 +211,7 @@ def optimize(
 
     Args:
         validated: whether validation is scored after each epoch; benchmarks of speed leave it out.
+        keeper: keeps states of training on the way, and has the one to go on from.
     """
     select, lr = setup.spec.training.select, setup.spec.training.lr
     assert select is not None
@@ -221,6 +239,7 @@ def optimize(
         rates=setup.trainable.rates,
         starts=setup.trainable.starts,
         companion=setup.trainable.companion,
+        keeper=keeper,
         on_step=on_step,
         on_epoch=on_epoch,
     )

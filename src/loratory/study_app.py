@@ -9,7 +9,7 @@ import typer
 
 from loratory.console import print_json, say, show, tell
 from loratory.errors import counted
-from loratory.flags import assignment
+from loratory.flags import CheckpointEvery, assignment
 
 study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
 
@@ -39,6 +39,7 @@ def run_study(
         list[str] | None,
         typer.Option(metavar="NAME,NAME", help="told of each run: tensorboard, wandb, mlflow, trackio"),
     ] = None,
+    checkpoint_every: CheckpointEvery = None,
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a study, tuning first; what exists is never run again."""
@@ -61,6 +62,7 @@ def run_study(
             retry_failed=retry_failed,
             yes=yes,
             tracker=tracker or (),
+            checkpoint_every=checkpoint_every,
             overrides=list(map(assignment, settings or [])),
             planned=planned,
             told=told,

@@ -72,34 +72,62 @@ class Ready:
     scale: Scale | None
     """That on which a regression is trained; what it gives is on it until it is folded in."""
 
-    def epoch(self, number: int, on_step: Callable[[Progress], None]) -> dict[str, float]:
-        """Make an epoch's steps; the number of steps made so far, the mean loss, and the rate at the end.
+    def epoch(
+        self,
+        number: int,
+        on_step: Callable[[Progress], None],
+        *,
+        seen: int = 0,
+        pause: Callable[[int, bool], bool] = lambda steps, looked: False,
+    ) -> int:
+        """Make an epoch's steps, from the example on before which it was paused.
+
+        Args:
+            seen: of how many examples of the epoch's order steps were made already.
+            pause: asked after each step, with the number of steps made so far, and whether all processes have just
+                looked at the loss, whether to stop for now.
+
+        Returns:
+            Of how many examples steps were made by now.
 
         Raises:
             DivergedError: the loss is not a finite number.
         """
-        order, meter, begin = self.orders[number - 1], self.meter, 0
+        order, meter = self.orders[number - 1], self.meter
         size = self.cut.size * self.cut.processes  # of a step, all processes together
         total = len(self.orders) * math.ceil(len(order) / size)
         set_training(self.classifier.model, self.bottom)
         self._unfreeze(number)
-        self.one.loss.zero_()
+        if seen == 0:
+            self.one.loss.zero_()
         clock = meter.clock
         with meter.phase("train"), clock.running():
             clock.begin("data")
-            for parts in self.data.steps(order, self.cut):
+            for parts in self.data.steps(order[seen:], self.cut):
                 rows = self.step(parts)
                 clock.begin("launching")
-                seen = order[begin : begin + size]
-                begin += len(seen)
-                meter.count(examples=len(seen), tokens=int(self.lengths[seen].sum()), padded_tokens=rows)
+                made = order[seen : seen + size]
+                seen += len(made)
+                meter.count(examples=len(made), tokens=int(self.lengths[made].sum()), padded_tokens=rows)
                 told = meter.steps % CHECKED_EVERY == 0
-                seen_loss = self._loss(number) / begin if told or meter.steps in FIRST_LOOKS else None
+                looked = told or meter.steps in FIRST_LOOKS
+                seen_loss = self._loss(number) / seen if looked else None
                 rate = self.one.rate(meter.steps)
                 on_step(Progress(number, meter.steps, total, meter.examples, rate, seen_loss if told else None))
+                if pause(meter.steps, looked):
+                    break
                 clock.begin("data")
-            loss = self._loss(number) / len(order)
-        return {"step": meter.steps, "loss": loss, "lr": self.one.rate(meter.steps)}
+        return seen
+
+    def ended(self, number: int) -> dict[str, float]:
+        """Of an epoch whose steps are made: the number of steps so far, the mean loss, and the rate at the end.
+
+        Raises:
+            DivergedError: the loss is not a finite number.
+        """
+        with self.meter.phase("train"):
+            loss = self._loss(number) / len(self.orders[number - 1])
+        return {"step": self.meter.steps, "loss": loss, "lr": self.one.rate(self.meter.steps)}
 
     def _unfreeze(self, epoch: int) -> None:
         """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""

@@ -5,7 +5,8 @@
         for each batch of its order: one step (forward, loss, backward, clip, AdamW, schedule)
         validate
 
-It is the same for every method: what is trained is what the method set free.
+Between any two steps its state may be kept, and it can go on from there (:mod:`loratory.engine.checkpoint`). It is the
+same for every method: what is trained is what the method set free.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from loratory.data.batches import Labelled
-from loratory.engine.epoch import Progress
+from loratory.engine.checkpoint import Keeper, NoKeeper, Pauses, Standing, restored, taken
+from loratory.engine.epoch import Progress, Ready
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.engine.ready import ready
@@ -67,6 +69,7 @@ def fit(
     rates: Mapping[str, float] = MappingProxyType({}),
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
+    keeper: Keeper | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
@@ -81,15 +84,14 @@ def fit(
         rates: what `lr` is multiplied by, for the parameters where that is not 1.
         starts: the first epoch in which a parameter is trained, where that is not 1; until then it is frozen.
         companion: what the method does in every step beside the gradient of the loss.
+        keeper: keeps states of training on the way, and has the one to go on from.
         on_step: told after each step.
         on_epoch: told each row of the history; its time is not the run's.
 
     Raises:
         DivergedError: the loss is not a finite number; checked at the end of each epoch and every 50 steps.
     """
-    history: list[dict[str, Any]] = []
-    best: tuple[int, dict[str, float]] | None = None
-    kept: dict[str, Tensor] | None = None
+    keeper = keeper if keeper is not None else NoKeeper()
     watched = validation is not None and (spec.keep == "best" or spec.patience is not None)
     with ready(
         classifier,
@@ -104,23 +106,52 @@ def fit(
         starts=starts,
         companion=companion,
     ) as run:
-        for epoch in range(1, spec.epochs + 1):
-            row = {"epoch": epoch, **run.epoch(epoch, on_step)}
-            with meter.phase("eval"):
-                scores = score(run.validated()) if validation is not None else {}
-            history.append({**row, "train_seconds": meter.seconds["train"], **scores})
-            with meter.aside():
-                on_epoch(history[-1])
-            if not watched:
-                continue
-            if best is None or better(scores, best[1]):
-                best = epoch, scores
-                kept = run.weights() if spec.keep == "best" else None
-            elif spec.patience is not None and epoch - best[0] >= spec.patience and epoch < spec.epochs:
-                log.info("stopped after epoch %d: none was better since epoch %d", epoch, best[0])
-                break
-        if kept is not None:
-            run.restore(kept)
+        at = restored(run, keeper.found) if keeper.found is not None else Standing()
+        pauses = Pauses(keeper, hardware.processes, hardware.device)
+        while at.epoch <= spec.epochs and not at.stopped:
+            at.seen = run.epoch(at.epoch, on_step, seen=at.seen, pause=pauses)
+            if not pauses.asked:
+                _validate(run, at, spec if watched else None, score, better, on_epoch)
+                pauses(meter.steps, True)
+            if pauses.asked:
+                with meter.phase("checkpoint"):
+                    state = taken(run, at)
+                    keeper.keep(state)
+                pauses.asked = False
+        if at.kept is not None:
+            run.restore(at.kept)
     if run.scale is not None:
         run.scale.fold(classifier.output)
-    return FitResult(history, best[0] if best is not None and kept is not None else len(history), run.engine)
+    return FitResult(
+        at.history, at.best[0] if at.best is not None and at.kept is not None else len(at.history), run.engine
+    )
+
+
+def _validate(
+    run: Ready,
+    at: Standing,
+    watching: TrainingSpec | None,
+    score: Callable[[Tensor], dict[str, float]],
+    better: Callable[[dict[str, float], dict[str, float]], bool],
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> None:
+    """End the epoch under way: its row of the history, and whether it is the best so far; then the next one begins.
+
+    Args:
+        watching: the spec, where it keeps the best weights or has patience.
+    """
+    epoch, meter = at.epoch, run.meter
+    row = {"epoch": epoch, **run.ended(epoch)}
+    with meter.phase("eval"):
+        scores = score(run.validated()) if run.validation is not None else {}
+    at.history.append({**row, "train_seconds": meter.seconds["train"], **scores})
+    with meter.aside():
+        on_epoch(at.history[-1])
+    if watching is not None:
+        if at.best is None or better(scores, at.best[1]):
+            at.best = epoch, scores
+            at.kept = run.weights() if watching.keep == "best" else None
+        elif watching.patience is not None and epoch - at.best[0] >= watching.patience and epoch < watching.epochs:
+            log.info("stopped after epoch %d: none was better since epoch %d", epoch, at.best[0])
+            at.stopped = True
+    at.epoch, at.seen = epoch + 1, 0

@@ -12,10 +12,10 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psutil
 import torch
@@ -24,7 +24,10 @@ from loratory.engine.energy import energy_counter
 from loratory.engine.hardware import Hardware
 from loratory.engine.timing import Clock
 
-Phase = Literal["setup", "train", "eval"]
+Phase = Literal["setup", "train", "eval", "checkpoint"]
+
+ASIDE = ("eval", "checkpoint")
+"""Phases whose memory is not what training needs."""
 
 
 class Meter:
@@ -32,9 +35,11 @@ class Meter:
 
     def __init__(self, hardware: Hardware) -> None:
         self.hardware = hardware
-        self.seconds: dict[Phase, float] = {"setup": 0.0, "train": 0.0, "eval": 0.0}
+        self.seconds: dict[Phase, float] = dict.fromkeys(get_args(Phase), 0.0)
         self.steps = self.examples = self.tokens = self.padded_tokens = 0
         self.checkpoint_bytes: int | None = None
+        self.resumed_at_steps: list[int] = []
+        """At which steps an interrupted run was taken up again."""
         self.memory_parts: dict[str, int] | None = None
         """Bytes of what training must hold, by part, on its largest batch; the rest of the peak is added."""
         self.clock = Clock(hardware.device)
@@ -52,8 +57,8 @@ class Meter:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count the time inside towards `name`; the peak of memory inside `eval` is left out."""
-        if name == "eval":
+        """Count the time inside towards `name`; the peak of memory inside those in :data:`ASIDE` is left out."""
+        if name in ASIDE:
             self._peak = self._highest()
         self.hardware.synchronize()
         joules = self._joules() if self._joules is not None and name == "train" else None
@@ -65,7 +70,7 @@ class Meter:
             self.seconds[name] += time.perf_counter() - start
             if joules is not None and self._joules is not None:
                 self._energy += self._joules() - joules
-            if name == "eval":
+            if name in ASIDE:
                 self._restart_peak()
 
     @contextmanager
@@ -87,6 +92,33 @@ class Meter:
         self.examples += examples
         self.tokens += tokens
         self.padded_tokens += padded_tokens
+
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, in JSON's types; no phase is open."""
+        return {
+            "seconds": dict(self.seconds),
+            "elapsed": time.perf_counter() - self._start,
+            "counts": [self.steps, self.examples, self.tokens, self.padded_tokens],
+            "peak": self._highest(),
+            "energy": self._energy,
+            "clock": self.clock.state(),
+            "resumed_at_steps": self.resumed_at_steps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave, before the first step: what was counted since then is set-up.
+
+        What was done between that state and an interruption is counted nowhere.
+        """
+        again, before = sum(self.seconds.values()), state["seconds"]
+        self.seconds = {**before, "setup": before["setup"] + again}
+        self._start -= state["elapsed"]
+        self.steps, self.examples, self.tokens, self.padded_tokens = state["counts"]
+        now = self._highest()
+        self._peak = {kind: None if one is None else max(one, state["peak"][kind] or 0) for kind, one in now.items()}
+        self._energy = state["energy"]
+        self.clock.restore(state["clock"])
+        self.resumed_at_steps = [*state["resumed_at_steps"], self.steps]
 
     def start_memory(self) -> None:
         """Forget the peak so far: what comes now is training."""
@@ -141,8 +173,10 @@ class Meter:
             "train_seconds": train,
             "time_parts_seconds": self.clock.parts(train),
             "eval_seconds": self.seconds["eval"],
+            "checkpoint_seconds": self.seconds["checkpoint"],
             "total_seconds": time.perf_counter() - self._start,
             "steps": self.steps,
+            "resumed_at_steps": self.resumed_at_steps,
             "examples": self.examples,
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,

@@ -61,6 +61,14 @@ class Processes:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return [int(value) for value in tensor.tolist()]
 
+    def gathered(self, value: T) -> list[T]:
+        """Every process's `value`, in all of them, by rank."""
+        if self.count == 1:
+            return [value]
+        held: list[T] = [value] * self.count
+        dist.all_gather_object(held, value)
+        return held
+
     def told(self, value: T) -> T:
         """The first process's `value`, in all of them."""
         if self.count == 1:

@@ -225,6 +225,43 @@ class Step:
         """Begin the schedule again."""
         self._done.zero_()
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on beside its batch and torch's generators, between two steps: by name, on the
+        device, not copied."""
+        found = {"loss": self.loss, "done": self._done}
+        found |= {f"weights/{name}": parameter.detach() for name, parameter in self.free.items()}
+        for name, parameter in self.free.items():
+            moments = self.optimizer.state.get(parameter, {})
+            found |= {f"optimizer/{name}/{key}": value for key, value in moments.items()}
+        if self._companion is not None:
+            found |= {f"companion/{name}": value for name, value in self._companion.state().items()}
+        return found
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Bring back what :meth:`state` gave, before the first step. What a graph reads stays where it is.
+
+        Raises:
+            KeyError, RuntimeError: it is not the state of these parameters.
+        """
+        self.loss.copy_(state["loss"])
+        self._done.copy_(state["done"])
+        for name, parameter in self.free.items():
+            parameter.copy_(state[f"weights/{name}"])
+            begin = f"optimizer/{name}/"
+            saved = {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
+            there = self.optimizer.state[parameter] if saved else self.optimizer.state.get(parameter, {})
+            for key in there.keys() - saved.keys():
+                there[key].zero_()  # what warming up made
+            for key, value in saved.items():
+                if key in there:
+                    there[key].copy_(value)
+                else:
+                    there[key] = value.to(parameter.device, copy=True)  # as a fused AdamW makes it
+        if self._companion is not None:
+            begin = "companion/"
+            self._companion.restore({key[len(begin) :]: one for key, one in state.items() if key.startswith(begin)})
+
     def warm_up(self, batch: Batch) -> None:
         """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -147,6 +147,25 @@ class Clock:
         if self._communicated:
             self.sample(0, between(self._communicated))
             self._communicated = ()
+
+    def state(self) -> dict[str, Any]:
+        """What was found so far, in JSON's types; no step is under way."""
+        return {
+            "bottom": self.bottom,
+            "host": dict(self._host),
+            "passes": list(self._passes.items()),
+            "updates": self._updates,
+            "sampled": list(self._sampled.items()),
+            "once": dict(self._once),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.bottom, self._updates = float(state["bottom"]), int(state["updates"])
+        self._host = defaultdict(float, state["host"])
+        self._passes = Counter({int(rows): int(count) for rows, count in state["passes"]})
+        self._sampled = defaultdict(list, {int(rows): list(found) for rows, found in state["sampled"]})
+        self._once = defaultdict(list, {part: list(found) for part, found in state["once"].items()})
 
     def parts(self, train_seconds: float) -> dict[str, float] | None:
         """Seconds by part, which add up to `train_seconds`; None where the device's work is not known."""

@@ -10,7 +10,7 @@ where the paper found the most gain; its steps are never captured as CUDA graphs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loratory.models.load import Base
+
+SMOOTHED = ("exp_avg_ipt", "exp_avg_unc")
+"""What PEFT's allocator calls its moving averages of importance and of uncertainty, by parameter."""
 
 UNKNOWN = 1_000_000
 """Stands for the number of steps until it is known."""
@@ -139,3 +142,29 @@ class Allocation:
     def after(self, step: int) -> None:
         """`step` counts from 0; its gradients are still there."""
         self._tuner.update_and_allocate(step)
+
+    def state(self) -> dict[str, Tensor]:
+        """The smoothed importances and their uncertainties, and which ranks are left once the last cut is made."""
+        import torch
+
+        allocator, pattern = self._tuner.rankallocator, self._tuner.peft_config["default"].rank_pattern or {}
+        found = {f"{kind}/{name}": one for kind in SMOOTHED for name, one in getattr(allocator, kind).items()}
+        return found | {f"left/{name}": torch.tensor(ranks) for name, ranks in pattern.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put them back where PEFT's allocator has them."""
+        import torch
+
+        allocator = self._tuner.rankallocator
+        allocator.reset_ipt()
+        device = next(self.trainable.model.parameters()).device
+        pattern: dict[str, list[bool]] = {}
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if kind == "left":
+                pattern[name] = value.tolist()
+            else:
+                getattr(allocator, kind)[name] = value.to(device, copy=True)
+                allocator.ipt.setdefault(name, torch.zeros_like(value))  # it is there once the others are
+        if pattern:
+            self._tuner.peft_config["default"].rank_pattern = pattern

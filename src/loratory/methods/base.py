@@ -40,6 +40,14 @@ class Companion(Protocol):
         """Called after the optimizer, before the gradients are forgotten; `step` counts from 0."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on, by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Bring back what :meth:`state` gave."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainableModel:

@@ -137,7 +137,7 @@ def set_aside(path: Path, why: str) -> Path:
     Raises:
         StorageError: the disk refuses.
     """
-    places = (path.with_name(f".{path.name}.damaged-{number}") for number in count(1))
+    places = (path.with_name(f".{path.name.lstrip('.')}.damaged-{number}") for number in count(1))
     place = next(place for place in places if not os.path.lexists(place))
     try:
         os.rename(path, place)
@@ -259,7 +259,7 @@ def staging(output: Path) -> Iterator[Path]:
     try:
         yield stage
     except OSError as error:
-        _check_claim(output)  # of a place that was lost the stage is gone too
+        check_claim(output)  # of a place that was lost the stage is gone too
         if error.filename is not None and str(error.filename).startswith(str(stage)):
             raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
         if error.errno in FULL:  # it does not say which file
@@ -269,8 +269,12 @@ def staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
 
 
-def _check_claim(output: Path) -> None:
-    """Refuse a place that this process has claimed, and lost."""
+def check_claim(output: Path) -> None:
+    """Refuse a place that this process has claimed, and lost.
+
+    Raises:
+        StorageError: it has.
+    """
     held = _CLAIMED.get(output.absolute())
     if held is not None:
         held.check()
@@ -289,14 +293,14 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
         seal(stage)
         _open_as_umask_says(stage, MANIFEST)
         before = find_run(output)
-        _check_claim(output)
+        check_claim(output)
         if before is not None and (anew or before.status != "completed"):
             _replace(stage, output)
         else:
             os.rename(stage, output)  # refuses to replace a directory that is not empty
         sync(output.parent)
     except OSError as error:
-        _check_claim(output)
+        check_claim(output)
         raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
 
 
@@ -324,7 +328,7 @@ def publish(stage: Path, output: Path, *, last: str) -> None:
             sync(path)
         sync(stage)
         _open_as_umask_says(stage, last)
-        _check_claim(output)
+        check_claim(output)
         os.rename(stage, output)
         sync(output.parent)
     except OSError as error:

@@ -47,6 +47,8 @@ class Job:
     """The study's name, by which trackers group its runs."""
     tracker: tuple[str, ...] = ()
     """Who follows the run, by the names in :mod:`loratory.tracking`."""
+    checkpoint_every: str | None = None
+    """How often its state is kept, as :func:`loratory.run.train` takes it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
             keep_weights=job.keep_weights,
             inputs=inputs,
             tracker=job.tracker,
+            checkpoint_every=job.checkpoint_every,
             study=job.study,
         )
         return Outcome(job, run.record)

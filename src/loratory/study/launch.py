@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from loratory.checkpointing import DEFAULT, Every
 from loratory.engine.hardware import device_type
 from loratory.errors import DamagedError, SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
@@ -42,6 +43,7 @@ def launch(
     alone: bool = False,
     retry_failed: bool = False,
     tracker: Sequence[str] = (),
+    checkpoint_every: str | None = None,
     planned: Callable[[Plan, int, int], None],
     told: Callable[[Plan, Job], None],
 ) -> Plan:
@@ -54,6 +56,7 @@ def launch(
         alone: whether final runs go one by one on each device, after all tuning runs.
         retry_failed: run again what failed before.
         tracker: who follows each run, by the names in :mod:`loratory.tracking`.
+        checkpoint_every: how often each run's state is kept, as :func:`loratory.run.train` takes it.
         planned: told the plan before anything is run, and how many tuning and final runs will be under way at once.
         told: told the plan and the run, after each run that ended.
 
@@ -68,7 +71,8 @@ def launch(
         raise SettingsError(f"--workers {workers}: give 1 or more")
     if alone and executor == "ray":
         raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
-    trackers = chosen(tracker)
+    trackers, every = chosen(tracker), checkpoint_every or DEFAULT
+    Every.read(every)
     _check_place(directory)
     with launching(directory) as tell, of_the_file():
         _set_aside_damaged_plan(directory)
@@ -89,6 +93,7 @@ def launch(
                 retry_failed=retry_failed,
                 tracker=trackers,
                 write=tell.held.write,
+                checkpoint_every=every,
             )
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots

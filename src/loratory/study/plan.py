@@ -48,6 +48,7 @@ class Plan:
         retry_failed: bool = False,
         tracker: tuple[str, ...] = (),
         write: Callable[[Path, str], None] = write_durably,
+        checkpoint_every: str | None = None,
     ) -> None:
         """Find out which runs there are, and which exist; selections that can be made are made.
 
@@ -57,6 +58,7 @@ class Plan:
             retry_failed: whether runs that failed are run again.
             tracker: who follows each run.
             write: writes the study's files, as the holder of its directory.
+            checkpoint_every: how often each run's state is kept.
 
         Raises:
             LoratoryError: data, models or devices are not there, or the directory is damaged or cannot be written.
@@ -64,7 +66,8 @@ class Plan:
         self.spec, self.directory, self.threads = spec, directory, threads
         self.records: dict[str, RunRecord] = {}
         """Runs that are done, by id: completed, or failed and not to be run again."""
-        self._known, self._retry, self._tracker, self._write_file = known, retry_failed, tracker, write
+        self._known, self._retry = known, retry_failed
+        self._tracker, self._write_file, self._checkpoint_every = tracker, write, checkpoint_every
         self._of: dict[str, tuple[CellPlan, Choice]] = {}
         """The cell and the choice that each run belongs to, by its id."""
         if (directory / RUNS).is_dir():
@@ -155,6 +158,7 @@ class Plan:
                 folder=folder,
                 study=self.spec.name,
                 tracker=self._tracker,
+                checkpoint_every=self._checkpoint_every,
             )
             for one, (name, fingerprint, run) in zip(asked, self._known(asked), strict=True)
         ]

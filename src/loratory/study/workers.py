@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,10 @@ log = logging.getLogger("loratory")
 
 RETRIES = 2
 """How often a job is carried out again after its process was lost."""
+
+
+PATIENCE = 60.0
+"""Seconds in which a run under way may come to its checkpoint when a study is interrupted."""
 
 
 @dataclass
@@ -61,11 +66,27 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every process; what a killed one leaves is cleared away by the next that comes there."""
+        """End every process; what a killed one leaves is cleared away by the next that comes there.
+
+        Where a signal ends the study, each run under way finishes its step and writes a checkpoint first; a second
+        signal does not wait for that.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            self._checkpointed()
         for worker in self._workers:
             worker.process.kill()
         for worker in list(self._workers):
             self._end(worker)
+
+    def _checkpointed(self) -> None:
+        """Let the runs under way come to a checkpoint."""
+        busy = [worker.process for worker in self._workers if worker.job is not None]
+        for process in busy:
+            process.terminate()  # which a run that trains takes as its signal to come to an end
+        with suppress(KeyboardInterrupt):
+            deadline = time.monotonic() + PATIENCE
+            for process in busy:
+                process.join(max(0.0, deadline - time.monotonic()))
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
         """Computed here: all processes have this machine's devices and libraries."""

@@ -1,0 +1,130 @@
+"""When a run's checkpoints are written, and whether it ends with one."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from loratory import units
+from loratory.engine.checkpoint import State
+from loratory.engine.hardware import Hardware
+from loratory.errors import DivergedError, Interrupted, SettingsError
+from loratory.interruption import Interruption
+from loratory.store.checkpoints import Checkpoints
+
+log = logging.getLogger("loratory")
+
+DEFAULT = "10m"
+"""How often, where nobody says: a run of less than that writes none, unless a signal ends it."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often a checkpoint is written: after so many seconds, so many steps, or never but for a signal."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Every:
+        """From `90s`, `10m`, `2h`, `500 steps` or `off`.
+
+        Raises:
+            SettingsError: it is none of these.
+        """
+        words = text.strip().lower()
+        if words == "off":
+            return cls()
+        if (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words)) and float(found[1]) > 0:
+            return cls(seconds=float(found[1]) * _UNITS[found[2]])
+        if (found := re.fullmatch(r"(\d+)\s*steps?", words)) and int(found[1]) > 0:
+            return cls(steps=int(found[1]))
+        raise SettingsError(
+            f"--checkpoint-every {text!r}: give a time (90s, 10m, 2h), a number of steps ('500 steps'), or off"
+        )
+
+
+@dataclass
+class RunKeeper:
+    """Keeps a run's states beside its place.
+
+    Attributes:
+        found: the state to go on from, in every process.
+    """
+
+    checkpoints: Checkpoints
+    every: Every
+    hardware: Hardware
+    interruption: Interruption
+    found: State | None = None
+    _since: float = field(default_factory=time.monotonic)
+    _last: int = 0
+
+    @classmethod
+    def of(cls, checkpoints: Checkpoints, every: Every, hardware: Hardware, interruption: Interruption) -> RunKeeper:
+        """With the newest checkpoint that is whole, which the first process reads.
+
+        Raises:
+            StorageError: the checkpoints there are another run's.
+        """
+        found = checkpoints.newest() if hardware.processes.first else None
+        state = hardware.processes.told(None if found is None else State(*found))
+        keeper = cls(checkpoints, every, hardware, interruption, state)
+        if state is not None:
+            keeper._last = state.step
+            _say(state)
+        return keeper
+
+    def due(self, steps: int) -> bool:
+        """After so many steps or so much time since the last one; at once where a signal came."""
+        if self.interruption.number is not None:
+            return True
+        if self.every.steps is not None:
+            return steps - self._last >= self.every.steps
+        return self.every.seconds is not None and time.monotonic() - self._since >= self.every.seconds
+
+    def keep(self, state: State) -> None:
+        """Commit it; where a signal came, the run ends here.
+
+        Raises:
+            Interrupted: a signal came, to any of the processes.
+            StorageError: the disk refuses.
+        """
+        processes = self.hardware.processes
+        if processes.first:
+            place = self.checkpoints.write(state.step, state.tensors, state.facts)
+            log.debug("checkpoint of step %d in %s", state.step, place)
+        self._since, self._last = time.monotonic(), state.step
+        (number,) = processes.largest([self.interruption.number or 0], self.hardware.device)
+        if number:
+            raise Interrupted(
+                number, f"after step {state.step:,}, of which a checkpoint is kept; the same command goes on"
+            )
+
+
+@contextmanager
+def forgotten_if_diverged(checkpoints: Checkpoints) -> Iterator[None]:
+    """Remove the checkpoints of a run whose loss is no number any more: it would come there again."""
+    try:
+        yield
+    except DivergedError:
+        checkpoints.clear()
+        raise
+
+
+def _say(state: State) -> None:
+    seconds = state.facts["meter"]["seconds"]["train"]
+    log.info("goes on after step %d, %s of training, from a checkpoint", state.step, units.duration(seconds))
+    if (before := state.facts["threads"]) != torch.get_num_threads():
+        log.warning(
+            "it was begun with %d CPU threads and goes on with %d: the result may differ in its last digits",
+            before, torch.get_num_threads(),
+        )  # fmt: skip

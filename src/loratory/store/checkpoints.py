@@ -1,0 +1,116 @@
+"""Checkpoints of a run that is under way: they stand beside its place until it is committed.
+
+    .NAME.checkpoint-0000000120/    state.safetensors, state.json, manifest.json (SHA-256 of both, written last)
+
+Two are kept, so that one that is damaged leaves another. Whoever asks holds the run's place (`claim`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loratory.errors import DamagedError, StorageError, counted, first_line
+from loratory.store.directory import check_claim, set_aside, staging
+from loratory.store.files import sync
+from loratory.store.manifest import RESTORE, seal, verified
+
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+SCHEMA = 1
+
+KEPT = 2
+"""Checkpoints that stand at once."""
+
+
+class Checkpoints:
+    """The checkpoints of the run whose place is `output`."""
+
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        self.output = output
+        self._fingerprint = fingerprint
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest that is whole: its tensors, on the CPU, and its facts. What is damaged is set aside and told.
+
+        Raises:
+            StorageError: they are another run's, or cannot be read.
+        """
+        for path in reversed(self._paths()):
+            try:
+                if not {TENSORS, FACTS} <= verified(path).keys():
+                    raise DamagedError(f"{path} lacks {TENSORS} or {FACTS}")
+                document = json.loads((path / FACTS).read_text("utf8"))
+                owner, schema, facts = document["fingerprint"], document["schema"], document["facts"]
+                tensors = load_file(path / TENSORS) if owner == self._fingerprint and schema == SCHEMA else {}
+            except OSError as error:
+                raise StorageError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+            except (DamagedError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                why = first_line(error).removesuffix(f"; {RESTORE}")
+                set_aside(path, f"{why}; the checkpoint before it is used, where there is one")
+                continue
+            if owner != self._fingerprint or schema != SCHEMA:
+                others = counted(len(self._paths()), "checkpoint")
+                raise StorageError(
+                    f"{self.output}: {others} of another run (or another version) stand beside it "
+                    f"({path.name}); remove them, or choose another --output"
+                )
+            return tensors, facts
+        return None
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+        """Commit one, and remove those that it makes superfluous.
+
+        Raises:
+            StorageError: the disk refuses; those before are as they were.
+        """
+        place = self._place(step)
+        document = {"schema": SCHEMA, "fingerprint": self._fingerprint, "facts": facts}
+        try:
+            with staging(self.output) as stage:
+                save_file(dict(tensors), stage / TENSORS)
+                (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
+                seal(stage)
+                check_claim(self.output)
+                if place.exists():  # of the same step, of before an interruption: it says the same
+                    shutil.rmtree(place)
+                os.rename(stage, place)
+                sync(place.parent)
+            for path in self._paths()[:-KEPT]:
+                shutil.rmtree(path)
+        except OSError as error:
+            raise StorageError(f"cannot write the checkpoint {place}: {error.strerror}") from error
+        except SafetensorError as error:  # how safetensors passes on what the disk said
+            raise StorageError(f"cannot write the checkpoint {place}: {first_line(error)}") from error
+        return place
+
+    def clear(self) -> None:
+        """Remove them all: the run is committed, or cannot go on.
+
+        Raises:
+            StorageError: one cannot be removed.
+        """
+        try:
+            for path in self._paths():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise StorageError(f"cannot remove {error.filename}: {error.strerror}") from error
+
+    def _place(self, step: int) -> Path:
+        return self.output.parent / f".{self.output.name}.checkpoint-{step:010d}"
+
+    def _paths(self) -> list[Path]:
+        """Those that stand there, the oldest first."""
+        form = re.compile(rf"\.{re.escape(self.output.name)}\.checkpoint-\d{{10}}")
+        if not self.output.parent.is_dir():
+            return []
+        return sorted(path for path in self.output.parent.iterdir() if form.fullmatch(path.name))
