@@ -369,13 +369,16 @@ def _compared(path: Path) -> RunRecord | None:
 def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:
     """The table of runs; the baselines stand below where all runs share one test split, else a note says why not.
 
+    Of several runs those that are damaged are left out, with a line each.
+
     Raises:
-        StorageError: a path holds no committed run.
+        StorageError: a path holds no committed run, or none is whole.
     """
     from loratory.report.tables import check_price, comparison
 
     check_price(price_per_hour)
-    records = [record for path in paths if (record := _compared(path)) is not None]
+    some = [read_run(path) for path in paths] if len(paths) == 1 else map(_compared, paths)
+    records = [record for record in some if record is not None]
     if not records:
         raise StorageError(f"none of these runs is whole: {', '.join(map(str, paths))}")
     documents = [record.to_dict() for record in records]
