@@ -61,7 +61,7 @@ class Keeper(Protocol):
     """Decides when a state is kept, and keeps it."""
 
     found: State | None
-    """The one to go on from."""
+    """The one to go on from, until it was taken."""
 
     def due(self, steps: int) -> bool:
         """Whether one is to be kept now; the loop asks after every step."""

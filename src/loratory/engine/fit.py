@@ -106,7 +106,9 @@ def fit(
         starts=starts,
         companion=companion,
     ) as run:
-        at = restored(run, keeper.found) if keeper.found is not None else Standing()
+        found, keeper.found = keeper.found, None  # it is as large as what is trained, and is held no longer
+        at = restored(run, found) if found is not None else Standing()
+        del found
         pauses = Pauses(keeper, hardware.processes, hardware.device)
         while at.epoch <= spec.epochs and not at.stopped:
             at.seen = run.epoch(at.epoch, on_step, seen=at.seen, pause=pauses)
