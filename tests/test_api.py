@@ -49,7 +49,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 def test_keywords_are_the_commands_flags() -> None:
-    own = {"texts", "labels", "output", "tracker", "on_step", "settings", "method"}
+    own = {"texts", "labels", "output", "tracker", "checkpoint_every", "on_step", "settings", "method"}
     assert {*signature(loratory.train).parameters} - own <= {*all_flags()}
     known = {*DataSpec.model_fields, *HardwareSpec.model_fields, "model_path", "split", "model"}
     for function in (loratory.evaluate, loratory.predict):

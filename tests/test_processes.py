@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from loratory.store.directory import read_run
 def stays_in_its_first_step(command: list[str]) -> int:
     """The command, until a signal ends it."""
     fit = run.fit
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
 
     def slow(*arguments: Any, on_step: Any, **settings: Any) -> Any:
         def step(progress: Any) -> None:
             print("training", flush=True)
-            time.sleep(60)
+            select.select([reading], [], [], 60)
 
         return fit(*arguments, **settings, on_step=step)
 
@@ -80,8 +84,9 @@ def test_an_interrupted_run_says_so_in_its_exit_code_and_record(
     process = start()
     process.send_signal(number)
     _, err = process.communicate()
-    assert (process.returncode, err) == (code, f"error: {says}\n")
-    assert names(tmp_path) == ["run"]
+    kept = "after step 1, of which a checkpoint is kept; the same command goes on"
+    assert (process.returncode, err) == (code, f"error: {says} {kept}\n")
+    assert names(tmp_path) == [".run.checkpoint-0000000001", "run"]
     assert read_run(tmp_path / "run").status == "interrupted"
     assert names(tmp_path / "run") == ["manifest.json", "run.json"]
 
@@ -109,7 +114,7 @@ def test_two_at_once_and_a_killed_one(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert read_run(output) == first  # the killed one took nothing away
-    assert len(names(tmp_path)) == 3  # its lock file and its stage are there still
+    assert len(names(tmp_path)) == 4  # its lock with its number and its stage are there still
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "completed"
