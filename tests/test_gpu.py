@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+
+ROOT = Path(__file__).parents[1]
 
 FLAT = sorted(name for name, family in FAMILIES.items() if family.flat)
 
@@ -226,3 +230,11 @@ def test_the_parts_of_time_are_the_devices_own_and_add_up(
     assert set(parts) == {"forward", "backward", "optimizer", "data", "gaps"}
     assert sum(parts.values()) == pytest.approx(run.record.cost["train_seconds"])
     assert min(parts[part] for part in ("forward", "backward", "optimizer")) > 0
+
+
+def test_a_deterministic_run_gives_the_same_bytes_in_fresh_processes_and_when_it_was_interrupted() -> None:
+    script = ROOT / "benchmarks" / "same.py"
+    words = ["--device", "cuda", "--model", "tiny", "--processes", "2", "--at-once", "6", "--steps", "4"]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same bytes in all") == 6

@@ -1,0 +1,71 @@
+"""The benchmark of sameness finds what is the same, and what is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def same(monkeypatch: pytest.MonkeyPatch, forked: Any) -> Any:
+    """The script, whose processes are forks."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("same", ROOT / "benchmarks" / "same.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def trained(flags: dict[str, Any], output: Path, stop_after: int = 0) -> None:
+        process = forked(lambda: module._child(flags, output, stop_after))
+        error = process.communicate()[1]
+        assert process.returncode == (143 if stop_after else 0), error
+
+    monkeypatch.setattr(module, "_trained", trained)
+    monkeypatch.setattr(module, "write_texts", _write_texts)
+    return module
+
+
+def _write_texts(place: Path, workload: str, *, dataset: str, count: int) -> None:
+    place.mkdir()
+    for name, rows in (("train", count), ("validation", 8), ("test", 8)):
+        texts = "".join(f"{name} w{number} w{number % 7},{'good' if number % 2 else 'bad'}\n" for number in range(rows))
+        (place / f"{name}.csv").write_text(f"text,label\n{texts}", encoding="utf8")
+
+
+WORDS = ["same.py", "--model", "tiny", "--processes", "2", "--steps", "4"]
+
+
+def test_runs_are_the_same_in_fresh_processes_and_when_they_were_interrupted(
+    same: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", WORDS)
+    assert same.main() == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| standard", "| lora", "| hyb"))]
+    assert len(rows) == 3
+    assert [row.count("the same bytes") for row in rows] == [3] * 3
+
+
+def test_a_run_that_differs_is_told(
+    same: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, count = same._trained, iter(range(100))
+
+    def other(flags: dict[str, Any], output: Path, stop_after: int = 0) -> None:
+        before({**flags, "seed": next(count)}, output, stop_after)
+
+    monkeypatch.setattr(same, "_trained", other)
+    monkeypatch.setattr(same, "_fresh", _without_stops(same._fresh))
+    monkeypatch.setattr(sys, "argv", [*WORDS, "--methods", "lora"])
+    assert same.main() == 1
+    assert "| lora | 2 | 2 different | 2 different |" in capsys.readouterr().out
+
+
+def _without_stops(fresh: Any) -> Any:
+    return lambda flags, output, stops: fresh(flags, output, (0,))
