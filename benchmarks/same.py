@@ -5,7 +5,7 @@ python benchmarks/same.py --device cuda --processes 10      with --deterministic
 
 Each process trains the same spec from the beginning; weights and predictions are compared by SHA-256 with those of the
 first. One run more is ended by SIGTERM after three of its steps, chosen at random, and each time gone on with in a new
-process. The texts are those of hutto:movies, short (see workloads.py).
+process. The texts are the data set's, one each (see workloads.py).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", default="minilm", help="minilm, roberta-base (random weights), tiny or a directory")
     parser.add_argument("--tokenizer", default="minilm")
+    parser.add_argument("--dataset", default="hutto:movies")
     parser.add_argument("--methods", default=",".join(FLAGS))
     parser.add_argument("--processes", type=int, default=20, help="that train each method")
     parser.add_argument("--at-once", type=int, default=1)
@@ -67,7 +68,7 @@ def main() -> int:
         work = Path(place)
         os.environ["LORATORY_DATA"] = str(Path(os.environ.get("LORATORY_DATA", "data")).resolve())
         given["model"] = str(model_directory(options.model, work, tokenizer=options.tokenizer))
-        write_texts(work / "texts", "short", dataset="hutto:movies", count=options.steps * 32)
+        write_texts(work / "texts", "short", dataset=options.dataset, count=options.steps * 32)
         files = {"dataset": "train", "validation": "validation", "test": "test"}
         given |= {flag: str(work / "texts" / f"{name}.csv") for flag, name in files.items()}
         methods = {method: {**given, **FLAGS[method]} for method in options.methods.split(",")}

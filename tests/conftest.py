@@ -69,6 +69,10 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
     """(work) -> it in a process of its own, whose exit code it gives; killed where the test leaves it."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
+        pytest.skip("CUDA has started in this process, which cannot be forked any more")
     made: list[Fork] = []
 
     def start(work: Callable[[], int | None]) -> Fork:

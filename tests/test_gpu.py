@@ -232,9 +232,11 @@ def test_the_parts_of_time_are_the_devices_own_and_add_up(
     assert min(parts[part] for part in ("forward", "backward", "optimizer")) > 0
 
 
-def test_a_deterministic_run_gives_the_same_bytes_in_fresh_processes_and_when_it_was_interrupted() -> None:
+def test_a_deterministic_run_gives_the_same_bytes_in_fresh_processes_and_when_it_was_interrupted(
+    tiny_csv: Path,
+) -> None:
     script = ROOT / "benchmarks" / "same.py"
-    words = ["--device", "cuda", "--model", "tiny", "--processes", "2", "--at-once", "6", "--steps", "4"]
-    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    words = f"--device cuda --model tiny --dataset {tiny_csv} --processes 2 --at-once 6 --steps 4"
+    done = subprocess.run([sys.executable, script, *words.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same bytes in all") == 6

@@ -221,9 +221,9 @@ def similar(pairs_csv: Path, paired_bert: Path, tmp_path_factory: pytest.TempPat
 def test_pairs_with_numbers_are_trained_scored_and_predicted(similar: Run) -> None:
     record = similar.record
     assert (record.problem, record.labels) == (REGRESSION, ("score",))
-    scored = loratory.evaluate(similar.directory)
+    scored = loratory.evaluate(similar.directory, device="cpu", precision="fp32")
     assert scored.quality.record()["mse"] == pytest.approx(record.quality["test"]["mse"], rel=1e-4)
-    said = loratory.predict(similar.directory, PAIRS)
+    said = loratory.predict(similar.directory, PAIRS, device="cpu", precision="fp32")
     base = trained.load_run(similar.directory, record, merge=True, flat_tokens=False).model.eval()
     tokenizer = AutoTokenizer.from_pretrained(similar.directory)
     encoded = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
@@ -245,7 +245,8 @@ def test_the_program_of_their_card_prints_the_number(
     program = (tmp_path / "merged" / "README.md").read_text("utf8").split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path / "merged")
     exec(compile(program, "README.md", "exec"), {})
-    expected = loratory.predict(similar.directory, [("A text.", "Its second text.")]).numbers[0]
+    pair, exact = ("A text.", "Its second text."), {"device": "cpu", "precision": "fp32"}
+    expected = loratory.predict(similar.directory, [pair], **exact).numbers[0]
     assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(expected, abs=1e-4)
 
 

@@ -28,24 +28,16 @@ def same(monkeypatch: pytest.MonkeyPatch, forked: Any) -> Any:
         assert process.returncode == (143 if stop_after else 0), error
 
     monkeypatch.setattr(module, "_trained", trained)
-    monkeypatch.setattr(module, "write_texts", _write_texts)
     return module
 
 
-def _write_texts(place: Path, workload: str, *, dataset: str, count: int) -> None:
-    place.mkdir()
-    for name, rows in (("train", count), ("validation", 8), ("test", 8)):
-        texts = "".join(f"{name} w{number} w{number % 7},{'good' if number % 2 else 'bad'}\n" for number in range(rows))
-        (place / f"{name}.csv").write_text(f"text,label\n{texts}", encoding="utf8")
-
-
-WORDS = ["same.py", "--model", "tiny", "--processes", "2", "--steps", "4"]
+WORDS = ["same.py", "--model", "tiny", "--processes", "2", "--steps", "4", "--dataset"]
 
 
 def test_runs_are_the_same_in_fresh_processes_and_when_they_were_interrupted(
-    same: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    same: Any, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", WORDS)
+    monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv)])
     assert same.main() == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| standard", "| lora", "| hyb"))]
     assert len(rows) == 3
@@ -53,7 +45,7 @@ def test_runs_are_the_same_in_fresh_processes_and_when_they_were_interrupted(
 
 
 def test_a_run_that_differs_is_told(
-    same: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    same: Any, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, count = same._trained, iter(range(100))
 
@@ -62,7 +54,7 @@ def test_a_run_that_differs_is_told(
 
     monkeypatch.setattr(same, "_trained", other)
     monkeypatch.setattr(same, "_fresh", _without_stops(same._fresh))
-    monkeypatch.setattr(sys, "argv", [*WORDS, "--methods", "lora"])
+    monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv), "--methods", "lora"])
     assert same.main() == 1
     assert "| lora | 2 | 2 different | 2 different |" in capsys.readouterr().out
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AttentionInterface
 
@@ -34,7 +35,15 @@ def _fresh() -> Any:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(("method", "family"), [("standard", "bert"), ("lora", "modernbert")])
+OLDER = Version(torch.__version__) < Version("2.12")
+OWN = pytest.param(
+    "standard",
+    "bert",
+    marks=pytest.mark.skipif(OLDER, reason="torch 2.11 ends in an assertion of its own here on a CPU; see test_gpu.py"),
+)
+
+
+@pytest.mark.parametrize(("method", "family"), [OWN, ("lora", "modernbert")])
 def test_gradients_stay_the_same_and_the_code_of_one_layer_serves_all(
     method: str, family: str, model_directory: Any, labelled: Any
 ) -> None:
