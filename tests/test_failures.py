@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import loratory.run as run_module
 from loratory import trained
+from loratory.data.batches import Batch
+from loratory.engine.step import Step
 from loratory.errors import DivergedError, OutOfMemoryError, StorageError, TrainingError
 from loratory.evaluation import predictions
 from loratory.methods import METHODS
@@ -95,6 +97,51 @@ def test_a_run_that_fails_leaves_a_record_and_may_be_run_again(
         trained.open_trained(output, hardware=CPU)
     if lr < 1:
         assert train(chosen, output=output).record.status == "completed"
+
+
+def hold(patch: pytest.MonkeyPatch, *, tokens: int, trainable: int) -> None:
+    """Let the device's memory hold steps of so many tokens and so many trained parameters."""
+    before = Step.backward
+
+    def backward(step: Step, batch: Batch) -> None:
+        trained = sum(parameter.numel() for parameter in step.free.values())
+        if len(batch.input_ids) > tokens or trained > trainable:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        before(step, batch)
+
+    patch.setattr(Step, "backward", backward)
+
+
+def test_where_memory_runs_out_it_is_said_what_would_fit(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tokens=70, trainable=10**9)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(spec("standard"), output=tmp_path / "run")
+    said = str(caught.value)
+    assert said.startswith("out of memory on cpu at --batch-size 16, --max-length 32 (CUDA out of memory.); ")
+    assert "each of these fits: --accumulate 4, --batch-size 4" in said
+    assert "(not: --accumulate 2, --batch-size 8, --max-length 16, --activation-checkpointing on, " in said
+    record = find_run(tmp_path / "run")
+    assert record is not None
+    assert (record.status, record.error) == ("out_of_memory", said)
+    assert record.parameters["total"] > 10_000  # of the model whose weights were given up
+    assert record.parameters["trainable"] == record.parameters["total"]
+    assert train(spec("standard", accumulate=4), output=tmp_path / "again").record.status == "completed"
+
+
+def test_where_the_method_is_what_takes_it_another_is_named(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tokens=10**6, trainable=8000)
+    with pytest.raises(OutOfMemoryError, match=r"each of these fits: --method lora, --method head \(not: "):
+        train(spec("hybrid", unfrozen_layers=1), output=tmp_path / "run")
+
+
+def test_where_nothing_fits_that_is_said(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(monkeypatch, tokens=0, trainable=0)
+    with pytest.raises(OutOfMemoryError, match=r"take a smaller --model; none of these does by the estimate: --acc"):
+        train(spec("lora"), output=tmp_path / "run")
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("odd\nmore"), KeyError("odd"), ZeroDivisionError()])

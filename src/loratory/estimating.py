@@ -21,6 +21,7 @@ from loratory.errors import OutOfMemoryError, SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import METHODS
 from loratory.outcome import memory_errors
+from loratory.remedies import free
 from loratory.saving import bytes_of_weights
 from loratory.setup import prepare
 from loratory.spec import RunSpec
@@ -135,6 +136,8 @@ def estimate(
         )
     inputs = inputs or Inputs(weights=False)
     facts, found = _tried(spec, inputs, seconds)
+    if found is None:
+        log.warning("%s at --batch-size %d: the memory does not suffice", spec.method.name, spec.training.batch_size)
     largest = None
     if memory is not None:
         half = {"batch_size": max(1, spec.training.batch_size // 2)}
@@ -160,6 +163,20 @@ def estimate(
         device=facts.device,
         spec=facts.spec.model_dump(mode="json"),
     )
+
+
+def fits(spec: RunSpec) -> bool:
+    """Whether the device's memory suffices, as it is now, for the heaviest step of the run `spec`.
+
+    Raises:
+        LoratoryError: as :func:`estimate`.
+    """
+    try:
+        return _tried(spec, Inputs(weights=False), 0.0)[1] is not None
+    except OutOfMemoryError:  # before the first step
+        return False
+    finally:
+        free(Hardware.of(spec.hardware))
 
 
 @dataclass(frozen=True)
@@ -207,8 +224,7 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
                 seconds=seconds,
             )
     except OutOfMemoryError:
-        log.warning("%s at --batch-size %d: the memory does not suffice", spec.method.name, training.batch_size)
-        setup.hardware.release()
+        free(setup.hardware)
         return facts, None
 
 

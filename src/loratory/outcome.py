@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
 from loratory.program import code_version
+from loratory.remedies import general
 from loratory.setup import Setup
 from loratory.spec import RunSpec
 from loratory.store.directory import RECORD, commit, staging
@@ -24,24 +26,24 @@ log = logging.getLogger("loratory")
 
 
 @contextmanager
-def memory_errors(spec: RunSpec, hardware: Hardware) -> Iterator[None]:
-    """Turn what torch says when memory runs out into our own error."""
+def memory_errors(spec: RunSpec, hardware: Hardware, remedy: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn what torch says when memory runs out into our own error.
+
+    Args:
+        remedy: says what to do about it; called when what was computed inside holds no memory any more. Without it, the
+            error says what may help.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(spec, hardware, error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch's CPU allocator says
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):  # what torch's CPU allocator says
             raise
-        raise _out_of_memory(spec, hardware, error) from error
-
-
-def _out_of_memory(spec: RunSpec, hardware: Hardware, error: Exception) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}, --max-length "
-        f"{spec.data.max_length}; try --accumulate {spec.training.accumulate * 2} or a smaller --max-length "
-        f"({first_line(error)})"
-    )
+        said = first_line(error)
+        clear_frames(error.__traceback__)
+        where = f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}"
+        advice = remedy() if remedy is not None else general(spec)
+        raise OutOfMemoryError(f"{where}, --max-length {spec.data.max_length} ({said}); {advice}") from error
 
 
 def record_of(

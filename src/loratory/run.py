@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from loratory.inputs import Inputs
 from loratory.interruption import Interruption
 from loratory.outcome import failures_recorded, memory_errors, record_of
 from loratory.problems import MULTI
+from loratory.remedies import remedy
 from loratory.saving import bytes_of_weights, check_saved, save
 from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
@@ -148,10 +150,10 @@ def _train(
         keeper = RunKeeper.of(checkpoints, every, setup.hardware, interruption)
         with failures_recorded(setup, meter, name, directory), forgotten_if_diverged(checkpoints):
             meter.start_memory()
-            with memory_errors(setup.spec, hardware), interruption.awaited():
+            with memory_errors(setup.spec, hardware, partial(remedy, setup)), interruption.awaited():
                 result = optimize(setup, meter, keeper=keeper, on_step=stepped, on_epoch=trackers.epoch)
             meter.stop_memory()
-            with memory_errors(setup.spec, hardware), meter.phase("eval"):
+            with memory_errors(setup.spec, hardware, partial(remedy, setup)), meter.phase("eval"):
                 logits = {
                     part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
                     for part in setup.scored

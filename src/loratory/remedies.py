@@ -1,0 +1,105 @@
+"""What would fit where a run's memory did not suffice: each change is tried on the device, by the estimate."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+
+import torch
+
+from loratory.engine.hardware import Hardware
+from loratory.errors import LoratoryError
+from loratory.methods import method_settings
+from loratory.setup import Setup
+from loratory.spec import RunSpec
+
+SECONDS = 60.0
+"""After so long no further change is tried."""
+
+SHORTEST = 16
+"""Texts are not cut below so many tokens."""
+
+Change = tuple[str, RunSpec]
+"""The flags of a change, and the run with it."""
+
+
+def remedy(setup: Setup) -> str:
+    """Which changes of the run `setup`, each alone, would fit; the run's own weights are given up for that.
+
+    Of several processes, where they would have to try together, and beside a quantised base, whose weights an estimate
+    has not, it is only said what there is.
+    """
+    spec = setup.spec
+    if setup.hardware.processes.count > 1 or spec.training.quantize != "off":
+        return general(spec)
+    _give_up(setup)
+    begin = time.monotonic()
+    fitting: list[str] = []
+    not_fitting: list[str] = []
+    for changes in _changes(spec):
+        for words, changed in changes:
+            if time.monotonic() - begin > SECONDS:
+                break
+            if (fits := _fits(changed)) is None:
+                continue
+            (fitting if fits else not_fitting).append(words)
+            if fits:
+                break
+    if not fitting:
+        tried = f"; none of these does by the estimate: {', '.join(not_fitting)}" if not_fitting else ""
+        return f"take a smaller --model{tried}"
+    beside = f" (not: {', '.join(not_fitting)})" if not_fitting else ""
+    return f"by the estimate each of these fits: {', '.join(fitting)}{beside}"
+
+
+def general(spec: RunSpec) -> str:
+    """What may help, untried."""
+    return f"try --accumulate {spec.training.accumulate * 2} or a smaller --max-length"
+
+
+def _changes(spec: RunSpec) -> Iterator[list[Change]]:
+    """What may be changed; of each list, from the smallest change on, the first that fits is enough."""
+    training, longest = spec.training, spec.data.max_length
+    parts = [training.accumulate << more for more in range(1, 11)]
+    yield [_changed(spec, "training", accumulate=count) for count in parts if count <= training.batch_size]
+    sizes = [training.batch_size >> less for less in range(1, 11)]
+    yield [_changed(spec, "training", batch_size=size) for size in sizes if size >= training.accumulate]
+    lengths = [longest >> less for less in range(1, 4)]
+    yield [_changed(spec, "data", max_length=length) for length in lengths if length >= SHORTEST]
+    if spec.hardware.activation_checkpointing == "off":
+        yield [_changed(spec, "hardware", activation_checkpointing="on")]
+    for name in ("lora", "head"):
+        if spec.method.name in ("standard", "hybrid") or (name == "head" and spec.method.name != "head"):
+            yield [(f"--method {name}", spec.model_copy(update={"method": method_settings({"name": name})}))]
+
+
+def _changed(spec: RunSpec, group: str, **values: int | str) -> Change:
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
+    return " ".join(words), spec.model_copy(update={group: getattr(spec, group).model_copy(update=values)})
+
+
+def _fits(spec: RunSpec) -> bool | None:
+    """Whether it fits; None where such a run cannot be, whatever the memory."""
+    from loratory.estimating import fits
+
+    try:
+        return fits(spec)
+    except LoratoryError:
+        return None
+
+
+def _give_up(setup: Setup) -> None:
+    """Free what the run's model holds; shapes, which its record counts, stay."""
+    for tensor in (*setup.base.model.parameters(), *setup.base.model.buffers()):
+        tensor.grad = None
+        tensor.data = torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    free(setup.hardware)
+
+
+def free(hardware: Hardware) -> None:
+    """Give back to the device what nothing refers to any more."""
+    gc.collect()
+    hardware.release()
+    if hardware.device.type == "cuda":
+        torch.cuda.empty_cache()
