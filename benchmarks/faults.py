@@ -1,7 +1,8 @@
 """Processes killed, stopped and refused on purpose: `python benchmarks/faults.py [--seconds S]` prints what came of it.
 
-The long form of tests/faults: the store's own steps at every operation, then a tiny run and a tiny study (random
-weights), killed at every operation in turn and at random moments, for as many seconds as are given.
+The long form of tests/faults: the store's own steps at every operation, then a tiny run that keeps checkpoints and a
+tiny study (random weights), killed at every operation in turn and, with their process group, at random moments, for as
+many seconds as are given.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import argparse
 import csv
 import dataclasses
 import errno
+import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +39,16 @@ from tiny import BERT, WORDS, word_tokenizer
 
 import loratory.finish
 from loratory.cli import main
-from loratory.errors import StorageError
+from loratory.errors import Interrupted, StorageError
 from loratory.methods import spec_from_flags
 from loratory.run import train
+from loratory.spec import RunSpec
 from loratory.store.directory import read_run
+from loratory.store.manifest import verified
 from loratory.store.record import RunRecord
+from loratory.study.document import Summary
+from loratory.study.layout import read_json
+from loratory.study.selection import read_selection
 
 STUDY = """
 name: tiny
@@ -50,6 +60,9 @@ train: {{epochs: 1, max_length: 16, batch_size: 32, device: cpu, precision: fp32
 """
 
 Work = Callable[[Path], None]
+
+STUDYS = ("plan.json", "summary.json", "selections")
+"""Files of a study's own that are read again."""
 
 
 def inputs(folder: Path) -> tuple[Path, Path]:
@@ -67,9 +80,10 @@ def inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def ended(work: Callable[[], None], *, after: float | None = None) -> int:
-    """How a forked process that does it ends; killed after so many seconds."""
+    """How a forked process that does it ends; it and all that it started are killed after so many seconds."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -83,8 +97,32 @@ def ended(work: Callable[[], None], *, after: float | None = None) -> int:
             os._exit(code)
     if after is not None:
         time.sleep(after)
+        with suppress(ProcessLookupError):  # it had not come to its own group yet, or is over
+            os.killpg(pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
     return steps.code_of(pid)
+
+
+def together(count: int, work: Callable[[int], Counter[str]]) -> Counter[str]:
+    """The sum of what `count` processes find, each given its number."""
+    pipes = []
+    for number in range(count):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.close(reading)
+            try:
+                os.write(writing, json.dumps(work(number)).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        pipes.append(reading)
+    found = Counter[str]()
+    for reading in pipes:
+        with os.fdopen(reading, encoding="utf8") as pipe:
+            found.update(json.loads(pipe.read()))
+    for _ in range(count):
+        os.wait()
+    return found
 
 
 def runs_in(place: Path) -> dict[str, tuple[int, RunRecord]]:
@@ -113,74 +151,121 @@ def tried(work: Work, place: Path, expected: dict[str, Any], found: Counter[str]
     found["other results"] += scores(place) != expected
 
 
-def every_operation(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float) -> None:
-    found, at, whole = Counter[str](), 0, False
-    while time.monotonic() < until and not whole:
-        at += 1
-        place = folder / f"{name}-{at}" / "out"
-
-        def killed(at: int = at, place: Path = place) -> None:
-            with faults(at, kill):
-                work(place)
-
-        code = ended(killed)
-        whole = code == 0
-        if not whole:
-            tried(work, place, expected, found, code)
-    print(f"{name}, killed at operation 1 to {at - whole}{'' if whole else ' (time was up)'}: {said(found)}")
-
-
-def random_moments(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float) -> None:
-    found, draw, number = Counter[str](), random.Random(0), 0
-    begun = time.monotonic()
-    assert ended(lambda: work(folder / f"{name}-whole" / "out")) == 0
-    seconds = time.monotonic() - begun
-    while time.monotonic() < until:
-        number += 1
-        place = folder / f"{name}-random-{number}" / "out"
-        tried(work, place, expected, found, ended(lambda p=place: work(p), after=draw.uniform(0, seconds)))  # type: ignore[misc]
-    print(f"{name}, killed at {number} random moments: {said(found)}")
-
-
-def refused(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, every: int) -> None:
-    found = Counter[str]()
-    for number in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE):
-        at, whole = 1, False
+def every_operation(
+    name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
+) -> Counter[str]:
+    def some(first: int) -> Counter[str]:
+        found, at, whole = Counter[str](), first + 1, False
         while time.monotonic() < until and not whole:
-            place = folder / f"{name}-{number}-{at}" / "out"
+            place = folder / f"{name}-{at}" / "out"
 
-            def faulty(at: int = at, place: Path = place, number: int = number) -> None:
-                with faults(at, refuse(number)) as operations:
+            def killed(at: int = at, place: Path = place) -> None:
+                with faults(at, kill):
                     work(place)
-                os._exit(0 if operations.count < at else 9)
 
-            code = ended(faulty)
+            code = ended(killed)
             whole = code == 0
-            found[f"exit {code}"] += not whole
             if not whole:
                 tried(work, place, expected, found, code)
-            at += every
-    print(f"{name}, refused at every {every} operation: {said(found)}; exit 9 is a run that went on")
+                at += at_once
+        return found + Counter({"time was up": int(not whole)})
+
+    found = together(at_once, some)
+    late = found.pop("time was up", 0)
+    print(f"{name}, killed at {'each operation' if not late else 'operations, until time was up'}: {said(found)}")
+    return found
 
 
-def flips(run: Path) -> None:
-    found = Counter[str]()
-    record = read_run(run)
-    for path in sorted(run.iterdir()):
-        content = path.read_bytes()
-        stride = max(1, len(content) // 4000)
-        for how in ("flipped", "cut"):
-            for position in range(0, len(content), stride):
+def random_moments(
+    name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
+) -> Counter[str]:
+    def some(seed: int) -> Counter[str]:
+        found, draw, number = Counter[str](), random.Random(seed), 0
+        begun = time.monotonic()
+        assert ended(lambda: work(folder / f"{name}-whole-{seed}" / "out")) == 0
+        seconds = time.monotonic() - begun
+        while time.monotonic() < until:
+            number += 1
+            place = folder / f"{name}-random-{seed}-{number}" / "out"
+            moment = draw.uniform(0, seconds)
+            tried(work, place, expected, found, ended(lambda place=place: work(place), after=moment))  # type: ignore[misc]
+        return found
+
+    found = together(at_once, some)
+    print(f"{name}, killed with its process group at random moments: {said(found)}")
+    return found
+
+
+def refused(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int) -> Counter[str]:
+    def some(first: int) -> Counter[str]:
+        found = Counter[str]()
+        for number in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE):
+            at, whole = first + 1, False
+            while time.monotonic() < until and not whole:
+                place = folder / f"{name}-{number}-{at}" / "out"
+
+                def faulty(at: int = at, place: Path = place, number: int = number) -> None:
+                    with faults(at, refuse(number)) as operations:
+                        work(place)
+                    os._exit(0 if operations.count < at else 9)
+
+                code = ended(faulty)
+                whole = code == 0
+                found[f"exit {code}"] += not whole
+                if not whole:
+                    tried(work, place, expected, found, code)
+                at += at_once
+            found["time was up"] += not whole
+        return found
+
+    found = together(at_once, some)
+    late = found.pop("time was up", 0)
+    where = "each operation" if not late else "operations, until time was up"
+    print(f"{name}, refused at {where}: {said(found)}; exit 9 is one that went on")
+    return found
+
+
+def flips(what: str, folder: Path, read: Callable[[Path], Any], at_once: int, most: int) -> Counter[str]:
+    """Every file of `folder`, one of its bytes changed, or cut short before it: `read` notices, or gives the same."""
+
+    def some(first: int) -> Counter[str]:
+        found, copy = Counter[str](), folder.with_name(f"{folder.name}-{first}")
+        shutil.copytree(folder, copy)
+        whole = read(copy)
+        for path in sorted(path for path in copy.rglob("*.*") if path.is_file() and not path.name.startswith(".")):
+            content = path.read_bytes()
+            stride = max(1, len(content) // most) if most else 1
+            for how, position in product(("flipped", "cut"), range(0, len(content), stride)[first::at_once]):
                 changed = bytes([content[position] ^ 1]) + content[position + 1 :] if how == "flipped" else b""
                 path.write_bytes(content[:position] + changed)
                 try:
-                    same = read_run(run) == record
+                    same = read(copy) == whole
                 except StorageError:
                     found["noticed"] += 1
                 else:
-                    found["harmless" if same and path.name == "manifest.json" else "unnoticed"] += 1
-        path.write_bytes(content)
-    print(f"bytes flipped and files cut, at most 4,000 places of a file: {said(found)}")
+                    found["harmless" if same else "unnoticed"] += 1
+            path.write_bytes(content)
+        return found
+
+    found = together(at_once, some)
+    places = f"at most {most:,} places of a file" if most else "at every byte"
+    print(f"{what}, bytes flipped and files cut, {places}: {said(found)}")
+    return found
+
+
+def all_of_a_run(folder: Path) -> Any:
+    """What a reader takes from a run, or from a checkpoint."""
+    if (folder / "run.json").exists():
+        read_run(folder)
+    names = verified(folder)
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def all_of_a_study(folder: Path) -> Any:
+    """What a reader takes from a study's own files."""
+    plan = read_json(folder / "plan.json")
+    chosen = {path.stem: read_selection(folder, path.stem) for path in sorted((folder / "selections").iterdir())}
+    return {key: plan[key] for key in plan if key != "sha256"}, chosen, Summary.read(folder)
 
 
 def launchers(folder: Path, rounds: int) -> None:
@@ -236,6 +321,7 @@ def clocks(run: Work, folder: Path, expected: dict[str, Any]) -> None:
 
 def said(found: Counter[str]) -> str:
     keys = ("processes disturbed", "committed before", "lost", "doubled", "other results", "repaired by hand")
+    found = Counter({key: value for key, value in found.items() if value})
     first = {key: found[key] for key in keys if found["processes disturbed"]}
     return ", ".join(f"{key} {value:,}" for key, value in {**first, **found}.items())
 
@@ -244,6 +330,8 @@ def main_() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800, help="for the runs and studies")
     parser.add_argument("--rounds", type=int, default=200, help="of eight launchers")
+    parser.add_argument("--at-once", type=int, default=2, help="processes that are disturbed at a time")
+    parser.add_argument("--places", type=int, default=0, help="of each file, where not every byte is flipped")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
@@ -253,11 +341,11 @@ def main_() -> None:
         os.environ["LORATORY_DATA"] = str(folder / "data")
         model, data = inputs(folder)
         (folder / "study.yaml").write_text(STUDY.format(data=data, model=model))
-        flags = {"model": str(model), "dataset": str(data), "epochs": 1, "max_length": 16, "lr": 0.005}
-        spec = spec_from_flags({"method": "head", **flags, "device": "cpu", "precision": "fp32"})
+        flags = {"model": str(model), "dataset": str(data), "epochs": 3, "max_length": 16, "lr": 0.005}
+        spec = spec_from_flags({"method": "lora", "rank": 1, **flags, "device": "cpu", "precision": "fp32"})
 
         def run(place: Path) -> None:
-            train(spec, output=place)
+            train(spec, output=place, checkpoint_every="2 steps")
 
         def study(place: Path) -> None:
             if code := main(["study", "run", str(folder / "study.yaml"), "--output", str(place)]):
@@ -268,14 +356,30 @@ def main_() -> None:
         launchers_at, stopped_at = folder / "launchers", folder / "stopped"
         launchers(launchers_at, asked.rounds)
         stopped_holders(stopped_at)
-        flips(folder / "run" / "out")
-        share = asked.seconds / 6
+        checkpoint = checkpoint_of(spec, folder / "kept" / "run")
+        others = [one.name for one in (folder / "study" / "out").iterdir() if one.name not in STUDYS]
+        own = shutil.copytree(folder / "study" / "out", folder / "own", ignore=shutil.ignore_patterns(*others))
+        for what, place, read in (
+            ("a run", folder / "run" / "out", all_of_a_run),
+            ("a checkpoint", checkpoint, all_of_a_run),
+            ("a study's own files", Path(own), all_of_a_study),
+        ):
+            flips(what, place, read, asked.at_once, asked.places)
+        share, found = asked.seconds / 6, Counter[str]()
         for one in (run, study):
             expected = scores(folder / one.__name__ / "out")
-            for trial in (every_operation, random_moments):
-                trial(one.__name__, one, folder, expected, time.monotonic() + share)
-            refused(one.__name__, one, folder, expected, time.monotonic() + share, 1 if one is run else 7)
+            for trial in (every_operation, random_moments, refused):
+                found += trial(one.__name__, one, folder, expected, time.monotonic() + share, asked.at_once)
+        print(f"in all: {said(found)}")
         clocks(run, folder, scores(folder / "run" / "out"))
+
+
+def checkpoint_of(spec: RunSpec, output: Path) -> Path:
+    """A checkpoint that an interrupted run left."""
+    with suppress(Interrupted):
+        train(spec, output=output, on_step=lambda progress: signal.raise_signal(signal.SIGTERM))
+    (found,) = output.parent.glob(".run.checkpoint-*")
+    return found.rename(output.parent / "checkpoint")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from transformers import AutoConfig
 
 from loratory.engine import compiling
 from loratory.engine.hardware import Hardware
+from loratory.errors import OutOfMemoryError
 from loratory.methods import spec_from_flags
 from loratory.models.families import FAMILIES
 from loratory.models.flat import ATTENTION, Classifier
@@ -240,3 +243,33 @@ def test_a_deterministic_run_gives_the_same_bytes_in_fresh_processes_and_when_it
     done = subprocess.run([sys.executable, script, *words.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same bytes in all") == 6
+
+
+def test_where_memory_runs_out_what_is_said_to_fit_does(model_directory: Any, tmp_path: Path) -> None:
+    model = model_directory(
+        "bert", hidden_size=256, intermediate_size=1024, num_hidden_layers=4, max_position_embeddings=512
+    )
+    path = tmp_path / "long.csv"
+    rows = [f"w{n % 90} {'w1 w2 w3 ' * 130}w{n},{'good' if n % 2 else 'bad'}\n" for n in range(90)]
+    path.write_text("text,label\n" + "".join(rows), encoding="utf8")
+    flags = {"model": str(model), "dataset": str(path), "device": "cuda", "epochs": 1, "max_length": 400}
+
+    def run(name: str, **more: Any) -> Run:
+        spec = spec_from_flags({"method": "standard", "batch_size": 60, **flags, **more})
+        return train(spec, output=tmp_path / name)
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    try:
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (500 << 20)) / total)
+        with pytest.raises(OutOfMemoryError, match="by the estimate each of these fits: --accumulate") as caught:
+            run("first")
+        said = str(caught.value)
+        parts = re.search(r"--accumulate (\d+)", said)
+        assert parts is not None
+        assert run("second", accumulate=int(parts[1])).record.status == "completed", said
+        with pytest.raises(OutOfMemoryError):
+            run("third", accumulate=max(1, int(parts[1]) // 2))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
