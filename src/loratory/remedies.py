@@ -14,7 +14,7 @@ from loratory.methods import method_settings
 from loratory.setup import Setup
 from loratory.spec import RunSpec
 
-SECONDS = 60.0
+SECONDS = 30.0
 """After so long no further change is tried."""
 
 SHORTEST = 16
@@ -38,19 +38,29 @@ def remedy(setup: Setup) -> str:
     fitting: list[str] = []
     not_fitting: list[str] = []
     for changes in _changes(spec):
-        for words, changed in changes:
-            if time.monotonic() - begin > SECONDS:
-                break
-            if (fits := _fits(changed)) is None:
-                continue
-            (fitting if fits else not_fitting).append(words)
-            if fits:
-                break
+        if time.monotonic() - begin < SECONDS:
+            first, before = _first_that_fits(changes)
+            fitting += first
+            not_fitting += before
     if not fitting:
         tried = f"; none of these does by the estimate: {', '.join(not_fitting)}" if not_fitting else ""
         return f"take a smaller --model{tried}"
     beside = f" (not: {', '.join(not_fitting)})" if not_fitting else ""
     return f"by the estimate each of these fits: {', '.join(fitting)}{beside}"
+
+
+def _first_that_fits(changes: list[Change]) -> tuple[list[str], list[str]]:
+    """The words of the first change that fits and of the last before it that does not: each takes less than the one
+    before it, so that halving finds it.
+    """
+    low, high = 0, len(changes)
+    while low < high:
+        middle = (low + high) // 2
+        fits = _fits(changes[middle][1])
+        if fits is None:  # no such run can be
+            return _first_that_fits(changes[:middle] + changes[middle + 1 :])
+        low, high = (low, middle) if fits else (middle + 1, high)
+    return [words for words, _ in changes[low : low + 1]], [words for words, _ in changes[:low][-1:]]
 
 
 def general(spec: RunSpec) -> str:
@@ -63,12 +73,10 @@ def _changes(spec: RunSpec) -> Iterator[list[Change]]:
     training, longest = spec.training, spec.data.max_length
     parts = [training.accumulate << more for more in range(1, 11)]
     yield [_changed(spec, "training", accumulate=count) for count in parts if count <= training.batch_size]
-    sizes = [training.batch_size >> less for less in range(1, 11)]
-    yield [_changed(spec, "training", batch_size=size) for size in sizes if size >= training.accumulate]
-    lengths = [longest >> less for less in range(1, 4)]
-    yield [_changed(spec, "data", max_length=length) for length in lengths if length >= SHORTEST]
     if spec.hardware.activation_checkpointing == "off":
         yield [_changed(spec, "hardware", activation_checkpointing="on")]
+    lengths = [longest >> less for less in range(1, 4)]
+    yield [_changed(spec, "data", max_length=length) for length in lengths if length >= SHORTEST]
     for name in ("lora", "head"):
         if spec.method.name in ("standard", "hybrid") or (name == "head" and spec.method.name != "head"):
             yield [(f"--method {name}", spec.model_copy(update={"method": method_settings({"name": name})}))]
@@ -76,6 +84,8 @@ def _changes(spec: RunSpec) -> Iterator[list[Change]]:
 
 def _changed(spec: RunSpec, group: str, **values: int | str) -> Change:
     words = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
+    if "accumulate" in values:  # its parts are as large as those batches
+        words.append(f"or --batch-size {spec.training.batch_size // int(values['accumulate'])}")
     return " ".join(words), spec.model_copy(update={group: getattr(spec, group).model_copy(update=values)})
 
 
