@@ -40,10 +40,18 @@ def memory_errors(spec: RunSpec, hardware: Hardware, remedy: Callable[[], str] |
         if not known and "can't allocate memory" not in str(error):  # what torch's CPU allocator says
             raise
         said = first_line(error)
-        clear_frames(error.__traceback__)
+        _let_go(error)
         where = f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}"
         advice = remedy() if remedy is not None else general(spec)
         raise OutOfMemoryError(f"{where}, --max-length {spec.data.max_length} ({said}); {advice}") from error
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames that an error went through still hold, and those of the errors that it came from."""
+    one: BaseException | None = error
+    while one is not None:
+        clear_frames(one.__traceback__)
+        one = one.__context__
 
 
 def record_of(
