@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -21,6 +22,7 @@ import pytest
 
 import loratory.study.jobs as jobs
 from loratory.cli import main
+from loratory.engine.epoch import Ready
 from loratory.errors import DivergedError, LoratoryError, StorageError
 from loratory.inputs import Inputs
 from loratory.store.record import RunRecord
@@ -272,6 +274,49 @@ def test_an_interrupted_run_is_run_again(
     assert "interrupted" in {record.status for record in records(tmp_path / "out").values()}
     assert main(command) == 0
     assert {record.status for record in records(tmp_path / "out").values()} == {"completed"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_runs_under_way_keep_a_checkpoint_when_a_study_is_interrupted_and_go_on_from_it(
+    workers: int, study_file: Any, forked: Any, ran: Path, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, place, stepped = multiprocessing.get_context("fork"), tmp_path / "out", tmp_path / "stepped"
+    command = ["study", "run", str(study_file()), "--output", str(place), "--workers", str(workers)]
+    epoch = Ready.epoch
+
+    def waiting(self: Ready, number: int, on_step: Any, **given: Any) -> int:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing)
+
+        def step(progress: Any) -> None:
+            on_step(progress)
+            stepped.touch()
+            select.select([reading], [], [], 60)
+
+        return epoch(self, number, step, **given)
+
+    def work() -> int:
+        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
+        Ready.epoch = waiting  # type: ignore[method-assign]
+        return main(command)
+
+    process = forked(work)
+    deadline = time.monotonic() + 60
+    while not stepped.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    kept = [path.name for path in (place / "runs").glob(".*.checkpoint-*")]
+    assert 1 <= len(kept) <= workers
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    assert main(command) == 0
+    found = records(place)
+    assert sum(record.cost["resumed_at_steps"] == [1] for record in found.values()) == len(kept)
+    assert numbers(found) == numbers(records(ran))
+    assert not list((place / "runs").glob(".*"))
 
 
 def test_the_second_launcher_names_the_first_and_stops(ran: Path, study_file: Any, capsys: Any) -> None:
