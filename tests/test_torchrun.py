@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from loratory.cli import main
+from loratory.engine.epoch import Ready
 from loratory.engine.modules import Dropout
 from loratory.engine.processes import Processes
 from loratory.methods import spec_from_flags
@@ -121,3 +122,33 @@ def test_each_process_draws_masks_of_its_own() -> None:
             drawn.append(Dropout(0.5).mask(torch.zeros(64, 8)))
     assert not any(torch.equal(one, other) for one, other in combinations(drawn, 2))
     assert Processes().seed(7) == 7
+
+
+def test_processes_that_are_interrupted_go_on_together_to_the_same_bits(
+    launched: Any, tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {**COMMON, "method": "lora", "dropout": 0.1, "model": tiny_bert, "dataset": tiny_csv, "batch_size": 8}
+    code, _, err = launched(command(flags, tmp_path / "whole"))
+    assert code == 0, err
+    epoch = Ready.epoch
+
+    def interrupted(self: Ready, number: int, on_step: Any, **given: Any) -> int:
+        def step(progress: Any) -> None:
+            on_step(progress)
+            if progress.step == 5 and os.environ["RANK"] == "1":  # one of them alone is told
+                signal.raise_signal(signal.SIGTERM)
+
+        return epoch(self, number, step, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ready, "epoch", interrupted)
+        code, _, err = launched(command(flags, tmp_path / "run"))
+    assert code != 0
+    assert "after step 6, of which a checkpoint is kept" in err  # the next at which they wait for each other
+    assert [path.name for path in tmp_path.glob(".run.checkpoint-*")] == [".run.checkpoint-0000000006"]
+    code, out, err = launched(command(flags, tmp_path / "run"))
+    assert code == 0, err
+    assert json.loads(out)["cost"]["resumed_at_steps"] == [6]
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list(tmp_path.glob(".run*"))
