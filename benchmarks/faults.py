@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -225,6 +226,33 @@ def refused(name: str, work: Work, folder: Path, expected: dict[str, Any], until
     return found
 
 
+INJECTED = {"killed": "signal=SIGKILL", "refused with ENOSPC": "error=ENOSPC", "refused with EIO": "error=EIO"}
+"""What strace does at a write."""
+
+
+def every_write(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float) -> Counter[str]:
+    """As :func:`every_operation`, at each write(2) of a fresh process under strace."""
+    found, ends = Counter[str](), []
+    for how, injected in INJECTED.items():
+        at, whole = 0, False
+        while time.monotonic() < until and not whole:
+            at += 1
+            place = folder / f"{name}-{injected[-6:]}-write-{at}" / "out"
+            words = ["strace", "-qq", "-o", os.devnull, "-e", "trace=write", "-e", f"inject=write:{injected}:when={at}"]
+            code = subprocess.run(
+                [*words, sys.executable, __file__, "--one", name, str(folder), str(place)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            ).returncode
+            whole = code == 0
+            if not whole:
+                tried(work, place, expected, found, code)
+        ends.append(f"{how} at write 1 to {at - whole}{'' if whole else ' (time was up)'}")
+    print(f"{name}, {', '.join(ends)}: {said(found)}")
+    return found
+
+
 def flips(what: str, folder: Path, read: Callable[[Path], Any], at_once: int, most: int) -> Counter[str]:
     """Every file of `folder`, one of its bytes changed, or cut short before it: `read` notices, or gives the same."""
 
@@ -332,31 +360,29 @@ def main_() -> None:
     parser.add_argument("--rounds", type=int, default=200, help="of eight launchers")
     parser.add_argument("--at-once", type=int, default=2, help="processes that are disturbed at a time")
     parser.add_argument("--places", type=int, default=0, help="of each file, where not every byte is flipped")
+    parser.add_argument("--writes", action="store_true", help="fault each write with strace too, which takes long")
+    parser.add_argument("--one", nargs=3, metavar=("WHAT", "FOLDER", "PLACE"), help="what strace is given")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     loratory.finish.write = lambda directory, summary: [directory / "report.html"]  # a fork draws no charts
+    if asked.one:
+        what, name, place = asked.one
+        os.environ["LORATORY_DATA"] = str(Path(name) / "data")
+        works(Path(name))[what](Path(place))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LORATORY_DATA"] = str(folder / "data")
         model, data = inputs(folder)
         (folder / "study.yaml").write_text(STUDY.format(data=data, model=model))
-        flags = {"model": str(model), "dataset": str(data), "epochs": 3, "max_length": 16, "lr": 0.005}
-        spec = spec_from_flags({"method": "lora", "rank": 1, **flags, "device": "cpu", "precision": "fp32"})
-
-        def run(place: Path) -> None:
-            train(spec, output=place, checkpoint_every="2 steps")
-
-        def study(place: Path) -> None:
-            if code := main(["study", "run", str(folder / "study.yaml"), "--output", str(place)]):
-                os._exit(code)
-
+        run, study = works(folder).values()
         for one in (run, study):  # undisturbed, and what it imports is loaded
             one(folder / one.__name__ / "out")
         launchers_at, stopped_at = folder / "launchers", folder / "stopped"
         launchers(launchers_at, asked.rounds)
         stopped_holders(stopped_at)
-        checkpoint = checkpoint_of(spec, folder / "kept" / "run")
+        checkpoint = checkpoint_of(spec_in(folder), folder / "kept" / "run")
         others = [one.name for one in (folder / "study" / "out").iterdir() if one.name not in STUDYS]
         own = shutil.copytree(folder / "study" / "out", folder / "own", ignore=shutil.ignore_patterns(*others))
         for what, place, read in (
@@ -370,8 +396,30 @@ def main_() -> None:
             expected = scores(folder / one.__name__ / "out")
             for trial in (every_operation, random_moments, refused):
                 found += trial(one.__name__, one, folder, expected, time.monotonic() + share, asked.at_once)
+            if asked.writes:
+                found += every_write(one.__name__, one, folder, expected, time.monotonic() + 2 * share)
         print(f"in all: {said(found)}")
         clocks(run, folder, scores(folder / "run" / "out"))
+
+
+def spec_in(folder: Path) -> RunSpec:
+    """The tiny run."""
+    flags = {"dataset": str(folder / "tiny.csv"), "epochs": 3, "max_length": 16, "lr": 0.005}
+    given = {"model": str(folder / "model"), **flags, "device": "cpu", "precision": "fp32"}
+    return spec_from_flags({"method": "lora", "rank": 1, **given})
+
+
+def works(folder: Path) -> dict[str, Work]:
+    """The tiny run and the tiny study, by their names."""
+
+    def run(place: Path) -> None:
+        train(spec_in(folder), output=place, checkpoint_every="2 steps")
+
+    def study(place: Path) -> None:
+        if code := main(["study", "run", str(folder / "study.yaml"), "--output", str(place)]):
+            os._exit(code)
+
+    return {"run": run, "study": study}
 
 
 def checkpoint_of(spec: RunSpec, output: Path) -> Path:
