@@ -149,12 +149,21 @@ def skeleton(found: Pretrained, labels: tuple[str, ...], problem: Problem = SING
     """
     config = found.config(labels, problem)
     flat.register()
-    try:
-        with quiet(), torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(f"model {found.name!r}: {first_line(error)}") from error
+    with quiet(), torch.device("meta"):
+        model = _built(found.name, config)
     return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
+
+
+def _built(name: str, config: PretrainedConfig) -> Any:
+    """The architecture that `config` describes.
+
+    Raises:
+        ModelError: its settings do not go together.
+    """
+    try:
+        return AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(f"model {name!r}: {first_line(error)}") from error
 
 
 def drawn(
@@ -172,7 +181,7 @@ def drawn(
     flat.register()
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
+        model = _built(found.name, config)
     return Base(model.float(), found.tokenizer, family_of(config), found.source, found.digest)
 
 

@@ -136,7 +136,7 @@ def _asked(path: Path) -> dict[str, Any]:
     """
     command = [sys.executable, "-I", "-S", str(Path(pth_child.__file__)), str(path.absolute())]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=2 * pth_child.MAX_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=10 * pth_child.MAX_SECONDS, check=False)
         answer: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise SafetyError(f"{path}: takes more memory or time to read than a file of tensors needs; refused") from error

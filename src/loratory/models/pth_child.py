@@ -9,19 +9,21 @@ that computes nothing; any other name ends it. The numbers themselves it leaves 
 import collections
 import io
 import json
+import math
 import pickle
 import struct
 import sys
 import zipfile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 Spans = dict[str, tuple[int, int]]
 """Where each storage's bytes begin in the file, and how many they are."""
 
 MAX_PICKLE = 64 << 20
 MAX_TENSORS = 50_000
+MAX_NAME = 500
 MAX_MEMORY = 512 << 20
-MAX_SECONDS = 20
+MAX_SECONDS = 2
 
 SIZES = {
     "DoubleStorage": ("float64", 8),
@@ -46,18 +48,18 @@ class DamagedError(Exception):
     """It is not whole."""
 
 
-class Storage:
-    __slots__ = ("dtype", "elements", "key", "size")
+class Storage(NamedTuple):  # which no pickle can change: BUILD sets attributes of what has any
+    dtype: str
+    size: int
+    key: str
+    elements: int
 
-    def __init__(self, dtype: str, size: int, key: str, elements: int) -> None:
-        self.dtype, self.size, self.key, self.elements = dtype, size, key, elements
 
-
-class Tensor:
-    __slots__ = ("offset", "shape", "storage", "strides")
-
-    def __init__(self, storage: Storage, offset: Any, shape: Any, strides: Any) -> None:
-        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+class Tensor(NamedTuple):
+    storage: Storage
+    offset: Any
+    shape: Any
+    strides: Any
 
 
 def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -188,6 +190,8 @@ def _checked(state: Any, spans: Spans) -> dict[str, Any]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UnsafeError(f"entry {str(name)[:80]!r} is a {type(tensor).__name__}, not a tensor")
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise UnsafeError(f"entry {name[:80]!a} has a name that no tensor has")
         found[name] = described_tensor(name, tensor, spans)
         claimed += found[name]["bytes"]
     if claimed > sum(length for _, length in spans.values()) * 2:  # tied weights stand there twice
@@ -204,6 +208,8 @@ def described_tensor(name: str, tensor: Tensor, spans: Spans) -> dict[str, Any]:
     elements, reached, room = 1, 0, 1
     for length in shape:
         elements *= length
+    if math.prod(max(length, 1) for length in shape) >= 2**63:  # nothing, of sides that torch cannot count
+        raise DamagedError
     begin, held = spans.get(storage.key, (0, -1))
     if elements * storage.size > max(held, 0):
         raise (
