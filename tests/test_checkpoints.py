@@ -78,13 +78,15 @@ def test_every_method_goes_on_to_the_same_bits(
     method: str, spec: Any, runs: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "run"
-    interrupted(spec(method), output, (4, 6, 11))  # within the first epoch, at its end, one step before the last
-    assert [path.name for path in checkpoints(output)] == [".run.checkpoint-0000000006", ".run.checkpoint-0000000011"]
+    # within the first epoch, at its end, one step before the last; the end of an epoch is the loop's, not the method's
+    steps = [4, 6, 11] if method == "standard" else [4, 11]
+    interrupted(spec(method), output, steps)
+    assert [path.name for path in checkpoints(output)] == [f".run.checkpoint-{step:010}" for step in steps[-2:]]
     with caplog.at_level("INFO", "loratory"):
         run = train(spec(method), output=output)
     assert "goes on after step 11" in caplog.text
     assert_same(run, runs[method])
-    assert run.record.cost["resumed_at_steps"] == [4, 6, 11]
+    assert run.record.cost["resumed_at_steps"] == steps
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

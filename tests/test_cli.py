@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -224,31 +223,24 @@ def test_the_studys_own_scripts_train_and_evaluate(
     flags: list[str], forked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), "--method", "lora", *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    (directory,) = (tmp_path / "models").iterdir()
-    assert str(directory.name) in done.stdout.replace("\n", "")
 
-    def evaluate(*arguments: str) -> tuple[int, str, str]:
-        script = ROOT / "scripts" / "evaluate.py"
-        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-        monkeypatch.syspath_prepend(script.parent)  # as Python does with a script
-        process = forked(lambda: runpy.run_path(str(script), run_name="__main__") and None)
+    def script(name: str, *arguments: str) -> tuple[int, str, str]:
+        path = ROOT / "scripts" / name
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        monkeypatch.syspath_prepend(path.parent)  # as Python does with a script
+        process = forked(lambda: runpy.run_path(str(path), run_name="__main__") and None)
         out, err = process.communicate()
         return process.returncode, out, err
 
-    code, out, err = evaluate("--model_path", f"models/{directory.name}", "--json")
+    code, out, err = script("train.py", "--method", "lora", *flags)
+    assert code == 0, err
+    assert "Traceback" not in err
+    (directory,) = (tmp_path / "models").iterdir()
+    assert str(directory.name) in out.replace("\n", "")
+    code, out, err = script("evaluate.py", "--model_path", f"models/{directory.name}", "--json")
     assert code == 0, err
     assert json.loads(out)["split"] == "test"
-    code, _, err = evaluate("--model_path", "models/your_model.pth")
+    code, _, err = script("evaluate.py", "--model_path", "models/your_model.pth")
     assert code == 5
     assert err.startswith("error: ")
     assert err.count("\n") == 1

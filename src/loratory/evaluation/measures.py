@@ -40,6 +40,17 @@ class Outcome:
         """(N, C), natural log of the softmax; None where only a label was predicted."""
         return None if self.logits is None else log_softmax(self.logits)
 
+    @cached_property
+    def per_class(self) -> tuple[npt.NDArray[Any], ...]:
+        """Precision, recall, F1 and true examples of each class, (C,) each; what is undefined counts 0."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        classes = list(range(self.classes))
+        columns: tuple[npt.NDArray[Any], ...] = precision_recall_fscore_support(
+            self.labels, self.predictions, labels=classes, average=None, zero_division=0
+        )
+        return columns
+
 
 def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     """Natural log of the softmax over the last axis, in float64: (N, C) to (N, C)."""
@@ -56,16 +67,23 @@ def accuracy(outcome: Outcome) -> float:
     return float(accuracy_score(outcome.labels, outcome.predictions))
 
 
-def f1(average: str) -> Callable[[Outcome], float]:
-    """F1 with this average over the classes, one never predicted or absent counting 0."""
+def f1_micro(outcome: Outcome) -> float:
+    """F1 over all pairs of an example and a label."""
+    from sklearn.metrics import f1_score
 
-    def compute(outcome: Outcome) -> float:
-        from sklearn.metrics import f1_score
+    classes = list(range(outcome.classes))
+    return float(f1_score(outcome.labels, outcome.predictions, labels=classes, average="micro", zero_division=0))
 
-        classes = list(range(outcome.classes))
-        return float(f1_score(outcome.labels, outcome.predictions, labels=classes, average=average, zero_division=0))
 
-    return compute
+def f1_macro(outcome: Outcome) -> float:
+    """Plain mean of the classes' F1, one never predicted or absent counting 0."""
+    return float(outcome.per_class[2].mean())
+
+
+def f1_weighted(outcome: Outcome) -> float:
+    """Mean of the classes' F1, each weighted by its true examples; the plain mean where there are none."""
+    _, _, f1, support = outcome.per_class
+    return float(np.average(f1, weights=support if support.any() else None))
 
 
 def mcc(outcome: Outcome) -> float:

@@ -150,12 +150,7 @@ def _check(labels: Targets, logits: Logits | None, predictions: Targets, names: 
 
 
 def _per_class(outcome: Outcome, names: tuple[str, ...]) -> dict[str, ClassQuality]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(
-        outcome.labels, outcome.predictions, labels=list(range(outcome.classes)), average=None, zero_division=0
-    )
-    rows = zip(names, *columns, strict=True)
+    rows = zip(names, *outcome.per_class, strict=True)
     return {name: ClassQuality(float(p), float(r), float(f), int(support)) for name, p, r, f, support in rows}
 
 
@@ -177,7 +172,7 @@ _DECLARED = (
         True,
         "F1, the harmonic mean of precision and recall, of all pairs of an example and a label",
         "over examples and labels: a frequent label counts more",
-        measures.f1("micro"),
+        measures.f1_micro,
         problems=(MULTI,),
     ),
     Metric(
@@ -187,7 +182,7 @@ _DECLARED = (
         True,
         "F1, the harmonic mean of precision and recall, where every class counts the same",
         "plain mean over all classes of the data set; one absent from the split or never predicted counts as 0",
-        measures.f1("macro"),
+        measures.f1_macro,
         problems=(SINGLE, MULTI),
     ),
     Metric(
@@ -197,7 +192,7 @@ _DECLARED = (
         True,
         "F1 where every class counts by its number of examples",
         "mean over classes, weighted by their true examples",
-        measures.f1("weighted"),
+        measures.f1_weighted,
         problems=(SINGLE, MULTI),
     ),
     Metric(
