@@ -153,6 +153,7 @@ def test_what_is_told_twice_or_late_counts_once(
         def __init__(self, inputs: Inputs) -> None:
             super().__init__(inputs)
             self.ended: list[Outcome] = []
+            self.late: list[Outcome] = []
 
         def next(self) -> Outcome:
             if not self.ended:
@@ -163,8 +164,6 @@ def test_what_is_told_twice_or_late_counts_once(
                 self.ended = [outcome, *late, outcome]
             told.append(self.ended[0].job.id)
             return self.ended.pop(0)
-
-        late: list[Outcome] = []
 
     told: list[str] = []
     counted: list[str] = []
