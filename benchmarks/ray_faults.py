@@ -72,9 +72,14 @@ def _raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
+def under_way(launcher: int) -> bool:
+    """Whether it has not ended yet."""
+    return bool(psutil.Process(launcher).status() != psutil.STATUS_ZOMBIE)
+
+
 def a_worker(launcher: int) -> bool:
     """Kill the worker of a task, one that comes if there is none; what else goes on."""
-    while psutil.Process(launcher).status() != psutil.STATUS_ZOMBIE:
+    while under_way(launcher):
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
                 if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::_carry_out", "ray::_known")):
@@ -92,7 +97,7 @@ def a_launcher(launcher: int) -> bool:
 
 def await_plan(place: Path, launcher: int) -> None:
     """Until runs may begin: before that Ray and the libraries start, for most of the time."""
-    while not (place / "plan.json").exists() and psutil.Process(launcher).status() != psutil.STATUS_ZOMBIE:
+    while not (place / "plan.json").exists() and under_way(launcher):
         time.sleep(0.01)
 
 
@@ -102,7 +107,7 @@ def one_round(hit: Hit, work: Work, place: Path, expected: dict[str, Any], found
     await_plan(place, launcher)
     time.sleep(after)
     earlier = runs_in(place)
-    was_hit = hit(launcher)
+    was_hit = under_way(launcher) and hit(launcher)
     code = steps.code_of(launcher)
     found["went on by itself"] += was_hit and code == 0
     found["ended with an error"] += was_hit and code > 0
