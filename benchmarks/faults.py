@@ -80,8 +80,8 @@ def inputs(folder: Path) -> tuple[Path, Path]:
     return model, data
 
 
-def ended(work: Callable[[], None], *, after: float | None = None) -> int:
-    """How a forked process that does it ends; it and all that it started are killed after so many seconds."""
+def begun(work: Callable[[], None]) -> int:
+    """A forked process that does it, quietly."""
     pid = os.fork()
     if pid == 0:
         os.setsid()
@@ -96,6 +96,12 @@ def ended(work: Callable[[], None], *, after: float | None = None) -> int:
             code = 5
         finally:
             os._exit(code)
+    return pid
+
+
+def ended(work: Callable[[], None], *, after: float | None = None) -> int:
+    """How a forked process that does it ends; it and all that it started are killed after so many seconds."""
+    pid = begun(work)
     if after is not None:
         time.sleep(after)
         with suppress(ProcessLookupError):  # it had not come to its own group yet, or is over
@@ -138,10 +144,21 @@ def scores(place: Path) -> dict[str, Any]:
     return {one.id: one.quality for _, one in runs_in(place).values()}
 
 
-def tried(work: Work, place: Path, expected: dict[str, Any], found: Counter[str], disturbed: int) -> None:
-    """After a process was disturbed: the same call once more, and what came of it."""
+def tried(
+    work: Work,
+    place: Path,
+    expected: dict[str, Any],
+    found: Counter[str],
+    disturbed: int,
+    earlier: dict[str, tuple[int, RunRecord]] | None = None,
+) -> None:
+    """After a process was disturbed: the same call once more, and what came of it.
+
+    Args:
+        earlier: runs that were committed when it was disturbed, where others went on then.
+    """
     found["processes disturbed"] += disturbed != 0
-    before = runs_in(place)
+    before = {**runs_in(place), **(earlier or {})}
     if ended(lambda: work(place)) != 0:
         found["repaired by hand"] += 1
         return

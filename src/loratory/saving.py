@@ -15,6 +15,7 @@ from loratory.models.flat import Classifier
 from loratory.models.load import load_base, load_trained
 from loratory.models.source import quiet
 from loratory.setup import Setup
+from loratory.store.files import disk_errors
 
 CHECKED = 64
 """Examples on which a saved run is compared with the model in memory before it is committed."""
@@ -39,7 +40,15 @@ def save(setup: Setup, stage: Path) -> int:
 
     Returns:
         The bytes that the weights take on disk.
+
+    Raises:
+        OSError: the disk refuses.
     """
+    with disk_errors(stage):
+        return _save(setup, stage)
+
+
+def _save(setup: Setup, stage: Path) -> int:
     from safetensors.torch import save_file
 
     trainable, base = setup.trainable, setup.base

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import errno
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -220,6 +222,56 @@ def test_of_eight_launchers_one_at_a_time_holds_a_study(tmp_path: Path) -> None:
     ended = [code_of(pid) for _ in range(3) for pid in [forked(launch) for _ in range(8)]]
     assert set(ended) <= {0, 5}
     assert len(list(tmp_path.glob("held-*"))) == ended.count(0) > 0
+
+
+NO_MOUNT = 77
+
+
+def mounted(folder: Path, size: str, *, again: bool = False) -> None:
+    """A file system in memory of so many bytes at `folder`; or the same one, with so many from now on."""
+    remount, private = 0x20, 0x44000  # MS_REMOUNT, MS_REC | MS_PRIVATE
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not again:
+        folder.mkdir()
+        newns = 0x20000  # CLONE_NEWNS: what is mounted is this process's, and ends with it
+        if libc.unshare(newns) or libc.mount(None, b"/", None, private, None):
+            os._exit(NO_MOUNT)
+    flags = remount if again else 0
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, f"size={size}".encode()):
+        os._exit(NO_MOUNT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems in memory are Linux's")
+def test_a_disk_of_64_kib_is_one_line_and_with_room_the_same_command_completes(
+    flags: list[str], tmp_path: Path, forked: Any
+) -> None:
+    from loratory.cli import main
+
+    small = tmp_path / "small"
+    command = ["train", *flags, "--output", str(small / "new" / "run")]
+
+    def work() -> int:
+        mounted(small, "64k")
+        committed(small / "run")
+        refused = main(command)
+        there: tuple[Any, ...] = (read_run(small / "run") == RECORD,)
+        sys.stderr.write("--\n")
+        mounted(small, "64m", again=True)
+        went_on = main(command)
+        there += read_run(small / "run") == RECORD, read_run(small / "new" / "run").status, left(small)
+        sys.stdout.write("--\n" + json.dumps([refused, went_on, there]))
+        return 0
+
+    process = forked(work)
+    out, err = process.communicate()
+    if process.returncode == NO_MOUNT:
+        pytest.skip("this user may mount nothing")
+    assert process.returncode == 0, err
+    assert json.loads(out.partition("--\n")[2]) == [5, 0, [True, True, "completed", []]]
+    said_first = err.partition("--\n")[0].splitlines()
+    assert [line for line in said_first if "error" in line] == said_first[-1:]
+    assert "No space left on device" in said_first[-1]
+    assert list(small.iterdir()) == []  # here nothing was mounted
 
 
 def test_a_damaged_run_of_a_study_is_set_aside_and_run_again(

@@ -26,6 +26,8 @@ from loratory.engine.epoch import Ready
 from loratory.errors import DivergedError, LoratoryError, StorageError
 from loratory.inputs import Inputs
 from loratory.store.record import RunRecord
+from loratory.study.execute import InProcess
+from loratory.study.jobs import Outcome
 from loratory.study.launch import launch
 from loratory.study.lock import launching
 from loratory.study.reading import read_study
@@ -140,6 +142,40 @@ def test_a_process_that_ends_as_it_gets_a_job_is_replaced(
     assert numbers(records(tmp_path / "out")) == numbers(records(ran))
     assert at_once(records(tmp_path / "out")) == {2}
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_what_is_told_twice_or_late_counts_once(
+    ran: Path, study_file: Any, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = records(ran)
+
+    class Twice(InProcess):
+        """Tells each end twice, and once more, as a failure, when the next has been told."""
+
+        def __init__(self, inputs: Inputs) -> None:
+            super().__init__(inputs)
+            self.ended: list[Outcome] = []
+            self.late: list[Outcome] = []
+
+        def next(self) -> Outcome:
+            if not self.ended:
+                job = self._jobs.popleft()
+                shutil.copytree(ran / "runs" / job.id, job.output)
+                outcome, late = Outcome(job, before[job.id]), self.late
+                self.late = [Outcome(job, dataclasses.replace(before[job.id], status="failed"), StorageError("late"))]
+                self.ended = [outcome, *late, outcome]
+            told.append(self.ended[0].job.id)
+            return self.ended.pop(0)
+
+    told: list[str] = []
+    counted: list[str] = []
+    monkeypatch.setattr("loratory.study.launch.InProcess", Twice)
+    plan = run_with(tmp_path / "out", study_file(), told=lambda plan, job: counted.append(job.id))
+    assert len(told) > 2 * len(before)
+    assert sorted(counted) == sorted(before)
+    assert (plan.records, plan.done, plan.failed) == (before, 8, [])
+    assert records(tmp_path / "out") == before
+    assert (tmp_path / "out" / "plan.json").read_bytes() == (ran / "plan.json").read_bytes()
 
 
 def test_each_process_gets_the_gpu_that_the_fewest_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import IO, Literal
 from filelock import FileLock
 
 from loratory.errors import DataError, ResourceError, SafetyError, StorageError, nearest
+from loratory.store.files import sync
 
 log = logging.getLogger("loratory")
 
@@ -160,7 +161,7 @@ def _complete(folder: Path, item: Packaged) -> bool:
 
 
 def _install(item: Packaged, root: Path, folder: Path) -> None:
-    """Download, check, unpack beside `folder`, rename: half an item never stands under its name."""
+    """Download, check, unpack beside `folder`, reach the disk, rename: half an item never stands under its name."""
     for stale in root.glob(f".fetching-{item.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)  # left by a killed process: the lock is ours, so nobody uses it
     by_hand = root / "downloads" / item.filename
@@ -173,7 +174,10 @@ def _install(item: Packaged, root: Path, folder: Path) -> None:
             )
         unpacked = work / item.name
         _unpack(item, archive, unpacked)
+        for path in (*unpacked.iterdir(), unpacked):
+            sync(path)
         unpacked.replace(folder)
+        sync(root)
 
 
 def _download(item: Packaged, work: Path, root: Path) -> Path:

@@ -25,6 +25,7 @@ from loratory.models.source import quiet
 from loratory.saving import APART, apart
 from loratory.setup import quantized
 from loratory.store.directory import claim, publish, publish_files, staging
+from loratory.store.files import disk_errors
 
 log = logging.getLogger("loratory")
 
@@ -72,7 +73,9 @@ def export(path: Path, output: Path, kind: str, *, upload: Upload | None = None)
         examples = examples_of(source.spec, source.digests, base)
         expected = logits_of(base, examples.data)
         del base  # there need not be room for two models
-        difference = apart(expected, write(source, examples, stage))
+        with disk_errors(stage):
+            written = write(source, examples, stage)
+        difference = apart(expected, written)
         if not difference <= APART:
             raise ModelError(
                 f"{path}: as {kind} it gives other logits (difference {difference:.2g}); nothing was written"

@@ -16,6 +16,9 @@ TRIES = 3
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{8}(?:-(\d+))?\.new")
 
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""The errno, as Rust's standard library writes it."""
+
 
 def write_durably(path: Path, text: str, *, check: Callable[[], None] = lambda: None, mark: str = "") -> None:
     """Write beside `path`, reach the disk, rename: after a crash the file is the old one or the new one.
@@ -75,6 +78,28 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         sync(path.parent)
     finally:
         work.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Give what the disk said as Python does, where safetensors and tokenizers write: theirs are no OSErrors.
+
+    Args:
+        path: where they write, for the error.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises the very class
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def clear_work(directory: Path, below: int) -> None:

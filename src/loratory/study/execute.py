@@ -97,7 +97,8 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
             executor.submit(job)
             running[job.id] = job
         outcome = executor.next()
-        del running[outcome.job.id]
+        if running.pop(outcome.job.id, None) is None:
+            continue  # told twice, or late of one that was carried out again: what was told first counts
         if outcome.record is not None:
             waiting += plan.finished(outcome.job, outcome.record)
             told(plan, outcome.job)
