@@ -1,0 +1,65 @@
+"""What is published passes the same doors: families' own settings, with the keys that files hold besides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import CONFIGS
+
+from loratory.models.door.config import check_config
+from loratory.models.door.tokenizer import check_tokenizer
+
+BESIDES: dict[str, Any] = {
+    "_name_or_path": "/home/someone/out/checkpoint-500", "architectures": ["SomeForMaskedLM"],
+    "transformers_version": "4.41.2", "torch_dtype": "float32", "gradient_checkpointing": False,
+    "position_embedding_type": "absolute", "classifier_dropout": None, "finetuning_task": "mnli",
+    "id2label": {"0": "NEG/neutral", "1": "POS: 5 *"}, "label2id": {"NEG/neutral": 0, "POS: 5 *": 1},
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "use_cache": True,
+    "pad_token_id": 0, "problem_type": "single_label_classification",
+}  # fmt: skip
+
+
+def token(content: str) -> dict[str, Any]:
+    return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+
+
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "bert": {"do_lower_case": True, "model_max_length": 512, "tokenizer_class": "BertTokenizer"},
+    "roberta": {"model_max_length": 512, "add_prefix_space": False, "errors": "replace", "mask_token": token("<mask>"),
+                "tokenizer_class": "RobertaTokenizer"},
+    "deberta-v3": {"do_lower_case": False, "vocab_type": "spm", "sp_model_kwargs": {}, "split_by_punct": False,
+                   "tokenizer_class": "DebertaV2Tokenizer"},
+    "gpt2": {"model_max_length": 1024, "unk_token": {**token("<|endoftext|>"), "__type": "AddedToken"},
+             "add_bos_token": False, "tokenizer_class": "GPT2Tokenizer"},
+    "qwen2": {"added_tokens_decoder": {"151643": {**token("<|endoftext|>"), "special": True}},
+              "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "bos_token": None,
+              "chat_template": "{% for message in messages %}{{ '<|im_start|>' }}{% endfor %}",
+              "model_max_length": 32768, "tokenizer_class": "Qwen2Tokenizer"},
+    "llama": {"add_bos_token": True, "legacy": False, "model_max_length": 1000000000000000019884624838656,
+              "sp_model_kwargs": {}, "padding_side": "right", "clean_up_tokenization_spaces": False,
+              "tokenizer_class": "LlamaTokenizer"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_configuration_as_published_is_let_in(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(family, **CONFIGS[family]).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    held = json.loads(path.read_text("utf8")) | BESIDES
+    path.write_text(json.dumps(held), encoding="utf8")
+    assert check_config(path) == held
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_a_tokenizer_as_published_is_let_in(family: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(TOKENIZERS[family]), encoding="utf8")
+    check_tokenizer(tmp_path, vocabulary=50_000)
+    path.write_text(json.dumps(TOKENIZERS[family] | {"auto_map": {"AutoTokenizer": ["x.X", None]}}), encoding="utf8")
+    with pytest.raises(Exception, match="auto_map"):
+        check_tokenizer(tmp_path, vocabulary=50_000)
