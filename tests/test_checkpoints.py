@@ -115,6 +115,7 @@ def test_a_process_that_gets_a_signal_says_what_it_kept_and_goes_on(
     def work() -> int:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("loratory.engine.epoch.Ready.epoch", _told(at_step))
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             return main(words)
 
     process = forked(work)
@@ -144,7 +145,10 @@ def _told(at_step: Callable[[Progress], None]) -> Callable[..., int]:
     return epoch
 
 
-def test_a_second_signal_stops_at_once_and_the_store_is_as_it_was(spec: Any, tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once_and_the_store_is_as_it_was(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loratory.interruption.AGAIN", 0.0)
     output = tmp_path / "run"
     interrupted(spec("lora"), output, (3,))
     (before,) = checkpoints(output)
@@ -160,6 +164,39 @@ def test_a_second_signal_stops_at_once_and_the_store_is_as_it_was(spec: Any, tmp
     assert checkpoints(output) == [before]
     assert {path.name: path.read_bytes() for path in before.iterdir()} == files
     assert sorted(path.name for path in tmp_path.iterdir()) == [before.name, "run"]
+
+
+def test_a_signal_that_comes_to_the_group_and_again_from_the_parent_is_one(
+    spec: Any, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    def twice(progress: Progress) -> None:
+        if progress.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="after step 5, of which a checkpoint is kept"):
+        train(spec("lora"), output=tmp_path / "run", on_step=twice)
+    assert_same(train(spec("lora"), output=tmp_path / "run"), runs["lora"])
+
+
+def test_a_signal_before_a_failure_still_ends_everything(spec: Any, tmp_path: Path) -> None:
+    def fail(progress: Progress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("odd")
+
+    with pytest.raises(Interrupted):
+        train(spec("head"), output=tmp_path / "run", on_step=fail)
+    assert read_run(tmp_path / "run").status == "interrupted"
+
+
+def test_a_place_that_does_not_last_is_promised_nothing(spec: Any, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        train(spec("head"), output=tmp_path / "run", on_step=stop, checkpoint_every="never")
+    assert "checkpoint" not in str(caught.value)
+    assert checkpoints(tmp_path / "run") == []
 
 
 def test_of_a_damaged_checkpoint_the_one_before_is_used(
@@ -197,7 +234,7 @@ def test_checkpoints_of_another_run_are_not_taken(spec: Any, tmp_path: Path) -> 
     output = tmp_path / "run"
     interrupted(spec("lora"), output, (4,))
     shutil.rmtree(output)  # as a killed process leaves it
-    with pytest.raises(StorageError, match=r"1 checkpoint of another run .*; remove them, or choose another --output"):
+    with pytest.raises(StorageError, match=r"1 checkpoint of another run .*; give those again, remove"):
         train(spec("lora", lr=0.006), output=output)
     assert len(checkpoints(output)) == 1
 

@@ -32,17 +32,19 @@ class Every:
 
     seconds: float | None = None
     steps: int | None = None
+    at_signals: bool = True
+    """Whether a signal leaves one; else it ends the run at once."""
 
     @classmethod
     def read(cls, text: str) -> Every:
-        """From `90s`, `10m`, `2h`, `500 steps` or `off`.
+        """From `90s`, `10m`, `2h`, `500 steps`, `off`, or `never`, for a place that does not last.
 
         Raises:
             SettingsError: it is none of these.
         """
         words = text.strip().lower()
-        if words == "off":
-            return cls()
+        if words in ("off", "never"):
+            return cls(at_signals=words == "off")
         if (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words)) and float(found[1]) > 0:
             return cls(seconds=float(found[1]) * _UNITS[found[2]])
         if (found := re.fullmatch(r"(\d+)\s*steps?", words)) and int(found[1]) > 0:
@@ -86,6 +88,8 @@ class RunKeeper:
     def due(self, steps: int) -> bool:
         """After so many steps or so much time since the last one; at once where a signal came."""
         if self.interruption.number is not None:
+            if not self.every.at_signals:
+                raise Interrupted(self.interruption.number)
             return True
         if self.every.steps is not None:
             return steps - self._last >= self.every.steps

@@ -113,7 +113,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         said = {} if problem == SINGLE else {"problem": FLAG_OF[problem]}
         flags = {**self._flags(), **said, "seed": seed, "split_seed": seed, "test_fraction": 0}
         with tempfile.TemporaryDirectory() as place, _input_errors():
-            run = api.train(texts, labels, output=Path(place) / "run", **flags)
+            run = api.train(texts, labels, output=Path(place) / "run", checkpoint_every="never", **flags)
             fitted = _Fitted({path.name: path.read_bytes() for path in run.directory.iterdir()})
         self.record_ = run.record
         self._fitted = fitted

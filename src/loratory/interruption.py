@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +14,11 @@ from loratory.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+AGAIN = 2.0
+"""Seconds in which a repeated signal counts as the first: who ends a whole group of processes reaches each of them, and
+whoever started them tells them once more.
+"""
+
 
 class Interruption:
     """Whether a signal asked the run to end."""
@@ -20,6 +26,7 @@ class Interruption:
     def __init__(self) -> None:
         self.number: int | None = None
         """The signal's."""
+        self._since = 0.0
         self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     @contextmanager
@@ -41,6 +48,10 @@ class Interruption:
             for number in taken:
                 signal.signal(number, self._take)
             yield
+        except Exception as error:
+            if self.number is not None:  # whatever ended the run, somebody wants all to end
+                raise Interrupted(self.number) from error
+            raise
         finally:
             for number, one in taken.items():
                 signal.signal(number, one)
@@ -50,7 +61,9 @@ class Interruption:
     def _take(self, number: int, frame: FrameType | None) -> None:
         """Python calls it between two steps of the interpreter: nothing is printed here."""
         if self.number is None:
-            self.number = number
+            self.number, self._since = number, time.monotonic()
+            return
+        if time.monotonic() - self._since < AGAIN:
             return
         if (before := self._before.get(number)) is not None:
             before(number, frame)

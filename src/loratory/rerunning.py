@@ -156,7 +156,8 @@ def rerun(directory: Path, *, output: Path | None = None) -> Rerun:
     try:
         with tempfile.TemporaryDirectory(prefix="loratory-") if output is None else nullcontext() as folder:
             target = output if output is not None else Path(str(folder)) / "run"
-            second = train(spec, output=target, place=place, keep_weights=keep).record
+            every = "never" if output is None else None
+            second = train(spec, output=target, place=place, keep_weights=keep, checkpoint_every=every).record
             return _compared(directory, target, output, first, second)
     finally:
         torch.set_num_threads(threads)

@@ -93,7 +93,7 @@ def train(
             this run; of several processes the first tells them.
         study: the name of the run's study, under which they group its runs.
         checkpoint_every: how often its state is kept on the way: `90s`, `10m` (the default), `2h`, `500 steps`, or
-            `off`. It is no part of what makes the run this run.
+            `off` (none but for a signal) or `never`. It is no part of what makes the run this run.
         on_step: told after each step.
 
     Raises:
@@ -161,7 +161,10 @@ def _train(
             record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
             commit(stage, directory)
-            checkpoints.clear()
+            try:
+                checkpoints.clear()
+            except StorageError as error:  # the run is there, whatever else is
+                log.warning("%s", error)
         if record is not None:
             trackers.end(record)
         record = processes.told(record)

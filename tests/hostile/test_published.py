@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiny import CONFIGS
 
+from loratory.errors import SafetyError
 from loratory.models.door.config import check_config
 from loratory.models.door.tokenizer import check_tokenizer
 
@@ -18,7 +19,7 @@ BESIDES: dict[str, Any] = {
     "position_embedding_type": "absolute", "classifier_dropout": None, "finetuning_task": "mnli",
     "id2label": {"0": "NEG/neutral", "1": "POS: 5 *"}, "label2id": {"NEG/neutral": 0, "POS: 5 *": 1},
     "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "use_cache": True,
-    "pad_token_id": 0, "problem_type": "single_label_classification",
+    "_num_labels": 5, "pad_token_id": 0, "problem_type": "single_label_classification",
 }  # fmt: skip
 
 
@@ -63,3 +64,25 @@ def test_a_tokenizer_as_published_is_let_in(family: str, tmp_path: Path) -> None
     path.write_text(json.dumps(TOKENIZERS[family] | {"auto_map": {"AutoTokenizer": ["x.X", None]}}), encoding="utf8")
     with pytest.raises(Exception, match="auto_map"):
         check_tokenizer(tmp_path, vocabulary=50_000)
+
+
+def test_where_the_files_once_lay_is_let_in_and_a_file_that_is_here_is_not(tmp_path: Path) -> None:
+    directory, secret = tmp_path / "model", tmp_path / "secret.txt"
+    directory.mkdir()
+    path = directory / "tokenizer_config.json"
+    for key in ("vocab_file", "merges_file", "tokenizer_file"):
+        path.write_text(json.dumps({key: "/home/someone/out/vocab.txt"}), encoding="utf8")
+        secret.unlink(missing_ok=True)
+        check_tokenizer(directory, vocabulary=100)
+        secret.write_text("one", encoding="utf8")
+        path.write_text(json.dumps({key: str(secret)}), encoding="utf8")
+        with pytest.raises(SafetyError, match=f"'{key}' names .* a file that is here and none of the model's"):
+            check_tokenizer(directory, vocabulary=100)
+
+
+def test_what_a_trainer_leaves_beside_is_no_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_bytes(b" " * (5 << 20))
+    check_tokenizer(tmp_path, vocabulary=100)
+    (tmp_path / "vocab.txt").write_bytes(b" " * (5 << 20))
+    with pytest.raises(SafetyError):
+        check_tokenizer(tmp_path, vocabulary=100)

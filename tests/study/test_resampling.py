@@ -14,7 +14,8 @@ from loratory.evaluation.thresholds import decided
 from loratory.problems import MULTI, REGRESSION, SINGLE
 from loratory.spec import Select
 from loratory.study import sums
-from loratory.study.resampling import replicate, unit_weights
+from loratory.study.pairs import _of_seeds
+from loratory.study.resampling import Replicates, replicate, unit_weights
 from loratory.study.statistics import difference
 from loratory.study.sums import POWERS, SUMS, Outputs
 
@@ -170,3 +171,9 @@ def test_ranks_in_pieces_are_those_of_all_draws_at_once(monkeypatch: pytest.Monk
     (pieces,) = replicate("spearman", truth, np.arange(50) // 5, [run], draws=40)
     np.testing.assert_array_equal(pieces.values, whole.values)
     assert pieces.draws.shape == whole.draws.shape
+
+
+def test_what_is_compared_keeps_what_one_example_adds() -> None:
+    measured = Replicates(np.zeros(3), np.zeros((5, 3)), np.ones(4, np.int64), None, step=0.25)
+    some = _of_seeds(measured, [0, 2])
+    assert (some.step, some.values.shape, some.draws.shape) == (0.25, (2,), (5, 2))

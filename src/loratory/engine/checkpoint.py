@@ -134,7 +134,7 @@ def restored(run: Ready, state: State) -> Standing:
     run.one.restore(_under("step/", state.tensors))
     run.meter.restore(facts["meter"])
     _draw_on(_under(f"generator/{rank}/", state.tensors), run.hardware.device)
-    kept = {name: tensor.to(run.hardware.device) for name, tensor in _under("kept/", state.tensors).items()}
+    kept = {name: tensor.to(run.hardware.device, copy=True) for name, tensor in _under("kept/", state.tensors).items()}
     best = None if facts["best"] is None else (int(facts["best"][0]), dict(facts["best"][1]))
     return Standing(facts["epoch"], facts["seen"], list(facts["history"]), best, kept or None, facts["stopped"])
 

@@ -61,8 +61,8 @@ class Checkpoints:
             if owner != self._fingerprint or schema != SCHEMA:
                 others = counted(len(self._paths()), "checkpoint")
                 raise StorageError(
-                    f"{self.output}: {others} of another run (or another version) stand beside it "
-                    f"({path.name}); remove them, or choose another --output"
+                    f"{self.output}: {others} of another run stand beside it ({path.name}), begun with other settings, "
+                    "data, threads, device or versions; give those again, remove them, or choose another --output"
                 )
             return tensors, facts
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loratory.errors import ResourceError, StorageError, first_line
+from loratory.errors import Interrupted, ResourceError, StorageError, first_line
 from loratory.inputs import Inputs
 from loratory.spec import RunSpec
 from loratory.study.jobs import Asked, Job, Outcome, carry_out, known, leave_failure
@@ -145,4 +145,7 @@ def _known(asked: list[Asked], folder: Path, environment: dict[str, str]) -> lis
 
 def _carry_out(job: Job, environment: dict[str, str]) -> Outcome:
     os.environ.update(environment)
-    return carry_out(job, _inputs())
+    try:
+        return carry_out(job, _inputs())
+    except Interrupted:  # its node goes; as a lost worker's, its job is carried out again, from its checkpoint
+        os._exit(1)

@@ -153,7 +153,7 @@ def _compared(
 
 def _of_seeds(measured: Replicates, places: list[int]) -> Replicates:
     folds = None if measured.folds is None else measured.folds[..., places]
-    return Replicates(measured.values[..., places], measured.draws[..., places], measured.sizes, folds)
+    return replace(measured, values=measured.values[..., places], draws=measured.draws[..., places], folds=folds)
 
 
 def _pair(study: StudyRuns, compared: _Compared, family: int, p_holm: float | None) -> Pair:

@@ -20,8 +20,9 @@ from types import TracebackType
 
 import torch
 
-from loratory.errors import StorageError, counted
+from loratory.errors import Interrupted, StorageError, counted
 from loratory.inputs import Inputs
+from loratory.interruption import AGAIN
 from loratory.spec import RunSpec
 from loratory.study.jobs import Asked, Job, Outcome, carry_out, known, leave_failure
 
@@ -83,10 +84,13 @@ class Workers:
         busy = [worker.process for worker in self._workers if worker.job is not None]
         for process in busy:
             process.terminate()  # which a run that trains takes as its signal to come to an end
-        with suppress(KeyboardInterrupt):
-            deadline = time.monotonic() + PATIENCE
-            for process in busy:
-                process.join(max(0.0, deadline - time.monotonic()))
+        begin = time.monotonic()
+        while any(process.is_alive() for process in busy) and time.monotonic() - begin < PATIENCE:
+            try:
+                connection.wait([process.sentinel for process in busy if process.is_alive()], timeout=1.0)
+            except KeyboardInterrupt:
+                if time.monotonic() - begin > AGAIN:
+                    return
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
         """Computed here: all processes have this machine's devices and libraries."""
@@ -207,7 +211,11 @@ def serve(pipe: Connection) -> None:
             job = pipe.recv()
         except EOFError:
             return
-        pipe.send(carry_out(job, inputs))
+        try:
+            outcome = carry_out(job, inputs)
+        except Interrupted:  # the launcher ends, too
+            return
+        pipe.send(outcome)
         gc.collect()  # a run that failed is held by its own traceback: frozen, its model would stay for good
         gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
 

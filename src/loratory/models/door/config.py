@@ -27,7 +27,7 @@ STEERING = re.compile(
 )
 """Keys by which a file says what a library should load, import or fetch besides the model."""
 
-ORIGIN = {"_name_or_path", "_commit_hash", "_attn_implementation_autoset", "_flash_attn_2_enabled"}
+ORIGIN = {"_name_or_path", "_commit_hash", "_num_labels", "_attn_implementation_autoset", "_flash_attn_2_enabled"}
 """Keys of that form which libraries once wrote and no longer act on."""
 
 OBJECTS = {"id2label", "label2id", "task_specific_params", "rope_scaling", "rope_parameters", "pruned_heads"}

@@ -44,7 +44,7 @@ def check_tokenizer(directory: Path, *, vocabulary: int) -> None:
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".txt", ".model", ".jinja", ".codes") and path.is_file():
             check_link(path)
-            if not path.name.startswith(("model.", "pytorch_model.")):
+            if not path.name.startswith(NOT_OURS):
                 check_size(path, max(most, MAX_CONFIG) if path.name == CONFIG else most)
     templates = directory / "additional_chat_templates"
     if templates.exists():
@@ -54,6 +54,13 @@ def check_tokenizer(directory: Path, *, vocabulary: int) -> None:
     for name in ("special_tokens_map.json", "added_tokens.json"):
         if (directory / name).is_file():
             _check_tokens(directory / name, read_object(directory / name, most=MAX_CONFIG))
+
+
+FILES = {"tokenizer_file", "vocab_file", "merges_file"}
+"""Keys by which some versions of transformers open a file: none that is here may be meant, outside the directory."""
+
+NOT_OURS = ("model.", "pytorch_model.", "trainer_state.", "train_results.", "eval_results.", "all_results.")
+"""How files begin that hold no tokenizer."""
 
 
 def _check(path: Path, values: dict[str, Any]) -> None:
@@ -68,6 +75,10 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         elif key in ORIGIN:
             if not isinstance(value, str) or len(value) > 4096:
                 raise SafetyError(f"{where} holds {shown(value)}; remove it")
+            if key in FILES and (there := Path(value)).exists() and there.resolve().parent != path.parent.resolve():
+                raise SafetyError(
+                    f"{where} names {shown(value)}, a file that is here and none of the model's; remove it"
+                )
         elif key.endswith(("_file", "_files")) or key == "init_inputs":
             raise SafetyError(f"{where} names files of its own; remove it")
         elif key == "added_tokens_decoder":

@@ -33,7 +33,7 @@ HEADS = {
 }
 """First names of what published files hold beside the encoder: heads of other tasks."""
 
-BUFFERS = ("position_ids", "masked_bias", ".attn.bias", ".inv_freq")
+BUFFERS = ("position_ids", "masked_bias", ".attn.bias", ".inv_freq", "._weight")
 """Last names of constants that older files hold, too."""
 
 
