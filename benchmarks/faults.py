@@ -40,12 +40,12 @@ from tiny import BERT, WORDS, word_tokenizer
 
 import loratory.finish
 from loratory.cli import main
+from loratory.disk.manifest import verified
 from loratory.errors import Interrupted, StorageError
 from loratory.methods import spec_from_flags
 from loratory.run import train
 from loratory.spec import RunSpec
 from loratory.store.directory import read_run
-from loratory.store.manifest import verified
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
 from loratory.study.layout import read_json

@@ -27,13 +27,13 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_
 from loratory import api, predicting
 from loratory.data.columns import Text
 from loratory.data.files import encodable
+from loratory.disk.manifest import MANIFEST
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
 from loratory.given import as_texts, not_text
 from loratory.problems import FLAG_OF, MULTI, REGRESSION, SINGLE, Problem
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
 from loratory.spec import HardwareSpec, validated
 from loratory.store.directory import claim, commit, staging
-from loratory.store.manifest import MANIFEST
 from loratory.trained import Trained, open_run, with_weights
 
 RESERVED = (

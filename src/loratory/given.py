@@ -17,8 +17,8 @@ from loratory.data import checked, data_directory, gathered
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
 from loratory.data.targets import recognised
+from loratory.disk.files import write_durably
 from loratory.errors import DataError, StorageError
-from loratory.store.files import write_durably
 
 WHERE = "texts and labels"
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loratory.disk.files import disk_errors
 from loratory.engine.predict import predict
 from loratory.errors import TrainingError
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base, load_trained
 from loratory.models.source import quiet
 from loratory.setup import Setup
-from loratory.store.files import disk_errors
 
 CHECKED = 64
 """Examples on which a saved run is compared with the model in memory before it is committed."""

@@ -17,6 +17,7 @@ from loratory.data import Dataset, Labelled, dataset_of, load_source, make_datas
 from loratory.data.columns import Coded, Text, are_pairs
 from loratory.data.targets import Numbers, Target, as_array, as_targets, listed
 from loratory.data.tokens import encode
+from loratory.disk.manifest import MANIFEST
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
@@ -31,7 +32,6 @@ from loratory.problems import FLAG_OF, IN_WORDS, MULTI, SINGLE, Problem, Targets
 from loratory.setup import quantized
 from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.directory import counted_run, read_run
-from loratory.store.manifest import MANIFEST
 from loratory.store.record import RunRecord
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
+import model_files
 import pickles
 import pytest
 import tables
@@ -33,10 +33,10 @@ from loratory.models import pth, pth_child
 
 GROUPS: dict[str, list[Case]] = {
     "pickles": pickles.CASES,
-    "config.json": models.CONFIGS,
-    "tokenizers": models.TOKENIZERS,
-    "weights": models.WEIGHTS,
-    "adapters": models.ADAPTERS,
+    "config.json": model_files.CONFIGS,
+    "tokenizers": model_files.TOKENIZERS,
+    "weights": model_files.WEIGHTS,
+    "adapters": model_files.ADAPTERS,
     "study files and tables": tables.TABLES,
     "archives": tables.ARCHIVES,
 }
@@ -192,8 +192,8 @@ def test_the_hook_sees(deed: str, forked: Any, tmp_path: Path) -> None:
 
 
 WHOLE = [
-    Case("a model", models.spoilt(lambda folder: None), models.TRAIN),
-    Case("an adapter", models.spoilt(lambda folder: None, adapter=True), models.PREDICT),
+    Case("a model", model_files.spoilt(lambda folder: None), model_files.TRAIN),
+    Case("an adapter", model_files.spoilt(lambda folder: None, adapter=True), model_files.PREDICT),
     Case("a study's file", pickles.written(b"name: s"), "data list"),
 ]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from loratory.cli import main
+from loratory.disk.manifest import MANIFEST
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import PREDICTIONS
-from loratory.store.manifest import MANIFEST
 from loratory.study.plan import differences_said
 from loratory.study.progress import progress_of
 from loratory.study.reading import parse_study

@@ -18,12 +18,12 @@ import pytest
 
 import loratory.study.jobs as jobs
 from loratory.cli import main
+from loratory.disk.manifest import MANIFEST
 from loratory.finish import finish
 from loratory.report import curves
 from loratory.report.families import members
 from loratory.report.prose import limits
 from loratory.report.study_table import study_table
-from loratory.store.manifest import MANIFEST
 from loratory.study.document import Summary
 from loratory.study.launch import launch
 from loratory.study.pairs import compare_cells

@@ -21,8 +21,8 @@ from typing import IO, Literal
 
 from filelock import FileLock
 
+from loratory.disk.files import sync
 from loratory.errors import DataError, ResourceError, SafetyError, StorageError, nearest
-from loratory.store.files import sync
 
 log = logging.getLogger("loratory")
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from loratory.data.columns import Text, are_pairs, as_text, chunked
 from loratory.data.splits import Split
+from loratory.disk.files import sync
+from loratory.disk.manifest import seal, verified
 from loratory.errors import DataError, StorageError, counted
-from loratory.store.files import sync
-from loratory.store.manifest import seal, verified
 
 log = logging.getLogger("loratory")
 

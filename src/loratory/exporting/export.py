@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from loratory.disk.files import disk_errors
 from loratory.errors import ModelError, SettingsError, StorageError, first_line, nearest
 from loratory.exporting import FORMATS
 from loratory.exporting.card import CARD, model_card
@@ -25,7 +26,6 @@ from loratory.models.source import quiet
 from loratory.saving import APART, apart
 from loratory.setup import quantized
 from loratory.store.directory import claim, publish, publish_files, staging
-from loratory.store.files import disk_errors
 
 log = logging.getLogger("loratory")
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.columns import Text, on_one_line, parts
+from loratory.disk.files import new_file
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
-from loratory.store.files import new_file
 from loratory.units import MISSING, printable, signed
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from loratory.disk.files import write_durably
 from loratory.errors import StorageError
 from loratory.report import theme
 from loratory.report.charts import Chart
 from loratory.report.evidence import gather
 from loratory.report.study_table import study_table
-from loratory.store.files import write_durably
 from loratory.study.document import Summary
 from loratory.study.layout import FIGURES
 

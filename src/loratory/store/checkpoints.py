@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from loratory.disk.files import sync
+from loratory.disk.manifest import RESTORE, seal, verified
 from loratory.errors import DamagedError, StorageError, counted, first_line
 from loratory.store.directory import check_claim, set_aside, staging
-from loratory.store.files import sync
-from loratory.store.manifest import RESTORE, seal, verified
 
 TENSORS, FACTS = "state.safetensors", "state.json"
 

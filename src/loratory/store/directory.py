@@ -21,10 +21,10 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from loratory.disk.files import make_directory, sync
+from loratory.disk.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.errors import DamagedError, StorageError
-from loratory.store.files import make_directory, sync
 from loratory.store.lock import Held, hold
-from loratory.store.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.store.record import RunRecord
 
 log = logging.getLogger("loratory")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from loratory.disk.files import make_directory, write_durably
 from loratory.errors import StorageError
-from loratory.store.files import make_directory, write_durably
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Held:
         return _identity(self.lock) == self.identity and _number(self.lock) == self.number
 
     def write(self, path: Path, text: str) -> None:
-        """:func:`loratory.store.files.write_durably`, by the holder of the place alone.
+        """:func:`loratory.disk.files.write_durably`, by the holder of the place alone.
 
         Raises:
             StorageError: the place has been lost, or the disk refuses.

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from loratory.disk.files import write_durably
 from loratory.errors import DamagedError, StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.problems import Problem, problem_in
 from loratory.store.directory import RECORD
-from loratory.store.files import write_durably
 from loratory.study.layout import SEAL, SUMMARY, agrees, as_json, sealed
 from loratory.study.parts import (
     BaselineSummary,

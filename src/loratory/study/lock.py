@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loratory import units
+from loratory.disk.files import clear_work
 from loratory.errors import StorageError
-from loratory.store.files import clear_work
 from loratory.store.lock import Held, hold, is_held
 from loratory.study.layout import FIGURES, LAUNCHER, LOCK, SELECTIONS
 

@@ -15,10 +15,10 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from loratory.disk.files import write_durably
 from loratory.errors import StorageError, counted
 from loratory.spec import RunSpec
 from loratory.store.directory import drop_weights, settle, whole_run
-from loratory.store.files import write_durably
 from loratory.store.naming import lookup
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratory.disk.files import write_durably
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import Metric
-from loratory.store.files import write_durably
 from loratory.store.record import RunRecord
 from loratory.study.layout import SCHEMA, SELECTIONS, as_json, digest_of, plain_name, read_json
 from loratory.study.spec import Cell

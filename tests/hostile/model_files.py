@@ -24,7 +24,7 @@ def spoilt(spoil: Callable[[Path], object], *, adapter: bool = False) -> Make:
     """A copy of the tiny model, or of the run of LoRA, with something done to it; a run is sealed again."""
 
     def make(bench: Bench) -> Path:
-        from loratory.store.manifest import seal
+        from loratory.disk.manifest import seal
 
         folder = bench.copied(bench.adapter if adapter else bench.model)
         spoil(folder)

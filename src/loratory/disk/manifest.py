@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratory.disk.files import sync
 from loratory.errors import DamagedError, StorageError
-from loratory.store.files import sync
 
 MANIFEST = "manifest.json"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from loratory.disk.files import write_durably
 from loratory.errors import StorageError
-from loratory.store.files import write_durably
 
 
 def test_a_file_is_replaced_with_the_modes_of_a_new_one(tmp_path: Path) -> None:
