@@ -8,11 +8,8 @@ many seconds as are given.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import errno
-import json
-import logging
 import os
 import random
 import shutil
@@ -24,21 +21,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "faults")]
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-import test_faults as steps
-import torch
+from disturbing import Work, ended, inputs, quiet, said, scores, steps, together, tried
 from faulting import faults, kill, refuse
-from tiny import BERT, WORDS, word_tokenizer
 
-import loratory.finish
 from loratory.cli import main
 from loratory.disk.manifest import verified
 from loratory.errors import Interrupted, StorageError
@@ -46,7 +36,6 @@ from loratory.methods import spec_from_flags
 from loratory.run import train
 from loratory.spec import RunSpec
 from loratory.store.directory import read_run
-from loratory.store.record import RunRecord
 from loratory.study.document import Summary
 from loratory.study.layout import read_json
 from loratory.study.selection import read_selection
@@ -60,118 +49,16 @@ seeds: [0]
 train: {{epochs: 1, max_length: 16, batch_size: 32, device: cpu, precision: fp32, threads: 1}}
 """
 
-Work = Callable[[Path], None]
 
 STUDYS = ("plan.json", "summary.json", "selections")
 """Files of a study's own that are read again."""
 
 
-def inputs(folder: Path) -> tuple[Path, Path]:
-    """A tiny BERT and 60 texts."""
-    from transformers import BertConfig, BertModel
-
-    model, data = folder / "model", folder / "tiny.csv"
-    torch.manual_seed(0)
-    BertModel(BertConfig(**{**BERT, "num_hidden_layers": 1})).save_pretrained(model)
-    word_tokenizer().save_pretrained(model)
-    with data.open("w", newline="") as file:
-        rows = [(f"{WORDS[n]} {WORDS[90 - n % 7]} {WORDS[n % 2]}", ("bad", "good")[n % 2]) for n in range(60)]
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return model, data
-
-
-def begun(work: Callable[[], None]) -> int:
-    """A forked process that does it, quietly."""
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        code = 1
-        try:
-            work()
-            code = 0
-        except StorageError:
-            code = 5
-        finally:
-            os._exit(code)
-    return pid
-
-
-def ended(work: Callable[[], None], *, after: float | None = None) -> int:
-    """How a forked process that does it ends; it and all that it started are killed after so many seconds."""
-    pid = begun(work)
-    if after is not None:
-        time.sleep(after)
-        with suppress(ProcessLookupError):  # it had not come to its own group yet, or is over
-            os.killpg(pid, signal.SIGKILL)
-        os.kill(pid, signal.SIGKILL)
-    return steps.code_of(pid)
-
-
-def together(count: int, work: Callable[[int], Counter[str]]) -> Counter[str]:
-    """The sum of what `count` processes find, each given its number."""
-    pipes = []
-    for number in range(count):
-        reading, writing = os.pipe()
-        if os.fork() == 0:
-            os.close(reading)
-            try:
-                os.write(writing, json.dumps(work(number)).encode())
-            finally:
-                os._exit(0)
-        os.close(writing)
-        pipes.append(reading)
-    found = Counter[str]()
-    for reading in pipes:
-        with os.fdopen(reading, encoding="utf8") as pipe:
-            found.update(json.loads(pipe.read()))
-    for _ in range(count):
-        os.wait()
-    return found
-
-
-def runs_in(place: Path) -> dict[str, tuple[int, RunRecord]]:
-    """Committed runs that completed, each verified, with the inode of its directory."""
-    found = [place] if (place / "run.json").exists() else [one for one in place.glob("runs/*") if one.name[0] != "."]
-    records = {one.name: (one.stat().st_ino, read_run(one)) for one in found}
-    return {name: one for name, one in records.items() if one[1].status == "completed"}
-
-
-def scores(place: Path) -> dict[str, Any]:
-    """What an undisturbed one must equal."""
-    return {one.id: one.quality for _, one in runs_in(place).values()}
-
-
-def tried(
-    work: Work,
-    place: Path,
-    expected: dict[str, Any],
-    found: Counter[str],
-    disturbed: int,
-    earlier: dict[str, tuple[int, RunRecord]] | None = None,
-) -> None:
-    """After a process was disturbed: the same call once more, and what came of it.
-
-    Args:
-        earlier: runs that were committed when it was disturbed, where others went on then.
-    """
-    found["processes disturbed"] += disturbed != 0
-    before = {**runs_in(place), **(earlier or {})}
-    if ended(lambda: work(place)) != 0:
-        found["repaired by hand"] += 1
-        return
-    after = runs_in(place)
-    found["committed before"] += len(before)
-    found["lost"] += sum(name not in after for name in before) + sum(name not in scores(place) for name in expected)
-    found["doubled"] += sum(name in after and after[name][0] != inode for name, (inode, _) in before.items())
-    found["other results"] += scores(place) != expected
-
-
 def every_operation(
     name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
 ) -> Counter[str]:
+    """Killed right before each operation on the disk in turn, and called again."""
+
     def some(first: int) -> Counter[str]:
         found, at, whole = Counter[str](), first + 1, False
         while time.monotonic() < until and not whole:
@@ -197,6 +84,8 @@ def every_operation(
 def random_moments(
     name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
 ) -> Counter[str]:
+    """Killed with its process group at random moments, and called again."""
+
     def some(seed: int) -> Counter[str]:
         found, draw, number = Counter[str](), random.Random(seed), 0
         begun = time.monotonic()
@@ -206,7 +95,7 @@ def random_moments(
             number += 1
             place = folder / f"{name}-random-{seed}-{number}" / "out"
             moment = draw.uniform(0, seconds)
-            tried(work, place, expected, found, ended(lambda place=place: work(place), after=moment))  # type: ignore[misc]
+            tried(work, place, expected, found, ended(partial(work, place), after=moment))
         return found
 
     found = together(at_once, some)
@@ -215,6 +104,8 @@ def random_moments(
 
 
 def refused(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int) -> Counter[str]:
+    """Each operation on the disk in turn is refused, with each errno, and the call made again."""
+
     def some(first: int) -> Counter[str]:
         found = Counter[str]()
         for number in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE):
@@ -314,6 +205,7 @@ def all_of_a_study(folder: Path) -> Any:
 
 
 def launchers(folder: Path, rounds: int) -> None:
+    """Eight processes want to hold one study's directory, so many times."""
     from loratory.study.lock import launching
 
     def launch() -> None:
@@ -333,6 +225,7 @@ def launchers(folder: Path, rounds: int) -> None:
 
 
 def stopped_holders(folder: Path) -> None:
+    """Stopped at each operation in turn, its lock removed by hand, and continued when a successor has committed."""
     theirs = dataclasses.replace(steps.RECORD, parameters={"total": 1})
     stops = over = 0
     while True:
@@ -352,6 +245,7 @@ def stopped_holders(folder: Path) -> None:
 
 
 def clocks(run: Work, folder: Path, expected: dict[str, Any]) -> None:
+    """The clock stands a year back, and a year ahead."""
     now, same = time.time, []
     for years in (-1, 1):
         place = folder / f"clock{years}" / "out"
@@ -364,14 +258,8 @@ def clocks(run: Work, folder: Path, expected: dict[str, Any]) -> None:
     print(f"clock a year back and a year ahead: the same run {same}")
 
 
-def said(found: Counter[str]) -> str:
-    keys = ("processes disturbed", "committed before", "lost", "doubled", "other results", "repaired by hand")
-    found = Counter({key: value for key, value in found.items() if value})
-    first = {key: found[key] for key in keys if found["processes disturbed"]}
-    return ", ".join(f"{key} {value:,}" for key, value in {**first, **found}.items())
-
-
 def main_() -> None:
+    """Disturb, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800, help="for the runs and studies")
     parser.add_argument("--rounds", type=int, default=200, help="of eight launchers")
@@ -380,9 +268,7 @@ def main_() -> None:
     parser.add_argument("--writes", action="store_true", help="fault each write with strace too, which takes long")
     parser.add_argument("--one", nargs=3, metavar=("WHAT", "FOLDER", "PLACE"), help="what strace is given")
     asked = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
-    loratory.finish.write = lambda directory, summary: [directory / "report.html"]  # a fork draws no charts
+    quiet()
     if asked.one:
         what, name, place = asked.one
         os.environ["LORATORY_DATA"] = str(Path(name) / "data")

@@ -9,7 +9,6 @@ same call is made again.
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
 import random
@@ -27,10 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from faults import Work, begun, inputs, runs_in, said, scores, steps, tried
+from disturbing import Work, begun, inputs, quiet, runs_in, said, scores, steps, tried
 
-import loratory.finish
 from loratory.cli import main
 
 STUDY = """
@@ -55,9 +52,9 @@ def keep_cluster(pipe: Connection) -> None:
     """
     from ray.cluster_utils import Cluster
 
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     pipe.send(cluster.address)
     second = None
@@ -124,7 +121,57 @@ def measured(work: Work, place: Path, expected: dict[str, Any]) -> float:
     return time.monotonic() - begin
 
 
+class Clusters:
+    """The cluster of two nodes, and the study's call on it, beside one in this process and one that starts Ray."""
+
+    def __init__(self, folder: Path) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        self._pipe, self._study = ours, folder / "study.yaml"
+        self._keeper = multiprocessing.get_context("fork").Process(target=keep_cluster, args=(theirs,))
+        self._keeper.start()
+        self._address = str(ours.recv())
+
+    def end(self) -> None:
+        """End the cluster."""
+        self._pipe.send(False)
+        self._keeper.join()
+
+    def second(self) -> int:
+        """The raylet of the second node, which is there afterwards."""
+        self._pipe.send(True)
+        return int(self._pipe.recv())
+
+    def alone(self, place: Path, *more: str) -> None:
+        """The study, in this process."""
+        if code := main(["study", "run", str(self._study), "--output", str(place), *more]):
+            os._exit(code)
+
+    def on_cluster(self, place: Path) -> None:
+        """The study, on the two nodes."""
+        os.environ["RAY_ADDRESS"] = self._address
+        self.alone(place, "--executor", "ray")
+
+    def on_its_own(self, place: Path) -> None:
+        """The study, on Ray as it starts it itself."""
+        self.alone(place, "--executor", "ray", "--workers", "2")
+
+    def kill_raylet(self, launcher: int) -> bool:
+        """Kill that of the second node."""
+        os.kill(self.second(), signal.SIGKILL)
+        return True
+
+    def kinds(self) -> dict[str, tuple[str, Hit, Work]]:
+        """What is killed, in words, by what, and of what."""
+        return {
+            "worker": ("a task's worker", a_worker, self.on_cluster),
+            "raylet": ("a node's raylet", self.kill_raylet, self.on_cluster),
+            "launcher": ("the launcher", a_launcher, self.on_cluster),
+            "own": ("a launcher that started Ray", a_launcher, self.on_its_own),
+        }
+
+
 def main_() -> None:
+    """Kill, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="of each kind")
     parser.add_argument("--kinds", nargs="*", default=["worker", "raylet", "launcher", "own"])
@@ -132,67 +179,37 @@ def main_() -> None:
     parser.add_argument("--within", type=float, help="seconds after the plan; by default until an undisturbed one ends")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     asked = parser.parse_args()
-    draw, until = random.Random(asked.seed), time.monotonic() + asked.seconds
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
-    loratory.finish.write = lambda directory, summary: [directory / "report.html"]  # a fork draws no charts
+    quiet()
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LORATORY_DATA"] = str(folder / "data")
         model, data = inputs(folder)
-        study = folder / "study.yaml"
-        study.write_text(STUDY.format(data=data, model=model))
-
-        def call(place: Path, *more: str) -> None:
-            if code := main(["study", "run", str(study), "--output", str(place), *more]):
-                os._exit(code)
-
-        ours, theirs = multiprocessing.Pipe()
-        keeper = multiprocessing.get_context("fork").Process(target=keep_cluster, args=(theirs,))
-        keeper.start()
-        address = ours.recv()
-        alone = folder / "alone" / "out"
-        call(alone)
-        expected = scores(alone)
-
-        def second() -> int:
-            ours.send(True)
-            return int(ours.recv())
-
-        def on_cluster(place: Path) -> None:
-            os.environ["RAY_ADDRESS"] = address
-            call(place, "--executor", "ray")
-
-        def on_its_own(place: Path) -> None:
-            call(place, "--executor", "ray", "--workers", "2")
-
-        def raylet(launcher: int) -> bool:
-            os.kill(second(), signal.SIGKILL)
-            return True
-
-        kinds: dict[str, tuple[str, Hit, Work]] = {
-            "worker": ("a task's worker", a_worker, on_cluster),
-            "raylet": ("a node's raylet", raylet, on_cluster),
-            "launcher": ("the launcher", a_launcher, on_cluster),
-            "own": ("a launcher that started Ray", a_launcher, on_its_own),
-        }
+        (folder / "study.yaml").write_text(STUDY.format(data=data, model=model))
+        clusters = Clusters(folder)
         try:
-            second()
-            within = asked.within or measured(on_cluster, folder / "whole" / "out", expected)
-            found: dict[str, Counter[str]] = {kind: Counter() for kind in asked.kinds}
-            for number, kind in product(range(asked.rounds), asked.kinds):
-                if time.monotonic() < until:
-                    second()
-                    place = folder / f"{kind}-{number}" / "out"
-                    _, hit, work = kinds[kind]
-                    one_round(hit, work, place, expected, found[kind], draw.uniform(0, within))
-                    print(kind, said(found[kind]), file=sys.stderr, flush=True)
-            for kind in asked.kinds:
-                print(f"Ray, {kinds[kind][0]} killed at random moments: {said(found[kind])}")
+            all_rounds(clusters, folder, asked)
         finally:
-            ours.send(False)
-            keeper.join()
+            clusters.end()
+
+
+def all_rounds(clusters: Clusters, folder: Path, asked: argparse.Namespace) -> None:
+    """Every kind in turn, so many times."""
+    draw, until = random.Random(asked.seed), time.monotonic() + asked.seconds
+    clusters.alone(folder / "alone" / "out")
+    expected, kinds = scores(folder / "alone" / "out"), clusters.kinds()
+    clusters.second()
+    within = asked.within or measured(clusters.on_cluster, folder / "whole" / "out", expected)
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in asked.kinds}
+    for number, kind in product(range(asked.rounds), asked.kinds):
+        if time.monotonic() < until:
+            clusters.second()
+            _, hit, work = kinds[kind]
+            place = folder / f"{kind}-{number}" / "out"
+            one_round(hit, work, place, expected, found[kind], draw.uniform(0, within))
+            print(kind, said(found[kind]), file=sys.stderr, flush=True)
+    for kind in asked.kinds:
+        print(f"Ray, {kinds[kind][0]} killed at random moments: {said(found[kind])}")
 
 
 if __name__ == "__main__":

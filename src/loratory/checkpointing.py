@@ -28,7 +28,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Every:
-    """How often a checkpoint is written: after so many seconds, so many steps, or never but for a signal."""
+    """How often a checkpoint is written: after so many seconds, after so many steps, or for a signal alone."""
 
     seconds: float | None = None
     steps: int | None = None
@@ -36,13 +36,13 @@ class Every:
     """Whether a signal leaves one; else it ends the run at once."""
 
     @classmethod
-    def read(cls, text: str) -> Every:
-        """From `90s`, `10m`, `2h`, `500 steps`, `off`, or `never`, for a place that does not last.
+    def read(cls, text: str | None) -> Every:
+        """From `90s`, `10m`, `2h`, `500 steps`, `off`, or `never`, for a place that does not last; None is the default.
 
         Raises:
             SettingsError: it is none of these.
         """
-        words = text.strip().lower()
+        words = (DEFAULT if text is None else text).strip().lower()
         if words in ("off", "never"):
             return cls(at_signals=words == "off")
         if (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", words)) and float(found[1]) > 0:
@@ -86,7 +86,11 @@ class RunKeeper:
         return keeper
 
     def due(self, steps: int) -> bool:
-        """After so many steps or so much time since the last one; at once where a signal came."""
+        """After so many steps or so much time since the last one; at once where a signal came.
+
+        Raises:
+            Interrupted: a signal came, and none is to be kept.
+        """
         if self.interruption.number is not None:
             if not self.every.at_signals:
                 raise Interrupted(self.interruption.number)

@@ -21,7 +21,6 @@ from loratory.errors import OutOfMemoryError, SettingsError
 from loratory.inputs import Inputs
 from loratory.methods import METHODS
 from loratory.outcome import memory_errors
-from loratory.remedies import free
 from loratory.saving import bytes_of_weights
 from loratory.setup import prepare
 from loratory.spec import RunSpec
@@ -176,7 +175,7 @@ def fits(spec: RunSpec) -> bool:
     except OutOfMemoryError:  # before the first step
         return False
     finally:
-        free(Hardware.of(spec.hardware))
+        Hardware.of(spec.hardware).free()
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
                 seconds=seconds,
             )
     except OutOfMemoryError:
-        free(setup.hardware)
+        setup.hardware.free()
         return facts, None
 
 

@@ -31,6 +31,7 @@ def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Cal
     fields = {name: field for kind in kinds for name, field in kind.model_fields.items() if name not in nested}
 
     def parameter(name: str) -> inspect.Parameter:
+        """The flag of a field, as Typer reads it."""
         field = fields[name]
         if field.annotation is bool:
             switch = Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]

@@ -48,8 +48,8 @@ class Interruption:
             for number in taken:
                 signal.signal(number, self._take)
             yield
-        except Exception as error:
-            if self.number is not None:  # whatever ended the run, somebody wants all to end
+        except Exception as error:  # whatever ended the run: where a signal came, somebody wants all to end
+            if self.number is not None:
                 raise Interrupted(self.number) from error
             raise
         finally:

@@ -16,7 +16,6 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
 from loratory.program import code_version
-from loratory.remedies import general
 from loratory.setup import Setup
 from loratory.spec import RunSpec
 from loratory.store.directory import RECORD, commit, staging
@@ -35,7 +34,7 @@ def memory_errors(spec: RunSpec, hardware: Hardware, remedy: Callable[[], str] |
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "can't allocate memory" not in str(error):  # what torch's CPU allocator says
             raise
@@ -44,6 +43,11 @@ def memory_errors(spec: RunSpec, hardware: Hardware, remedy: Callable[[], str] |
         where = f"out of memory on {hardware.device} at --batch-size {spec.training.batch_size}"
         advice = remedy() if remedy is not None else general(spec)
         raise OutOfMemoryError(f"{where}, --max-length {spec.data.max_length} ({said}); {advice}") from error
+
+
+def general(spec: RunSpec) -> str:
+    """What may help where memory does not suffice, untried."""
+    return f"try --accumulate {spec.training.accumulate * 2} or a smaller --max-length"
 
 
 def _let_go(error: BaseException) -> None:

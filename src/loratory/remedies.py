@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import gc
+import logging
 import time
 from collections.abc import Iterator
 
 import torch
 
-from loratory.engine.hardware import Hardware
 from loratory.errors import LoratoryError
+from loratory.estimating import fits
 from loratory.methods import method_settings
+from loratory.outcome import general
 from loratory.setup import Setup
 from loratory.spec import RunSpec
+
+log = logging.getLogger("loratory")
 
 SECONDS = 30.0
 """After so long no further change is tried."""
@@ -56,16 +59,11 @@ def _first_that_fits(changes: list[Change]) -> tuple[list[str], list[str]]:
     low, high = 0, len(changes)
     while low < high:
         middle = (low + high) // 2
-        fits = _fits(changes[middle][1])
-        if fits is None:  # no such run can be
+        fitting = _fits(*changes[middle])
+        if fitting is None:
             return _first_that_fits(changes[:middle] + changes[middle + 1 :])
-        low, high = (low, middle) if fits else (middle + 1, high)
+        low, high = (low, middle) if fitting else (middle + 1, high)
     return [words for words, _ in changes[low : low + 1]], [words for words, _ in changes[:low][-1:]]
-
-
-def general(spec: RunSpec) -> str:
-    """What may help, untried."""
-    return f"try --accumulate {spec.training.accumulate * 2} or a smaller --max-length"
 
 
 def _changes(spec: RunSpec) -> Iterator[list[Change]]:
@@ -89,13 +87,12 @@ def _changed(spec: RunSpec, group: str, **values: int | str) -> Change:
     return " ".join(words), spec.model_copy(update={group: getattr(spec, group).model_copy(update=values)})
 
 
-def _fits(spec: RunSpec) -> bool | None:
+def _fits(words: str, spec: RunSpec) -> bool | None:
     """Whether it fits; None where such a run cannot be, whatever the memory."""
-    from loratory.estimating import fits
-
     try:
         return fits(spec)
-    except LoratoryError:
+    except LoratoryError as error:
+        log.debug("%s is no remedy: %s", words, error)
         return None
 
 
@@ -104,12 +101,4 @@ def _give_up(setup: Setup) -> None:
     for tensor in (*setup.base.model.parameters(), *setup.base.model.buffers()):
         tensor.grad = None
         tensor.data = torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-    free(setup.hardware)
-
-
-def free(hardware: Hardware) -> None:
-    """Give back to the device what nothing refers to any more."""
-    gc.collect()
-    hardware.release()
-    if hardware.device.type == "cuda":
-        torch.cuda.empty_cache()
+    setup.hardware.free()

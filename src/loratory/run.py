@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loratory.checkpointing import DEFAULT, Every, RunKeeper, forgotten_if_diverged
+from loratory.checkpointing import Every, RunKeeper, forgotten_if_diverged
 from loratory.engine.checkpoint import Keeper
 from loratory.engine.deterministic import check_workspace
 from loratory.engine.epoch import Progress
@@ -92,8 +92,8 @@ def train(
         tracker: who follows the run, by the names in :mod:`loratory.tracking`. They are no part of what makes the run
             this run; of several processes the first tells them.
         study: the name of the run's study, under which they group its runs.
-        checkpoint_every: how often its state is kept on the way: `90s`, `10m` (the default), `2h`, `500 steps`, or
-            `off` (none but for a signal) or `never`. It is no part of what makes the run this run.
+        checkpoint_every: how often its state is kept on the way: `90s`, `10m` (the default), `2h`, `500 steps`,
+            `off` (for a signal alone), or `never`. It is no part of what makes the run this run.
         on_step: told after each step.
 
     Raises:
@@ -102,7 +102,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came while it trained: the step under way was finished, and a checkpoint
             written. A second signal stops at once.
     """
-    names, every = chosen(tracker), Every.read(checkpoint_every or DEFAULT)
+    names, every = chosen(tracker), Every.read(checkpoint_every)
     if spec.hardware.deterministic and device_type(spec.hardware) == "cuda":
         check_workspace()  # joining starts CUDA
     with joined(cuda=device_type(spec.hardware) == "cuda"):
@@ -160,16 +160,21 @@ def _train(
                 }
             record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
-            commit(stage, directory)
-            try:
-                checkpoints.clear()
-            except StorageError as error:  # the run is there, whatever else is
-                log.warning("%s", error)
+            _commit(stage, directory, checkpoints)
         if record is not None:
             trackers.end(record)
         record = processes.told(record)
     assert record is not None
     return Run(record, directory)
+
+
+def _commit(stage: Path, directory: Path, checkpoints: Checkpoints) -> None:
+    """Commit the run, which needs its checkpoints no more."""
+    commit(stage, directory)
+    try:
+        checkpoints.clear()
+    except StorageError as error:  # the run is there, whatever else is
+        log.warning("%s", error)
 
 
 def _written(

@@ -80,6 +80,12 @@ def test_where_the_files_once_lay_is_let_in_and_a_file_that_is_here_is_not(tmp_p
             check_tokenizer(directory, vocabulary=100)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "x/" * 2000, "\0", "/root/.nobody/vocab.txt"])
+def test_a_name_that_no_file_can_have_is_of_none_here(name: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"vocab_file": name}), encoding="utf8")
+    check_tokenizer(tmp_path, vocabulary=100)
+
+
 def test_what_a_trainer_leaves_beside_is_no_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_bytes(b" " * (5 << 20))
     check_tokenizer(tmp_path, vocabulary=100)

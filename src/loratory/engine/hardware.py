@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -128,6 +129,13 @@ class Hardware:
         """
         if self.device.type == "cuda":
             torch._C._cuda_clearCublasWorkspaces()
+
+    def free(self) -> None:
+        """Give back to the device what nothing refers to any more, too."""
+        gc.collect()
+        self.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.empty_cache()
 
     def record(self) -> dict[str, Any]:

@@ -132,13 +132,17 @@ def load_base(
     _check_complete(name, family, info)
     check_extra(name, info["unexpected_keys"], model)
     check_finite(f"model {name!r}", model.state_dict())
-    rows = model.get_input_embeddings().num_embeddings
-    if len(found.tokenizer) > rows:
-        raise ModelError(
-            f"model {name!r}: its tokenizer has {len(found.tokenizer):,} tokens, its embeddings {rows:,} rows; give it "
-            "the tokenizer that it was trained with"
-        )
+    _check_vocabulary(name, found.tokenizer, model)
     return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
+
+
+def _check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, its embeddings {rows:,} rows; give it the "
+            "tokenizer that it was trained with"
+        )
 
 
 def skeleton(found: Pretrained, labels: tuple[str, ...], problem: Problem = SINGLE) -> Base:

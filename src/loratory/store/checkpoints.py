@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratory.disk.files import sync
+from loratory.disk.files import disk_errors, sync
 from loratory.disk.manifest import RESTORE, seal, verified
 from loratory.errors import DamagedError, StorageError, counted, first_line
 from loratory.store.directory import check_claim, set_aside, staging
@@ -77,7 +77,8 @@ class Checkpoints:
         document = {"schema": SCHEMA, "fingerprint": self._fingerprint, "facts": facts}
         try:
             with staging(self.output) as stage:
-                save_file(dict(tensors), stage / TENSORS)
+                with disk_errors(stage / TENSORS):
+                    save_file(dict(tensors), stage / TENSORS)
                 (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
                 seal(stage)
                 check_claim(self.output)
@@ -89,8 +90,6 @@ class Checkpoints:
                 shutil.rmtree(path)
         except OSError as error:
             raise StorageError(f"cannot write the checkpoint {place}: {error.strerror}") from error
-        except SafetensorError as error:  # how safetensors passes on what the disk said
-            raise StorageError(f"cannot write the checkpoint {place}: {first_line(error)}") from error
         return place
 
     def clear(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from loratory.checkpointing import DEFAULT, Every
+from loratory.checkpointing import Every
 from loratory.engine.hardware import device_type
 from loratory.errors import DamagedError, SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
@@ -71,8 +71,8 @@ def launch(
         raise SettingsError(f"--workers {workers}: give 1 or more")
     if alone and executor == "ray":
         raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
-    trackers, every = chosen(tracker), checkpoint_every or DEFAULT
-    Every.read(every)
+    trackers = chosen(tracker)
+    Every.read(checkpoint_every)  # what cannot be meant is refused before anything is planned
     _check_place(directory)
     with launching(directory) as tell, of_the_file():
         _set_aside_damaged_plan(directory)
@@ -93,7 +93,7 @@ def launch(
                 retry_failed=retry_failed,
                 tracker=trackers,
                 write=tell.held.write,
-                checkpoint_every=every,
+                checkpoint_every=checkpoint_every,
             )
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,14 @@ STEERING = re.compile(
     r"auto_map|trust_remote_code|code_revision|custom_.*|.*_module|gguf_file|subfolder|revision|cache_dir|proxies",
     re.IGNORECASE,
 )
-ORIGIN = {"name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"}
-"""Keys that say where the files once lay: transformers puts what it finds in the directory in their place."""
+FILES = {"tokenizer_file", "vocab_file", "merges_file"}
+"""Keys by which some versions of transformers open a file: none that is here may be meant, outside the directory."""
+
+ORIGIN = {"name_or_path", "_name_or_path", "special_tokens_map_file", *FILES}
+"""Keys that say where the files once lay."""
+
+NOT_OURS = ("model.", "pytorch_model.", "trainer_state.", "train_results.", "eval_results.", "all_results.")
+"""How files begin that hold no tokenizer."""
 
 TOKEN = {"content", "lstrip", "rstrip", "normalized", "single_word", "special", "__type", "id"}
 """What an object that is a token may say."""
@@ -56,13 +63,6 @@ def check_tokenizer(directory: Path, *, vocabulary: int) -> None:
             _check_tokens(directory / name, read_object(directory / name, most=MAX_CONFIG))
 
 
-FILES = {"tokenizer_file", "vocab_file", "merges_file"}
-"""Keys by which some versions of transformers open a file: none that is here may be meant, outside the directory."""
-
-NOT_OURS = ("model.", "pytorch_model.", "trainer_state.", "train_results.", "eval_results.", "all_results.")
-"""How files begin that hold no tokenizer."""
-
-
 def _check(path: Path, values: dict[str, Any]) -> None:
     for key, value in values.items():
         where = f"{path}: {shown(key)}"
@@ -75,7 +75,7 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         elif key in ORIGIN:
             if not isinstance(value, str) or len(value) > 4096:
                 raise SafetyError(f"{where} holds {shown(value)}; remove it")
-            if key in FILES and (there := Path(value)).exists() and there.resolve().parent != path.parent.resolve():
+            if key in FILES and _is_elsewhere(value, path.parent):
                 raise SafetyError(
                     f"{where} names {shown(value)}, a file that is here and none of the model's; remove it"
                 )
@@ -96,6 +96,11 @@ def _check(path: Path, values: dict[str, Any]) -> None:
             continue
         elif not is_inert(value):
             raise SafetyError(f"{where} holds {shown(value)}, which no setting of a tokenizer may; remove it")
+
+
+def _is_elsewhere(name: str, directory: Path) -> bool:
+    """Whether there is such a file, and not in `directory`; no name is too long or too odd to be asked about."""
+    return os.path.exists(name) and Path(name).resolve().parent != directory.resolve()
 
 
 def _check_class(where: str, name: Any) -> None:
