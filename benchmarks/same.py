@@ -4,7 +4,7 @@ python benchmarks/same.py --device cpu --processes 20
 python benchmarks/same.py --device cuda --processes 10      with --deterministic
 
 Each process trains the same spec from the beginning; weights and predictions are compared by SHA-256 with those of the
-first. One run more is ended by SIGTERM after three of its steps, chosen at random, and each time gone on with in a new
+first. One run more is ended by SIGTERM after some of its steps, chosen at random, and each time gone on with in a new
 process. The texts are the data set's, one each (see workloads.py).
 """
 
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=20, help="that train each method")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--interruptions", type=int, default=3, help="of one run more")
     parser.add_argument("--steps", type=int, default=20, help="of each of two epochs, 32 examples each")
     parser.add_argument("--deterministic", choices=["on", "off"], help="on for CUDA, off for a CPU")
     options = parser.parse_args()
@@ -90,7 +91,7 @@ def started(
     pool: Executor, method: str, flags: dict[str, Any], work: Path, options: argparse.Namespace
 ) -> tuple[list[int], Future[Digests], list[Future[Digests]]]:
     """Let the pool train: the steps after which one run is interrupted, that run, and the others."""
-    steps = sorted(random.Random(method).sample(range(1, 2 * options.steps), 3))
+    steps = sorted(random.Random(method).sample(range(1, 2 * options.steps), options.interruptions))
     again = pool.submit(_fresh, flags, work / f"{method}-interrupted", (*steps, 0))
     runs = [pool.submit(_fresh, flags, work / f"{method}-{number}", (0,)) for number in range(options.processes)]
     return steps, again, runs

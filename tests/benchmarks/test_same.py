@@ -31,19 +31,12 @@ def same(monkeypatch: pytest.MonkeyPatch, forked: Any) -> Any:
     return module
 
 
-WORDS = ["same.py", "--model", "tiny", "--processes", "2", "--steps", "4", "--dataset"]
+WORDS = ["same.py", "--model", "tiny", "--processes", "2", "--steps", "4", "--interruptions", "1", "--dataset"]
 
 
 def test_runs_are_the_same_in_fresh_processes_and_when_they_were_interrupted(
     same: Any, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = same._fresh
-
-    def once(flags: dict[str, Any], output: Path, stops: tuple[int, ...]) -> Any:
-        """One interruption of each run that is interrupted shows what three do."""
-        return before(flags, output, stops[-2:])
-
-    monkeypatch.setattr(same, "_fresh", once)
     monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv)])
     assert same.main() == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| standard", "| lora", "| hyb"))]
@@ -60,11 +53,6 @@ def test_a_run_that_differs_is_told(
         before({**flags, "seed": next(count)}, output, stop_after)
 
     monkeypatch.setattr(same, "_trained", other)
-    monkeypatch.setattr(same, "_fresh", _without_stops(same._fresh))
-    monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv), "--methods", "lora"])
+    monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv), "--methods", "lora", "--interruptions", "0"])
     assert same.main() == 1
     assert "| lora | 2 | 2 different | 2 different |" in capsys.readouterr().out
-
-
-def _without_stops(fresh: Any) -> Any:
-    return lambda flags, output, stops: fresh(flags, output, (0,))

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Opened
 
 from loratory.report.study import write
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH; apt-get install chromium"),
-]
-
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +30,9 @@ def study(make_study: Any, read_back: Any, tmp_path_factory: pytest.TempPathFact
     return write(place, read_back(summary))[0]
 
 
-class Opened:
-    """A page that has drawn everything, with what it asked for and complained of."""
-
-    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
-        self.context = browser.new_context(**settings)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-drawn=yes]")
-
-
 @pytest.fixture(scope="module")
 def opened(browser: Any, study: Path) -> Iterator[Opened]:
-    found = Opened(browser, study, viewport={"width": 1280, "height": 900})
+    found = Opened(browser, study, viewport={"width": 1280, "height": 900}).drawn()
     yield found
     found.context.close()
 
@@ -159,7 +128,7 @@ def test_what_the_page_does_not_name_cannot_run_or_load(opened: Opened) -> None:
 
 
 def test_keyboard_goes_from_top_to_bottom(browser: Any, study: Path) -> None:
-    opened = Opened(browser, study, viewport={"width": 1280, "height": 900})
+    opened = Opened(browser, study, viewport={"width": 1280, "height": 900}).drawn()
     page = opened.page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -176,7 +145,7 @@ def test_keyboard_goes_from_top_to_bottom(browser: Any, study: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(browser: Any, study: Path, scheme: str) -> None:
-    opened = Opened(browser, study, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    opened = Opened(browser, study, viewport={"width": 360, "height": 740}, color_scheme=scheme).drawn()
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     ground, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
@@ -189,7 +158,9 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, study: Path, scheme: 
 
 
 def test_on_a_phone_quality_stands_beside_the_names(browser: Any, study: Path) -> None:
-    opened = Opened(browser, study, viewport={"width": 390, "height": 844})
+    from playwright.sync_api import expect
+
+    opened = Opened(browser, study, viewport={"width": 390, "height": 844}).drawn()
     page = opened.page
     headings = page.locator("#g1-table thead th")
     narrow = headings.all_inner_texts()
@@ -205,7 +176,7 @@ def test_on_a_phone_quality_stands_beside_the_names(browser: Any, study: Path) -
     shown = [float(text.partition("%")[0]) for text in shares]
     assert shown == sorted(shown)
     page.set_viewport_size({"width": 1280, "height": 900})
-    sync_api.expect(headings.last).to_have_text("Macro-F1")  # the page's policy lets nobody wait by evaluating text
+    expect(headings.last).to_have_text("Macro-F1")  # the page's policy lets nobody wait by evaluating text
     assert headings.all_inner_texts() == [narrow[0], *narrow[3:], *narrow[1:3]]
     assert opened.complaints == []
     opened.context.close()

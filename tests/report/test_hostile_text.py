@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Opened
 
 from loratory.report.study import write
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH; apt-get install chromium")
 
 RUN = "(window.canary=window.canary||[]).push(1)"
 ENDS = ("", '"', "'", ">", '">', "'>", "</script>", "</style>", "</title>", "</textarea>", "</svg>", "-->", "]]>")
@@ -54,32 +49,9 @@ PAYLOADS = [end + raw for raw in RAW for end in ENDS] + list(OTHER)
 PLACES = 11
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A page, with all that it did: what ran, what it asked for, what it complained of, dialogs."""
-
-    def __init__(self, browser: Any, path: Path) -> None:
-        self.page = browser.new_page()
-        self.page.set_default_timeout(60_000)
-        self.requests: list[str] = []
-        self.said: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
-        self.page.goto(path.as_uri())
-
-    @property
-    def canaries(self) -> int:
-        """How often a payload ran."""
-        return int(self.page.evaluate("(window.canary || []).length"))
+def canaries(opened: Opened) -> int:
+    """How often a payload ran."""
+    return int(opened.page.evaluate("(window.canary || []).length"))
 
 
 @pytest.mark.parametrize("payload", FIRES)
@@ -87,9 +59,9 @@ def test_what_is_put_in_raw_runs(payload: str, browser: Any, tmp_path: Path) -> 
     """Else the page below would prove nothing."""
     path = tmp_path / "raw.html"
     path.write_text(f"<!doctype html><meta charset=utf-8><body>{payload}", encoding="utf8")
-    watched = Watched(browser, path)
-    watched.page.wait_for_timeout(100)
-    assert watched.canaries > 0
+    opened = Opened(browser, path)
+    opened.page.wait_for_timeout(100)
+    assert canaries(opened) > 0
 
 
 def test_on_the_page_of_a_study_nothing_of_it_runs(
@@ -111,18 +83,17 @@ def test_on_the_page_of_a_study_nothing_of_it_runs(
     failed = {"run": "gone", "cell": "c1", "stage": "final", "status": "failed", "error": texts[10]}
     summary["failed"] = [failed]
     path = write(tmp_path, read_back(summary))[0]
-    watched = Watched(browser, path)
-    watched.page.wait_for_selector("html[data-drawn=yes]")
-    watched.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    watched.page.wait_for_timeout(200)
-    assert watched.canaries == 0
-    assert watched.requests == [path.as_uri()]
-    assert watched.said == []
+    opened = Opened(browser, path).drawn()
+    opened.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    opened.page.wait_for_timeout(200)
+    assert canaries(opened) == 0
+    assert opened.requests == [path.as_uri()]
+    assert opened.complaints == []
     made_of = "all => all.map(one => one.outerHTML.slice(0, 90))"
     # Vega makes an empty form of its own for each chart
-    foreign = watched.page.locator("img, iframe, object, embed, base, link, math, form:not(.vega-bindings)")
+    foreign = opened.page.locator("img, iframe, object, embed, base, link, math, form:not(.vega-bindings)")
     assert foreign.evaluate_all(made_of) == []
-    assert watched.page.locator("a[href^='javascript:' i]").count() == 0
-    shown = watched.page.content()
+    assert opened.page.locator("a[href^='javascript:' i]").count() == 0
+    shown = opened.page.content()
     assert "{{7*7}}" in shown  # it is there, as text
     assert shown.count("canary") > 500

@@ -8,24 +8,19 @@ import json
 import logging
 import multiprocessing
 import os
-import random
-import select
 import shutil
-import signal
-import time
 import weakref
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
 import pytest
+from carried_out import at_once, failing, numbers
 
 import loratory.study.jobs as jobs
 from loratory.cli import main
-from loratory.engine.epoch import Ready
 from loratory.errors import DivergedError, LoratoryError, StorageError
 from loratory.inputs import Inputs
-from loratory.store.record import RunRecord
 from loratory.study.execute import InProcess
 from loratory.study.jobs import Outcome
 from loratory.study.launch import launch
@@ -34,59 +29,6 @@ from loratory.study.reading import read_study
 from loratory.study.workers import Workers, serve
 
 pytestmark = pytest.mark.usefixtures("without_page")
-
-KILLED = """
-name: killed
-data: [{data}]
-models: [{model}]
-methods:
-  - {{name: standard, tune: {{lr: [1e-4, 1e-3]}}}}
-  - {{name: lora, rank: 2, tune: {{lr: [1e-3, 5e-3]}}}}
-  - {{name: head, tune: {{lr: [1e-3, 5e-3]}}}}
-seeds: [0, 1]
-train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32, threads: 1}}
-"""
-KILLS = 10
-
-
-def numbers(records: dict[str, RunRecord]) -> dict[str, Any]:
-    """What is the same however the runs were carried out."""
-    return {
-        name: (record.status, record.quality, record.study | {"runs_at_once": None}, record.weights)
-        for name, record in records.items()
-        if record.study is not None
-    }
-
-
-def at_once(records: dict[str, RunRecord]) -> set[Any]:
-    return {record.study["runs_at_once"] for record in records.values() if record.study is not None}
-
-
-def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numbers(
-    study_file: Any, forked: Any, tmp_path: Path, records: Any
-) -> None:
-    path, directory, draw = study_file(KILLED), tmp_path / "out", random.Random(7)
-    command = ["study", "run", str(path), "--output", str(directory)]
-    seen: dict[str, Any] = {}
-    midway = 0
-    for _ in range(KILLS):
-        process = forked(lambda: main(command))
-        time.sleep(draw.uniform(0.15, 0.6))
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()
-        midway += process.returncode == -signal.SIGKILL
-        if (directory / "runs").is_dir():
-            seen = {name: record.cost for name, record in records(directory).items()} | seen
-    assert midway >= KILLS // 2  # it was still at work
-    assert main(command) == 0, said
-    found = records(directory)
-    assert len(found) == 3 * (2 * 2 + 2)
-    assert {name: found[name].cost for name in seen} == seen  # what was there was not run again
-    assert {path.name for path in (directory / "runs").iterdir()} == set(found)  # and nothing is left lying about
-    assert main(["study", "run", str(path), "--output", str(tmp_path / "whole")]) == 0
-    assert numbers(found) == numbers(records(tmp_path / "whole"))
-    plans = [(place / "plan.json").read_text("utf8") for place in (directory, tmp_path / "whole")]
-    assert plans[0] == plans[1]
 
 
 def run_with(place: Path, study: Path, **settings: Any) -> Any:
@@ -232,22 +174,6 @@ def test_a_process_holds_nothing_of_a_run_that_failed(monkeypatch: pytest.Monkey
     assert held[0]() is None
 
 
-def failing(error: Exception, where: Any) -> Any:
-    """`train`, which fails where `where(spec)` says so."""
-    train = jobs.train
-
-    def one(spec: Any, **settings: Any) -> Any:
-        if not where(spec):
-            return train(spec, **settings)
-
-        def fail(progress: Any) -> None:
-            raise error
-
-        return train(spec, **{**settings, "on_step": fail})
-
-    return one
-
-
 def test_a_run_that_fails_is_a_record_and_the_study_goes_on(
     study_file: Any, tmp_path: Path, records: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,61 +224,6 @@ def test_a_full_disk_ends_the_study_and_leaves_nothing_that_would_not_be_run_aga
     assert capsys.readouterr().err.endswith("error: full\n")
     assert main(command) == 0
     assert "8 runs in" in capsys.readouterr().out
-
-
-def test_an_interrupted_run_is_run_again(
-    study_file: Any, tmp_path: Path, records: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", failing(KeyboardInterrupt(), lambda spec: spec.seed == 4))  # type: ignore[arg-type]
-        assert main(command) == 130
-    assert "interrupted" in {record.status for record in records(tmp_path / "out").values()}
-    assert main(command) == 0
-    assert {record.status for record in records(tmp_path / "out").values()} == {"completed"}
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_runs_under_way_keep_a_checkpoint_when_a_study_is_interrupted_and_go_on_from_it(
-    workers: int, study_file: Any, forked: Any, ran: Path, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fork, place, stepped = multiprocessing.get_context("fork"), tmp_path / "out", tmp_path / "stepped"
-    command = ["study", "run", str(study_file()), "--output", str(place), "--workers", str(workers)]
-    epoch = Ready.epoch
-
-    def waiting(self: Ready, number: int, on_step: Any, **given: Any) -> int:
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing)
-
-        def step(progress: Any) -> None:
-            on_step(progress)
-            stepped.touch()
-            select.select([reading], [], [], 60)
-
-        return epoch(self, number, step, **given)
-
-    def work() -> int:
-        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
-        Ready.epoch = waiting  # type: ignore[method-assign]
-        return main(command)
-
-    process = forked(work)
-    deadline = time.monotonic() + 60
-    while not stepped.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
-    assert process.returncode == 143, err
-    kept = [path.name for path in (place / "runs").glob(".*.checkpoint-*")]
-    assert 1 <= len(kept) <= workers
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    assert main(command) == 0
-    found = records(place)
-    assert sum(record.cost["resumed_at_steps"] == [1] for record in found.values()) == len(kept)
-    assert numbers(found) == numbers(records(ran))
-    assert not list((place / "runs").glob(".*"))
 
 
 def test_the_second_launcher_names_the_first_and_stops(ran: Path, study_file: Any, capsys: Any) -> None:
