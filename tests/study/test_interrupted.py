@@ -94,8 +94,8 @@ def test_runs_under_way_keep_a_checkpoint_when_a_study_is_interrupted_and_go_on_
         return epoch(self, number, step, **given)
 
     def work() -> int:
-        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
-        Ready.epoch = waiting  # type: ignore[method-assign]
+        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # in this fork alone
+        Ready.epoch = waiting  # type: ignore[method-assign]  # likewise
         return main(command)
 
     process = forked(work)

@@ -44,7 +44,7 @@ class State:
     """A state of training, as it is stored.
 
     Attributes:
-        tensors: on the CPU, by name.
+        tensors: on the CPU, by name; where it is taken by several processes, whole in the first.
         facts: in JSON's types.
     """
 
@@ -110,11 +110,15 @@ class Pauses:
 
 
 def taken(run: Ready, at: Standing) -> State:
-    """The state of training now; no step is under way."""
-    tensors = {f"step/{name}": tensor for name, tensor in run.one.state().items()}
-    tensors |= {f"kept/{name}": tensor for name, tensor in (at.kept or {}).items()}
+    """The state of training now; no step is under way. Of several processes, which all have the same weights, the first
+    alone brings them to its memory.
+    """
+    processes, tensors = run.hardware.processes, dict[str, Tensor]()
+    if processes.first:
+        tensors |= {f"step/{name}": tensor for name, tensor in run.one.state().items()}
+        tensors |= {f"kept/{name}": tensor for name, tensor in (at.kept or {}).items()}
     found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    for rank, generators in enumerate(run.hardware.processes.gathered(_generators(run.hardware.device))):
+    for rank, generators in enumerate(processes.gathered(_generators(run.hardware.device))):
         found |= {f"generator/{rank}/{kind}": state for kind, state in generators.items()}
     facts = {
         "epoch": at.epoch,
