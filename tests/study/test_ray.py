@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,23 @@ code = main(command)
 """
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name leaves room for those of Ray's sockets, 107 bytes in all."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        yield Path(folder)
+
+
 @needs_ray
 @pytest.mark.usefixtures("without_page")
 def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
-    study_file: Any, forked: Any, tmp_path: Path, records: Any
+    study_file: Any, forked: Any, tmp_path: Path, records: Any, short: Path
 ) -> None:
+    (left := short / "ray" / "ray_current_cluster").parent.mkdir()
+    left.write_text("127.0.0.1:1")  # of a cluster that was left running: no address that anybody named
     environment = {
         "PYTHONPATH": str(Path(loratory.__file__).parents[1]),
+        "RAY_TMPDIR": str(short),
         "HOME": str(tmp_path),  # where Ray keeps its token
         "OMP_NUM_THREADS": "1",
         "MARK": str(tmp_path / "mark"),

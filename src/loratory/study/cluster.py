@@ -56,7 +56,8 @@ class Cluster:
         except ImportError:
             raise ResourceError('--executor ray needs Ray; pip install "loratory[ray]"') from None
         handler = signal.getsignal(signal.SIGTERM)
-        own: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        joined = bool(os.environ.get("RAY_ADDRESS"))  # else one of its own, not the last that was left running here
+        own: dict[str, Any] = {} if joined else {"address": "local", "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
         except Exception as error:  # Ray has no one class for the ways in which a cluster cannot be joined
