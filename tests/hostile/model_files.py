@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import pickle
@@ -187,7 +188,31 @@ TOKENIZER: dict[str, Any] = {
 
 NAMES = ("../x", "os.system", "__main__", "PreTrainedModel", 7, ["BertTokenizer"])
 
+
+def step(part: str, *steps: dict[str, Any], **more: Any) -> Make:
+    """A tokenizer.json with other steps."""
+    kinds = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+    value = more or {"type": "Sequence", kinds[part]: list(steps)}
+    return setting("tokenizer.json", **{part: value})
+
+
+DOUBLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+BETWEEN = {"type": "Replace", "pattern": {"Regex": "(?=a)"}, "content": "a"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+LONG_MAP = base64.b64encode(bytes(4) + b"x" * 1000 + b"\0").decode()
+ROUND = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}] * 100
+
 TOKENIZERS = [
+    Case("tokenizer.json doubles each a, thirty times", step("normalizer", *[DOUBLED] * 30), LOOK),
+    Case("tokenizer.json doubles what follows nothing, thirty times", step("normalizer", *[BETWEEN] * 30), LOOK),
+    Case("tokenizer.json takes bytes for characters, thirty times", step("pre_tokenizer", *[BYTES] * 30), LOOK),
+    Case("tokenizer.json makes a thousand letters of one",
+         step("normalizer", type="Precompiled", precompiled_charsmap=LONG_MAP), LOOK),
+    Case("tokenizer.json puts a hundred texts into one",
+         step("post_processor", type="TemplateProcessing", single=ROUND, pair=ROUND,
+              special_tokens={"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}}), LOOK),
+    Case("tokenizer.json has a step without a kind", step("normalizer", {"content": "a"}), LOOK, DAMAGED),
+    Case("tokenizer.json has a step that is a list", step("normalizer", *[["a"]]), LOOK, DAMAGED),
     *(Case(f"tokenizer_config.json says {key}", setting("tokenizer_config.json", **{key: value}), LOOK)
       for key, value in TOKENIZER.items()),
     *(Case(f"tokenizer_config.json is of class {name}", setting("tokenizer_config.json", tokenizer_class=name), LOOK)

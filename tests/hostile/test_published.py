@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import CONFIGS
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from loratory.errors import SafetyError
 from loratory.models.door.config import check_config
+from loratory.models.door.pipeline import check_pipeline
 from loratory.models.door.tokenizer import check_tokenizer
 
 BESIDES: dict[str, Any] = {
@@ -64,6 +67,58 @@ def test_a_tokenizer_as_published_is_let_in(family: str, tmp_path: Path) -> None
     path.write_text(json.dumps(TOKENIZERS[family] | {"auto_map": {"AutoTokenizer": ["x.X", None]}}), encoding="utf8")
     with pytest.raises(Exception, match="auto_map"):
         check_tokenizer(tmp_path, vocabulary=50_000)
+
+
+CHARSMAP = base64.b64encode(bytes(4) + b"x" * 33 + b"\0").decode()  # as long as SentencePiece's longest
+STEPS: dict[str, dict[str, Any]] = {
+    "bert": {"normalizer": normalizers.BertNormalizer(), "pre_tokenizer": pre_tokenizers.BertPreTokenizer(),
+             "post_processor": processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))},
+    "roberta": {"pre_tokenizer": pre_tokenizers.ByteLevel(), "decoder": decoders.ByteLevel(),
+                "post_processor": processors.RobertaProcessing(("</s>", 1), ("<s>", 0))},
+    "albert": {"normalizer": normalizers.Sequence([
+                   normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), normalizers.NFKD(),
+                   normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Replace(Regex(" {2,}"), " ")]),
+               "pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(),
+                                                         pre_tokenizers.Metaspace()]),
+               "post_processor": processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1",
+                                                               [("[CLS]", 0), ("[SEP]", 1)])},
+    "llama": {"normalizer": normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])},
+    "qwen2": {"normalizer": normalizers.NFC(), "pre_tokenizer": pre_tokenizers.Sequence([
+                  pre_tokenizers.Split(Regex(r"\p{L}+|\s+(?!\S)|\s+"), "isolated"),
+                  pre_tokenizers.ByteLevel(use_regex=False)])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", STEPS)
+def test_the_steps_of_published_tokenizers_are_let_in(family: str, tmp_path: Path) -> None:
+    made = Tokenizer(models.BPE())
+    for part, value in STEPS[family].items():
+        setattr(made, part, value)
+    made.save(str(tmp_path / "tokenizer.json"))
+    check_pipeline(tmp_path, most=1 << 20)
+
+
+def test_a_table_as_long_as_sentencepiece_s_is_let_in_once(tmp_path: Path) -> None:
+    step = {"type": "Precompiled", "precompiled_charsmap": CHARSMAP}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"normalizer": step, "pre_tokenizer": {"type": "Metaspace"}}))
+    check_pipeline(tmp_path, most=1 << 20)
+    path.write_text(json.dumps({"normalizer": {"type": "Sequence", "normalizers": [step, step]}}))
+    with pytest.raises(SafetyError, match="1,089 times as long"):
+        check_pipeline(tmp_path, most=1 << 20)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"max_input_chars_per_word": 1_000_000},
+        {"continuing_subword_prefix": "#" * 100},
+    ],
+)
+def test_what_makes_wordpiece_slow_is_not_let_in(held: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", **held}}))
+    with pytest.raises(SafetyError, match=next(iter(held))):
+        check_pipeline(tmp_path, most=1 << 20)
 
 
 def test_where_the_files_once_lay_is_let_in_and_a_file_that_is_here_is_not(tmp_path: Path) -> None:

@@ -70,6 +70,26 @@ def test_a_sharded_model_is_the_whole_one(sharded: Path, tiny_bert: Path) -> Non
     assert load(sharded).digest != found.digest  # every shard counts
 
 
+def test_a_model_of_the_hub_comes_through_the_same_door(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's client keeps it: a folder for each revision, and a file that names the newest."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    kept = tmp_path / "models--someone--bert"
+    place = kept / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny_bert, place)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0" * 40)
+    found, expected = load_base("someone/bert", labels=LABELS, seed=0), load(tiny_bert)
+    assert (found.source, found.digest) == ("someone/bert", "0" * 40)
+    state = expected.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.model.state_dict().items())
+    (place / "model.safetensors").rename(place / "pytorch_model.bin")
+    with pytest.raises(SafetyError, match="model 'someone/bert': the hub has no safetensors of it"):
+        load_base("someone/bert", labels=LABELS, seed=0)
+
+
 @pytest.mark.parametrize("number", [0, 1, -1])
 def test_a_missing_shard_is_named(number: int, sharded: Path) -> None:
     gone = shards(sharded)[number]

@@ -43,12 +43,11 @@ class Pretrained:
     stamps: tuple[tuple[str, int, int], ...]
     """Each file's path, size and time of change (ns) when it was read; none for a hub id, whose revision is fixed."""
     place: str
-    """The directory where its files lie: `source`, or what the hub's cache holds of it. The hub id itself where it has
-    pickles alone, of which transformers asks the hub for safetensors."""
+    """The directory where its files lie: `source`, or what the hub's cache holds of it."""
     values: dict[str, Any]
     """What its config.json says, checked."""
     entries: dict[str, Entry] | None
-    """What the headers of its weight files say; None where the weights were not asked for, or not found in `place`."""
+    """What the headers of its weight files say; None where the weights were not asked for."""
 
     def config(self, labels: tuple[str, ...], problem: Problem = SINGLE) -> PretrainedConfig:
         """A configuration of its own, with `labels` as its classes."""
@@ -90,7 +89,7 @@ def pretrained(name: str, *, weights: bool = True) -> Pretrained:
     local = Path(source).is_dir()
     place = Path(source) if local else _from_hub(source, weights=weights)
     values = _check_description(place)
-    files, entries = _check_weights(place, on_hub=not local) if weights else ([], None)
+    files, entries = _check_weights(name, place, on_hub=not local) if weights else ([], None)
     config = read_config(values, source)
     try:
         with quiet():
@@ -100,8 +99,7 @@ def pretrained(name: str, *, weights: bool = True) -> Pretrained:
     tokenizer = padded(tokenizer)
     _check_vocabulary(name, tokenizer, config)
     if not local:
-        opened = str(place) if entries is not None or not weights else source
-        return Pretrained(name, source, tokenizer, place.name, config, (), opened, values, entries)
+        return Pretrained(name, source, tokenizer, place.name, config, (), str(place), values, entries)
     files = [place / "config.json", *files, *_tokenizer_files(place, tokenizer)]
     stamps = _stamps(files)  # before the contents: a change meanwhile is seen as one
     return Pretrained(name, source, tokenizer, files_digest(files), config, stamps, str(place), values, entries)
@@ -236,15 +234,18 @@ def files_digest(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_weights(directory: Path, *, on_hub: bool) -> tuple[list[Path], dict[str, Entry] | None]:
-    """The files of weights, and what their headers say; none and None for a model of the hub without safetensors."""
+def _check_weights(name: str, directory: Path, *, on_hub: bool) -> tuple[list[Path], dict[str, Entry]]:
+    """The files of weights, and what their headers say."""
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if whole.is_file():  # what transformers takes where both are there
         files = [whole]
     elif index.is_file():
         files = _shards(index)
-    elif on_hub:
-        return [], None
+    elif on_hub:  # transformers would open what the hub's service has made of the pickles, in a revision nobody named
+        raise SafetyError(
+            f"model {name!r}: the hub has no safetensors of it, and a pickle could run code; save it as safetensors, "
+            "and give that directory"
+        )
     else:
         pickles = sorted(path.name for path in directory.glob("*.bin"))
         if pickles:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loratory.errors import ModelError, SafetyError
 from loratory.models.door.files import check_link, check_size, is_inert, read_object, shown
+from loratory.models.door.pipeline import FILE, check_pipeline
 
 CONFIG = "tokenizer_config.json"
 MAX_CONFIG = 16 << 20
@@ -58,6 +59,8 @@ def check_tokenizer(directory: Path, *, vocabulary: int) -> None:
         raise SafetyError(f"{templates}: templates are not read here; remove the folder")
     if (directory / CONFIG).is_file():
         _check(directory / CONFIG, read_object(directory / CONFIG, most=MAX_CONFIG))
+    if (directory / FILE).is_file():
+        check_pipeline(directory, most=most)
     for name in ("special_tokens_map.json", "added_tokens.json"):
         if (directory / name).is_file():
             _check_tokens(directory / name, read_object(directory / name, most=MAX_CONFIG))
