@@ -26,7 +26,6 @@ import torch
 from tiny import BERT, WORDS, word_tokenizer
 
 import loratory.finish
-from loratory.errors import StorageError
 from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
 
@@ -56,22 +55,16 @@ def inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def begun(work: Callable[[], None]) -> int:
-    """A forked process that does it, quietly."""
-    pid = os.fork()
-    if pid == 0:
+    """A forked process that does it, quietly, in a group of its own."""
+
+    def quietly() -> None:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        code = 1
-        try:
-            work()
-            code = 0
-        except StorageError:
-            code = 5
-        finally:
-            os._exit(code)
-    return pid
+        work()
+
+    return steps.forked(quietly)
 
 
 def ended(work: Callable[[], None], *, after: float | None = None) -> int:

@@ -57,7 +57,7 @@ def check_pipeline(directory: Path, *, most: int) -> None:
             (longest > MOST_IN_WORD, f"max_input_chars_per_word is {longest:,}, above {MOST_IN_WORD:,}"),
             (len(prefix) > MOST_ADDED, f"continuing_subword_prefix has {len(prefix):,} characters"),
         ]
-    except (TypeError, AttributeError, ValueError, KeyError, LookupError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError) as error:
         raise ModelError(
             f"{path}: a step is none that tokenizers have ({type(error).__name__}); copy it again"
         ) from None
@@ -92,7 +92,7 @@ def _matches_nothing(pattern: str) -> bool:
 
 
 def _put_before(step: dict[str, Any]) -> float:
-    """A text, or a word of one character, becomes so much longer."""
+    """What a text of one character becomes, in characters."""
     return 1.0 + len(step.get("prepend") or step.get("append") or "")
 
 
