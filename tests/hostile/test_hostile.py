@@ -54,6 +54,7 @@ PACKED = packaged.Packaged(
 def test_the_corpus_is_large_and_no_case_stands_in_it_twice(record_property: Any) -> None:
     record_property("hostile files", len(CASES))
     assert len({case.what for case in CASES}) == len(CASES) >= 150
+    assert f" {len(CASES)} of them" in (Path(__file__).parents[2] / "SECURITY.md").read_text("utf8")
     counts = {name: len(cases) for name, cases in GROUPS.items()}
     print(f"{len(CASES)} hostile files: {counts}")
 
