@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
+from loratory.data.cells import recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
-from loratory.data.targets import recognised
 from loratory.disk.files import write_durably
 from loratory.errors import DataError, StorageError
 

@@ -147,7 +147,7 @@ def test_very_many_numbers_are_kept_as_numbers_in_a_stream(tmp_path: Path, monke
     cells = [f"{number * 7 % 400 / 8}" for number in range(400)]
     path = numbers_csv(tmp_path, cells)
     few = divided(path)
-    monkeypatch.setattr("loratory.data.targets.MANY", 30)
+    monkeypatch.setattr("loratory.data.cells.MANY", 30)
     columns = gathered(read_table(path, {"--text-column": "text", "--label-column": "label"}))
     assert columns.labels.numbers is not None
     assert (len(columns.labels.values), columns.labels.numbers.tolist()) == (0, [float(cell) for cell in cells])

@@ -18,21 +18,12 @@ from typing import TypedDict
 import numpy as np
 
 from loratory.data import hutto
+from loratory.data.cells import LISTED, CellReader, Cells, missing, recognised
 from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
 from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.data.targets import (
-    LISTED,
-    CellReader,
-    Cells,
-    Numbers,
-    Target,
-    class_name,
-    missing,
-    read_targets,
-    recognised,
-)
+from loratory.data.targets import Numbers, Target, class_name, read_targets
 from loratory.errors import DataError, SettingsError, counted, nearest
 from loratory.problems import FLAG_OF, FLAGS, IN_WORDS, REGRESSION, SINGLE, Problem
 from loratory.spec import DataSpec

@@ -9,18 +9,15 @@ Sechidis, Tsoumakas & Vlahavas 2011, here in one pass); of numbers tenths of the
 from __future__ import annotations
 
 import math
-import re
-from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.columns import Coded, Coder
+from loratory.data.cells import LISTED, Cells, missing, number_in
+from loratory.data.columns import Coded
 from loratory.data.files import encodable
-from loratory.problems import FLAG_OF, FLAGS, MULTI, REGRESSION, SINGLE, Problem, Targets
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
 
 Label = str | int | float | bool
 """What a class is called in the source: text, a number, or true/false."""
@@ -34,160 +31,11 @@ Refuse = Callable[[int, Sequence[int], str, str], None]
 
 SEPARATOR = "--label-separator"
 
-LISTED = 5
-"""Faulty rows that are named."""
-
-MANY = 65_536
-"""Distinct numbers with fractions among them, above which a column is one of numbers whatever comes after them."""
-
-SLIPS = 0.1
-"""Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
-
 STRATA = 10
 """Strata of a regression: tenths, which a split then has alike."""
 
 FEWEST = 20
 """Training examples a stratum of a regression has at least."""
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """N cells of a label column, none of them missing, before anything is said about them."""
-
-    values: Coded[object]
-    """The cells, lists as tuples; none where there are `numbers`."""
-    places: Sequence[Sequence[int]]
-    """Of each distinct cell the first places in which it stands."""
-    untyped: bool
-    """True where cells are text whatever they mean (CSV, TSV)."""
-    numbers: NDArray[np.float64] | None = None
-    """(N,) what a column of very many distinct numbers holds; NaN where there is none."""
-    wrong: Sequence[int] = ()
-    """The first places of those that are none."""
-
-
-class CellReader:
-    """Takes the cells of a label column one after the other.
-
-    Args:
-        untyped: as in :class:`Cells`.
-        flag, separator: as in :func:`recognised`. Where they leave it open, more than :data:`MANY` distinct numbers are
-            kept as numbers, whatever comes after them: a table of distinct cells would fill the memory.
-    """
-
-    def __init__(self, *, untyped: bool, flag: str | None = None, separator: str | None = None) -> None:
-        self._untyped = untyped
-        self._may_be_numbers = separator is None and flag in (None, FLAG_OF[REGRESSION])
-        self._coder = Coder[object]()
-        self._places: list[list[int]] = []
-        self._fractions = flag is not None
-        self._numbers: array[float] | None = None
-        self._wrong: list[int] = []
-
-    def add(self, place: int, cell: object) -> bool:
-        """Take what stands at one place; False, and nothing is taken, where no label stands there."""
-        if self._numbers is not None:
-            return self._add_number(self._numbers, place, cell)
-        value = _hashable(cell)
-        if not self._coder.knows(value):
-            if missing(value):
-                return False
-            self._look(value)
-        code = self._coder.add(value)
-        if code == len(self._places):
-            self._places.append([])
-        if len(self._places[code]) < LISTED:
-            self._places[code].append(place)
-        if self._may_be_numbers and self._fractions and len(self._places) > MANY:
-            self._as_numbers()
-        return True
-
-    def _look(self, value: object) -> None:
-        """Look once at each distinct cell while all were numbers so far."""
-        if self._may_be_numbers:
-            number = _number(value, untyped=self._untyped)
-            self._may_be_numbers = number is not None
-            self._fractions = self._fractions or (number is not None and not number.is_integer())
-
-    def _as_numbers(self) -> None:
-        coded = self._coder.done()
-        of = np.array([_number(value, untyped=self._untyped) for value in coded.values], dtype=np.float64)
-        self._numbers = array("d", of[coded.codes].tobytes())
-        self._coder, self._places = Coder(), []
-
-    def _add_number(self, numbers: array[float], place: int, cell: object) -> bool:
-        number = _number(cell, untyped=self._untyped)
-        if number is None:
-            if missing(cell):
-                return False
-            if len(self._wrong) < LISTED:
-                self._wrong.append(place)
-        numbers.append(math.nan if number is None else number)
-        return True
-
-    def done(self) -> Cells:
-        """All cells that were taken."""
-        numbers = None if self._numbers is None else np.frombuffer(self._numbers, dtype=np.float64)
-        return Cells(self._coder.done(), self._places, self._untyped, numbers, self._wrong)
-
-
-_NO_LABEL = object()  # in place of a cell, or a piece of a list, that can be no label
-
-
-def _hashable(cell: object) -> Hashable:
-    """A cell as it is, a list as a tuple, numpy's scalars as what they hold."""
-    if isinstance(cell, Iterable) and is_list(cell):
-        return tuple(map(_plain, cell))
-    return _plain(cell)
-
-
-def _plain(value: Any) -> Hashable:
-    own = value.item() if getattr(value, "ndim", None) == 0 else value
-    return own if own is None or isinstance(own, str | int | float | bool) else _NO_LABEL
-
-
-def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None) -> tuple[Problem, str | None]:
-    """The problem that the labels of these columns make, and why where nobody said it and it is no single label.
-
-    Args:
-        flag: what `--problem` says.
-        separator: what `--label-separator` says.
-    """
-    if flag is not None:
-        return FLAGS[flag], None
-    if separator is not None:
-        return MULTI, None
-    fractions: tuple[Problem, str] = REGRESSION, "labels are numbers with fractions"
-    if any(cells.numbers is not None for cells in columns):
-        return fractions
-    if any(isinstance(value, tuple) for cells in columns for value in cells.values.values):
-        return MULTI, "labels are lists"
-    rows = others = 0
-    fractional = False
-    for cells in columns:
-        numbers = [_number(value, untyped=cells.untyped) for value in cells.values.values]
-        rows += len(cells.values)
-        others += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
-        fractional |= any(not one.is_integer() for one in numbers if one is not None)
-    if fractional and not others:
-        return fractions
-    if fractional and others < SLIPS * rows:  # to be refused by their rows, not made classes of
-        return REGRESSION, "nearly all labels are numbers, some with fractions"
-    return SINGLE, None
-
-
-def is_list(value: object) -> bool:
-    """Whether a cell holds several labels: a list, tuple or array."""
-    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
-
-
-def missing(value: object) -> bool:
-    """Whether a cell holds no label at all; an empty list is one: no label of those there are."""
-    if isinstance(value, str):
-        return value.strip().casefold() in ("", "nan")
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def class_name(value: object) -> Label | None:
@@ -245,7 +93,7 @@ def _numbers(cells: Cells, refuse: Refuse) -> Numbers:
     if cells.numbers is not None:
         refuse(int(np.isnan(cells.numbers).sum()), cells.wrong, *_NO_NUMBER)
         return cells.numbers
-    found = [_number(value, untyped=cells.untyped) for value in cells.values.values]
+    found = [number_in(value, untyped=cells.untyped) for value in cells.values.values]
     _look_over(cells, [number is None for number in found], refuse, _NO_NUMBER)
     return np.array(found, dtype=np.float64)[cells.values.codes]
 
@@ -274,19 +122,6 @@ def _sets(cells: Cells, separator: str | None, refuse: Refuse) -> Coded[Target]:
 def _pieces(cell: str, separator: str) -> list[str]:
     """The labels of one cell; a separator alone stands for none."""
     return [piece.strip() for piece in cell.split(separator) if piece.strip()]
-
-
-def _number(value: object, *, untyped: bool) -> float | None:
-    """The number in a cell; text counts where cells have no type. None where there is none, or it is not finite."""
-    if isinstance(value, str) and untyped and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def ordered_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
