@@ -24,6 +24,13 @@ MANY = 65_536
 SLIPS = 0.1
 """Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
 
+MARKS = frozenset(
+    ("#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "none", "null")
+)
+"""Text that says that nothing is known, in lower case: what `pandas.read_csv` takes for missing beside an empty cell
+and NaN, which are never a label. Among numbers it is none; among classes it is a name.
+"""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -41,6 +48,27 @@ class Cells:
     """(N,) what a column of very many distinct numbers holds; NaN where there is none."""
     wrong: Sequence[int] = ()
     """The first places of those that are none."""
+
+    def at(self, chosen: Sequence[bool]) -> tuple[int, list[int]]:
+        """How many rows have one of the distinct cells that are `chosen`, and the first places of such."""
+        codes = np.flatnonzero(chosen)
+        count = int(np.isin(self.values.codes, codes).sum()) if len(codes) else 0
+        return count, sorted(place for code in codes.tolist() for place in self.places[code])[:LISTED]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How labels are read."""
+
+    problem: Problem = SINGLE
+    separator: str | None = None
+    """What stands between the labels of one cell."""
+    why: str | None = None
+    """What the labels look like, where that alone says that they are no single classes."""
+
+    def or_classes(self, remedy: str) -> str:
+        """The remedy of a fault, and how to say that labels are classes where only their looks say otherwise."""
+        return remedy if self.why is None else f"{remedy}, or say --problem {FLAG_OF[SINGLE]}"
 
 
 class CellReader:
@@ -82,20 +110,20 @@ class CellReader:
     def _look(self, value: object) -> None:
         """Look once at each distinct cell while all were numbers so far."""
         if self._may_be_numbers:
-            number = number_in(value, untyped=self._untyped)
+            number = number_in(value)
             self._may_be_numbers = number is not None
             self._fractions = self._fractions or (number is not None and not number.is_integer())
 
     def _as_numbers(self) -> None:
         coded = self._coder.done()
-        of = np.array([number_in(value, untyped=self._untyped) for value in coded.values], dtype=np.float64)
+        of = np.array([number_in(value) for value in coded.values], dtype=np.float64)
         self._numbers = array("d", of[coded.codes].tobytes())
         self._coder, self._places = Coder(), []
 
     def _add_number(self, numbers: array[float], place: int, cell: object) -> bool:
-        number = number_in(cell, untyped=self._untyped)
+        number = number_in(cell)
         if number is None:
-            if missing(cell):
+            if missing(cell) or is_mark(cell):
                 return False
             if len(self._wrong) < LISTED:
                 self._wrong.append(place)
@@ -123,34 +151,31 @@ def _plain(value: Any) -> Hashable:
     return own if own is None or isinstance(own, str | int | float | bool) else _NO_LABEL
 
 
-def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None) -> tuple[Problem, str | None]:
-    """The problem that the labels of these columns make, and why where nobody said it and it is no single label.
+def recognised(cells: Cells, flag: str | None, separator: str | None) -> Reading:
+    """How the labels of a column are read: as it was said, or as they look.
 
     Args:
+        cells: of the training examples.
         flag: what `--problem` says.
         separator: what `--label-separator` says.
     """
     if flag is not None:
-        return FLAGS[flag], None
+        return Reading(FLAGS[flag], separator)
     if separator is not None:
-        return MULTI, None
-    fractions: tuple[Problem, str] = REGRESSION, "labels are numbers with fractions"
-    if any(cells.numbers is not None for cells in columns):
-        return fractions
-    if any(isinstance(value, tuple) for cells in columns for value in cells.values.values):
-        return MULTI, "labels are lists"
-    rows = others = 0
-    fractional = False
-    for cells in columns:
-        numbers = [number_in(value, untyped=cells.untyped) for value in cells.values.values]
-        rows += len(cells.values)
-        others += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
-        fractional |= any(not one.is_integer() for one in numbers if one is not None)
-    if fractional and not others:
-        return fractions
-    if fractional and others < SLIPS * rows:  # to be refused by their rows, not made classes of
-        return REGRESSION, "nearly all labels are numbers, some with fractions"
-    return SINGLE, None
+        return Reading(MULTI, separator)
+    values = cells.values.values
+    if any(isinstance(value, tuple) for value in values):
+        return Reading(MULTI, why="labels are lists")
+    if cells.untyped and any(map(is_written_list, values)):
+        return Reading(MULTI, why="labels are lists, as they are written")
+    numbers = [number_in(value) for value in values]
+    fractions = cells.numbers is not None or any(not one.is_integer() for one in numbers if one is not None)
+    others, _ = cells.at([one is None and not is_mark(value) for one, value in zip(numbers, values, strict=True)])
+    if fractions and not others:
+        return Reading(REGRESSION, why="labels are numbers with fractions")
+    if fractions and others < SLIPS * len(cells.values):  # to be refused by their rows, not made classes of
+        return Reading(REGRESSION, why="nearly all labels are numbers, some with fractions")
+    return Reading()
 
 
 def is_list(value: object) -> bool:
@@ -165,9 +190,23 @@ def missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def number_in(value: object, *, untyped: bool) -> float | None:
-    """The number in a cell; text counts where cells have no type. None where there is none, or it is not finite."""
-    if isinstance(value, str) and untyped and _NUMBER.fullmatch(value.strip()):
+def is_mark(value: object) -> bool:
+    """Whether a cell holds one of the :data:`MARKS`."""
+    return isinstance(value, str) and value.strip().casefold() in MARKS
+
+
+def is_written_list(value: object) -> bool:
+    """Whether text looks like a list as Python writes it, such as `['a', 'b']`, `['a' 'b']` of numpy, or `[]`."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return False
+    inside = text[1:-1].strip()
+    return not inside or "," in inside or (inside[0] in "'\"" and inside[-1] == inside[0])
+
+
+def number_in(value: object) -> float | None:
+    """The number in a cell, or in its text. None where there is none, or it is not finite."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -9,12 +9,13 @@ Sechidis, Tsoumakas & Vlahavas 2011, here in one pass); of numbers tenths of the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.cells import LISTED, Cells, missing, number_in
+from loratory.data.cells import Cells, Reading, is_written_list, missing, number_in
 from loratory.data.columns import Coded
 from loratory.data.files import encodable
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
@@ -50,7 +51,7 @@ def class_name(value: object) -> Label | None:
     return value if isinstance(value, bool | int) else None
 
 
-def read_targets(cells: Cells, problem: Problem, separator: str | None, refuse: Refuse) -> Coded[Target] | Numbers:
+def read_targets(cells: Cells, how: Reading, refuse: Refuse) -> Coded[Target] | Numbers:
     """The label of each row; of a regression (N,) float64.
 
     Args:
@@ -58,18 +59,15 @@ def read_targets(cells: Cells, problem: Problem, separator: str | None, refuse: 
             it does nothing.
 
     Raises:
-        DataError: by `refuse`: a single label among lists, a label that is no name, or one that is no number.
+        DataError: by `refuse`: a single label among lists, a list that is written in a cell, a label that is no name,
+            or one that is no number.
     """
-    if problem == REGRESSION:
-        return _numbers(cells, refuse)
-    if problem == MULTI:
-        return _sets(cells, separator, refuse)
-    _look_over(
-        cells,
-        [class_name(value) is None for value in cells.values.values],
-        refuse,
-        ("with a label that is no class name", "use text, numbers or true/false"),
-    )
+    if how.problem == REGRESSION:
+        return _numbers(cells, how, refuse)
+    if how.problem == MULTI:
+        return _sets(cells, how, refuse)
+    nameless = [class_name(value) is None for value in cells.values.values]
+    refuse(*cells.at(nameless), "with a label that is no class name", "use text, numbers or true/false")
     return cells.values.converted(_named)
 
 
@@ -79,42 +77,42 @@ def _named(value: object) -> Label:
     return name
 
 
-def _look_over(cells: Cells, faults: Sequence[bool], refuse: Refuse, what: tuple[str, str]) -> None:
-    """Refuse the rows of the distinct cells at fault."""
-    wrong = np.flatnonzero(faults)
-    count = int(np.isin(cells.values.codes, wrong).sum()) if len(wrong) else 0
-    refuse(count, sorted(place for code in wrong.tolist() for place in cells.places[code])[:LISTED], *what)
-
-
-_NO_NUMBER = ("with a target that is no finite number", "give a number, or say --problem single-label")
-
-
-def _numbers(cells: Cells, refuse: Refuse) -> Numbers:
+def _numbers(cells: Cells, how: Reading, refuse: Refuse) -> Numbers:
+    found = [number_in(value) for value in cells.values.values]
+    count, places = cells.at([number is None for number in found])
     if cells.numbers is not None:
-        refuse(int(np.isnan(cells.numbers).sum()), cells.wrong, *_NO_NUMBER)
-        return cells.numbers
-    found = [number_in(value, untyped=cells.untyped) for value in cells.values.values]
-    _look_over(cells, [number is None for number in found], refuse, _NO_NUMBER)
-    return np.array(found, dtype=np.float64)[cells.values.codes]
+        count, places = int(np.isnan(cells.numbers).sum()), list(cells.wrong)
+    looks = "" if how.why is None else f"{how.why}: "
+    refuse(count, places, "with a target that is no finite number", looks + how.or_classes("give a number"))
+    return np.array(found, dtype=np.float64)[cells.values.codes] if cells.numbers is None else cells.numbers
 
 
-def _sets(cells: Cells, separator: str | None, refuse: Refuse) -> Coded[Target]:
+def _sets(cells: Cells, how: Reading, refuse: Refuse) -> Coded[Target]:
+    separator = how.separator
+
     def pieces(value: object) -> object:
         return tuple(_pieces(value, separator)) if separator is not None and isinstance(value, str) else value
 
-    found = [pieces(value) for value in cells.values.values]
-    lists = any(isinstance(value, tuple) for value in cells.values.values)
+    values = cells.values.values
+    if cells.untyped and any(map(is_written_list, values)):
+        shown = next(value for value in values if is_written_list(value))
+        remedy = how.or_classes(f"write a;b and set {SEPARATOR}, or give JSONL or Parquet")
+        said = f"with a label that looks like a list, such as {str(shown)[:40]}"
+        refuse(*cells.at([*map(is_written_list, values)]), said, remedy)
+    found = [pieces(value) for value in values]
+    lists = any(isinstance(value, tuple) for value in values)
     say = "write a list of one" if lists else f"write lists, or set {SEPARATOR}"
     single = [not isinstance(value, tuple) for value in found]
-    _look_over(cells, single, refuse, ("with a single label where a list of labels is read", say))
+    refuse(*cells.at(single), "with a single label where a list of labels is read", say)
     names = [
         [None if missing(one) else class_name(one) for one in value] for value in found if isinstance(value, tuple)
     ]
     nameless = [None in one for one in names]
-    _look_over(cells, nameless, refuse, ("with a label that is no name", "use text, numbers or true/false"))
+    refuse(*cells.at(nameless), "with a label that is no name", "use text, numbers or true/false")
     known = [[key_of(name) for name in one if name is not None] for one in names]
-    twice = ("with a label that stands there twice", "list the labels that a text has, not 0 or 1 for each")
-    _look_over(cells, [len(set(keys)) < len(keys) for keys in known], refuse, twice)
+    twice = [len(set(keys)) < len(keys) for keys in known]
+    remedy = "list the labels that a text has, not 0 or 1 for each"
+    refuse(*cells.at(twice), "with a label that stands there twice", remedy)
     of = Coded.of(tuple(label for _, label in sorted(keys)) for keys in known)
     return Coded(of.values, of.codes[cells.values.codes])
 
@@ -141,6 +139,23 @@ def names_of(parts: Iterable[Coded[Target] | Numbers], problem: Problem, column:
         return (column,)
     coded = (part for part in parts if isinstance(part, Coded))
     return ordered_labels(label for part in coded for target in part.values for label in listed(target))
+
+
+SEPARATORS = ";|,/"
+"""What may stand between the labels of one cell."""
+
+
+def otherwise(names: Sequence[Label]) -> str:
+    """How to say that classes of these names are numbers, or several labels each, where they look so: the end of an
+    error's line."""
+    if sum(number_in(name) is not None for name in names) > max(2, len(names) / 2):
+        return "; say --problem regression if labels are numbers"
+    for mark in SEPARATORS:
+        pieces = [_pieces(name, mark) for name in names if isinstance(name, str)]
+        often = Counter(piece for one in pieces for piece in {*one})
+        if any(len(one) > 1 and all(often[piece] > 1 for piece in one) for one in pieces):
+            return f"; set {SEPARATOR} if {mark!r} stands between labels"
+    return ""
 
 
 def listed(target: Target) -> tuple[Label, ...]:
