@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from loratory.data.overlap import is_most
 from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.quality import Quality
@@ -19,6 +20,7 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     return [
         *_tested(records, baselines),
         *_data(records, baselines),
+        *_leaked(records),
         *_settings(records),
         *_surroundings(records, names),
         *_beside(records),
@@ -58,6 +60,16 @@ def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]
     if len(_digests(records, "train")) > 1:
         return ["Trained on different examples: rows differ by their data too, not by their method alone."]
     return []
+
+
+def _leaked(records: Sequence[Record]) -> list[str]:
+    """Where most of a test stands in training, too."""
+    places = (("data", "overlap", "train-test"), ("data", "sizes", "test"))
+    found = {tuple(lookup(record, *place) for place in places) for record in records}
+    counts = [(count, size) for count, size in found if isinstance(count, int) and isinstance(size, int)]
+    most = [f"{count:,} of {size:,}" for count, size in sorted(counts) if is_most(count, size)]
+    said = f"Test texts that stand in training too: {', '.join(most)}; scores on them say little of new texts."
+    return [said] if most else []
 
 
 def _digests(records: Sequence[Record], part: str) -> set[str]:
