@@ -20,6 +20,7 @@ from loratory.data_app import data_app
 from loratory.errors import Interrupted, LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
 from loratory.flags import (
+    PLAIN,
     CheckpointEvery,
     Commands,
     Json,
@@ -59,9 +60,7 @@ app = typer.Typer(
     cls=Program,
     help="Which way of fine-tuning should I use, and what does it cost me?",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **PLAIN,
 )
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")

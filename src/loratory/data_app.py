@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from loratory.console import print_json, say, show
-from loratory.flags import Commands, Json, with_settings
+from loratory.flags import PLAIN, Commands, Json, with_settings
 
-data_app = typer.Typer(cls=Commands, help="The packaged data and model.", no_args_is_help=True)
+data_app = typer.Typer(cls=Commands, help="The packaged data and model.", no_args_is_help=True, **PLAIN)
 
 
 @data_app.command("list")

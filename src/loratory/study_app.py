@@ -9,9 +9,9 @@ import typer
 
 from loratory.console import print_json, say, show, tell
 from loratory.errors import counted
-from loratory.flags import CheckpointEvery, Json, assignment
+from loratory.flags import PLAIN, CheckpointEvery, Json, assignment
 
-study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
+study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True, **PLAIN)
 
 KEPT_SHOWN = 12
 """Runs with weights that are named when a study ends."""

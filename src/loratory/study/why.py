@@ -71,14 +71,14 @@ def time_dominated(parts: Parts, *, frozen: bool, cpu: bool = False) -> str:
         return "forward passes dominate, which go through frozen layers too"
     if frozen and passes >= DOMINANT:
         return f"{passes:.0%} are forward and backward passes, which go through frozen layers too"
-    if passes >= DOMINANT:
-        return f"{passes:.0%} are forward and backward passes through the whole model, all of which is trained"
     if found.get("optimizer", 0.0) >= DOMINANT:
         return "the optimizer dominates, which fewer trained parameters shorten"
+    if passes >= DOMINANT:
+        return f"{passes:.0%} are forward and backward passes through the whole model, all of which is trained"
     if found.get("communication", 0.0) >= DOMINANT:
         return "the exchange between processes dominates, which fewer trained parameters shorten"
     if waiting >= DOMINANT:
-        return f"{waiting:.0%} of it batches are made, or Python is between the parts, whatever is trained"
+        return f"{waiting:.0%} goes into making batches and into Python between the parts, whatever is trained"
     return ""
 
 
