@@ -95,7 +95,7 @@ def _settings(records: Sequence[Record]) -> list[str]:
     """What differs beside the method and its learning rate; seeds, where cells have as many but not the same."""
     specs = [spec for record in records if (spec := flat(record))]
     found = {
-        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key)) for spec in specs))
+        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key), key) for spec in specs))
         for key in dict.fromkeys(key for spec in specs for key in spec)
         if key == "hardware.precision" or (key.startswith(("data.", "training.")) and key != "training.lr")
     }
