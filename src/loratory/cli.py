@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from loratory.console import Lines, any_encoding, fail, print_json, progress_shown, rank, say, show, tell
 from loratory.errors import Interrupted, LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
-from loratory.flags import CheckpointEvery, assignment, byte_count, hyphens, usage_message, with_settings
+from loratory.flags import CheckpointEvery, assignment, hyphens, usage_message, with_settings
 from loratory.methods import METHODS, spec_from_flags
 from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
 from loratory.study_app import study_app
@@ -116,22 +116,20 @@ def estimate(
     flags: dict[str, Any],
 ) -> None:
     """Say what training would cost: parameters, memory, time. Needs no weights, and leaves nothing."""
-    from loratory.estimating import estimate as estimate_run
-    from loratory.estimating import grid
-    from loratory.inputs import Inputs
-    from loratory.report.estimates import estimates_table
-    from loratory.report.tables import check_price
+    from loratory.estimates import estimates
 
-    check_price(price_per_hour)
-    limit = None if memory is None else byte_count(memory)
-    given = {**flags, **dict(map(assignment, settings or []))}
-    specs = [spec_from_flags(one) for one in grid(given, methods=method, ranks=ranks, batch_sizes=batch_sizes)]
-    inputs = Inputs(weights=False)
-    found = [estimate_run(spec, memory=limit, inputs=inputs).to_dict() for spec in specs]
+    found = estimates(
+        {**flags, **dict(map(assignment, settings or []))},
+        methods=method,
+        ranks=ranks,
+        batch_sizes=batch_sizes,
+        memory=memory,
+        price_per_hour=price_per_hour,
+    )
     if as_json:
-        print_json(found)
+        print_json([one.to_dict() for one in found.rows])
     else:
-        show(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
+        show(found.table.to_rich())
 
 
 @app.command()
