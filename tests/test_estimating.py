@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.main import get_command
 
+import loratory
+from loratory import cli
 from loratory.cli import main
 from loratory.data.batches import Cut, epoch_order
+from loratory.engine.calibrate import Calibration
 from loratory.engine.hardware import Hardware
 from loratory.engine.operations import operations
 from loratory.errors import ModelError, SettingsError
-from loratory.estimating import estimate, grid
-from loratory.flags import byte_count
+from loratory.estimates import byte_count, grid
+from loratory.estimating import estimate, largest_batch, peaks
 from loratory.inputs import Inputs
 from loratory.report.estimates import FROZEN, estimates_table
 from loratory.run import train
@@ -110,6 +117,41 @@ def test_a_limit_of_memory_gives_the_largest_batch(spec: Any) -> None:
     assert 0 < sizes[1] <= sizes[2]
 
 
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(0, 110), st.integers(0, 110))
+def test_the_largest_batch_stays_below_one_more_does_not_and_more_memory_takes_as_many(
+    peak: list[int], memory: int, other: int
+) -> None:
+    """Peaks need not rise: which examples meet in a step changes with its size."""
+    size = largest_batch(lambda size: peak[size - 1], len(peak), memory)
+    assert (size == 0) == (peak[0] > memory)
+    assert size == 0 or peak[size - 1] <= memory
+    assert size in (0, len(peak)) or peak[size] > memory
+    least, most = sorted((memory, other))
+    assert largest_batch(lambda size: peak[size - 1], len(peak), least) <= largest_batch(
+        lambda size: peak[size - 1], len(peak), most
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_peaks_go_through_those_that_were_measured(accumulate: int, spec: Any) -> None:
+    chosen = spec("lora", accumulate=accumulate, batch_size=12)
+    data = prepare(chosen, Hardware.of(chosen.hardware), Inputs(weights=False), weights=False).tokens["train"]
+    orders = [epoch_order(len(data.labels), chosen.seed, epoch) for epoch in (1, 2)]
+
+    def measured(size: int, slope: int) -> Calibration:
+        tokens = max(count for order in orders for count in data.totals(order, Cut(size, accumulate)))
+        parts = {"activations": 50 * tokens}
+        return Calibration(10_000 + slope * tokens, parts, tokens, timed_steps=0, train_seconds=0.0)
+
+    for slope, expected in ((70, 70), (20, 50)):  # never less than the activations need
+        peak = peaks(data, chosen, [measured(12, slope), measured(6, slope)])
+        assert peak(12) == pytest.approx(measured(12, slope).peak_bytes)
+        tokens = [measured(size, slope).heaviest for size in (12, 24)]
+        assert peak(24) - peak(12) == pytest.approx(expected * (tokens[1] - tokens[0]))
+    alone = peaks(data, chosen, [measured(12, 70)])
+    assert alone(24) - alone(12) == pytest.approx(50 * (tokens[1] - tokens[0]))
+
+
 def test_the_command_prints_a_row_for_each_combination(spec: Any, tiny_bert: Path, tiny_csv: Path, capsys: Any) -> None:
     command = [
         "estimate",
@@ -150,9 +192,32 @@ def test_wrong_flags_are_one_line(flags: list[str], line: str, capsys: Any) -> N
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
-def test_a_quantised_base_needs_its_weights(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="--quantize 4bit: it needs the model's weights"):
-        estimate(spec("lora", quantize="4bit"))
+def test_it_takes_trains_flags_but_those_that_cost_nothing() -> None:
+    app = get_command(cli.app)
+    flags = {name: {one.name for one in app.commands[name].params} for name in ("train", "estimate")}
+    assert flags["train"] - flags["estimate"] == {"output", "tracker", "checkpoint_every"}
+    assert flags["estimate"] - flags["train"] == {"ranks", "batch_sizes", "memory", "price_per_hour"}
+
+
+def test_from_python_it_is_the_commands_table(tiny_bert: Path, tiny_csv: Path, capsys: Any) -> None:
+    own = {"price_per_hour", "ranks", "batch_sizes", "memory"}
+    assert own <= {*signature(loratory.estimate).parameters}
+    settings = {"model": tiny_bert, "dataset": tiny_csv, "max_length": 32, "device": "cpu", "epochs": 1}
+    found = loratory.estimate(method=["head", "lora"], ranks=[1, 2], memory="8GiB", price_per_hour=2, **settings)
+    assert [one.approach for one in found.rows] == ["head", "lora r=1 attention", "lora r=2 attention"]
+    assert (found.memory, found.price_per_hour) == (2**33, 2)
+    assert "| Largest batch | Price |" in found.table.to_markdown()
+    assert [row["largest_batch"] for row in found.table.rows] == [one.largest_batch for one in found.rows]
+    assert "in 11 of 20 comparisons" in " ".join(found.table.notes)
+    assert capsys.readouterr() == ("", "")
+    for wrong, said in (
+        ({"ranks": [1], "rank": 2}, "--rank and --ranks: give one of the two"),
+        ({"batch_sizes": []}, r"--batch-sizes \[\]: write it as values"),
+        ({"memory": -1}, "--memory -1: write it as"),
+        ({"price_per_hour": -1}, "--price-per-hour -1: give an amount"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            loratory.estimate(method="lora", **settings, **wrong)
 
 
 def test_sizes_and_grids_are_read() -> None:

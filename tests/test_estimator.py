@@ -1,4 +1,4 @@
-"""The scikit-learn classifier: scikit-learn's own checks as far as they go with texts, and what they cannot see."""
+"""The scikit-learn estimators: scikit-learn's own checks as far as they go with texts, and what they cannot see."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_array
 
 import loratory
 from loratory import TextClassifier, TextRegressor
 from loratory.errors import InputError
+from loratory.estimator import TextEstimator
 
 SMALL = {"max_length": 32, "device": "cpu", "precision": "fp32", "lr": 0.01, "epochs": 1}
 
@@ -44,32 +48,45 @@ def fitted(make: Make, data: Any) -> TextClassifier:
     return make("lora", rank=4, epochs=4).fit(*data)
 
 
-class OfNumbers(TextClassifier):
-    """Rows of numbers as texts, for checks that know nothing else: of each feature a word of its size, and one of its
-    digits. Its conduct is that of the class above."""
+class OfNumbers(TextEstimator):
+    """Writes rows of numbers as texts, because scikit-learn's checks give nothing else: of each feature a word of its
+    size, and one of its digits. What is done with the texts is what the class itself does, which is checked.
+    """
 
-    def _texts(self, X: Any) -> list[str]:
+    def _texts(self, X: Any) -> list[Any]:
         def words(feature: int, value: float) -> str:
             size, digits = int(np.clip(np.round(2 * value) + 15, 0, 29)), int(abs(value) * 1e4)
             return f"w{6 + 30 * (feature % 3) + size} w{6 + digits % 90}"
 
-        return [" ".join(words(*cell) for cell in enumerate(row[:6])) for row in check_array(X)]
+        return super()._texts([" ".join(words(*cell) for cell in enumerate(row[:6])) for row in check_array(X)])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = False, False, True
+        for own in (tags.classifier_tags, tags.regressor_tags):
+            if own is not None:  # a random model on numbers written as words; texts are learnt below
+                own.poor_score = True
         return tags
 
 
+class ClassifierOfNumbers(OfNumbers, TextClassifier):
+    """The classifier, given numbers."""
+
+
+class RegressorOfNumbers(OfNumbers, TextRegressor):
+    """The regressor, given numbers."""
+
+
 NO_FEATURES = "a text has no features to count: there is no n_features_in_"
-FAILING = {"check_n_features_in": NO_FEATURES, "check_n_features_in_after_fitting": NO_FEATURES}
+FAILING = dict.fromkeys(
+    ("check_n_features_in", "check_n_features_in_after_fitting", "check_classifiers_train"), NO_FEATURES
+)
 """scikit-learn's checks that fail, and must, with the reason."""
 
 ROUNDING = "sums are rounded otherwise in batches of other texts: equal within 1e-6, as tested below, not within 1e-7"
 SKIPPED = {
     "check_methods_sample_order_invariance": ROUNDING,
     "check_methods_subset_invariance": ROUNDING,
-    "check_classifiers_train": "asks a random model for 83% on numbers written as words; texts are learnt below",
     "check_array_api_input": "its numbers are no texts, on whatever device",
 }
 """Checks that mean nothing here, or pass and fail by the last digit, with the reason."""
@@ -77,12 +94,55 @@ SKIPPED = {
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")  # what a check of y (N, 1) asks for
 @parametrize_with_checks(
-    [OfNumbers("head", **SMALL)], expected_failed_checks=lambda estimator: FAILING, xfail_strict=True
+    [ClassifierOfNumbers("head", **SMALL), RegressorOfNumbers("head", **SMALL)],
+    expected_failed_checks=lambda estimator: FAILING,
+    xfail_strict=True,
 )
-def test_scikit_learns_checks(estimator: OfNumbers, check: partial[None], tiny_bert: Path) -> None:
+def test_scikit_learns_checks(estimator: OfNumbers, check: partial[None], model_directory: Any) -> None:
     if check.func.__name__ in SKIPPED:
         pytest.skip(SKIPPED[check.func.__name__])
-    check(estimator.set_params(model=str(tiny_bert)))
+    check(estimator.set_params(model=str(model_directory("bert", num_hidden_layers=1))))
+
+
+WITHOUT_DATA = (
+    "cloneable", "tags_renamed", "repr", "no_attributes_set_in_init", "parameters_default_constructible",
+    "get_params_invariance", "set_params", "valid_tag_types", "do_not_raise_errors_in_init_or_set_params",
+    "mixin_order",
+)  # fmt: skip
+"""scikit-learn's checks that give the estimator no numbers."""
+
+
+@pytest.mark.parametrize("kind", [TextClassifier, TextRegressor])
+@pytest.mark.parametrize("check", WITHOUT_DATA)
+def test_scikit_learns_checks_that_need_no_data_take_the_classes_as_they_are(check: str, kind: Any) -> None:
+    found = getattr(estimator_checks, f"check_{check}", None) or getattr(estimator_checks, f"check_estimator_{check}")
+    found(kind.__name__, kind())
+
+
+def lower(X: Any) -> list[str]:
+    """A step before the estimator."""
+    return [text.lower() for text in X]
+
+
+@pytest.mark.parametrize("kind", [TextClassifier, TextRegressor])
+def test_both_stand_in_pipelines_cross_validation_searches_and_pickles(kind: Any, tiny_bert: Path, data: Any) -> None:
+    X, y = [text.upper() for text in data[0]], np.array(data[1])
+    if kind is TextRegressor:
+        y = np.where(y == "good", 1.5, -0.5)
+    own = {**SMALL, "epochs": 6, "lr": 0.005}
+    pipeline = make_pipeline(FunctionTransformer(lower), kind("standard", tiny_bert, **own))
+    (_, (last, estimator)) = pipeline.steps
+    assert cross_val_score(pipeline, X, y, cv=2).min() > (0.6 if kind is TextClassifier else 0.3)
+    grid = {f"{last}__lr": [1e-6, 5e-3], f"{last}__settings": [{"warmup": 0.1}]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(np.array(X), y)
+    assert search.best_params_[f"{last}__lr"] == 5e-3
+    fitted = search.best_estimator_[-1]
+    assert clone(fitted).get_params() == {**estimator.get_params(), "settings": {"warmup": 0.1}}
+    assert fitted.set_params(device="cpu").get_params()["device"] == "cpu"
+    assert not hasattr(fitted, "n_features_in_")
+    again = pickle.loads(pickle.dumps(search))
+    assert again.predict(X[:9]).tolist() == search.predict(X[:9]).tolist()
+    assert again.predict(X[:9]).dtype == y.dtype
 
 
 def test_it_learns_and_its_answers_agree(fitted: TextClassifier, data: Any) -> None:
@@ -176,21 +236,22 @@ def test_what_is_saved_is_a_run(fitted: TextClassifier, data: Any, tmp_path: Pat
         fitted.save(place)
 
 
-def test_cross_validation_and_a_search_over_settings(make: Make, data: Any) -> None:
-    X, y = data
-    scores = cross_val_score(make("standard", epochs=3), X, y, cv=2)
-    assert scores.min() > 0.6
-    grid = {"lr": [1e-6, 1e-2], "settings": [{"warmup": 0.1}]}
-    search = GridSearchCV(make("standard", epochs=3), grid, cv=2, refit=False).fit(np.array(X), y)
-    assert search.best_params_["lr"] == 1e-2
-
-
 X, Y = ["w0 w9", "w1 w8", "w3 w7", "w4 w6"], ["a", "a", "b", "b"]
 WRONG: dict[str, tuple[Any, Any, dict[str, Any], type[loratory.LoratoryError], str]] = {
     "one string": ("w0", Y, {}, loratory.InputError, "X: str given"),
     "no text": ([], [], {}, loratory.InputError, "X: no text"),
     "a number": ([*X[:3], 4], Y, {}, loratory.InputError, "X: int at position 3"),
-    "a gap": (pd.Series([*X[:3], None]), Y, {}, loratory.InputError, "X: .* at position 3"),
+    "a gap": (
+        pd.Series([*X[:3], None]),
+        Y,
+        {},
+        loratory.InputError,
+        r"^X: no text \(nan\) at position 3; give strings",
+    ),
+    "None": ([X[0], None, *X[2:]], Y, {}, loratory.InputError, r"^X: no text \(None\) at position 1; give strings$"),
+    "NaN": (np.array([*X[:3], np.nan], object), Y, {}, loratory.InputError, r"^X: no text \(nan\) at position 3; give"),
+    "NA": (pd.array([*X[:3], None], "string"), Y, {}, loratory.InputError, r"^X: no text \(<NA>\) at position 3; give"),
+    "NA in a pair": ([("w0", pd.NA)] * 4, Y, {}, loratory.InputError, r"^X: no text \(<NA>\) at position 0; give"),
     "a table": (np.array([X]), Y, {}, loratory.InputError, "X: 2 dimensions"),
     "blank": ([*X[:3], " "], Y, {}, loratory.InputError, r"without a text \(position 3\)"),
     "surrogate": ([*X[:3], "\ud800"], Y, {}, loratory.InputError, "half a surrogate pair at position 3"),
@@ -199,7 +260,14 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], type[loratory.LoratoryError], s
     "one class": (X, ["a"] * 4, {}, loratory.InputError, "1 class only"),
     "mixed": (X, ["a", "a", 3, None], {}, loratory.InputError, "^y: "),
     "continuous": (X, [0.1, 0.2, 0.3, 0.4], {}, loratory.InputError, "^y: Unknown label type"),
-    "gap in y": (X, [1.0, 1.0, 2.0, float("nan")], {}, loratory.InputError, "^y: Input y contains NaN"),
+    "gap in y": (X, [1.0, 1.0, 2.0, np.nan], {}, loratory.InputError, r"^y: nothing \(nan\) at position 3; leave"),
+    "gap among words": (X, ["a", "a", np.nan, "b"], {}, loratory.InputError, r"^y: nothing \(nan\) at position 2"),
+    "None among words": (X, ["a", None, "b", "b"], {}, loratory.InputError, r"^y: nothing \(None\) at position 1"),
+    "NA in y": (X, pd.Series(["a", "a", "b", None], dtype="string"), {}, loratory.InputError, "^y: nothing .* 3;"),
+    "NA of whole numbers": (X, pd.array([1, 1, 2, None], dtype="Int64"), {}, loratory.InputError, "^y: nothing .* 3;"),
+    "gap in a category": (X, pd.Categorical(["a", "a", None, "b"]), {}, loratory.InputError, "^y: nothing .* 2;"),
+    "one and its name": (X, [1, "1", 1, "1"], {}, loratory.InputError, "^y: text at position 1, none at position 0"),
+    "infinite": (X, [1.0, 1.0, 2.0, np.inf], {}, loratory.InputError, "^y: Input y contains infinity"),
     "rare": (X, ["a", "a", "a", "b"], {}, loratory.InputError, "has 1 distinct text, too few"),
     "another's": (X, Y, {"rank": 2}, loratory.SettingsError, "--rank is not a setting of head"),
     "value": (X, Y, {"epochs": 0}, loratory.SettingsError, "--epochs 0"),
@@ -258,6 +326,13 @@ def test_a_regressor_learns_numbers(tiny_bert: Path, data: Any) -> None:
     assert clone(one).get_params() == one.get_params()
     whole = TextRegressor("head", tiny_bert, **SMALL).fit(X, numbers.astype(int))
     assert whole.record_.problem == "regression"
-    for wrong, message in (([1.0] * 120, "nothing to learn"), (["x"] * 120, "y: "), ([np.nan] * 120, "y: ")):
+    for wrong, message in (
+        ([1.0] * 120, "nothing to learn"),
+        (["x"] * 120, "y: could not convert"),
+        ([*numbers[:119], np.nan], r"y: nothing \(nan\) at position 119"),
+        ([*numbers[:119], pd.NA], r"y: nothing \(<NA>\) at position 119"),
+        ([*numbers[:119], "1"], "y: text at position 119, none at position 0"),
+        (None, "TextRegressor requires y to be passed"),
+    ):
         with pytest.raises(InputError, match=message):
             TextRegressor("head", tiny_bert, **SMALL).fit(X, wrong)

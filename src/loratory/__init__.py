@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StorageError,
         TrainingError,
     )
+    from loratory.estimates import Estimates
     from loratory.estimating import Estimate
     from loratory.estimator import TextClassifier, TextRegressor
     from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
@@ -39,6 +40,7 @@ else:
             *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
             *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
         ),
+        "loratory.estimates": ("Estimates",),
         "loratory.estimating": ("Estimate",),
         "loratory.estimator": ("TextClassifier", "TextRegressor"),
         "loratory.report.predictions": ("Answers", "Predicted", "PredictedLabels", "PredictedNumbers"),
@@ -66,6 +68,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Estimate",
+    "Estimates",
     "Evaluation",
     "InputError",
     "LoratoryError",

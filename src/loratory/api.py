@@ -16,8 +16,7 @@ from loratory import given, predicting, trained
 from loratory.data.columns import Text, are_pairs
 from loratory.engine.epoch import Progress
 from loratory.errors import DataError, SettingsError
-from loratory.estimating import Estimate
-from loratory.estimating import estimate as estimate_run
+from loratory.estimates import Estimates, Values, estimates
 from loratory.finish import Finished, complete
 from loratory.methods import spec_from_flags
 from loratory.report.predictions import Answers
@@ -105,27 +104,42 @@ def train(
 
 def estimate(
     *,
-    method: str = "standard",
+    method: Values = "standard",
     model: Place | None = None,
     dataset: Place | None = None,
-    memory: int | None = None,
+    ranks: Values | None = None,
+    batch_sizes: Values | None = None,
+    memory: int | str | None = None,
+    price_per_hour: float | None = None,
     **settings: Any,
-) -> Estimate:
+) -> Estimates:
     """What :func:`train` would cost with the same settings: `loratory estimate`. It needs no weights, and leaves
     nothing.
 
     Args:
-        method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
+        method: as :func:`train` takes it, or several: a list, or a text with commas between them.
         model: `minilm`, a directory, or a hub id.
         dataset: `hutto:NAME`, a file, or `hub:NAME`.
-        memory: bytes, for which the largest batch is sought.
+        ranks: several ranks, for each method that has one.
+        batch_sizes: several batch sizes, for each method and rank.
+        memory: for which the largest batch is sought: bytes, or a text such as `24GiB`.
+        price_per_hour: of the device, in any currency: training time is then money, too.
         settings: any other of train's flags, such as `batch_size=16`.
+
+    Returns:
+        An estimate for each combination, in `rows`, and `table`, which the command prints.
 
     Raises:
         LoratoryError: the data or the configuration cannot be read, or the settings do not fit them.
     """
-    flags = _given(model=_name(model), dataset=_name(dataset), **settings)
-    return estimate_run(spec_from_flags({"method": method, **flags}), memory=memory)
+    return estimates(
+        _given(model=_name(model), dataset=_name(dataset), **settings),
+        methods=method,
+        ranks=ranks,
+        batch_sizes=batch_sizes,
+        memory=memory,
+        price_per_hour=price_per_hour,
+    )
 
 
 def evaluate(

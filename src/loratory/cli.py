@@ -25,7 +25,6 @@ from loratory.flags import (
     Commands,
     Json,
     assignment,
-    byte_count,
     hyphens,
     usage_message,
     with_settings,
@@ -134,23 +133,20 @@ def estimate(
     flags: dict[str, Any],
 ) -> None:
     """Say what training would cost: parameters, memory, time. Needs no weights, and leaves nothing."""
-    from loratory.estimating import estimate as estimate_run
-    from loratory.estimating import grid
-    from loratory.inputs import Inputs
-    from loratory.methods import spec_from_flags
-    from loratory.report.estimates import estimates_table
-    from loratory.report.tables import check_price
+    from loratory.estimates import estimates
 
-    check_price(price_per_hour)
-    limit = None if memory is None else byte_count(memory)
-    given = {**flags, **dict(map(assignment, settings or []))}
-    specs = [spec_from_flags(one) for one in grid(given, methods=method, ranks=ranks, batch_sizes=batch_sizes)]
-    inputs = Inputs(weights=False)
-    found = [estimate_run(spec, memory=limit, inputs=inputs).to_dict() for spec in specs]
+    found = estimates(
+        {**flags, **dict(map(assignment, settings or []))},
+        methods=method,
+        ranks=ranks,
+        batch_sizes=batch_sizes,
+        memory=memory,
+        price_per_hour=price_per_hour,
+    )
     if as_json:
-        print_json(found)
+        print_json([one.to_dict() for one in found.rows])
     else:
-        show(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
+        show(found.table.to_rich())
 
 
 @with_settings(app, "data", "hardware")

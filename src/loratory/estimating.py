@@ -7,19 +7,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from itertools import product
 from typing import Any
 
 from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware
 from loratory.engine.operations import operations
-from loratory.errors import OutOfMemoryError, SettingsError
+from loratory.errors import OutOfMemoryError
 from loratory.inputs import Inputs
-from loratory.methods import METHODS
 from loratory.outcome import memory_errors
 from loratory.saving import bytes_of_weights
 from loratory.setup import prepare
@@ -77,44 +75,6 @@ class Estimate:
         return asdict(self)
 
 
-def grid(
-    flags: Mapping[str, Any], *, methods: str, ranks: str | None = None, batch_sizes: str | None = None
-) -> list[dict[str, Any]]:
-    """Train's flags of every combination: each method, with each rank where it has one, and each batch size.
-
-    Args:
-        methods, ranks, batch_sizes: values divided by commas.
-
-    Raises:
-        SettingsError: a list is empty or given beside the flag of one value.
-    """
-    for name, values in (("rank", ranks), ("batch_size", batch_sizes)):
-        if values is not None and name in flags:
-            flag = f"--{name.replace('_', '-')}"
-            raise SettingsError(f"{flag} and {flag}s: give one of the two")
-    found = []
-    for method in _values("--method", methods):
-        own = {} if ranks is None or not _ranked(method) else {"rank": _values("--ranks", ranks)}
-        if batch_sizes is not None:
-            own["batch_size"] = _values("--batch-sizes", batch_sizes)
-        for chosen in product(*own.values()):
-            found.append({**flags, "method": method, **dict(zip(own, chosen, strict=True))})
-    if ranks is not None and not any("rank" in one for one in found):
-        raise SettingsError(f"--ranks: {methods} has none; leave it out")
-    return found
-
-
-def _ranked(method: str) -> bool:
-    return method in METHODS and "rank" in METHODS[method].settings.model_fields
-
-
-def _values(flag: str, text: str) -> list[str]:
-    values = list(dict.fromkeys(value.strip() for value in text.split(",")))
-    if "" in values:
-        raise SettingsError(f"{flag} {text!r}: write it as values with commas between them")
-    return values
-
-
 def estimate(
     spec: RunSpec, *, memory: int | None = None, inputs: Inputs | None = None, seconds: float = 2.0
 ) -> Estimate:
@@ -129,10 +89,6 @@ def estimate(
         LoratoryError: data or model cannot be read, or the settings do not fit them.
     """
     begin = time.perf_counter()
-    if spec.training.quantize != "off":
-        raise SettingsError(
-            f"--quantize {spec.training.quantize}: it needs the model's weights, and an estimate has none; leave it out"
-        )
     inputs = inputs or Inputs(weights=False)
     facts, found = _tried(spec, inputs, seconds)
     if found is None:
@@ -141,7 +97,9 @@ def estimate(
     if memory is not None:
         half = {"batch_size": max(1, spec.training.batch_size // 2)}
         _, other = _tried(spec.model_copy(update={"training": spec.training.model_copy(update=half)}), inputs, 0.0)
-        largest = _largest(facts.data, facts.spec, [one for one in (found, other) if one is not None], memory)
+        measured = [one for one in (found, other) if one is not None]
+        most = min(MOST_EXAMPLES, len(facts.data.labels))
+        largest = largest_batch(peaks(facts.data, facts.spec, measured), most, memory) if measured else 0
     training, data = facts.spec.training, facts.data
     return Estimate(
         approach=approach(facts.spec.method.model_dump()),
@@ -227,32 +185,38 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
         return facts, None
 
 
-def _largest(data: Labelled, spec: RunSpec, found: Sequence[Calibration], memory: int) -> int:
-    """The most examples a step whose peak stays below `memory`: peak = fixed + each token of the heaviest part · slope,
-    through the two peaks that were measured; the slope is no less than that of the activations alone.
+def peaks(data: Labelled, spec: RunSpec, found: Sequence[Calibration]) -> Callable[[int], float]:
+    """(examples a step) -> bytes at the peak of the run `spec` with such steps: fixed + tokens of the heaviest part of
+    a batch · slope, through the two peaks that were measured; the slope is no less than that of the activations alone.
+
+    Args:
+        found: one or two calibrations of it, with batches of different sizes.
     """
-    if not found:
-        return 0
     one, other = found[0], found[-1]
     slope = one.parts_bytes["activations"] / one.heaviest
     if one.heaviest != other.heaviest:
         slope = max(slope, (one.peak_bytes - other.peak_bytes) / (one.heaviest - other.heaviest))
     fixed = one.peak_bytes - slope * one.heaviest
-    epochs, accumulate = spec.training.epochs, spec.training.accumulate
-    orders = Orders(len(data.labels), spec.seed, epochs)
+    orders = Orders(len(data.labels), spec.seed, spec.training.epochs)
 
-    def fits(size: int) -> bool:
-        cut = Cut(size, accumulate)
-        return fixed + slope * max(tokens for order in orders for tokens in data.totals(order, cut)) <= memory
+    def peak(size: int) -> float:
+        cut = Cut(size, spec.training.accumulate)
+        return fixed + slope * max(tokens for order in orders for tokens in data.totals(order, cut))
 
-    if not fits(1):
+    return peak
+
+
+def largest_batch(peak: Callable[[int], float], most: int, memory: int) -> int:
+    """Of 1 to `most` examples a step so many that `peak` stays below `memory` bytes and with one more does not; 0 where
+    one is too many.
+    """
+    if peak(1) > memory:
         return 0
     low, high = 1, 2
-    most = min(MOST_EXAMPLES, len(data.labels))
-    while high <= most and fits(high):
+    while high <= most and peak(high) <= memory:
         low, high = high, high * 2
     high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if peak(middle) <= memory else (low, middle)
     return low

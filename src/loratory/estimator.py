@@ -25,6 +25,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
 from loratory import api, predicting
+from loratory.data.cells import absent
 from loratory.data.columns import Text
 from loratory.data.files import encodable
 from loratory.disk.manifest import MANIFEST
@@ -107,6 +108,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         if len(texts) != len(labels):
             sizes = f"X has {counted(len(texts), 'text')}, y {counted(len(labels), 'label')}"
             raise InputError(f"{sizes}: inconsistent numbers of samples; give each text its label")
+        if len(texts) < 2:
+            raise InputError("X has 1 sample; give more, as some are for validation")
         seed = self._seed()
         if seed < 0:
             raise SettingsError(f"random_state {seed}: give 0 or more")
@@ -295,15 +298,24 @@ class _Fitted:
 
 def _numbers(y: Iterable[Any]) -> NDArray[np.float64]:
     """N finite numbers."""
-    if y is None:
-        raise InputError("TextRegressor requires y to be passed, but the target y is None; give the numbers of X")
-    try:
-        column = column_or_1d(y, warn=True, dtype=np.float64)
-        assert_all_finite(column, input_name="y")
-    except (ValueError, TypeError) as error:
-        raise InputError(f"y: {first_line(error)}") from error
-    numbers: NDArray[np.float64] = column
+    with _sklearn_errors():
+        _check_labels(y, TextRegressor, "numbers")
+        numbers: NDArray[np.float64] = column_or_1d(y, dtype=np.float64)
+        assert_all_finite(numbers, input_name="y")
     return numbers
+
+
+def _check_labels(y: Any, kind: type[TextEstimator], what: str) -> None:
+    """Refuse what an array of `y` would hide: in a list that has a text too, NaN is the text nan, and 1 the text 1."""
+    if y is None:
+        raise InputError(f"{kind.__name__} requires y to be passed, but the target y is None; give the {what} of X")
+    first: dict[bool, int] = {}
+    for position, label in enumerate(column_or_1d(y, warn=True, dtype=object)):
+        if absent(label):
+            raise InputError(f"y: nothing ({label}) at position {position}; leave the example out")
+        first.setdefault(isinstance(label, str), position)
+    if len(first) > 1:
+        raise InputError(f"y: text at position {first[True]}, none at position {first[False]}; give labels of one type")
 
 
 def _is_matrix(y: Any) -> bool:
@@ -329,18 +341,26 @@ def _indicator(y: Any) -> NDArray[np.int64]:
 
 def _classes(y: Iterable[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The classes (C,) in order, and the position among them of each of N labels."""
-    if y is None:
-        raise InputError("TextClassifier requires y to be passed, but the target y is None; give the labels of X")
-    try:
-        column = column_or_1d(y, warn=True)
+    with _sklearn_errors():
+        _check_labels(y, TextClassifier, "labels")
+        column = column_or_1d(y)
         assert_all_finite(column, input_name="y")
         check_classification_targets(column)
         classes, ids = np.unique(column, return_inverse=True)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"y: {first_line(error)}") from error
     if len(classes) < 2:
         raise InputError(f"y: {counted(len(classes), 'class', 'classes')} only; at least two classes are needed")
     return classes, ids
+
+
+@contextmanager
+def _sklearn_errors() -> Iterator[None]:
+    """What scikit-learn and numpy say of y is our error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(f"y: {first_line(error)}") from error
 
 
 def _are_names(classes: NDArray[Any]) -> bool:

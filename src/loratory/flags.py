@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -159,15 +158,3 @@ def assignment(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise SettingsError(f"--set {text!r}: write it as a.b=c")
     return key, value
-
-
-def byte_count(text: str) -> int:
-    """`24GiB`, `512MiB` or `8GB` in bytes.
-
-    Raises:
-        SettingsError: it is no such size.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise SettingsError(f"--memory {text!r}: write it as 24GiB or 512MiB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))

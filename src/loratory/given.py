@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
-from loratory.data.cells import recognised
+from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
 from loratory.disk.files import write_durably
@@ -81,9 +81,9 @@ def as_texts(values: Iterable[Any], name: str) -> list[Any]:
 
 
 def not_text(text: object) -> str | None:
-    """The type of what is no string in a text or a pair; None where all is."""
+    """What is no string in a text or a pair: its type, or that nothing stands there; None where all is."""
     wrong = (one for one in (text if isinstance(text, tuple) else (text,)) if not isinstance(one, str))
-    return next((type(one).__name__ for one in wrong), None)
+    return next((f"no text ({one})" if absent(one) else type(one).__name__ for one in wrong), None)
 
 
 def as_list(values: Iterable[Any], name: str) -> list[Any]:

@@ -30,8 +30,8 @@ Change = tuple[str, RunSpec]
 def remedy(setup: Setup) -> str:
     """Which changes of the run `setup`, each alone, would fit; the run's own weights are given up for that.
 
-    Of several processes, where they would have to try together, and beside a quantised base, whose weights an estimate
-    has not, it is only said what there is.
+    Of several processes, where they would have to try together, and beside a quantised base, some of whose memory only
+    bitsandbytes holds, it is only said what there is.
     """
     spec = setup.spec
     if setup.hardware.processes.count > 1 or spec.training.quantize != "off":

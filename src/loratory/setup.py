@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -179,22 +179,16 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     labels = tuple(str(label) for label in dataset.labels)
     if identity.quantization is not None:  # weights in fewer bits cannot even be asked to learn
         check_frozen(spec, prepare_method(skeleton(model, labels, dataset.problem), spec))
-    dropout, attention_dropout = spec.training.dropout, spec.training.attention_dropout
+    given: dict[str, Any] = {
+        "seed": spec.seed,
+        "dropout": spec.training.dropout,
+        "attention_dropout": spec.training.attention_dropout,
+        "quantization": identity.quantization,
+    }
     if weights:
-        base = load_base(
-            spec.model,
-            labels=labels,
-            problem=dataset.problem,
-            seed=spec.seed,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            found=model,
-            quantization=identity.quantization,
-        )
+        base = load_base(spec.model, labels=labels, problem=dataset.problem, found=model, **given)
     else:
-        base = drawn(
-            model, labels, dataset.problem, seed=spec.seed, dropout=dropout, attention_dropout=attention_dropout
-        )
+        base = drawn(model, labels, dataset.problem, **given)
     trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)

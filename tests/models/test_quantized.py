@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 from loratory import predicting, trained
 from loratory.cli import main
 from loratory.errors import ModelError, ResourceError, SettingsError
+from loratory.estimates import Estimates
+from loratory.estimating import estimate
 from loratory.exporting.export import export
 from loratory.methods import METHODS, method_named, method_settings, spec_from_flags
 from loratory.methods.quantized import check_quantized
@@ -26,6 +29,7 @@ from loratory.models.families import FAMILIES
 from loratory.models.load import Base, load_base, load_trained
 from loratory.models.quantized import WHY_EAGER, Quantization, check_packages, quantized_layers
 from loratory.models.source import quiet
+from loratory.report.estimates import OUTLIERS
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
 
@@ -140,6 +144,28 @@ def test_lora_beside_it_learns_says_so_and_stock_peft_gives_its_logits(
     expected = trained.open_trained(done.directory, hardware=HardwareSpec(device="cpu", precision="fp32")).logits(TEXTS)
     apart = (torch.stack(found) - expected).abs().max() / expected.abs().max()
     assert apart < (0.1 if kind == "8bit" else 1e-3)  # 8 bits round inputs too, and batches of other forms otherwise
+
+
+@computes
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "8bit"), ("llama", "4bit"), ("qwen2", "8bit")])
+def test_an_estimate_quantises_random_values_and_needs_no_weights(
+    family: str, kind: str, allowed: None, spec: Any, wide: Any, tmp_path: Path
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(wide(family), place, ignore=shutil.ignore_patterns("*.safetensors"))
+    run = train(spec("lora", model=str(wide(family)), quantize=kind, epochs=1), output=tmp_path / "run").record
+    found = estimate(spec("lora", model=str(place), quantize=kind, epochs=1), seconds=0.0)
+    assert found.parameters == run.parameters
+    assert found.checkpoint_bytes < run.cost["checkpoint_bytes"] < found.checkpoint_bytes + 100 * 200  # its header
+    assert found.memory_parts_bytes is not None
+    for part in ("weights", "gradients", "optimizer", "activations"):
+        assert found.memory_parts_bytes[part] == run.cost["memory_parts_bytes"][part], part
+    plain = estimate(spec("lora", model=str(place), epochs=1), seconds=0.0)
+    assert plain.memory_parts_bytes is not None
+    assert found.memory_parts_bytes["weights"] < plain.memory_parts_bytes["weights"]
+    assert (found.parameters, found.operations) == (plain.parameters, plain.operations)
+    notes = " ".join(Estimates((found,)).table.notes)
+    assert (OUTLIERS in notes) == (kind == "8bit")
 
 
 @computes
@@ -262,8 +288,9 @@ def test_without_cuda_it_is_one_line_and_nothing_is_written(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     command = ["train", "--method", "lora", "--quantize", "4bit", f"--model={model_directory('llama')}"]
     command += [f"--dataset={tiny_csv}", "--max-length=32", f"--output={tmp_path / 'run'}"]
-    for device in ("auto", "cpu"):
-        assert main([*command, "--device", device]) == 6
+    asked = ["estimate", *command[1:-1]]
+    for words in ([*command, "--device", "auto"], [*command, "--device", "cpu"], asked):
+        assert main(words) == 6
         out, err = capsys.readouterr()
         assert (out, err) == ("", "error: a base in 4bit (--quantize) needs a CUDA device, and this is the cpu\n")
     assert list(tmp_path.iterdir()) == []

@@ -187,7 +187,15 @@ def missing(value: object) -> bool:
     """Whether a cell holds no label at all; an empty list is one: no label of those there are."""
     if isinstance(value, str):
         return value.strip().casefold() in ("", "nan")
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return absent(value)
+
+
+def absent(value: object) -> bool:
+    """Whether it is None, NaN, NaT or pandas' NA: what stands where there is no value."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # NA is neither equal to itself nor not; an array is many
+        return getattr(value, "ndim", 0) == 0
 
 
 def is_mark(value: object) -> bool:

@@ -109,13 +109,40 @@ def load_base(
         check_fits(name, found.entries, skeleton(found, labels, problem).model, family)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
-    quantized = quantization.arguments(family) if quantization is not None else {}
+    model, info = _loaded(
+        AutoModelForSequenceClassification, found, config, seed=seed, flat_tokens=flat_tokens, quantization=quantization
+    )
+    _check_complete(name, family, info)
+    check_extra(name, info["unexpected_keys"], model)
+    check_finite(f"model {name!r}", model.state_dict())
+    _check_vocabulary(name, found.tokenizer, model)
+    return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
+
+
+def _loaded(
+    kind: Any,
+    found: Pretrained,
+    config: PretrainedConfig,
+    *,
+    seed: int,
+    flat_tokens: bool = True,
+    quantization: Quantization | None = None,
+    values: dict[str, Tensor] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """The model that `kind` makes of the files, or of `values` by their names; and what it says of the loading.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ResourceError: bitsandbytes is there, but too old.
+    """
+    quantized = quantization.arguments(family_of(config)) if quantization is not None else {}
     drawn_on = [quantization.device] if quantization is not None and quantization.device.type == "cuda" else []
     with quiet(), torch.random.fork_rng(devices=drawn_on):
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                found.place,
+            model, info = kind.from_pretrained(
+                found.place if values is None else None,
+                state_dict=values,
                 config=config,
                 attn_implementation=_attention(config, flat_tokens),
                 dtype=torch.float32,
@@ -128,12 +155,8 @@ def load_base(
         except ImportError as error:
             raise ResourceError(f"--quantize: {first_line(error)}") from error
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model {name!r}: {first_line(error)}") from error
-    _check_complete(name, family, info)
-    check_extra(name, info["unexpected_keys"], model)
-    check_finite(f"model {name!r}", model.state_dict())
-    _check_vocabulary(name, found.tokenizer, model)
-    return Base(model, found.tokenizer, family, found.source, found.digest, quantization)
+            raise ModelError(f"model {found.name!r}: {first_line(error)}") from error
+    return model, info
 
 
 def _check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
@@ -178,6 +201,7 @@ def drawn(
     seed: int,
     dropout: float | None = None,
     attention_dropout: float = 0.0,
+    quantization: Quantization | None = None,
 ) -> Base:
     """As :func:`load_base`, with random values in place of the weights, which need not be there."""
     config = found.config(labels, problem)
@@ -185,8 +209,10 @@ def drawn(
     flat.register()
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _built(found.name, config)
-    return Base(model.float(), found.tokenizer, family_of(config), found.source, found.digest)
+        model = _built(found.name, config).float()
+    if quantization is not None:
+        model, _ = _loaded(type(model), found, config, seed=seed, quantization=quantization, values=model.state_dict())
+    return Base(model, found.tokenizer, family_of(config), found.source, found.digest, quantization)
 
 
 def load_state(
