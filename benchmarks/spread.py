@@ -115,6 +115,7 @@ def launched(study: Study) -> None:
         "PYTHONPATH": os.pathsep.join([*here, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", str(Path(study.directory).parent)),  # no other cluster is here
     }
     if study.device == "cuda":
         own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(study.devices)))

@@ -27,7 +27,7 @@ from loratory.study.workers import RETRIES
 log = logging.getLogger("loratory")
 
 
-IDLE = 60.0
+IDLE = 20.0
 """Seconds after which workers that have no job go, so that one whose node was lost finds room elsewhere."""
 
 
