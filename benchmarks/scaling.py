@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", choices=PARTS, default="all")
     parser.add_argument("--methods", default="standard,lora", help="of the first part")
     parser.add_argument("--steps", type=int, default=100, help="timed steps of the first part")
+    parser.add_argument("--lr", type=float, help="of its loss curves [3e-4 standard, 3e-3 LoRA]")
     parser.add_argument("--texts", type=int, default=8000, help="of the study's data, in all")
     parser.add_argument("--epochs", type=int, default=3, help="of the study's runs")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, few steps and few runs: to see that it runs")
@@ -94,7 +95,11 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             steps=3 if options.tiny else options.steps, settings={},
         )  # fmt: skip
         methods = options.methods.split(",")
-        report["together"] = together.measure(job, options.processes, methods, words=words, work=work)
+        batch_size, rates = (4, together.TINY_RATES) if options.tiny else (8, together.RATES)
+        report["together"] = together.measure(
+            job, options.processes, methods, batch_size=batch_size, words=words, work=work,
+            rates=rates if options.lr is None else dict.fromkeys(methods, options.lr),
+        )  # fmt: skip
     if options.part in ("study", "all"):
         file = study_file(options, model, words, work)
         report["study"] = spread.measure(file, options.device, options.processes, work)

@@ -178,10 +178,13 @@ def _parts(count: int, random: np.random.Generator) -> NDArray[np.int64]:
     return np.maximum(1, random.lognormal(math.log(9.5), 0.5, count).round().astype(np.int64))
 
 
-def write_made_up(directory: Path, workload: str, *, count: int, words: int, held_out: int = 16) -> None:
+def write_made_up(
+    directory: Path, workload: str, *, count: int, words: int, telling: float = 1 / 8, held_out: int = 16
+) -> None:
     """As :func:`write_texts`, of made-up words, `words` different ones: for a machine that has no data set.
 
-    Lengths are those of the workload; of eight words one tells the label.
+    Args:
+        telling: the share of words that tell the label.
     """
     random, names = np.random.default_rng(0), [f"w{number}" for number in range(words)]
     directory.mkdir(parents=True)
@@ -194,8 +197,8 @@ def write_made_up(directory: Path, workload: str, *, count: int, words: int, hel
             for number, length in enumerate(lengths):
                 label = number % len(LABELS)
                 chosen = random.integers(TELLING * len(LABELS), words, length)
-                telling = random.random(length) < 1 / 8
-                chosen[telling] = random.integers(TELLING * label, TELLING * (label + 1), telling.sum())
+                tells = random.random(length) < telling
+                chosen[tells] = random.integers(TELLING * label, TELLING * (label + 1), tells.sum())
                 writer.writerow([" ".join([names[i] for i in chosen.tolist()]), LABELS[label]])
 
 
