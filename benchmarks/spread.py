@@ -108,20 +108,24 @@ def _nodes(count: int) -> None:
 # ------------------------------------------------------------------------------------------------ in the parent
 
 
-def launched(study: Study) -> None:
-    """Carry the study out in a process that sees so many devices."""
+def environment(study: Study) -> dict[str, str]:
+    """What holds where the study is carried out: its devices, its code, and a cluster of its own."""
     here = [str(Path(loratory.__file__).parents[1]), str(Path(__file__).parent)]
-    own = {
+    seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(study.devices)))} if study.device == "cuda" else {}
+    return {
         "PYTHONPATH": os.pathsep.join([*here, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", str(Path(study.directory).parent)),  # no other cluster is here
+        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", str(Path(study.directory).parent)),
+        **seen,
     }
-    if study.device == "cuda":
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(study.devices)))
+
+
+def launched(study: Study) -> None:
+    """Carry the study out in a process that sees so many devices."""
     script = str(Path(__file__).with_name("scaling.py"))
     command = [sys.executable, script, "--study", json.dumps(asdict(study))]
-    subprocess.run(command, check=True, env={**os.environ, **own})
+    subprocess.run(command, check=True, env={**os.environ, **environment(study)})
 
 
 def measure(file: Path, device: str, counts: list[int], work: Path) -> list[Row]:

@@ -32,7 +32,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch, forked: Any) -> Any:
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def launched(launch: Any, processes: int) -> None:
+    def together(launch: Any, processes: int) -> None:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="test", rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0,
@@ -44,7 +44,15 @@ def scaling(monkeypatch: pytest.MonkeyPatch, forked: Any) -> Any:
         error = process.communicate()[1]
         assert process.returncode == 0, error
 
-    monkeypatch.setattr(module.together, "launched", launched)
+    def study(study: Any) -> None:
+        def work() -> None:
+            os.environ.update(module.spread.environment(study))
+            module.spread.work(study)
+
+        ended(work)
+
+    monkeypatch.setattr(module.together, "launched", together)
+    monkeypatch.setattr(module.spread, "launched", study)
     return module
 
 
