@@ -1,7 +1,7 @@
 """A study on Ray, of which a process is killed: `python benchmarks/ray_faults.py [--rounds N]` prints what came of it.
 
 A tiny study (random weights) is carried out on a cluster of two nodes of this machine, each with one CPU core. At a
-random moment after it was planned SIGKILL ends the worker of a task, the raylet of the second node, or the launcher,
+random moment after it was planned SIGKILL ends a worker with a job, the raylet of the second node, or the launcher,
 which is Ray's driver; a launcher that started Ray for itself too. What is left of the study goes on or ends; then the
 same call is made again.
 """
@@ -75,11 +75,11 @@ def under_way(launcher: int) -> bool:
 
 
 def a_worker(launcher: int) -> bool:
-    """Kill the worker of a task, one that comes if there is none; what else goes on."""
+    """Kill a worker with a job, one that comes if there is none; what else goes on."""
     while under_way(launcher):
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::_carry_out", "ray::_known")):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker.do"):
                     process.kill()
                     return True
         time.sleep(0.002)
@@ -166,7 +166,7 @@ class Clusters:
     def kinds(self) -> dict[str, tuple[str, Hit, Work]]:
         """What is killed, in words, by what, and of what."""
         return {
-            "worker": ("a task's worker", a_worker, self.on_cluster),
+            "worker": ("a worker with a job", a_worker, self.on_cluster),
             "raylet": ("a node's raylet", self.kill_raylet, self.on_cluster),
             "launcher": ("the launcher", a_launcher, self.on_cluster),
             "own": ("a launcher that started Ray", a_launcher, self.on_its_own),

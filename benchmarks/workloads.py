@@ -48,6 +48,11 @@ TINY = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 512,
 }  # fmt: skip
+TINY_WORDS = 60
+"""Made-up words that the tiny model knows."""
+
+LABELS, TELLING = ("negative", "positive"), 10
+"""Of made-up texts, and how many words tell each."""
 
 RANDOM = ("roberta-base", "modernbert-base", "tiny")
 """Models built from their configuration, with random weights."""
@@ -74,8 +79,8 @@ class Job:
     settings: dict[str, Any]
     """Changes to the tuned rivals' settings."""
 
-    def spec(self) -> RunSpec:
-        """The job as Loratory's run."""
+    def spec(self, **changes: Any) -> RunSpec:
+        """The job as Loratory's run, with changes to its flags."""
         files = {part: f"{self.data}/{part}.csv" for part in ("validation", "test")}
         return spec_from_flags(
             {
@@ -88,13 +93,14 @@ class Job:
                 "epochs": 1,
                 "dropout": 0.1,
                 "device": self.device,
+                **changes,
             }
         )
 
-    def order(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def order(self, n: int, processes: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Loratory's order of the n examples: those of its warm-up steps, and those of the timed steps."""
-        order = epoch_order(n, self.spec().seed, 1)
-        return order[: self.warmup * self.batch_size], order[self.warmup * self.batch_size :]
+        order, warm = epoch_order(n, self.spec().seed, 1), self.warmup * self.batch_size * processes
+        return order[:warm], order[warm:]
 
 
 class Clock:
@@ -163,9 +169,37 @@ def _choose(workload: str, count: int, texts: int, random: np.random.Generator) 
     if workload == "short":  # without replacement, as often through as it takes
         rounds = [random.permutation(texts) for _ in range(math.ceil(count / texts))]
         return list(np.concatenate(rounds)[:count, None])
-    # lengths of reviews: the mean about 260 tokens of 25 a text, one in twenty cut at 512
-    parts = np.maximum(1, random.lognormal(math.log(9.5), 0.5, count).round().astype(np.int64))
-    return [random.integers(0, texts, size=n) for n in parts]
+    return [random.integers(0, texts, size=n) for n in _parts(count, random)]
+
+
+def _parts(count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """(count,) of how many texts a long one is made up: lengths of reviews, the mean about 260 tokens of 25 a text, one
+    in twenty cut at 512."""
+    return np.maximum(1, random.lognormal(math.log(9.5), 0.5, count).round().astype(np.int64))
+
+
+def write_made_up(
+    directory: Path, workload: str, *, count: int, words: int, telling: float = 1 / 8, held_out: int = 16
+) -> None:
+    """As :func:`write_texts`, of made-up words, `words` different ones: for a machine that has no data set.
+
+    Args:
+        telling: the share of words that tell the label.
+    """
+    random, names = np.random.default_rng(0), [f"w{number}" for number in range(words)]
+    directory.mkdir(parents=True)
+    for part, rows in (("train", count), ("validation", held_out), ("test", held_out)):
+        short = random.lognormal(math.log(22), 0.5, rows).round().astype(np.int64)
+        lengths = short if workload == "short" else 25 * _parts(rows, random)
+        with (directory / f"{part}.csv").open("w", encoding="utf8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for number, length in enumerate(lengths):
+                label = number % len(LABELS)
+                chosen = random.integers(TELLING * len(LABELS), words, length)
+                tells = random.random(length) < telling
+                chosen[tells] = random.integers(TELLING * label, TELLING * (label + 1), tells.sum())
+                writer.writerow([" ".join([names[i] for i in chosen.tolist()]), LABELS[label]])
 
 
 def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
@@ -178,7 +212,7 @@ def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
 
     torch.manual_seed(0)
     if name == "tiny":
-        model, chosen = BertForSequenceClassification(BertConfig(**TINY)), _tiny_tokenizer()
+        model, chosen = BertForSequenceClassification(BertConfig(**TINY)), word_tokenizer(TINY_WORDS)
     elif name == "modernbert-base":
         chosen = AutoTokenizer.from_pretrained(locate(tokenizer))
         ends = {f"{kind}_token_id": getattr(chosen, f"{kind}_token_id") for kind in ("pad", "cls", "sep")}
@@ -191,13 +225,14 @@ def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
     return str(work / name)
 
 
-def _tiny_tokenizer() -> Any:
-    """Every word is [UNK]: lengths are what matters."""
+def word_tokenizer(words: int) -> Any:
+    """Knows the words `w0`, `w1` … of made-up texts; every other is [UNK]."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
-    tokenizer = Tokenizer(models.WordLevel(special, unk_token="[UNK]"))
+    known = {f"w{number}": len(special) + number for number in range(words)}
+    tokenizer = Tokenizer(models.WordLevel({**special, **known}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(token, special[token]) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig
 
-from loratory.engine import compiling
+from loratory.engine import compiling, sums
 from loratory.engine.hardware import Hardware
 from loratory.errors import OutOfMemoryError
 from loratory.estimating import fits
@@ -273,3 +274,36 @@ def test_where_memory_runs_out_what_is_said_to_fit_does(model_directory: Any, tm
         assert again.record.status == "completed", said
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_bucket_of_gradients_is_summed_once_the_replayed_pass_has_filled_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of another process, whose gradients are the same, a sum is a doubling on the stream of the call."""
+
+    def doubled(tensor: torch.Tensor, *, async_op: bool) -> Any:
+        tensor.mul_(2)
+        event = torch.cuda.current_stream().record_event()
+        return SimpleNamespace(wait=lambda: torch.cuda.current_stream().wait_event(event))
+
+    monkeypatch.setattr(sums.dist, "all_reduce", doubled)
+    monkeypatch.setattr(sums, "BUCKET", 1 << 14)  # a layer's weight
+    net = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(3))).cuda()
+    x, parameters = torch.randn(8, 64, device="cuda"), list(net.parameters())
+    together, graph, stream = sums.Sums(parameters, single=True), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        with together.silent(), together.backward():
+            net(x).square().sum().backward()
+        with torch.cuda.graph(graph, stream=stream):
+            torch.cuda._sleep(20_000_000)  # what is replayed comes long after the sums were asked for
+            with together.backward():
+                net(x).square().sum().backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    full = together.full
+    assert len(full) > 3
+    for _ in range(3):
+        x.normal_()
+        expected = torch.autograd.grad(net(x).square().sum(), parameters)
+        graph.replay()
+        together.finish(full)
+        for parameter, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, 2 * gradient)

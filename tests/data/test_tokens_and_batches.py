@@ -185,3 +185,10 @@ def test_processes_share_each_step_and_weigh_every_example_alike(n: int, size: i
         assert all(1 <= len(share) <= parts for share in together)
         tokens = [sum(part.tokens for part in share) for share in together]
         assert len(expected) < size * count or max(tokens) - min(tokens) <= 6  # dealt out by length
+
+
+def test_processes_have_about_as_many_tokens_of_a_step() -> None:
+    lengths = np.random.default_rng(0).lognormal(5.4, 0.5, 256).clip(2, 512).astype(int)
+    data = Labelled(make_table(lengths.tolist()), np.zeros(256, dtype=np.int64))
+    totals = [data.totals(np.arange(256), Cut(32, 1, rank, 8)) for rank in range(8)]
+    assert max(totals)[0] < 1.01 * lengths.sum() / 8

@@ -264,6 +264,6 @@ def test_ray_refuses_it(study_file: Any, tmp_path: Path, capsys: pytest.CaptureF
     command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out"), "--alone", "--executor", "ray"]
     assert main(command) == 2
     err = capsys.readouterr().err
-    assert "--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved" in err
+    assert "--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()

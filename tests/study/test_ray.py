@@ -101,11 +101,11 @@ def test_an_error_of_a_task_is_no_failure_of_its_run(monkeypatch: pytest.MonkeyP
 
     ray = types.ModuleType("ray")
     exceptions = types.SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
-    vars(ray).update(wait=lambda tasks, num_returns: (tasks[:1], tasks[1:]), get=get, exceptions=exceptions)
+    vars(ray).update(wait=lambda tasks, num_returns, timeout: (tasks[:1], tasks[1:]), get=get, exceptions=exceptions)
     monkeypatch.setitem(sys.modules, "ray", ray)
     cluster = Cluster(1, Inputs(), cuda=False, threads=1)
     job = Job("one", "f" * 64, RunSpec(method=HeadSettings()), Place("tuning"), Path("one"), False, Path.cwd())
-    cluster._jobs["task"] = job
+    cluster._jobs["task"] = job, None
     outcome = cluster.next()
     assert outcome.record is None
     assert isinstance(outcome.stops, ResourceError)
@@ -115,7 +115,6 @@ def test_an_error_of_a_task_is_no_failure_of_its_run(monkeypatch: pytest.MonkeyP
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_task_oom_retries", "2")
     with (
         pytest.raises(ResourceError, match=r'needs Ray; pip install "loratory\[ray\]"'),
         Cluster(1, Inputs(), cuda=False, threads=1),

@@ -160,10 +160,17 @@ class Labelled:
             weight = 1 / len(chosen)
             if cut.class_weights is not None:
                 weight = 1 / float(np.asarray(cut.class_weights)[self.labels[chosen]].sum())
-            if cut.processes > 1:  # dealt out by length: all have about as many tokens
-                dealt = self._longest_first(chosen)[cut.rank :: cut.processes]
+            if cut.processes > 1:
+                dealt = self._dealt(chosen, cut)
                 chosen, weight = (dealt, weight) if len(dealt) else (chosen[:1], 0.0)
             yield [chosen[begin : begin + part] for begin in range(0, len(chosen), part)], weight
+
+    def _dealt(self, chosen: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
+        """A process's share of a step's examples, the longest first. They are dealt out from the first process to the
+        last and back, so that all have about as many tokens."""
+        row, place = np.divmod(np.arange(len(chosen)), cut.processes)
+        own = np.where(row % 2 == 0, place, cut.processes - 1 - place) == cut.rank
+        return self._longest_first(chosen)[np.flatnonzero(own)]
 
     def _longest_first(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         offsets = self.tokens.offsets

@@ -123,6 +123,7 @@ class _Captured(Held):
         super().__init__(shape, label, device, types=types)
         self.graph = torch.cuda.CUDAGraph()
         self.marks: Marks = ()
+        self.full: Sequence[torch.cuda.Event] = ()
 
     def load(self, batch: Batch) -> None:
         """Send `batch` to the device, from pinned memory, without waiting."""
@@ -148,6 +149,7 @@ class Graphs:
     def __call__(self, parts: Iterable[Batch]) -> int:
         """As :meth:`Step.__call__`."""
         rows, updated, clock = 0, False, self._step.clock
+        full: Sequence[torch.cuda.Event] = ()
         for part in parts:
             clock.begin("data")
             shape = self._shapes.shape(part.tokens)
@@ -159,10 +161,10 @@ class Graphs:
                 captured.load(batch)
                 clock.begin("launching")
                 captured.graph.replay()
-                updated, self._replayed = not self._step.separate, captured
+                updated, self._replayed, full = not self._step.separate, captured, captured.full
             clock.made(shape.tokens)
             rows += shape.tokens
-        self._step.share()
+        self._step.share(full)
         if self._update is not None:
             self._update.replay()
         elif not updated:
@@ -202,6 +204,7 @@ class Graphs:
                     self._step.backward(captured[tokens].batch)
                     if not self._step.separate:
                         self._step.update()
+                captured[tokens].full = self._step.captured_full()
             update = torch.cuda.CUDAGraph() if self._step.separate else None
             marks: Marks = ()
             if update is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from loratory.data.batches import Batch
 from loratory.engine.hardware import Hardware
 from loratory.engine.memory import Storages, kept_for_backward
 from loratory.engine.modules import Embedding
+from loratory.engine.sums import Sums
 from loratory.engine.timing import Clock
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
@@ -82,7 +83,6 @@ class Step:
         self._rate = torch.zeros((), device=device)
         self._rate_times = {factor: torch.zeros((), device=device) for factor in rates.values()}
         self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
-        self._joint: Tensor | None = None  # the gradients of a step end to end, for one sum over all processes
         self._max_norm = spec.max_grad_norm
         self._companion, self._smoothing = companion, spec.label_smoothing
         self._class_weights = None
@@ -91,6 +91,11 @@ class Step:
         self._scale = scale if scale is not None else Scale(0.0, 1.0)
         self._embeddings, self._refresh = list(embeddings), refresh
         self._parameters = list(self.free.values())
+        self._adds_up = spec.accumulate > 1
+        self._sums: Sums | None = None
+        if self.processes.count > 1:
+            late = [embedding.weight for embedding in self._embeddings]
+            self._sums = Sums(self._parameters, single=not self._adds_up, late=late)
         groups = [
             {**group, "lr": rate}
             for factor, rate in {1.0: self._rate, **self._rate_times}.items()
@@ -134,7 +139,8 @@ class Step:
         losses = self._losses(logits.float(), batch.labels)
         loss = torch.dot(losses, batch.weights)
         self.clock.begin("backward")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        with self._sums.backward() if self._sums is not None else nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         self.loss += torch.dot(losses.detach(), batch.weights.sign())
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -168,20 +174,19 @@ class Step:
             "activations": kept.bytes,
         }
 
-    def share(self) -> None:
-        """Add up the gradients of all processes."""
-        if self.processes.count == 1:
-            return
-        with self.clock.communicating():
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            size = sum(gradient.numel() for gradient in gradients)  # it grows where layers are unfrozen gradually
-            if self._joint is None or len(self._joint) != size:
-                self._joint = torch.empty(size, device=gradients[0].device)
-            parts = torch.split(self._joint, [gradient.numel() for gradient in gradients])
-            views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
-            torch._foreach_copy_(views, gradients)
-            self.processes.sum_(self._joint)
-            torch._foreach_copy_(gradients, views)
+    def captured_full(self) -> Sequence[torch.cuda.Event]:
+        """Of the backward pass that was captured last, the marks that :meth:`share` takes."""
+        return self._sums.full if self._sums is not None else ()
+
+    def share(self, full: Sequence[torch.cuda.Event] = ()) -> None:
+        """Wait for the sum of all processes' gradients.
+
+        Args:
+            full: where the backward pass was replayed, its marks (:meth:`captured_full`).
+        """
+        if self._sums is not None:
+            with self.clock.communicating():
+                self._sums.finish(full)
 
     def update(self) -> None:
         """Clip, step, move on along the schedule, and forget the gradients."""
@@ -268,7 +273,7 @@ class Step:
         Args:
             batch: of weight 0.
         """
-        with self.idle():
+        with self.idle(), self._sums.silent() if self._sums is not None else nullcontext():
             self.backward(batch)
             self.update()
 
@@ -289,7 +294,7 @@ class Step:
         for embedding in self._embeddings:
             embedding.clear(whole=self.processes.count > 1)
         kept = {id(embedding.weight) for embedding in self._embeddings}
-        if self.separate and self.hardware.device.type == "cuda":
+        if self._adds_up and self.hardware.device.type == "cuda":
             torch._foreach_zero_([parameter.grad for parameter in self._parameters if parameter.grad is not None])
             return
         for parameter in self._parameters:

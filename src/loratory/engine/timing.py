@@ -35,9 +35,9 @@ class Clock:
     """Divides the time of training steps; :meth:`begin` says which part begins.
 
     `forward` holds what a frozen bottom took, and copies of weights rounded for a step; `backward` what checkpointed
-    layers compute again; `optimizer` clipping, the update and the schedule; `communication` the sum of gradients over
-    processes; `data` the making of batches and their way to the device, as far as the device waits for it; `gaps` all
-    else in which the device waits for the host, launches above all (CPU: Python between the parts).
+    layers compute again; `optimizer` clipping, the update and the schedule; `communication` waiting for the sum of
+    gradients over processes; `data` the making of batches and their way to the device, as far as the device waits for
+    it; `gaps` all else in which the device waits for the host, launches above all (CPU: Python between the parts).
     """
 
     def __init__(self, device: torch.device) -> None:

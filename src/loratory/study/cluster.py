@@ -1,12 +1,14 @@
-"""Jobs as Ray tasks, on a cluster that Ray starts on this machine or on one that is there (`RAY_ADDRESS`).
+"""Jobs in Ray's workers, on a cluster that Ray starts on this machine or on one that is there (`RAY_ADDRESS`).
 
-A task says how many CPU cores or GPUs it needs. One whose worker or node is lost is carried out again; a study whose
-launcher is lost goes on when it is started again, because runs are found where they were committed. The study's
-directory, data and models stand under the same paths on every node.
+A worker has its CPU cores or its GPU to itself, and carries out one job after the other: libraries and CUDA start once.
+A job whose worker or node is lost is carried out again; a study whose launcher is lost goes on when it is started
+again, because runs are found where they were committed. The study's directory, data and models stand under the same
+paths on every node.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -25,32 +27,49 @@ from loratory.study.workers import RETRIES
 log = logging.getLogger("loratory")
 
 
+IDLE = 20.0
+"""Seconds after which workers that have no job go, so that one whose node was lost finds room elsewhere."""
+
+
+class Worker:
+    """Ray's actor."""
+
+    def do(self, function: Any, *arguments: Any) -> Any:
+        """`function` of the arguments."""
+        try:
+            return function(*arguments)
+        finally:
+            gc.collect()  # a run that failed is held by its own traceback: frozen, its model would stay for good
+            gc.freeze()  # later collections, a few a run, need not look through the libraries
+
+
 class Cluster:
-    """Tasks of a Ray cluster, with token authentication on unless `RAY_AUTH_MODE` says otherwise."""
+    """Workers of a Ray cluster, with token authentication on unless `RAY_AUTH_MODE` says otherwise."""
 
     def __init__(self, slots: int | None, inputs: Inputs, *, cuda: bool, threads: int) -> None:
         """
         Args:
-            slots: the most tasks at once; None for as many as the cluster has room for.
+            slots: the most workers; None for as many as the cluster has room for.
             inputs: what this process reads.
-            cuda: whether a task needs a GPU.
-            threads: CPU cores that a task needs.
+            cuda: whether a worker needs a GPU.
+            threads: CPU cores that a worker needs.
         """
         self._asked_slots, self._inputs = slots, inputs
         self._needs = {"num_cpus": threads, "num_gpus": int(cuda)}
-        self._jobs: dict[Any, Job] = {}
+        self._jobs: dict[Any, tuple[Job, Any]] = {}
+        """Each job under way, with its worker."""
+        self._idle: list[Any] = []
         self._environment = {name: os.environ[name] for name in ("LORATORY_DATA",) if name in os.environ}
         self.slots = 1
         self.devices: int | None = None
 
     def __enter__(self) -> Cluster:
-        """Join the cluster, or start one.
+        """Join the cluster, or start one; its workers start while the study is planned.
 
         Raises:
-            ResourceError: Ray is not installed, or there is no cluster to join, or it has no room for a single task.
+            ResourceError: Ray is not installed, or there is no cluster to join, or it has no room for a single worker.
         """
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-        os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # else without end
         try:
             import ray
         except ImportError:
@@ -71,15 +90,18 @@ class Cluster:
             )
         self.slots = room if self._asked_slots is None else min(room, self._asked_slots)
         if self._needs["num_gpus"]:
-            self.devices = self.slots  # a task's GPU is its own; which node's CPU it will have, only Ray knows
+            self.devices = self.slots  # a worker's GPU is its own; which node's CPU it will have, only Ray knows
+        self._idle = [self._started() for _ in range(self.slots)]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the cluster, which ends the tasks under way; one that was started here ends too."""
+        """Leave the cluster, which ends the workers; one that was started here ends too."""
         import ray
 
+        self._idle.clear()
+        self._jobs.clear()
         ray.shutdown()
 
     def _room(self, node: Mapping[str, float]) -> int:
@@ -88,34 +110,42 @@ class Cluster:
         return min(int(node.get(kind, 0) // self._needs[key]) for kind, key in kinds if self._needs[key])
 
     def known(self, asked: Sequence[Asked]) -> list[tuple[str, str, RunSpec]]:
-        """Computed in a task, because the device and the libraries there count.
+        """Computed by a worker, because the device and the libraries there count.
 
         Raises:
             LoratoryError: as it was raised there.
         """
         import ray
 
-        found = self._task(_known, list(asked), Path.cwd(), self._environment)
+        worker = self._free()
         try:
-            answer: list[tuple[str, str, RunSpec]] = ray.get(found)
+            answer: list[tuple[str, str, RunSpec]] = ray.get(
+                worker.do.remote(_known, list(asked), Path.cwd(), self._environment)
+            )
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise ResourceError(f"--executor ray: {first_line(error)}") from error
+        self._idle.append(worker)
         return answer
 
     def submit(self, job: Job) -> None:
-        """Give the job to the cluster."""
-        self._jobs[self._task(_carry_out, job, self._environment)] = job
+        """Give the job to a worker that has none."""
+        worker = self._free()
+        self._jobs[worker.do.remote(_carry_out, job, self._environment)] = job, worker
 
     def next(self) -> Outcome:
         """Wait for a job to end; the failure of one that Ray has given up."""
         import ray
 
-        (ended, *_), _ = ray.wait(list(self._jobs), num_returns=1)
-        job = self._jobs.pop(ended)
+        ended: list[Any] = []
+        while not ended:
+            ended, _ = ray.wait(list(self._jobs), num_returns=1, timeout=IDLE if self._idle else None)
+            if not ended:
+                self._idle.clear()
+        job, worker = self._jobs.pop(ended[0])
         try:
-            outcome: Outcome = ray.get(ended)
+            outcome: Outcome = ray.get(ended[0])
         except ray.exceptions.RayTaskError as error:  # raised before the run began, as where Loratory is not installed
             return Outcome(job, None, stops=ResourceError(f"--executor ray: {job.id}: {first_line(error.cause)}"))
         except ray.exceptions.RayError as error:
@@ -124,17 +154,23 @@ class Cluster:
                 return Outcome(job, leave_failure(job, message, self._inputs))
             except StorageError as full:
                 return Outcome(job, None, stops=full)
+        self._idle.append(worker)
         return outcome
 
-    def _task(self, function: Any, *arguments: Any) -> Any:
+    def _free(self) -> Any:
+        """A worker without a job, the one that had one last."""
+        return self._idle.pop() if self._idle else self._started()
+
+    def _started(self) -> Any:
+        """A new worker. Lost, it starts again, wherever there is room, and so does its job, some times."""
         import ray
 
-        return ray.remote(function).options(max_retries=RETRIES, **self._needs).remote(*arguments)
+        return ray.remote(Worker).options(max_restarts=-1, max_task_retries=RETRIES, **self._needs).remote()
 
 
 @cache
 def _inputs() -> Inputs:
-    """What this worker's process has read, for its tasks one after the other."""
+    """What this worker's process has read, for its jobs one after the other."""
     return Inputs()
 
 

@@ -70,7 +70,7 @@ def launch(
     if workers is not None and workers < 1:
         raise SettingsError(f"--workers {workers}: give 1 or more")
     if alone and executor == "ray":
-        raise SettingsError("--alone goes with --executor local; a Ray task has its GPU, or its CPU cores, reserved")
+        raise SettingsError("--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved")
     trackers = chosen(tracker)
     Every.read(checkpoint_every)  # what cannot be meant is refused before anything is planned
     _check_place(directory)
@@ -82,7 +82,7 @@ def launch(
         check_settings(spec, inputs)
         tell.held.write(directory / STUDY, text)
         cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
-        beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its task
+        beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its worker
         threads = _threads(directory, spec, workers or beside)
         with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
             plan = Plan(
