@@ -20,8 +20,8 @@ _ROWS = 64
 
 @triton.jit
 def _narrow(
-    X, W, S, Y, BOUNDS, width, columns, x_row, w_member, w_column, w_along, y_row,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALONG: tl.constexpr,
+    X, W, S, Y, BOUNDS, columns, x_row, w_member, w_column, w_along, y_row,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
 ):  # fmt: skip
     member = tl.program_id(1)
     first = tl.load(BOUNDS + member).to(tl.int64) + tl.program_id(0) * ROWS
@@ -32,8 +32,8 @@ def _narrow(
     across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     along = tl.arange(0, ALONG)
     found = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for begin in range(0, width, ALONG):
-        inside = begin + along < width
+    for begin in range(0, WIDTH, ALONG):
+        inside = begin + along < WIDTH
         x = tl.load(
             X + rows[:, None] * x_row + (begin + along)[None, :],
             mask=(rows < last)[:, None] & inside[None, :],
@@ -52,8 +52,8 @@ def _narrow(
 
 @triton.jit
 def _widen(
-    H, W, Y, BOUNDS, width, columns, h_row, w_member, w_column, w_along, y_row,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALONG: tl.constexpr,
+    H, W, Y, BOUNDS, columns, h_row, w_member, w_column, w_along, y_row,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
 ):  # fmt: skip
     member = tl.program_id(1)
     first = tl.load(BOUNDS + member).to(tl.int64) + tl.program_id(0) * ROWS
@@ -66,8 +66,8 @@ def _widen(
     there = (rows < last)[:, None] & (across < columns)[None, :]
     place = Y + rows[:, None] * y_row + across[None, :]
     found = tl.load(place, mask=there, other=0.0).to(tl.float32)
-    for begin in range(0, width, ALONG):
-        inside = begin + along < width
+    for begin in range(0, WIDTH, ALONG):
+        inside = begin + along < WIDTH
         h = tl.load(
             H + rows[:, None] * h_row + (begin + along)[None, :],
             mask=(rows < last)[:, None] & inside[None, :],
@@ -131,8 +131,8 @@ def narrow(x: Tensor, weight: Tensor, scale: Tensor, bounds: Tensor, most: int, 
     across = _block(columns, 128)
     grid = (triton.cdiv(most, _ROWS), members, triton.cdiv(columns, across))
     _narrow[grid](
-        x, weight, scale, into, bounds, width, columns, x.stride(0), *weight.stride(), into.stride(0),
-        PRECISION=_precision(x), ROWS=_ROWS, COLUMNS=across, ALONG=64, num_warps=4,
+        x, weight, scale, into, bounds, columns, x.stride(0), *weight.stride(), into.stride(0),
+        PRECISION=_precision(x), ROWS=_ROWS, COLUMNS=across, WIDTH=width, ALONG=64, num_warps=4,
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def widen(hidden: Tensor, weight: Tensor, bounds: Tensor, most: int, into: Tenso
     across = _block(columns, 128)
     grid = (triton.cdiv(most, _ROWS), members, triton.cdiv(columns, across))
     _widen[grid](
-        hidden, weight, into, bounds, width, columns, hidden.stride(0), *weight.stride(), into.stride(0),
-        PRECISION=_precision(hidden), ROWS=_ROWS, COLUMNS=across, ALONG=_block(width, 64), num_warps=4,
+        hidden, weight, into, bounds, columns, hidden.stride(0), *weight.stride(), into.stride(0),
+        PRECISION=_precision(hidden), ROWS=_ROWS, COLUMNS=across, WIDTH=width, ALONG=_block(width, 64), num_warps=4,
     )  # fmt: skip
 
 
