@@ -175,7 +175,7 @@ def share(setups: list[Setup]) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
     lines = [
-        "| texts | examples/s: Trainer + PEFT, tuned | solo runs | cohort | over Trainer | over solo | peak memory: solo "
+        "| texts | examples/s: Trainer + PEFT, tuned | solo runs | cohort | over Trainer | over solo | peak: solo "
         "| cohort | over solo |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
