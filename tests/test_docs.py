@@ -7,17 +7,18 @@ import re
 import runpy
 import tarfile
 from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
+import typer
 
 from loratory.cli import app
-from loratory.methods import all_flags
+from loratory.flags import whole
+from loratory.methods import METHODS, all_flags
 from loratory.study.reading import read_study
 from loratory.study.spec import StudySpec
-from loratory.study_app import study_app
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,16 +100,21 @@ def test_files_and_flags_that_a_page_names_are_there(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
         assert (page.parent / target).exists(), target
     source = "".join(file.read_text("utf8") for file in (ROOT / "benchmarks").glob("*.py"))
-    known = {*re.findall(r'"(--[a-z-]+)"', (ROOT / "src" / "loratory" / "cli.py").read_text("utf8"))}
-    known |= {*re.findall(r'"(--[a-z-]+)"', source), *OTHERS_FLAGS, "--help", "--debug"}
-    known |= {"--" + name.replace("_", "-") for name in (*all_flags(), *parameters_of_commands())}
-    for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text):
-        assert flag.replace("_", "-") in known, flag
+    known = {*re.findall(r'"(--[a-z-]+)"', source), *OTHERS_FLAGS, *flags_of(typer.main.get_command(app))}
+    known |= {"--help", "--debug", *map(flag, all_flags())}
+    for word in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text):
+        assert word.replace("_", "-") in known, word
 
 
-def parameters_of_commands() -> list[str]:
-    commands = (*app.registered_commands, *study_app.registered_commands)
-    return [parameter for command in commands for parameter in signature(command.callback).parameters]
+def flag(name: str) -> str:
+    """A setting's."""
+    return f"--{name.replace('_', '-')}"
+
+
+def flags_of(command: Any) -> set[str]:
+    """Those of a command, and of all that stand below it."""
+    own = {word for one in whole(command).params for word in (*one.opts, *one.secondary_opts) if word[:2] == "--"}
+    return own.union(*map(flags_of, getattr(command, "commands", {}).values()))
 
 
 def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
@@ -126,6 +132,23 @@ def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
 def test_the_page_of_methods_is_what_their_files_say() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "methods.py"))["page"]()
     assert (ROOT / "docs" / "methods.md").read_text("utf8") == written, "run python docs/methods.py"
+
+
+def test_the_page_of_commands_is_what_the_program_says_with_an_example_of_each() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "commands.py"))
+    assert (ROOT / "docs" / "commands.md").read_text("utf8") == made["page"](), "run python docs/commands.py"
+    page = (ROOT / "docs" / "commands.md").read_text("utf8")
+    shown = [block.strip() for block in blocks(ROOT / "docs" / "commands.md", "sh")]
+    run = "".join(README_BLOCKS).splitlines()  # by the first test of this file
+    names = [name for name, _ in made["commands"](typer.main.get_command(app))]
+    assert {"train", "rerun", "report", "study run", "study status", "data list", "data fetch"} <= set(names)
+    for name, example in zip(names, shown, strict=True):
+        assert example.startswith(f"loratory {name} ") or example == f"loratory {name}"
+        assert example in run
+    of_methods = {flag(name) for method in METHODS.values() for name in method.settings.model_fields}  # methods.md's
+    flags = flags_of(typer.main.get_command(app)) - of_methods
+    assert {"--method", "--lr", "--learning-rate", "--threads", "--no-baselines", "--push"} <= flags
+    assert flags <= set(re.findall(r"(?<=[`, ])--[a-z-]+", page))
 
 
 RESULTS = sorted((ROOT / "results" / "h100").iterdir())

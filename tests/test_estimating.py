@@ -18,6 +18,7 @@ from loratory.errors import ModelError, SettingsError
 from loratory.estimating import estimate, grid
 from loratory.flags import byte_count
 from loratory.inputs import Inputs
+from loratory.report.estimates import FROZEN, estimates_table
 from loratory.run import train
 from loratory.setup import prepare
 
@@ -162,3 +163,22 @@ def test_sizes_and_grids_are_read() -> None:
         {"lr": "1", "method": "head"},
         {"lr": "1", "method": "lora", "rank": "2"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "device", "said"),
+    [
+        ("head", {}, "allocated", True),
+        ("hybrid", {"rank": 0, "unfrozen_layers": 1}, "allocated", True),
+        ("lora", {}, "allocated", False),
+        ("head", {}, "resident", False),
+    ],
+)
+def test_the_time_of_a_frozen_bottom_on_a_gpu_is_said_to_be_uncertain(
+    method: str, own: dict[str, Any], device: str, said: bool, spec: Any
+) -> None:
+    found = {**estimate(spec(method, **own), seconds=0.0).to_dict(), "memory_kind": device}
+    assert (FROZEN in estimates_table([found]).notes) is said
+    assert "took up to 2.6 times as long" in FROZEN
+    page = (Path(__file__).parents[1] / "benchmarks" / "README.md").read_text("utf8")
+    assert "| roberta-base | short | head | 8 | exact | 516 MiB | 502 MiB | +3% | 0.273 s | 0.712 s | -62% |" in page

@@ -15,17 +15,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import loratory
 from loratory import trained
 from loratory.cli import main
-from loratory.errors import DataError, SettingsError
+from loratory.errors import DataError, SettingsError, StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import metrics_of, score
 from loratory.evaluation.thresholds import chosen_thresholds
 from loratory.exporting.export import export
 from loratory.models.source import quiet
 from loratory.predicting import answers
-from loratory.problems import MULTI, REGRESSION
+from loratory.problems import MULTI, REGRESSION, SINGLE, problem_in
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
 from loratory.store.directory import read_run
+from loratory.store.record import RunRecord
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
 NAMES = {"sets": MULTI, "numbers": REGRESSION}
@@ -185,8 +186,10 @@ def test_data_of_another_kind_is_refused(made: Any, files: Any, tiny_csv: Path, 
     with pytest.raises(DataError, match="set --label-separator"):
         trained.evaluate(Path("x"), sets, given={"dataset": str(tiny_csv)})
     numbers = trained.open_trained(made["numbers", "lora"].directory, hardware=CPU)
-    with pytest.raises(DataError, match="no finite number"):
+    with pytest.raises(DataError, match=r"no finite number .*; give a number, or remove the row"):
         trained.evaluate(Path("x"), numbers, given={"dataset": str(tiny_csv), "label_column": "label"})
+    with pytest.raises(SettingsError, match=r"--label-separator: .* of one cell, and the model is of a regression"):
+        trained.evaluate(Path("x"), numbers, given={"dataset": str(tiny_csv), "label_separator": ";"})
     whole = tmp_path / "whole.csv"
     whole.write_text("text,price\nw1 w2,180\nw3 w4,220\n")
     found = trained.evaluate(Path("x"), numbers, given={"dataset": str(whole), "label_column": "price"})
@@ -195,6 +198,16 @@ def test_data_of_another_kind_is_refused(made: Any, files: Any, tiny_csv: Path, 
         trained.evaluate(
             Path("x"), numbers, given={"dataset": str(tiny_csv), "label_column": "label", "problem": "single-label"}
         )
+
+
+def test_a_problem_that_there_is_not_is_no_single_labels(made: Any, tmp_path: Path) -> None:
+    document = made["sets", "lora"].record.to_dict()
+    assert problem_in(None) == problem_in(SINGLE) == SINGLE
+    assert problem_in(document["data"]["problem"]) == MULTI
+    document["data"]["problem"] = "multi_label"
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(StorageError, match=r"not a run's record .*problem 'multi_label'; known: single_label_classif"):
+        RunRecord.read(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from loratory.cli import main
+from loratory.engine import energy
 from loratory.engine.epoch import Ready
 from loratory.engine.modules import Dropout
 from loratory.engine.processes import Processes
@@ -85,6 +87,7 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch(
     assert len([*(tmp_path / "tensorboard" / "two").glob("events.*")]) == len(told)  # the first process alone tells
     record = json.loads(out)  # one document, of the first process
     assert record["environment"]["processes"] == 2
+    assert (record["cost"]["devices"], record["cost"]["energy_joules"]) == (1, None)  # one machine's CPU
     assert one.record.environment["processes"] == 1
     for key in ("steps", "examples", "tokens"):
         assert record["cost"][key] == one.record.cost[key]
@@ -102,6 +105,31 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch(
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
         assert second["validation_log_loss"] == pytest.approx(first["validation_log_loss"], abs=1e-3)
     assert record["quality"]["test"]["accuracy"] == one.record.quality["test"]["accuracy"]
+
+
+def test_energy_is_that_of_every_process_s_own_device(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path, launched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_a_look = {"GPU-0": 1_000, "GPU-1": 1_000_000}  # millijoules
+    looks = {name: count(0, used) for name, used in at_a_look.items()}
+    library = SimpleNamespace(
+        NVMLError=OSError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda name: name,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(looks[handle]),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(energy, "_uuid", lambda device: os.environ["RANK"])  # as if each had a GPU of its own
+    energy._counter.cache_clear()
+    flags = {**COMMON, "method": "head", "model": str(tiny_bert), "dataset": str(tiny_csv), "batch_size": 8}
+    code, out, err = launched(command(flags, tmp_path / "run"))
+    energy._counter.cache_clear()
+    assert code == 0, err
+    cost = json.loads(out)["cost"]
+    assert cost["devices"] == 2
+    phases = cost["energy_joules"] / (1 + 1_000)  # each counts from one look to the next
+    assert 1 <= phases < 1_000
+    assert phases == pytest.approx(round(phases))
 
 
 def test_what_is_wrong_for_one_ends_all(tiny_bert: Path, tiny_csv: Path, tmp_path: Path, launched: Any) -> None:

@@ -218,7 +218,7 @@ def compare(runs: Place | Sequence[Place], *, baselines: bool = True, price_per_
     Args:
         runs: runs, or their directories.
         baselines: whether the baselines are computed on the test split that the runs share.
-        price_per_hour: of the device, in any currency: total time is then money, too.
+        price_per_hour: of one device, in any currency: total time is then money, too.
 
     Raises:
         SettingsError: the price is negative or no number.

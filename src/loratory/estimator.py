@@ -110,8 +110,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         seed = self._seed()
         if seed < 0:
             raise SettingsError(f"random_state {seed}: give 0 or more")
-        said = {} if problem == SINGLE else {"problem": FLAG_OF[problem]}
-        flags = {**self._flags(), **said, "seed": seed, "split_seed": seed, "test_fraction": 0}
+        flags = {**self._flags(), "problem": FLAG_OF[problem], "seed": seed, "split_seed": seed, "test_fraction": 0}
         with tempfile.TemporaryDirectory() as place, _input_errors():
             run = api.train(texts, labels, output=Path(place) / "run", checkpoint_every="never", **flags)
             fitted = _Fitted({path.name: path.read_bytes() for path in run.directory.iterdir()})

@@ -95,7 +95,7 @@ def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path
     A copy of a study without its plan or its runs keeps its summary, and has its report written from it.
 
     Args:
-        price_per_hour: of the device, in any currency, in place of what the study file says.
+        price_per_hour: of one device, in any currency, in place of what the study file says.
 
     Returns:
         The files written: the page first.

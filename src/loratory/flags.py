@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from loratory.errors import SettingsError, nearest
-from loratory.spec import RunSpec, Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from loratory.spec import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 
 CheckpointEvery = Annotated[
     str | None,
@@ -21,49 +29,104 @@ CheckpointEvery = Annotated[
     ),
 ]
 
+PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+"""How every group of commands is made: without Rich, which takes a while to import."""
+
 ALSO = {"lr": ["--learning-rate"]}
 """Other names of a flag, by its setting."""
 
 
-def with_settings(*kinds: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag for each field of `kinds`; the command gets those that were given as `flags`."""
-    nested = {"name", *RunSpec.model_fields} - {"model", "seed"}  # groups, and the method's name, are no flags
-    fields = {name: field for kind in kinds for name, field in kind.model_fields.items() if name not in nested}
+class Commands(TyperGroup):
+    """Commands of which those with settings are made whole where one is meant, not where they are listed."""
 
-    def parameter(name: str) -> inspect.Parameter:
-        """The flag of a field, as Typer reads it."""
-        field = fields[name]
-        if field.annotation is bool:
-            switch = Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
-            return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=switch)
-        default = "" if field.default is None else f" [{field.default}]"
-        option = typer.Option(
-            f"--{name.replace('_', '-')}",
-            *ALSO.get(name, []),
-            help=f"{field.description}{default}",
-            metavar=_metavar(field.annotation),
-        )
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
-        )
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begin with."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, whole(command), rest
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        """The command as Typer sees it: its own parameters, then one for each field."""
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
 
-        def wrapper(**given: Any) -> None:
-            flags = {name: given.pop(name) for name in fields}
-            command(**given, flags={name: value for name, value in flags.items() if value is not None})
+class Listed(TyperCommand):
+    """A command as lists show it: its flags are fields of settings, and reading those takes longer than a list may."""
 
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters = [*own, *map(parameter, fields)]
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        wrapper.__doc__ = command.__doc__
-        wrapper.__name__ = command.__name__
-        return wrapper
+    groups: tuple[str, ...] = ()
+    """Whose fields its flags are, as :func:`with_settings` takes them."""
+    own: tuple[inspect.Parameter, ...] = ()
+    """Its other parameters."""
+    run: Callable[..., None]
+
+    @cached_property
+    def whole(self) -> Any:
+        """The command with all its flags, as Typer makes it."""
+        asked = {name: one for name, one in fields(*self.groups).items() if name not in {p.name for p in self.own}}
+        parameters = [*self.own, *(_parameter(name, field) for name, field in asked.items())]
+
+        def command(**given: Any) -> None:
+            flags = {name: given.pop(name) for name in asked}
+            self.run(**given, flags={name: value for name, value in flags.items() if value is not None})
+
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        alone = typer.Typer(**PLAIN)
+        alone.command(self.name, help=self.help)(command)
+        return typer.main.get_command(alone)
+
+
+def whole(command: Any) -> Any:
+    """`command` with all its flags."""
+    return command.whole if isinstance(command, Listed) else command
+
+
+def with_settings(
+    app: typer.Typer, *groups: str, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of `app`, with one flag more for each field of its settings; it gets those that were
+    given as `flags`.
+
+    Args:
+        groups: `run` (method, model, seed), a name of :data:`loratory.spec.GROUPS`, or `method`: what any method has.
+        name: the command's, where it is not the function's.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        own = tuple(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name != "flags")
+        kind = type("Listed", (Listed,), {"groups": groups, "own": own, "run": staticmethod(function)})
+
+        def listed() -> None:
+            """Only a name and a help text."""
+
+        app.command(name or function.__name__, cls=kind, help=inspect.getdoc(function))(listed)
+        return function
 
     return decorate
+
+
+def fields(*groups: str) -> dict[str, FieldInfo]:
+    """The fields of groups of settings, by the name of their flag; those that are groups themselves are none."""
+    from loratory.methods import METHODS, Choice
+    from loratory.spec import GROUPS, RunSpec
+
+    kinds: dict[str, Sequence[type[Settings]]] = {name: [kind] for name, kind in GROUPS.items()}
+    kinds |= {"run": [RunSpec, Choice], "method": [method.settings for method in METHODS.values()]}
+    found = {name: field for group in groups for kind in kinds[group] for name, field in kind.model_fields.items()}
+    return {name: field for name, field in found.items() if name not in ("name", *GROUPS)}
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The flag of a field, as Typer reads it."""
+    if field.annotation is bool:
+        switch = Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=switch)
+    default = "" if field.default is None else f" [{field.default}]"
+    option = typer.Option(
+        f"--{name.replace('_', '-')}",
+        *ALSO.get(name, []),
+        help=f"{field.description}{default}",
+        metavar=_metavar(field.annotation),
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
 
 
 def _metavar(annotation: Any) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
+from loratory.data.cells import recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
-from loratory.data.targets import recognised
 from loratory.disk.files import write_durably
 from loratory.errors import DataError, StorageError
 
@@ -49,7 +49,7 @@ def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None
     rows: Iterator[Row] = ((place, cells, {}) for place, cells in enumerate(values))
     flags = (TEXT, PAIR, LABEL) if paired else (TEXT, LABEL)
     columns = gathered(Table(flags, rows, "position", untyped=False), problem)
-    examples = checked(WHERE, columns, problem=recognised([columns.labels], problem, None)[0])
+    examples = checked(WHERE, columns, recognised(columns.labels, problem, None))
     labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
     content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
     path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"

@@ -43,8 +43,17 @@ def problem_of(labels: Targets) -> Problem:
 
 
 def problem_in(value: object) -> Problem:
-    """What a record says of its problem; one that says nothing is of single labels."""
-    return next((problem for problem in FLAGS.values() if problem == value), SINGLE)
+    """What a record says of its problem; one that says nothing is of single labels.
+
+    Raises:
+        ValueError: it is none of those there are.
+    """
+    if value is None:
+        return SINGLE
+    for problem in FLAGS.values():
+        if problem == value:
+            return problem
+    raise ValueError(f"problem {value!r}; known: {', '.join(FLAGS.values())}")
 
 
 def spread_of(numbers: Targets) -> dict[str, float]:

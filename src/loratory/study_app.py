@@ -9,14 +9,12 @@ import typer
 
 from loratory.console import print_json, say, show, tell
 from loratory.errors import counted
-from loratory.flags import CheckpointEvery, assignment
+from loratory.flags import PLAIN, CheckpointEvery, Json, assignment
 
-study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True)
+study_app = typer.Typer(help="Studies: many runs compared fairly.", no_args_is_help=True, **PLAIN)
 
 KEPT_SHOWN = 12
 """Runs with weights that are named when a study ends."""
-
-Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 
 
 @study_app.command("run")

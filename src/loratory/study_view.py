@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from loratory import units
-from loratory.console import errors, tell
+from loratory.console import tell
+from loratory.consoles import errors
 from loratory.errors import counted
 
 if TYPE_CHECKING:

@@ -306,9 +306,16 @@ def evaluate(
 
 def _read_as(spec: DataSpec, trained: Trained) -> DataSpec:
     """`spec`, its labels read as what the model gives, unless it says what they are; a file of whole numbers alone may
-    be of a regression."""
+    be of a regression.
+
+    Raises:
+        SettingsError: it says what stands between labels, and the model gives one.
+    """
     if spec.problem is not None or spec.dataset.startswith("hutto:"):
         return spec
+    if spec.label_separator is not None and trained.problem != MULTI:
+        kind = IN_WORDS[trained.problem]
+        raise SettingsError(f"--label-separator: it makes several labels of one cell, and the model is of {kind}")
     return spec.model_copy(update={"problem": FLAG_OF[trained.problem]})
 
 

@@ -127,6 +127,13 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["line 2", "quote"]),
     "not parquet": ("a.parquet", b"text,label\nx,a\n", ["a.parquet", "not a whole Parquet file"]),
     "unknown format": ("a.xlsx", b"x", [".xlsx", ".csv, .tsv, .jsonl, .parquet"]),
+    "cut inside the last row": ("a.csv", b"text,label\nx,a\none", ["line 3", "ends inside this line"]),
+    "header with a space": (
+        "a.csv",
+        b"text, label\nx,a\n",
+        ["'text', ' label'; did you mean ' label'? Set --label-column"],
+    ),
+    "header in capitals": ("a.csv", b"Text,label\nx,a\n", ["did you mean 'Text'? Set --text-column"]),
     "duplicate header": ("a.csv", b"text,label,text\nx,a,y\n", ["'text'", "more than once"]),
 }
 
@@ -163,6 +170,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hutto:movie", "hutto:", "movies", "huto"])
 def test_unknown_data_set_names_the_nearest(name: str) -> None:
     assert "did you mean 'hutto:" in message(name)
+
+
+def test_a_last_line_without_an_end_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.csv"
+    for end in ("\n", "\r\n", "\r"):
+        path.write_text(f"text,label\nx,good\ny,bad{end}", encoding="utf-8", newline="")
+        load_source(spec(path))
+    assert caplog.text == ""
+    path.write_text("text,label\nx,good\ny,ba", encoding="utf-8")
+    assert load_source(spec(path)).parts["all"].labels == ("good", "ba")
+    assert caplog.text.count(f"{path}: its last line has no end, as of a file that was cut short: is it whole?") == 1
 
 
 def test_text_and_label_column_differ(tmp_path: Path) -> None:

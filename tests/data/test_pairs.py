@@ -94,6 +94,7 @@ def test_a_pair_is_one_unit_and_its_texts_alone_are_counted(
         part: [normalised(pair) for pair in paired_data.split(part).texts] for part in ("train", "validation", "test")
     }
     assert paired_data.overlap == {"train-validation": 0, "train-test": 0, "validation-test": 0}
+    assert paired_data.record()["alone"] == paired_data.alone
     assert len(set().union(*sides.values())) == sum(map(len, sides.values())) == 90
     found = profile(paired_data, Reader("tiny", AutoTokenizer.from_pretrained(paired_bert), 64), 16)
     assert found.alone is not None
@@ -148,3 +149,5 @@ def test_a_column_of_pairs_is_like_a_tuple_of_them() -> None:
     assert pairs.take(np.array([2, 0])) == [PAIRS[2], PAIRS[0]]
     assert pairs != PAIRS[::-1]
     assert normalised((" A", "b c")) == normalised(("a", "B  c")) != normalised(("a b", "c"))
+    assert normalised(("b C", "a")) == normalised(("a", "b c"))
+    assert normalised(("b C", "a"), in_order=True) != normalised(("a", "b c"), in_order=True)

@@ -136,7 +136,9 @@ def test_given_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert dataset.record()["sizes"] == {"train": 54, "validation": 6, "test": 3}
     assert json.loads(json.dumps(dataset.record())) == dataset.record()
 
-    whole = make_dataset(DataSpec(dataset=train, validation=test, test=test))
+    rows = [("new", "yes"), ("TEXT number 0", "no"), ("text number 1", "yes")]
+    validation = write(tmp_path / "validation.jsonl", rows)
+    whole = make_dataset(DataSpec(dataset=train, validation=validation, test=test))
     assert len(whole.train) == 60
     assert whole.overlap == {"train-validation": 2, "train-test": 2, "validation-test": 3}
 

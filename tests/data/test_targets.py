@@ -109,6 +109,7 @@ def test_what_is_mixed_or_no_number_is_one_line(tmp_path: Path) -> None:
         csv(tmp_path, ["1.5", "good", "2"]), problem="regression"
     )
     assert "no finite number (line 1)" in refused(jsonl(tmp_path, [["a"], 1.5]), problem="regression")
+    assert "single-label" not in refused(csv(tmp_path, ["1.5", "good", "2"]), problem="regression")
     assert "no finite number (line 2)" in refused(jsonl(tmp_path, [1.5, True]), problem="regression")
     assert "stands there twice" in refused(jsonl(tmp_path, [[0, 1, 1], [1, 0, 0]]))
     assert "without a label" in refused(csv(tmp_path, ["a;b", ""]), label_separator=";")
@@ -147,7 +148,7 @@ def test_very_many_numbers_are_kept_as_numbers_in_a_stream(tmp_path: Path, monke
     cells = [f"{number * 7 % 400 / 8}" for number in range(400)]
     path = numbers_csv(tmp_path, cells)
     few = divided(path)
-    monkeypatch.setattr("loratory.data.targets.MANY", 30)
+    monkeypatch.setattr("loratory.data.cells.MANY", 30)
     columns = gathered(read_table(path, {"--text-column": "text", "--label-column": "label"}))
     assert columns.labels.numbers is not None
     assert (len(columns.labels.values), columns.labels.numbers.tolist()) == (0, [float(cell) for cell in cells])
@@ -239,7 +240,109 @@ def test_a_limit_that_loses_a_label_is_refused(tmp_path: Path) -> None:
 
 def test_a_slip_among_numbers_with_fractions_is_named_by_its_row_and_no_class(tmp_path: Path) -> None:
     path = csv(tmp_path, [str(number / 2) for number in range(40)] + ["great"])
-    with pytest.raises(DataError, match=r"1 row with a target that is no finite number \(line 42\)"):
-        divided(path)
+    said = refused(path)
+    assert "1 row with a target that is no finite number (line 42); nearly all labels are numbers, some with" in said
+    assert "fractions: give a number, or say --problem single-label" in said
     half = csv(tmp_path, ["0.5", "great", "poor", "1"] * 20)
     assert divided(half).problem == SINGLE
+
+
+def write(folder: Path, name: str, labels: list[str]) -> str:
+    path = folder / f"{name}.csv"
+    path.write_text("text,label\n" + "".join(f"{name} {n},{label}\n" for n, label in enumerate(labels)))
+    return str(path)
+
+
+def test_labels_of_validation_and_test_do_not_decide_what_labels_are(tmp_path: Path) -> None:
+    train = write(tmp_path, "train", ["1", "2", "3", "4"] * 10)
+    other = write(tmp_path, "other", ["1", "2.5", "3"])
+    for part in ("validation", "test"):
+        said = refused(Path(train), **{part: other})
+        assert f"{other}: labels in {part} that training never sees: '2.5'" in said
+        assert said.endswith("; say --problem regression if labels are numbers")
+    assert divided(train, test=other, problem="regression").test.labels.tolist() == [1, 2.5, 3]
+    halves = write(tmp_path, "halves", [f"{n / 2}" for n in range(40)])
+    assert divided(halves, test=write(tmp_path, "whole", ["1", "2"])).problem == REGRESSION
+    assert "no finite number (line 3)" in refused(Path(halves), test=write(tmp_path, "text", ["1", "good"]))
+    lists = jsonl(tmp_path, SETS)
+    single = tmp_path / "single.jsonl"
+    single.write_text('{"text": "x", "label": "a"}\n')
+    assert f"{single}: 1 row with a single label" in refused(lists, test=str(single))
+    single.write_text('{"text": "x", "label": ["a"]}\n')
+    assert f"{single}: 1 row with a label that is no class name" in refused(Path(train), test=str(single))
+
+
+def test_very_many_numbers_of_a_test_do_not_decide_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.data.cells.MANY", 5)
+    train = write(tmp_path, "train", ["1", "2"] * 10)
+    assert "never sees: '0.125', '0.25'" in refused(
+        Path(train), test=write(tmp_path, "test", [f"{n / 8}" for n in range(1, 40)])
+    )
+
+
+def test_numbers_may_be_text_in_every_format(tmp_path: Path) -> None:
+    for problem in (None, "regression"):
+        found = divided(jsonl(tmp_path, [str(one) for one in NUMBERS]), problem=problem)
+        assert found.problem == REGRESSION
+        assert np.array_equal(found.train.labels, np.array(NUMBERS)[found.train.rows])
+    assert divided(jsonl(tmp_path, ["1", "2"] * 20)).labels == ("1", "2")
+    assert divided(jsonl(tmp_path, ["1.5", "2.5"] * 20), problem="single-label").labels == ("1.5", "2.5")
+
+
+@pytest.mark.parametrize("problem", [None, "regression"])
+def test_marks_of_what_is_missing_among_numbers_are_one_line(problem: str | None, tmp_path: Path) -> None:
+    cells = [f"{n / 8}" for n in range(10)] + ["n/a", "", "NaN", "NA", " None ", "n/a"]
+    said = refused(Path(write(tmp_path, "a", cells)), problem=problem)
+    assert "6 rows without a label, such as 'n/a' (lines 12, 13, 14, 15, 16, …); add it" in said
+    assert ("--problem single-label" in said) == (problem is None)
+    path = jsonl(tmp_path, [*NUMBERS, None, "n/a"])
+    assert "2 rows without a label, such as 'n/a' (lines 41, 42); add it" in refused(path, problem=problem)
+    assert divided(write(tmp_path, "classes", ["joy", "None"] * 20)).labels == ("None", "joy")
+
+
+def test_marks_among_very_many_numbers_are_missing_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loratory.data.cells.MANY", 5)
+    path = write(tmp_path, "a", [*(f"{n / 8}" for n in range(20)), "n/a", ""])
+    assert "2 rows without a label (lines 22, 23); add it" in refused(Path(path))
+
+
+@pytest.mark.parametrize("cell", ["['a', 'b']", "['a']", "[]", "[1, 2]", "['a' 'b']", '[""a"", ""b""]'])
+def test_a_list_that_is_written_into_a_cell_is_named(cell: str, tmp_path: Path) -> None:
+    path = csv(tmp_path, ["x", "y", cell] * 10)
+    for settings in ({}, {"label_separator": ","}, {"problem": "multi-label"}):
+        said = refused(path, **settings)
+        assert "10 rows with a label that looks like a list, such as [" in said
+        assert "(lines 4, 7, 10, 13, 16, …); write a;b and set --label-separator, or give" in said
+        assert ("--problem single-label" in said) == (settings == {})
+    assert divided(path, problem="single-label").problem == SINGLE
+    assert divided(csv(tmp_path, ["[POS]", "[NEG]"] * 20)).labels == ("[NEG]", "[POS]")
+
+
+def test_classes_that_are_too_small_and_look_like_something_else_say_so(tmp_path: Path) -> None:
+    ratings = csv(tmp_path, [str(n) for n in range(20)])
+    assert refused(ratings).endswith("or remove it; say --problem regression if labels are numbers")
+    assert "regression" not in refused(ratings, problem="single-label")
+    mixed = csv(tmp_path, ["a", "b"] * 10 + ["a|b", "b|c", "c"])
+    assert refused(mixed).endswith("; set --label-separator if '|' stands between labels")
+    places = csv(tmp_path, ["Portland, OR", "Salem, OR"] * 10 + ["Boise, ID"])
+    assert refused(places).endswith("too few for 3 parts; add some, merge the class with another, or remove it")
+
+
+def test_whole_numbers_are_the_same_with_and_without_their_zero(tmp_path: Path) -> None:
+    train, test = write(tmp_path, "train", ["0", "1"] * 20), write(tmp_path, "test", ["0.0", "1.0", "1"])
+    for one, other in ((train, test), (test, train)):
+        parts = load_source(DataSpec(dataset=one, test=other)).parts
+        assert {*parts["train"].labels, *parts["test"].labels} == {0, 1}
+        assert all(type(label) is int for part in parts.values() for label in part.labels)
+    named = divided(train, test=test)
+    assert (named.labels, named.test.labels.tolist()) == ((0, 1), [0, 1, 1])
+    codes = write(tmp_path, "codes", ["00", "01.0"] * 20)
+    assert divided(codes).labels == ("00", "01.0")
+
+
+def test_the_log_says_what_labels_are_once_they_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "loratory"):
+        refused(jsonl(tmp_path, [["a"], "b"] * 20))
+        assert caplog.text == ""
+        divided(jsonl(tmp_path, NUMBERS))
+    assert "labels are numbers with fractions: a regression; --problem says otherwise" in caplog.text

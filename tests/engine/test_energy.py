@@ -64,3 +64,21 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     with caplog.at_level(logging.INFO, logger="loratory"):
         assert energy._counter("0-1") is None
     assert 'pip install "loratory[energy]"' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("found", "devices", "joules"),
+    [
+        ([("a", 3.0)], 1, 3.0),
+        ([("a", 3.0), ("b", 4.0)], 2, 7.0),
+        ([("a", 3.0), ("a", 5.0), ("b", 4.0)], 2, 9.0),  # processes that share a device have all counted it
+        ([("a", 3.0), ("b", None)], 2, None),
+        ([("cpu", None)], 1, None),
+    ],
+)
+def test_each_device_counts_once(found: list[tuple[str, float | None]], devices: int, joules: float | None) -> None:
+    assert energy.used(found) == (devices, joules)
+
+
+def test_a_cpu_is_its_machine() -> None:
+    assert energy.identity(torch.device("cpu"))

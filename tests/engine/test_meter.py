@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -12,6 +13,7 @@ import torch
 from loratory.engine import meter as meter_module
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.processes import Processes
 from loratory.errors import ResourceError
 from loratory.spec import HardwareSpec
 
@@ -137,3 +139,12 @@ def test_memory_used_before_training_begins_is_no_part_of_the_peak() -> None:
     del before
     meter.start_memory()
     assert meter.record()["peak_memory_bytes"]["resident"] < held - (50 << 20)
+
+
+def test_each_process_goes_on_with_its_own_energy_and_says_no_whole_before_all_have_trained() -> None:
+    state = {**Meter(HARDWARE).state(), "energy": [3.0, 5.0]}
+    second = Meter(replace(HARDWARE, processes=Processes(rank=1, count=2)))
+    second.restore(state)
+    assert second._energy == 5.0
+    assert (second.record()["devices"], second.record()["energy_joules"]) == (None, None)
+    assert Meter(HARDWARE).record()["devices"] == 1

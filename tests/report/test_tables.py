@@ -248,6 +248,8 @@ def test_rows_that_share_a_method_say_what_differs() -> None:
         *("standard, lr=default", "standard, lr=0.001"),
         "lora r=8 attention",
     ]
+    folds = {"data": {"dataset": "hutto:movies", "folds": 5, "fold": 1}}
+    assert names(record(), record(spec=folds)) == ["standard, folds=none, fold=none", "standard, folds=5, fold=1"]
     assert names(record(), record(LORA, spec={"model": "roberta-base"})) == [
         *("standard, minilm", "lora r=8 attention, roberta-base"),
     ]
@@ -284,11 +286,11 @@ OTHER = {
     "seed": (4, "0, 4"),
     "dataset": ("hutto:nyt", "hutto:movies, hutto:nyt"),
     "text_column": ("review", "text, review"),
-    "pair_column": ("second", "default, second"),
+    "pair_column": ("second", "none, second"),
     "label_column": ("stars", "label, stars"),
-    "group_column": ("author", "default, author"),
-    "folds": (5, "default, 5"),
-    "fold": (2, "default, 2"),
+    "group_column": ("author", "none, author"),
+    "folds": (5, "none, 5"),
+    "fold": (2, "none, 2"),
     "train_split": ("a", "default, a"),
     "validation_split": ("a", "default, a"),
     "test_split": ("a", "default, a"),
@@ -296,12 +298,12 @@ OTHER = {
     "test": ("test.csv", "default, test.csv"),
     "task": ("ternary", "polarity, ternary"),
     "problem": ("regression", "default, regression"),
-    "label_separator": (";", "default, ;"),
+    "label_separator": (";", "none, ;"),
     "neutral_band": (0.25, "0.5, 0.25"),
     "validation_fraction": (0.2, "0.1, 0.2"),
     "test_fraction": (0.1, "0.2, 0.1"),
     "split_seed": (3, "0, 3"),
-    "limit": (100, "default, 100"),
+    "limit": (100, "none, 100"),
     "max_length": (64, "128, 64"),
 }
 
@@ -358,6 +360,38 @@ def test_energy_and_price_have_columns_where_there_are_any() -> None:
     assert cells["Price"] == ["0.2000", "0.2000"]  # 240 s at 3 an hour
     assert "Price: total time at 3 an hour." in table.notes
     assert any(note.startswith("Energy: what the whole device used") for note in table.notes)
+
+
+def test_a_price_is_of_each_device() -> None:
+    def priced(cost: dict, **changes: object) -> tuple[object, list[str]]:
+        run = record(**changes)
+        run["cost"] = {**run["cost"], **cost}
+        table = comparison([run], price_per_hour=3.0)
+        return table.rows[0]["price"], [note for note in table.notes if note.startswith("Price")]
+
+    assert priced({"devices": 1}) == priced({}) == (pytest.approx(0.2), ["Price: total time at 3 an hour."])
+    four = priced({"devices": None}, environment={"device": "NVIDIA H100", "processes": 4})
+    assert priced({"devices": 4}) == four == (pytest.approx(0.8), ["Price: total time at 3 an hour for each device."])
+
+
+def test_what_dominates_is_said_of_every_approach_or_why_it_is_not_known() -> None:
+    passes = {"forward": 60.0, "backward": 120.0, "optimizer": 8.0, "data": 2.0, "gaps": 1.4}
+    held = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 100 * 2**20)
+
+    def costed(method: dict | None = None, **cost: object) -> dict:
+        found = record(method)
+        return {**found, "cost": {**found["cost"], **cost}}
+
+    reference = costed(time_parts_seconds=passes, memory_parts_bytes={**held, "rest": 2**20})
+    notes = comparison([reference, costed(LORA, memory_parts_bytes={**held, "rest": -(2**20)})]).notes
+    said = [note for note in notes if note.startswith(("Training time of", "Peak memory of"))]
+    assert [note.partition(": ")[0] for note in said] == [
+        f"{what} of {name}" for name in ("standard", "lora r=8 attention") for what in ("Training time", "Peak memory")
+    ]
+    assert said[0].endswith("94% are forward and backward passes through the whole model, all of which is trained.")
+    assert said[1].endswith("50% are gradients and optimizer state, which fewer trained parameters save.")
+    assert said[2].endswith(": what it went into is not known.")
+    assert said[3].endswith("come to more than the whole (rest −1 MiB), so that none is said to dominate.")
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])

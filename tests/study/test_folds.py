@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ from scipy import stats
 from loratory.cli import main
 from loratory.errors import SettingsError
 from loratory.evaluation import predictions
-from loratory.evaluation.metrics import score
+from loratory.evaluation.metrics import quality_over_folds, score
 from loratory.evaluation.predictions import Predictions
 from loratory.finish import finish
 from loratory.study.document import Summary
 from loratory.study.folds import pooled
 from loratory.study.plan import differences_said
 from loratory.study.reading import read_study
-from loratory.study.resampling import Replicates, replicate
+from loratory.study.resampling import Replicates, replicate, unit_weights
 from loratory.study.results import load_study
 from loratory.study.statistics import difference, over_folds, spread_over_folds
 
@@ -157,6 +157,44 @@ def test_replicates_know_each_folds_own_metric() -> None:
         (plain,) = replicate(metric, labels, units, [logits], draws=20)
         assert plain.folds is None
         assert np.array_equal(plain.draws, found.draws)  # folds draw nothing
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman", "rmse"])
+def test_correlations_are_within_a_fold_errors_over_all_examples(metric: str) -> None:
+    """Every fold's model has a level and a scale of its own, which is no fault of its correlation."""
+    draw = np.random.default_rng(0)
+    truth, folds, units = draw.normal(size=60) + 3, np.arange(60) % 5, np.arange(60) // 10 * 5 + np.arange(60) % 5
+    outputs = (truth * (folds + 1) + 50 * folds + draw.normal(size=(2, 60)))[..., None].astype(np.float32)
+    (found,) = replicate(metric, truth, units, [outputs], folds=folds, draws=30, seed=7)
+    (weights,) = unit_weights(len(np.unique(units)), 30, 7)
+
+    def value(one: Any, rows: Any) -> float:
+        return cast(float, score(truth[rows], one[rows], None, ("y",)).value(metric))
+
+    of_folds = np.array([[value(one, np.flatnonzero(folds == k)) for one in outputs] for k in range(5)])
+    assert found.folds == pytest.approx(of_folds, rel=1e-4)
+    everything = np.arange(60)
+    whole = [value(one, everything) for one in outputs]
+    assert found.values == pytest.approx(whole if metric == "rmse" else of_folds.mean(axis=0), rel=1e-4)
+    for drawn, got in zip(weights, found.draws, strict=True):
+        rows = np.repeat(everything, drawn[np.unique(units, return_inverse=True)[1]].astype(int))
+        each = [[value(one, rows[folds[rows] == k]) for k in np.unique(folds[rows])] for one in outputs]
+        # a fold of which nothing was drawn correlates by 0
+        expected = [value(one, rows) for one in outputs] if metric == "rmse" else np.sum(each, axis=1) / 5
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_a_mean_that_varies_over_folds_is_no_negative_correlation() -> None:
+    """The mean of each fold's training targets is low where its test's are high: held together they would correlate."""
+    truth, folds = np.random.default_rng(0).normal(size=40), np.arange(40) % 5
+    constant = np.array([truth[folds != k].mean() for k in range(5)])[folds]
+    names = ("y",)
+    whole = score(truth, constant[:, None], None, names)
+    parts = [score(truth[folds == k], constant[folds == k][:, None], None, names) for k in range(5)]
+    assert cast(float, whole.value("pearson")) < -0.1
+    found = quality_over_folds(whole, parts)
+    assert (found.value("pearson"), found.value("spearman")) == (0.0, 0.0)
+    assert found.value("mse") == whole.value("mse")
 
 
 def test_what_varies_over_folds_is_added() -> None:

@@ -164,7 +164,7 @@ def test_time_and_why_there_is_no_gain(summarised: Callable[..., Summary]) -> No
         (STANDARD, 0.86, {"seconds": 40}), (lora(8), 0.85, {"seconds": 20}), (lora(1), 0.8, {"seconds": 40})
     )
     faster = about(found, "lora r=8 attention trains for 20.2 s")
-    assert faster.text.endswith("49.8% less than the 40.2 s of standard.")
+    assert faster.text.endswith("49.8% less than the 40.2 s of standard; what it went into is not known.")
     assert (faster.cells, faster.verdict) == (("c2", "c1"), None)
     same = about(found, "lora r=1 attention trains for 40.2 s").text
     assert "not shown to differ from the 40.2 s of standard, as their ranges touch: the layers above" in same
@@ -183,6 +183,21 @@ def test_memory_and_what_it_is_made_of(summarised: Callable[..., Summary]) -> No
     assert "its peak is rest" in more
     assert "activations 23.3%" in more
     assert "gradients and optimizer state, which fewer trained parameters save, are 0.28% of standard's" in more
+
+
+def test_what_dominates_is_said_of_the_reference_too_or_why_it_is_not_known(
+    summarised: Callable[..., Summary],
+) -> None:
+    found = summarised((STANDARD, 0.86, {}), (lora(8), 0.85, {"seconds": 1}))
+    standard = replace(found.cells[0], time_parts_seconds={"forward": 3.0, "backward": 6.0, "optimizer": 1.0})
+    odd = replace(found.cells[1], memory_parts_bytes={"weights": 2.0**21, "rest": -(2.0**20)})
+    said = texts_of(replace(found, cells=(standard, odd)), [])
+    assert re.search(
+        r"^standard trains for .*; 90% are forward and backward passes through the whole model", said, re.M
+    )
+    assert re.search(
+        r"^lora r=8 attention needs at most .* \(rest −1 MiB\), so that none is said to dominate", said, re.M
+    )
 
 
 def test_incomplete_cells_are_told(summarised: Callable[..., Summary]) -> None:

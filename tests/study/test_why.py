@@ -27,10 +27,13 @@ def test_what_is_no_whole_has_no_shares(parts: dict[str, float] | None) -> None:
     ("parts", "frozen", "cpu", "said"),
     [
         (PASSES, True, False, "90% are forward and backward passes"),
-        (PASSES, False, False, ""),
+        (PASSES, False, False, "90% are forward and backward passes through the whole model, all of which is trained"),
         ({**PASSES, "forward": 60.0}, True, False, "forward passes dominate"),
         ({**PASSES, "gaps": 20.0}, True, False, "device waits for the host"),
-        ({**PASSES, "gaps": 6.0}, False, True, ""),
+        ({**PASSES, "gaps": 6.0}, False, True, "through the whole model"),
+        ({**PASSES, "gaps": 20.0}, True, True, "into Python between"),
+        ({**PASSES, "communication": 20.0}, False, False, "between processes dominates"),
+        ({**PASSES, "forward": 0.3, "backward": 0.3}, False, True, ""),
         ({**PASSES, "optimizer": 9.0}, False, False, "optimizer dominates"),
     ],
 )
@@ -52,3 +55,18 @@ def test_what_dominates_memory(part: str, said: str) -> None:
     parts = {"weights": 1.0, "gradients": 0.5, "optimizer": 0.5, "activations": 1.0, "rest": 1.0}
     assert why.memory_dominated(parts) == ""
     assert said in why.memory_dominated({**parts, part: 4.0})
+
+
+def test_a_sentence_says_what_dominates_that_nothing_does_or_why_that_is_not_known() -> None:
+    held = {"weights": 3.0 * 2**20, "gradients": 1.0 * 2**20, "rest": -2.0 * 2**20}
+    assert why.memory_said("standard", held) == (
+        "Peak memory of standard: its parts, measured apart, come to more than the whole (rest −2 MiB), so that none "
+        "is said to dominate."
+    )
+    assert why.memory_said("lora", None) == "Peak memory of lora: what it went into is not known."
+    assert why.time_said("lora", {}, frozen=True, cpu=True).endswith("of lora: what it went into is not known.")
+    whole = why.time_said("standard", PASSES, frozen=False, cpu=True)
+    assert whole.endswith("; 90% are forward and backward passes through the whole model, all of which is trained.")
+    even = {"weights": 1.0, "gradients": 0.5, "optimizer": 0.5, "activations": 1.0, "rest": 1.0}
+    assert why.memory_said("standard", even).endswith("; no part of it dominates.")
+    assert why.unknown(even, units.memory) == ""

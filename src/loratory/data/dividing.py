@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.rows import PARTS, Meaning, Rows, in_hash_order
-from loratory.data.targets import Label
 from loratory.data.units import Units, units_of
 from loratory.errors import DataError, SettingsError, counted
 from loratory.problems import MULTI, SINGLE
@@ -54,7 +53,7 @@ def divide(
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
     units = units_of(rows, places, meaning.strata)
     if meaning.problem == SINGLE:
-        _refuse_small(rows, units, fractions, meaning.names, where, fold)
+        _refuse_small(rows, units, fractions, meaning, where, fold)
     side = _sides(units, meaning.strata, fractions, fold)
     if meaning.problem != SINGLE:
         _refuse_few(rows, units, side, fractions, where, fold)
@@ -69,7 +68,7 @@ def _refuse_small(
     rows: Rows,
     units: Units,
     fractions: Mapping[str, float | Fraction],
-    labels: Sequence[Label],
+    meaning: Meaning,
     where: str,
     fold: tuple[int, int] | None,
 ) -> None:
@@ -79,13 +78,13 @@ def _refuse_small(
         found = counted(holding, "distinct text" if rows.groups is None else "group")
         if fold is not None and not _enough(holding, fold[1], len(fractions)):
             raise DataError(
-                f"{where}: class {labels[label]!r} has {found}, too few for {fold[1]} folds; "
-                "take fewer folds, add some, merge the class with another, or remove it"
+                f"{where}: class {meaning.names[label]!r} has {found}, too few for {fold[1]} folds; "
+                f"take fewer folds, add some, merge the class with another, or remove it{meaning.otherwise}"
             )
         if fractions and holding <= len(fractions):
             raise DataError(
-                f"{where}: class {labels[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
-                "add some, merge the class with another, or remove it"
+                f"{where}: class {meaning.names[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
+                f"add some, merge the class with another, or remove it{meaning.otherwise}"
             )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from typing import IO, Literal
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
 from loratory.errors import DataError, counted
+
+log = logging.getLogger("loratory")
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
@@ -202,6 +205,8 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
                 )
             values = tuple([joined([cells[place] for place in columns]) for columns in places])
             yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
+    if not content.ended:
+        log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
 
 
 _CUT = "the file ends inside this line: is it whole? Else "
@@ -275,7 +280,9 @@ def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
     lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
     if lacking:
         flags = ", ".join(flag for flag, columns in missing.items() if columns)
-        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; set {flags}")
+        asked = {name.strip().casefold() for columns in missing.values() for name in columns}
+        alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
+        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
 
 
 def _pieces(flag: str, column: str) -> list[str]:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data import near
-from loratory.data.columns import Pairs, Text, as_text
-from loratory.data.rows import PARTS, hashes, ranked
+from loratory.data.columns import Text, as_text
+from loratory.data.overlap import overlaps
+from loratory.data.rows import PARTS, hashes, normalised, ranked
 from loratory.data.seen import Alike, Normalised, Place, Seen
 from loratory.data.splits import Dataset
 from loratory.data.tokens import token_ids
@@ -167,8 +168,7 @@ class Profile:
     tokens: Tokens | None
     """None where no tokenizer was given."""
     alone: Mapping[str, Mapping[str, int]] | None = None
-    """Of pairs, for `text` and `pair`, the first and the second: by `train-test` and so on, rows of the second part
-    whose one text stands in the first part, in whichever column; None of single texts."""
+    """As in :class:`loratory.data.splits.Dataset`."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -196,14 +196,16 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
     order, ids = ranked(hashes(rows))
     bounds = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
     alike = Alike(order, bounds)
-    repeated = [_group(rows, [members], 1.0) for members in alike.repeated()]
+    equal = list(alike.repeated())
+    repeated = [_group(rows, [members], 1.0) for members in equal]
+    conflicting = [group for group, members in zip(repeated, equal, strict=True) if _in_conflict(rows, group, members)]
     found = near.near_duplicates(Normalised(rows, alike))
     linked = [[alike.members(member) for member in group.members] for group in found.groups]
     groups = [_group(rows, one, of.similarity) for one, of in zip(linked, found.groups, strict=True)]
     return Profile(
-        equal=_repeats(repeated, *_equal_rows(rows, ids)),
-        conflicting=_largest(group for group in repeated if len(group.labels) > 1),
-        near=_repeats(groups, *_near_rows(rows, linked)),
+        equal=_repeats(repeated, len(conflicting), *_equal_rows(rows, ids)),
+        conflicting=_largest(conflicting),
+        near=_repeats(groups, sum(len(group.labels) > 1 for group in groups), *_near_rows(rows, linked)),
         search=Search(
             shingle=near.SHINGLE,
             threshold=near.THRESHOLD,
@@ -215,7 +217,7 @@ def profile(dataset: Dataset, reader: Reader | None, max_length: int) -> Profile
             finished=found.finished,
         ),
         tokens=None if reader is None else _tokens(rows, reader, max_length),
-        alone=_alone(rows) if rows.paired else None,
+        alone=dataset.alone,
     )
 
 
@@ -242,13 +244,21 @@ def _largest(groups: Iterable[Group]) -> tuple[Group, ...]:
     return tuple(sorted(groups, key=order)[:LISTED])
 
 
-def _repeats(groups: Sequence[Group], within: dict[str, int], across: dict[str, int]) -> Repeats:
+def _in_conflict(rows: Seen, group: Group, members: Sequence[int]) -> bool:
+    """Whether equal texts have several labels; of pairs some with both in the same order, as in `conflicts_in`."""
+    if len(group.labels) < 2 or not rows.paired:
+        return len(group.labels) > 1
+    labels = {(normalised(rows[row], in_order=True), rows.label(row)) for row in members}
+    return len({text for text, _ in labels}) < len(labels)
+
+
+def _repeats(groups: Sequence[Group], conflicts: int, within: Mapping[str, int], across: Mapping[str, int]) -> Repeats:
     return Repeats(
         groups=len(groups),
         rows=sum(group.rows for group in groups),
         within=within,
         across=across,
-        conflicts=sum(len(group.labels) > 1 for group in groups),
+        conflicts=conflicts,
         largest=_largest(groups),
     )
 
@@ -257,27 +267,9 @@ _PAIRS = tuple(combinations(PARTS, 2))
 
 
 def _equal_rows(rows: Seen, ids: NDArray[np.int64]) -> tuple[dict[str, int], dict[str, int]]:
-    by_part = [ids[begin:end] for begin, end in pairwise(rows.starts.tolist())]
-    within = {part: len(one) - len(np.unique(one)) for part, one in zip(PARTS, by_part, strict=True)}
-    across = {
-        f"{a}-{b}": int(np.count_nonzero(np.isin(by_part[PARTS.index(b)], by_part[PARTS.index(a)]))) for a, b in _PAIRS
-    }
-    return within, across
-
-
-def _alone(rows: Seen) -> dict[str, dict[str, int]]:
-    """How many rows of a part have one text that stands in another part, beside whatever other text."""
-    sides = [(one.first, one.second) for one in rows.texts if isinstance(one, Pairs)]
-    ids = ranked(hashes(*(texts for both in sides for texts in both)))[1]
-    ends = np.cumsum([0, *(len(texts) for both in sides for texts in both)])
-    first, second = ([ids[ends[n] : ends[n + 1]] for n in range(side, len(ends) - 1, 2)] for side in (0, 1))
-    within = [np.concatenate(both) for both in zip(first, second, strict=True)]
-    return {
-        column: {
-            f"{a}-{b}": int(np.count_nonzero(np.isin(side[PARTS.index(b)], within[PARTS.index(a)]))) for a, b in _PAIRS
-        }
-        for column, side in (("text", first), ("pair", second))
-    }
+    by_part = {part: ids[begin:end] for part, (begin, end) in zip(PARTS, pairwise(rows.starts.tolist()), strict=True)}
+    within = {part: len(one) - len(np.unique(one)) for part, one in by_part.items()}
+    return within, overlaps(by_part)
 
 
 def _near_rows(seen: Seen, groups: Iterable[Sequence[Sequence[int]]]) -> tuple[dict[str, int], dict[str, int]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from loratory.data.columns import Coded, Coder, Pairs, Text, Texts, chunked
 from loratory.data.sources import Examples, Source
-from loratory.data.targets import Label, Target, as_array, key_of, listed, names_of, strata_of
+from loratory.data.targets import Label, Target, as_array, key_of, listed, names_of, otherwise, strata_of
 from loratory.errors import DataError
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
 from loratory.spec import DataSpec
@@ -37,6 +37,13 @@ class Meaning:
     """The distinct classes, in order, or sets of labels; none of a regression."""
     strata: int
     """How many there are."""
+    inferred: bool = False
+    """Whether nobody said what labels are, and they look like single classes."""
+
+    @property
+    def otherwise(self) -> str:
+        """The end of an error's line: how to say what else the classes may be, where they look so."""
+        return otherwise(self.names) if self.inferred else ""
 
     def target(self, label: Any) -> Target:
         """What a row's label is."""
@@ -113,26 +120,30 @@ def _names(source: Source, spec: DataSpec) -> tuple[Label, ...]:
     return labels
 
 
-def normalised(text: Text) -> str:
+def normalised(text: Text, *, in_order: bool = False) -> str:
     """The form in which two texts are the same: NFKC, case folded, each run of white space one space.
 
-    Of a pair both texts', with a separator between them that is white space, and so in neither.
+    Of a pair both texts', with a separator between them that is white space, and so in neither. Two pairs are the same
+    in either order of their texts, unless they are asked for `in_order`.
     """
     if not isinstance(text, str):
-        return "\x1f".join(map(normalised, text))
+        both = [normalised(one) for one in text]
+        return "\x1f".join(both if in_order else sorted(both))
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def hashes(*columns: Sequence[Text], salt: str = "") -> NDArray[np.uint64]:
+def hashes(*columns: Sequence[Text], salt: str = "", in_order: bool = False) -> NDArray[np.uint64]:
     """(4, N): SHA-256 of `salt` and each text as it is normalised, as four numbers of which the first counts most.
 
     Args:
         columns: of N texts in all.
+        in_order: as :func:`normalised` takes it.
     """
     found = np.empty((4, sum(map(len, columns))), dtype=np.uint64)
     begin = 0
     for chunk in (chunk for texts in columns for chunk in chunked(texts)):
-        digests = [hashlib.sha256(f"{salt}{normalised(text)}".encode()).digest() for text in chunk]
+        forms = (normalised(text, in_order=in_order) for text in chunk)
+        digests = [hashlib.sha256(f"{salt}{form}".encode()).digest() for form in forms]
         found[:, begin : begin + len(chunk)] = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 4).T
         begin += len(chunk)
     return found
@@ -176,7 +187,8 @@ def rows_of(source: Source, spec: DataSpec) -> tuple[dict[str, Rows], Meaning, N
         numbers = np.asarray(examples.rows, dtype=np.int64)
         rows[part] = Rows(examples.texts, found, labels, ids[begin:end], numbers, groups.get(part))
     targets: tuple[Target, ...] = names if source.problem == SINGLE else sets.done().values
-    return rows, Meaning(source.problem, names, targets, strata), places
+    inferred = source.problem == SINGLE and spec.problem is None and not spec.dataset.startswith("hutto:")
+    return rows, Meaning(source.problem, names, targets, strata, inferred), places
 
 
 def first_places(values: NDArray[np.int64]) -> NDArray[np.int64]:

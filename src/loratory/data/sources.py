@@ -12,29 +12,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
 from loratory.data import hutto
+from loratory.data.cells import LISTED, CellReader, Cells, Reading, is_mark, missing, recognised
 from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
 from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.data.targets import (
-    LISTED,
-    CellReader,
-    Cells,
-    Numbers,
-    Target,
-    class_name,
-    missing,
-    read_targets,
-    recognised,
-)
+from loratory.data.targets import Numbers, Refuse, Target, class_name, read_targets
 from loratory.errors import DataError, SettingsError, counted, nearest
-from loratory.problems import FLAG_OF, FLAGS, IN_WORDS, REGRESSION, SINGLE, Problem
+from loratory.problems import FLAG_OF, FLAGS, IN_WORDS, MULTI, REGRESSION, SINGLE, Problem
 from loratory.spec import DataSpec
 
 log = logging.getLogger("loratory")
@@ -51,13 +42,6 @@ class Examples:
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
     groups: Coded[str] | None = None
     """What each example belongs to (a document, an author), where the source says it."""
-
-
-class _How(TypedDict):
-    """How labels are read, for :func:`checked`."""
-
-    problem: Problem
-    separator: str | None
 
 
 @dataclass(frozen=True)
@@ -92,15 +76,10 @@ def load_source(spec: DataSpec) -> Source:
     if name.startswith("hutto:"):
         source = _hutto(spec)
     elif name.startswith("hub:"):
-        read, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
-        parts = {part: gathered(table, spec.problem, spec.label_separator) for part, table in read.items()}
-        problem = _problem(spec, parts.values())
-        how: _How = {"problem": problem, "separator": spec.label_separator}
-        examples = {part: checked(f"{name} ({part})", columns, **how) for part, columns in parts.items()}
-        source = Source(name, revision, _content_digest(examples), examples, problem=problem)
+        source = _hub(spec, wanted)
     else:
         return _files(spec, wanted)
-    given = _given_files(spec, wanted, FLAG_OF[source.problem])
+    given = _given_files(spec, wanted, source.problem)
     if given:
         source = _with_files(source, given, spec)
     if set(source.parts) == {"train"}:
@@ -108,14 +87,17 @@ def load_source(spec: DataSpec) -> Source:
     return source
 
 
-def _problem(spec: DataSpec, tables: Iterable[Columns]) -> Problem:
-    """What the labels make of it; where that is no single label, the log says so and how to change it."""
-    if spec.label_separator is not None and spec.problem not in (None, "multi-label"):
+def _reading(spec: DataSpec, train: Columns) -> Reading:
+    """How labels are read: by what was said, or by the training examples alone, as those of a test have no say."""
+    if spec.label_separator is not None and spec.problem not in (None, FLAG_OF[MULTI]):
         raise SettingsError(f"--label-separator: it makes several labels of one cell, and --problem is {spec.problem}")
-    problem, why = recognised([columns.labels for columns in tables], spec.problem, spec.label_separator)
-    if why is not None:
-        log.info("%s: %s: %s; --problem says otherwise", spec.dataset, why, IN_WORDS[problem])
-    return problem
+    return recognised(train.labels, spec.problem, spec.label_separator)
+
+
+def _tell(spec: DataSpec, how: Reading) -> None:
+    """Where labels look like no single classes, the log says so and how to change it."""
+    if how.why is not None:
+        log.info("%s: %s: %s; --problem says otherwise", spec.dataset, how.why, IN_WORDS[how.problem])
 
 
 def _wanted(spec: DataSpec) -> Wanted:
@@ -153,54 +135,76 @@ def _files(spec: DataSpec, wanted: Wanted) -> Source:
         known = [*(f"hutto:{domain}" for domain in hutto.DOMAINS), "hub:NAME", *(f"FILE{end}" for end in SUFFIXES)]
         raise DataError(f"unknown data set {spec.dataset!r}; {nearest(spec.dataset, known)}")
     train = gathered(read_table(path, wanted), spec.problem, spec.label_separator)
-    tables = {"train": train, **_given_files(spec, wanted, spec.problem)}
-    if "test" in tables and tables["test"].digest == train.digest:
-        raise DataError(f"{spec.test}: --test has the rows that are trained on; give others, or leave it out")
-    problem = _problem(spec, tables.values())
-    whole = problem == SINGLE and _as_whole_numbers(tables.values())
-    how: _How = {"problem": problem, "separator": spec.label_separator}
+    how = _reading(spec, train)
+    tables = {"train": train, **_given_files(spec, wanted, how.problem)}
+    digests = {part: columns.digest for part, columns in tables.items()}
+    _refuse_twice(spec, digests)
+    whole = how.problem == SINGLE and _as_whole_numbers(tables.values())
     parts = {
-        part: checked(spec.where(part), columns, as_int=whole and columns.labels.untyped, **how)
+        part: checked(spec.where(part), columns, how, as_int=whole and columns.labels.untyped)
         for part, columns in tables.items()
     }
+    _tell(spec, how)
     if set(parts) == {"train"}:
-        return Source(spec.dataset, None, train.digest, {"all": parts["train"]}, problem=problem)
-    digests = {part: columns.digest for part, columns in tables.items()}
-    return Source(spec.dataset, None, _joined_digest(digests), parts, problem=problem)
+        return Source(spec.dataset, None, train.digest, {"all": parts["train"]}, problem=how.problem)
+    return Source(spec.dataset, None, _joined_digest(digests), parts, problem=how.problem)
 
 
-def _given_files(spec: DataSpec, wanted: Wanted, problem: str | None) -> dict[str, Columns]:
-    """The files of single parts; `problem` by the name that `--problem` has for it, where it is known."""
+def _hub(spec: DataSpec, wanted: Wanted) -> Source:
+    name = spec.dataset
+    read, revision = read_hub(name.removeprefix("hub:"), wanted, spec.splits)
+    train = gathered(read.pop("train"), spec.problem, spec.label_separator)
+    how = _reading(spec, train)
+    others = {part: gathered(table, FLAG_OF[how.problem], spec.label_separator) for part, table in read.items()}
+    tables = {"train": train, **others}
+    examples = {part: checked(f"{name} ({part})", columns, how) for part, columns in tables.items()}
+    _tell(spec, how)
+    return Source(name, revision, _content_digest(examples), examples, problem=how.problem)
+
+
+def _given_files(spec: DataSpec, wanted: Wanted, problem: Problem) -> dict[str, Columns]:
+    """The files of single parts, whose labels are read as those of `problem`."""
     named = {"validation": spec.validation, "test": spec.test}
     return {
-        part: gathered(read_table(Path(file), wanted), problem, spec.label_separator)
+        part: gathered(read_table(Path(file), wanted), FLAG_OF[problem], spec.label_separator)
         for part, file in named.items()
         if file is not None
     }
 
 
+def _refuse_twice(spec: DataSpec, digests: Mapping[str, str]) -> None:
+    """Refuse two parts with the same bytes, whatever their files are called."""
+    for first, second in combinations(digests, 2):
+        if digests[first] == digests[second]:
+            other = f"{'--dataset' if first == 'train' else f'--{first}'} ({spec.where(first)})"
+            raise DataError(f"{spec.where(second)}: --{second} has the rows of {other}; give others, or leave it out")
+
+
 def _with_files(source: Source, given: dict[str, Columns], spec: DataSpec) -> Source:
     """`source` with the parts that stand in files of the user's, which come before its own."""
+    digests = {part: columns.digest for part, columns in given.items()}
+    _refuse_twice(spec, digests)
     own = {"train" if part == "all" else part: examples for part, examples in source.parts.items()}
     coded = [examples.labels for examples in own.values() if isinstance(examples.labels, Coded)]
     whole = source.problem == SINGLE and all(isinstance(label, int) for labels in coded for label in labels.values)
-    how: _How = {"problem": source.problem, "separator": spec.label_separator}
+    how = Reading(source.problem, spec.label_separator)
 
     def as_int(columns: Columns) -> bool:
         return whole and _as_whole_numbers([columns]) and columns.labels.untyped
 
     parts = own | {
-        part: checked(spec.where(part), columns, as_int=as_int(columns), **how) for part, columns in given.items()
+        part: checked(spec.where(part), columns, how, as_int=as_int(columns)) for part, columns in given.items()
     }
-    digests = {"source": source.digest} | {part: columns.digest for part, columns in given.items()}
-    return Source(source.name, source.revision, _joined_digest(digests), parts, source.dropped, source.problem)
+    digest = _joined_digest({"source": source.digest} | digests)
+    return Source(source.name, source.revision, digest, parts, source.dropped, source.problem)
 
 
-_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # no leading zeros: a code such as 007 is a name
+_WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0+)?")  # no leading zeros: a code such as 007 is a name
 
 
 def _as_whole_numbers(tables: Iterable[Columns]) -> bool:
-    """Whether labels in cells without type are whole numbers: all of them read so, and no typed label is text."""
+    """Whether labels in cells without type are whole numbers, `1.0` too, as a column that had a gap once is written:
+    all of them read so, and no typed label is text."""
     cells = [columns.labels for columns in tables]
     labels = [(label, one.untyped) for one in cells for label in one.values.values]
     return all(
@@ -305,32 +309,43 @@ def _add_group(groups: Coder[object], cell: object) -> Fault | None:
     return None
 
 
-def checked(
-    where: str, columns: Columns, *, as_int: bool = False, problem: Problem = SINGLE, separator: str | None = None
-) -> Examples:
+def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False) -> Examples:
     """Turn columns into examples.
 
     Args:
         where: what the columns are called in an error's line.
+        how: what labels are read as.
         as_int: whether labels are whole numbers, whatever type their cells have.
-        problem: what labels are read as.
-        separator: what stands between the labels of one cell.
 
     Raises:
         DataError: which rows are at fault, and how.
     """
     refuse = partial(_refuse, where, columns.unit)
-    for fault in FAULTS[: FAULTS.index(NO_GROUP)]:
+    _refuse_unlabelled(columns, how, refuse)
+    for fault in FAULTS[FAULTS.index(NO_TEXT) : FAULTS.index(NO_GROUP)]:
         refuse(*columns.faults.get(fault, (0, [])), *fault)
     labels: Coded[Target] | Numbers
     if as_int:
-        labels = columns.labels.values.converted(lambda value: int(str(value).strip()))
+        labels = columns.labels.values.converted(lambda value: int(str(value).strip().partition(".")[0]))
     else:
-        labels = read_targets(columns.labels, problem, separator, refuse)
+        labels = read_targets(columns.labels, how, refuse)
     for fault in (NO_GROUP, NO_NAME):
         refuse(*columns.faults.get(fault, (0, [])), *fault)
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
     return Examples(columns.texts, labels, range(len(columns.texts)), groups)
+
+
+def _refuse_unlabelled(columns: Columns, how: Reading, refuse: Refuse) -> None:
+    """Refuse rows without a label; among numbers also those whose cell says that there is none."""
+    count, places = columns.faults.get(NO_LABEL, (0, []))
+    what, remedy = NO_LABEL
+    values = columns.labels.values.values
+    marks = [how.problem == REGRESSION and is_mark(value) for value in values]
+    if any(marks):
+        marked, others = columns.labels.at(marks)
+        count, places = count + marked, sorted([*places, *others])[:LISTED]
+        what, remedy = f"{what}, such as {values[marks.index(True)]!r}", how.or_classes(remedy)
+    refuse(count, places, what, remedy)
 
 
 def _refuse(where: str, unit: Unit, count: int, places: Sequence[int], what: str, remedy: str) -> None:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from loratory.data.columns import Text
 from loratory.data.dividing import divide, fold_of
-from loratory.data.rows import PARTS, Meaning, Rows, hashes, ranked, rows_of
+from loratory.data.overlap import Counts, one_sided, overlaps, warn
+from loratory.data.rows import PARTS, Meaning, Rows, rows_of
 from loratory.data.sources import Source, load_source
 from loratory.data.targets import Label
 from loratory.data.units import conflicts_in, together
@@ -67,12 +68,15 @@ class Dataset:
     validation: Split
     test: Split
     """Empty where `test_fraction` is 0."""
-    overlap: dict[str, int]
+    overlap: Counts
     """`train-test` and so on: rows of the second part whose normalised text stands in the first (before `limit`)."""
     duplicates: dict[str, int]
     """Rows of each part of the source (`all` where it has one) whose normalised text stood in it before."""
     conflicts: int
     """Texts that stand in the source more than once, with different labels."""
+    alone: dict[str, Counts] | None
+    """Of pairs, for `text` and `pair`, the first and the second: by `train-test` and so on, rows of the second part
+    whose one text stands in the first part, in whichever column (before `limit`); None of single texts."""
     dropped: int
     """Examples for which the task has no class."""
     groups: dict[str, Any] | None
@@ -105,6 +109,7 @@ class Dataset:
             "overlap": dict(self.overlap),
             "duplicates": dict(self.duplicates),
             "conflicts": self.conflicts,
+            "alone": self.alone,
             "dropped": self.dropped,
             "groups": self.groups,
         }
@@ -155,11 +160,9 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
     del places
     for part in ("validation", "test"):
         _refuse_unseen(parts["train"], parts[part], part, meaning, spec.where(part))
-    overlap = _overlaps({part: rows.ids for part, rows in parts.items()})
-    for pair, count in overlap.items():
-        if count:
-            first, second = pair.split("-")
-            log.warning("%s: %s of %s also in %s; kept", spec.dataset, counted(count, "text"), second, first)
+    overlap = overlaps({part: rows.ids for part, rows in parts.items()})
+    alone = one_sided(parts)
+    warn(spec.dataset, {part: len(rows) for part, rows in parts.items()}, overlap, alone)
     groups = _grouped(spec, source, parts)
     if groups is not None:
         _warn_uneven(parts, cut, meaning, spec.dataset)
@@ -189,6 +192,7 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
             for part, rows in read.items()
         },
         conflicts=conflicts_in(read["train"]),
+        alone=alone,
         dropped=source.dropped,
         groups=groups,
         problem=meaning.problem,
@@ -200,7 +204,7 @@ def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, Rows]) -> dict[
     names = {group for examples in source.parts.values() if examples.groups for group in examples.groups.values}
     if not names:
         return None
-    overlap = _overlaps({part: rows.groups for part, rows in parts.items() if rows.groups is not None})
+    overlap = overlaps({part: rows.groups for part, rows in parts.items() if rows.groups is not None})
     for pair, count in overlap.items():
         if count:
             first, second = pair.split("-")
@@ -261,19 +265,10 @@ def _refuse_unseen(train: Rows, other: Rows, part: str, meaning: Meaning, where:
     unseen = sorted(meaning.there(other.labels) - meaning.there(train.labels))
     if unseen:
         names = ", ".join(repr(meaning.names[label]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
-        raise DataError(f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them")
-
-
-def _overlaps(keys: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:
-    """For each pair of parts, the rows of the second whose key the first has."""
-    pairs = (PARTS[:2], PARTS[::2], PARTS[1:])
-    return {f"{a}-{b}": int(np.count_nonzero(np.isin(keys[b], keys[a]))) for a, b in pairs}
-
-
-def shared(texts: Sequence[Text], others: Sequence[Text]) -> int:
-    """How many of `texts` stand among `others`, normalised."""
-    _, ids = ranked(hashes(texts, others))
-    return int(np.count_nonzero(np.isin(ids[: len(texts)], ids[len(texts) :])))
+        raise DataError(
+            f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them"
+            f"{meaning.otherwise}"
+        )
 
 
 def _split(rows: Rows, meaning: Meaning) -> Split:

@@ -9,18 +9,16 @@ Sechidis, Tsoumakas & Vlahavas 2011, here in one pass); of numbers tenths of the
 from __future__ import annotations
 
 import math
-import re
-from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.columns import Coded, Coder
+from loratory.data.cells import Cells, Reading, is_written_list, missing, number_in
+from loratory.data.columns import Coded
 from loratory.data.files import encodable
-from loratory.problems import FLAG_OF, FLAGS, MULTI, REGRESSION, SINGLE, Problem, Targets
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
 
 Label = str | int | float | bool
 """What a class is called in the source: text, a number, or true/false."""
@@ -34,160 +32,11 @@ Refuse = Callable[[int, Sequence[int], str, str], None]
 
 SEPARATOR = "--label-separator"
 
-LISTED = 5
-"""Faulty rows that are named."""
-
-MANY = 65_536
-"""Distinct numbers with fractions among them, above which a column is one of numbers whatever comes after them."""
-
-SLIPS = 0.1
-"""Below this share of the rows, what is no number among numbers with fractions is a slip and no class."""
-
 STRATA = 10
 """Strata of a regression: tenths, which a split then has alike."""
 
 FEWEST = 20
 """Training examples a stratum of a regression has at least."""
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """N cells of a label column, none of them missing, before anything is said about them."""
-
-    values: Coded[object]
-    """The cells, lists as tuples; none where there are `numbers`."""
-    places: Sequence[Sequence[int]]
-    """Of each distinct cell the first places in which it stands."""
-    untyped: bool
-    """True where cells are text whatever they mean (CSV, TSV)."""
-    numbers: NDArray[np.float64] | None = None
-    """(N,) what a column of very many distinct numbers holds; NaN where there is none."""
-    wrong: Sequence[int] = ()
-    """The first places of those that are none."""
-
-
-class CellReader:
-    """Takes the cells of a label column one after the other.
-
-    Args:
-        untyped: as in :class:`Cells`.
-        flag, separator: as in :func:`recognised`. Where they leave it open, more than :data:`MANY` distinct numbers are
-            kept as numbers, whatever comes after them: a table of distinct cells would fill the memory.
-    """
-
-    def __init__(self, *, untyped: bool, flag: str | None = None, separator: str | None = None) -> None:
-        self._untyped = untyped
-        self._may_be_numbers = separator is None and flag in (None, FLAG_OF[REGRESSION])
-        self._coder = Coder[object]()
-        self._places: list[list[int]] = []
-        self._fractions = flag is not None
-        self._numbers: array[float] | None = None
-        self._wrong: list[int] = []
-
-    def add(self, place: int, cell: object) -> bool:
-        """Take what stands at one place; False, and nothing is taken, where no label stands there."""
-        if self._numbers is not None:
-            return self._add_number(self._numbers, place, cell)
-        value = _hashable(cell)
-        if not self._coder.knows(value):
-            if missing(value):
-                return False
-            self._look(value)
-        code = self._coder.add(value)
-        if code == len(self._places):
-            self._places.append([])
-        if len(self._places[code]) < LISTED:
-            self._places[code].append(place)
-        if self._may_be_numbers and self._fractions and len(self._places) > MANY:
-            self._as_numbers()
-        return True
-
-    def _look(self, value: object) -> None:
-        """Look once at each distinct cell while all were numbers so far."""
-        if self._may_be_numbers:
-            number = _number(value, untyped=self._untyped)
-            self._may_be_numbers = number is not None
-            self._fractions = self._fractions or (number is not None and not number.is_integer())
-
-    def _as_numbers(self) -> None:
-        coded = self._coder.done()
-        of = np.array([_number(value, untyped=self._untyped) for value in coded.values], dtype=np.float64)
-        self._numbers = array("d", of[coded.codes].tobytes())
-        self._coder, self._places = Coder(), []
-
-    def _add_number(self, numbers: array[float], place: int, cell: object) -> bool:
-        number = _number(cell, untyped=self._untyped)
-        if number is None:
-            if missing(cell):
-                return False
-            if len(self._wrong) < LISTED:
-                self._wrong.append(place)
-        numbers.append(math.nan if number is None else number)
-        return True
-
-    def done(self) -> Cells:
-        """All cells that were taken."""
-        numbers = None if self._numbers is None else np.frombuffer(self._numbers, dtype=np.float64)
-        return Cells(self._coder.done(), self._places, self._untyped, numbers, self._wrong)
-
-
-_NO_LABEL = object()  # in place of a cell, or a piece of a list, that can be no label
-
-
-def _hashable(cell: object) -> Hashable:
-    """A cell as it is, a list as a tuple, numpy's scalars as what they hold."""
-    if isinstance(cell, Iterable) and is_list(cell):
-        return tuple(map(_plain, cell))
-    return _plain(cell)
-
-
-def _plain(value: Any) -> Hashable:
-    own = value.item() if getattr(value, "ndim", None) == 0 else value
-    return own if own is None or isinstance(own, str | int | float | bool) else _NO_LABEL
-
-
-def recognised(columns: Sequence[Cells], flag: str | None, separator: str | None) -> tuple[Problem, str | None]:
-    """The problem that the labels of these columns make, and why where nobody said it and it is no single label.
-
-    Args:
-        flag: what `--problem` says.
-        separator: what `--label-separator` says.
-    """
-    if flag is not None:
-        return FLAGS[flag], None
-    if separator is not None:
-        return MULTI, None
-    fractions: tuple[Problem, str] = REGRESSION, "labels are numbers with fractions"
-    if any(cells.numbers is not None for cells in columns):
-        return fractions
-    if any(isinstance(value, tuple) for cells in columns for value in cells.values.values):
-        return MULTI, "labels are lists"
-    rows = others = 0
-    fractional = False
-    for cells in columns:
-        numbers = [_number(value, untyped=cells.untyped) for value in cells.values.values]
-        rows += len(cells.values)
-        others += int(np.isin(cells.values.codes, [code for code, one in enumerate(numbers) if one is None]).sum())
-        fractional |= any(not one.is_integer() for one in numbers if one is not None)
-    if fractional and not others:
-        return fractions
-    if fractional and others < SLIPS * rows:  # to be refused by their rows, not made classes of
-        return REGRESSION, "nearly all labels are numbers, some with fractions"
-    return SINGLE, None
-
-
-def is_list(value: object) -> bool:
-    """Whether a cell holds several labels: a list, tuple or array."""
-    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
-
-
-def missing(value: object) -> bool:
-    """Whether a cell holds no label at all; an empty list is one: no label of those there are."""
-    if isinstance(value, str):
-        return value.strip().casefold() in ("", "nan")
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def class_name(value: object) -> Label | None:
@@ -202,7 +51,7 @@ def class_name(value: object) -> Label | None:
     return value if isinstance(value, bool | int) else None
 
 
-def read_targets(cells: Cells, problem: Problem, separator: str | None, refuse: Refuse) -> Coded[Target] | Numbers:
+def read_targets(cells: Cells, how: Reading, refuse: Refuse) -> Coded[Target] | Numbers:
     """The label of each row; of a regression (N,) float64.
 
     Args:
@@ -210,18 +59,15 @@ def read_targets(cells: Cells, problem: Problem, separator: str | None, refuse: 
             it does nothing.
 
     Raises:
-        DataError: by `refuse`: a single label among lists, a label that is no name, or one that is no number.
+        DataError: by `refuse`: a single label among lists, a list that is written in a cell, a label that is no name,
+            or one that is no number.
     """
-    if problem == REGRESSION:
-        return _numbers(cells, refuse)
-    if problem == MULTI:
-        return _sets(cells, separator, refuse)
-    _look_over(
-        cells,
-        [class_name(value) is None for value in cells.values.values],
-        refuse,
-        ("with a label that is no class name", "use text, numbers or true/false"),
-    )
+    if how.problem == REGRESSION:
+        return _numbers(cells, how, refuse)
+    if how.problem == MULTI:
+        return _sets(cells, how, refuse)
+    nameless = [class_name(value) is None for value in cells.values.values]
+    refuse(*cells.at(nameless), "with a label that is no class name", "use text, numbers or true/false")
     return cells.values.converted(_named)
 
 
@@ -231,42 +77,42 @@ def _named(value: object) -> Label:
     return name
 
 
-def _look_over(cells: Cells, faults: Sequence[bool], refuse: Refuse, what: tuple[str, str]) -> None:
-    """Refuse the rows of the distinct cells at fault."""
-    wrong = np.flatnonzero(faults)
-    count = int(np.isin(cells.values.codes, wrong).sum()) if len(wrong) else 0
-    refuse(count, sorted(place for code in wrong.tolist() for place in cells.places[code])[:LISTED], *what)
-
-
-_NO_NUMBER = ("with a target that is no finite number", "give a number, or say --problem single-label")
-
-
-def _numbers(cells: Cells, refuse: Refuse) -> Numbers:
+def _numbers(cells: Cells, how: Reading, refuse: Refuse) -> Numbers:
+    found = [number_in(value) for value in cells.values.values]
+    count, places = cells.at([number is None for number in found])
     if cells.numbers is not None:
-        refuse(int(np.isnan(cells.numbers).sum()), cells.wrong, *_NO_NUMBER)
-        return cells.numbers
-    found = [_number(value, untyped=cells.untyped) for value in cells.values.values]
-    _look_over(cells, [number is None for number in found], refuse, _NO_NUMBER)
-    return np.array(found, dtype=np.float64)[cells.values.codes]
+        count, places = int(np.isnan(cells.numbers).sum()), list(cells.wrong)
+    looks = "" if how.why is None else f"{how.why}: "
+    refuse(count, places, "with a target that is no finite number", looks + how.or_classes("give a number"))
+    return np.array(found, dtype=np.float64)[cells.values.codes] if cells.numbers is None else cells.numbers
 
 
-def _sets(cells: Cells, separator: str | None, refuse: Refuse) -> Coded[Target]:
+def _sets(cells: Cells, how: Reading, refuse: Refuse) -> Coded[Target]:
+    separator = how.separator
+
     def pieces(value: object) -> object:
         return tuple(_pieces(value, separator)) if separator is not None and isinstance(value, str) else value
 
-    found = [pieces(value) for value in cells.values.values]
-    lists = any(isinstance(value, tuple) for value in cells.values.values)
+    values = cells.values.values
+    if cells.untyped and any(map(is_written_list, values)):
+        shown = next(value for value in values if is_written_list(value))
+        remedy = how.or_classes(f"write a;b and set {SEPARATOR}, or give JSONL or Parquet")
+        said = f"with a label that looks like a list, such as {str(shown)[:40]}"
+        refuse(*cells.at([*map(is_written_list, values)]), said, remedy)
+    found = [pieces(value) for value in values]
+    lists = any(isinstance(value, tuple) for value in values)
     say = "write a list of one" if lists else f"write lists, or set {SEPARATOR}"
     single = [not isinstance(value, tuple) for value in found]
-    _look_over(cells, single, refuse, ("with a single label where a list of labels is read", say))
+    refuse(*cells.at(single), "with a single label where a list of labels is read", say)
     names = [
         [None if missing(one) else class_name(one) for one in value] for value in found if isinstance(value, tuple)
     ]
     nameless = [None in one for one in names]
-    _look_over(cells, nameless, refuse, ("with a label that is no name", "use text, numbers or true/false"))
+    refuse(*cells.at(nameless), "with a label that is no name", "use text, numbers or true/false")
     known = [[key_of(name) for name in one if name is not None] for one in names]
-    twice = ("with a label that stands there twice", "list the labels that a text has, not 0 or 1 for each")
-    _look_over(cells, [len(set(keys)) < len(keys) for keys in known], refuse, twice)
+    twice = [len(set(keys)) < len(keys) for keys in known]
+    remedy = "list the labels that a text has, not 0 or 1 for each"
+    refuse(*cells.at(twice), "with a label that stands there twice", remedy)
     of = Coded.of(tuple(label for _, label in sorted(keys)) for keys in known)
     return Coded(of.values, of.codes[cells.values.codes])
 
@@ -274,19 +120,6 @@ def _sets(cells: Cells, separator: str | None, refuse: Refuse) -> Coded[Target]:
 def _pieces(cell: str, separator: str) -> list[str]:
     """The labels of one cell; a separator alone stands for none."""
     return [piece.strip() for piece in cell.split(separator) if piece.strip()]
-
-
-def _number(value: object, *, untyped: bool) -> float | None:
-    """The number in a cell; text counts where cells have no type. None where there is none, or it is not finite."""
-    if isinstance(value, str) and untyped and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def ordered_labels(labels: Iterable[Label]) -> tuple[Label, ...]:
@@ -306,6 +139,23 @@ def names_of(parts: Iterable[Coded[Target] | Numbers], problem: Problem, column:
         return (column,)
     coded = (part for part in parts if isinstance(part, Coded))
     return ordered_labels(label for part in coded for target in part.values for label in listed(target))
+
+
+SEPARATORS = ";|,/"
+"""What may stand between the labels of one cell."""
+
+
+def otherwise(names: Sequence[Label]) -> str:
+    """How to say that classes of these names are numbers, or several labels each, where they look so: the end of an
+    error's line."""
+    if sum(number_in(name) is not None for name in names) > max(2, len(names) / 2):
+        return "; say --problem regression if labels are numbers"
+    for mark in SEPARATORS:
+        pieces = [_pieces(name, mark) for name in names if isinstance(name, str)]
+        often = Counter(piece for one in pieces for piece in {*one})
+        if any(len(one) > 1 and all(often[piece] > 1 for piece in one) for one in pieces):
+            return f"; set {SEPARATOR} if {mark!r} stands between labels"
+    return ""
 
 
 def listed(target: Target) -> tuple[Label, ...]:

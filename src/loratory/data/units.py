@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.rows import Rows, first_places, ranked, runs_of_equals
+from loratory.data.columns import Pairs
+from loratory.data.rows import Rows, first_places, hashes, ranked, runs_of_equals
+from loratory.problems import Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,22 @@ def _commonest(
 
 
 def conflicts_in(rows: Rows) -> int:
-    """Texts with more than one label."""
-    _, labels = np.unique(rows.labels, return_inverse=True)
-    kinds = int(labels.max(initial=0)) + 1
-    owners = np.unique(rows.ids * kinds + labels) // kinds  # rising
-    again = owners[1:][owners[1:] == owners[:-1]]
-    return len(first_places(again))
+    """Texts with more than one label; of pairs only those with both in the same order, as what holds of two texts may
+    not hold the other way round."""
+    found = _with_several(rows.ids, rows.labels)
+    if isinstance(rows.texts, Pairs):
+        again = np.flatnonzero(np.isin(rows.ids, found))
+        found = _with_several(ranked(hashes(rows.texts.take(again), in_order=True))[1], rows.labels[again])
+    return len(found)
+
+
+def _with_several(ids: NDArray[np.int64], labels: Targets) -> NDArray[np.int64]:
+    """The ids of texts that stand beside more than one label."""
+    _, kinds = np.unique(labels, return_inverse=True)
+    count = int(kinds.max(initial=0)) + 1
+    owners = np.unique(ids * count + kinds) // count  # rising
+    again: NDArray[np.int64] = owners[1:][owners[1:] == owners[:-1]]
+    return again[first_places(again)]
 
 
 def units_of(rows: Rows, places: NDArray[np.uint64] | None, strata: int) -> Units:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -22,9 +23,28 @@ def energy_counter(device: torch.device) -> Callable[[], float] | None:
     Returns:
         None where there is no such counter: another kind of device, no package nvidia-ml-py, or an older device.
     """
-    if device.type != "cuda":
-        return None
-    return _counter(str(torch.cuda.get_device_properties(device).uuid))
+    uuid = _uuid(device)
+    return None if uuid is None else _counter(uuid)
+
+
+def identity(device: torch.device) -> str:
+    """What tells a device from those of other processes: a GPU's UUID, of a CPU its machine's name."""
+    return _uuid(device) or platform.node()
+
+
+def used(found: Sequence[tuple[str, float | None]]) -> tuple[int, float | None]:
+    """How many devices processes trained on, and the joules of all of them; None where one's are not known.
+
+    Args:
+        found: each process's device, by :func:`identity`, and what that used in the process's time. Processes that
+            share a device have counted it all, each: it counts once.
+    """
+    joules = {name: [one for other, one in found if other == name and one is not None] for name, _ in found}
+    return len(joules), sum(map(max, joules.values())) if all(joules.values()) else None
+
+
+def _uuid(device: torch.device) -> str | None:
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 @cache

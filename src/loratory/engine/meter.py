@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import psutil
 import torch
 
-from loratory.engine.energy import energy_counter
+from loratory.engine.energy import energy_counter, identity, used
 from loratory.engine.hardware import Hardware
 from loratory.engine.timing import Clock
 
@@ -51,6 +51,8 @@ class Meter:
         self._stopped = False
         self._joules = energy_counter(hardware.device)
         self._energy = 0.0
+        self._used: tuple[int, float | None] | None = None
+        """Devices of all processes, and their joules, once all have trained."""
         if hardware.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self._start = time.perf_counter()
@@ -94,13 +96,13 @@ class Meter:
         self.padded_tokens += padded_tokens
 
     def state(self) -> dict[str, Any]:
-        """What was counted so far, in JSON's types; no phase is open."""
+        """What was counted so far, in JSON's types; no phase is open. In every process."""
         return {
             "seconds": dict(self.seconds),
             "elapsed": time.perf_counter() - self._start,
             "counts": [self.steps, self.examples, self.tokens, self.padded_tokens],
             "peak": self._highest(),
-            "energy": self._energy,
+            "energy": self.hardware.processes.gathered(self._energy),
             "clock": self.clock.state(),
             "resumed_at_steps": self.resumed_at_steps,
         }
@@ -116,7 +118,7 @@ class Meter:
         self.steps, self.examples, self.tokens, self.padded_tokens = state["counts"]
         now = self._highest()
         self._peak = {kind: None if one is None else max(one, state["peak"][kind] or 0) for kind, one in now.items()}
-        self._energy = state["energy"]
+        self._energy = state["energy"][self.hardware.processes.rank]
         self.clock.restore(state["clock"])
         self.resumed_at_steps = [*state["resumed_at_steps"], self.steps]
 
@@ -128,7 +130,8 @@ class Meter:
     def stop_memory(self) -> None:
         """Take the peak now: what comes after (scoring, saving, loading back) is not what the method needs.
 
-        Of processes that train together the largest peak is taken, and the rows that all of them computed.
+        Of processes that train together the largest peak is taken, and the rows that all of them computed and the
+        energy of all their devices.
         """
         peak, processes, device = self._highest(), self.hardware.processes, self.hardware.device
         most = processes.largest([value or 0 for value in peak.values()], device)
@@ -136,7 +139,11 @@ class Meter:
         rows = torch.tensor(self.padded_tokens, device=device)
         processes.sum_(rows)
         self.padded_tokens = int(rows)
+        self._used = used(processes.gathered((identity(device), self._joules_used())))
         self._stopped = True
+
+    def _joules_used(self) -> float | None:
+        return self._energy if self._joules is not None else None
 
     def _highest(self) -> dict[str, int | None]:
         """The largest peak so far, by kind."""
@@ -166,8 +173,14 @@ class Meter:
         }
 
     def record(self) -> dict[str, Any]:
-        """The `cost` part of run.json; seconds and bytes."""
+        """The `cost` part of run.json; seconds, bytes and joules.
+
+        `devices` are those of all processes that trained: GPUs, or machines whose CPUs did; `energy_joules` is theirs.
+        Both are null where several processes did not end their training together.
+        """
         train = self.seconds["train"]
+        alone = (1, self._joules_used()) if self.hardware.processes.count == 1 else (None, None)
+        devices, joules = self._used or alone
         return {
             "setup_seconds": self.seconds["setup"],
             "train_seconds": train,
@@ -185,7 +198,8 @@ class Meter:
             "memory_parts_bytes": self._parts(peak),
             "resident_measured": self._resident.how,
             "checkpoint_bytes": self.checkpoint_bytes,
-            "energy_joules": self._energy if self._joules is not None else None,
+            "devices": devices,
+            "energy_joules": joules,
         }
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from loratory.data.columns import Text, are_pairs
 from loratory.evaluation.measures import Labels
-from loratory.evaluation.metrics import predicted, score
+from loratory.evaluation.metrics import predicted, quality_over_folds, score
 from loratory.evaluation.quality import AnyQuality
 from loratory.evaluation.thresholds import chosen_thresholds, decided
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
@@ -136,20 +136,21 @@ def _judge(name: str, answer: Callable[[Dataset], _Answer], dataset: Dataset) ->
 
 
 def together(folds: Sequence[Baseline]) -> AnyQuality | None:
-    """How good one baseline is on the tests of all folds together; None where it was left out of one."""
+    """How good one baseline is over the tests of all folds (:func:`quality_over_folds`); None where one left it out."""
     known = [one.said for one in folds if one.said is not None]
     if len(known) < len(folds):
         return None
     if len(known) == 1:
         return folds[0].quality
     logits = [one.logits for one in known if one.logits is not None]
-    return Said(
+    whole = Said(
         np.concatenate([one.labels for one in known]),
         np.concatenate([one.predictions for one in known]),
         np.concatenate(logits) if len(logits) == len(known) else None,
         known[0].names,
         known[0].same_scale,
     ).quality(None)
+    return quality_over_folds(whole, [one.quality for one in folds if one.quality is not None])
 
 
 def _names(dataset: Dataset) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ The table :data:`METRICS` is what heads the columns, says which epoch is best, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +38,10 @@ class Metric:
     """The smallest and the largest value it can have."""
     problems: tuple[Problem, ...] = (SINGLE,)
     """The problems it belongs to."""
+    of_one_model: bool = False
+    """Whether it holds outputs of different examples against each other, which means something within one model only:
+    over folds it is the mean of the folds' values. All others are of all examples together (Forman & Scholz 2010,
+    "Apples-to-apples in cross-validation studies", SIGKDD Explorations 12(1):49-57)."""
 
     @property
     def in_words(self) -> str:
@@ -96,6 +100,25 @@ def score(
         cuts = None if thresholds is None else tuple(map(float, thresholds))
         return LabelsQuality(values, names, _per_class(outcome, names), cuts, len(labels))
     return Quality(**values, labels=names, per_class=_per_class(outcome, names), confusion=_confusion(outcome))
+
+
+def quality_over_folds(together: AnyQuality, folds: Sequence[AnyQuality]) -> AnyQuality:
+    """How good one approach is over K folds: of all examples together, metrics of one model by their mean over folds.
+
+    Args:
+        together: the K folds' predictions, scored as one.
+        folds: each fold's own.
+    """
+    if isinstance(together, Quality):
+        return together
+    own = (name for name in together.values if METRICS[name].of_one_model)
+    means = {name: _mean([fold.value(name) for fold in folds]) for name in own}
+    return replace(together, values={**together.values, **means})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def predicted(logits: Logits, problem: Problem, thresholds: npt.NDArray[np.float64] | None = None) -> Targets:
@@ -253,6 +276,7 @@ _DECLARED = (
         "plain mean over the labels that the split has",
         measures.average_precision,
         problems=(MULTI,),
+        of_one_model=True,
     ),
     Metric(
         "binary_log_loss",
@@ -275,6 +299,7 @@ _DECLARED = (
         measures.correlation("pearsonr"),
         (-1.0, 1.0),
         (REGRESSION,),
+        of_one_model=True,
     ),
     Metric(
         "spearman",
@@ -286,6 +311,7 @@ _DECLARED = (
         measures.correlation("spearmanr"),
         (-1.0, 1.0),
         (REGRESSION,),
+        of_one_model=True,
     ),
     Metric(
         "mse",

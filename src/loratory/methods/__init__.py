@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from loratory.errors import SettingsError, nearest
 from loratory.methods.adalora import AdaLora
 from loratory.methods.base import Method, Part, TrainableModel, refusal
@@ -20,13 +22,14 @@ from loratory.methods.prompt import Prompt
 from loratory.methods.prompted import check_room
 from loratory.methods.rates import paced
 from loratory.methods.standard import Standard
-from loratory.spec import GROUPS, MethodSettings, RunSpec, group_of, validated
+from loratory.spec import GROUPS, MethodSettings, RunSpec, Settings, group_of, validated
 
 if TYPE_CHECKING:
     from loratory.models.load import Base
 
 __all__ = [
     "METHODS",
+    "Choice",
     "Method",
     "Part",
     "TrainableModel",
@@ -54,6 +57,12 @@ METHODS: dict[str, Method] = {
     )
 }
 """Every method by name."""
+
+
+class Choice(Settings):
+    """Which method trains, as a flag."""
+
+    method: str = Field("standard", description=f"one of: {', '.join(METHODS)}; or peft:TYPE")
 
 
 def method_named(name: str) -> Method:
@@ -155,7 +164,7 @@ def spec_from_flags(flags: Mapping[str, Any]) -> RunSpec:
             document["method"][flag] = value
         else:
             raise SettingsError(f"unknown setting {flag!r}; {nearest(flag, all_flags())}")
-    document["method"].setdefault("name", "standard")
+    document["method"].setdefault("name", Choice().method)
     return parse_spec(document)
 
 

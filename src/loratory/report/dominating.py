@@ -16,7 +16,7 @@ def dominating(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     """A sentence on the time and one on the memory of each setting's first run, beside the first standard run's."""
     first: dict[str, tuple[str, Record]] = {}
     for record, name in zip(records, names, strict=True):
-        if record.get("status") == "completed" and _parts(record, "time_parts_seconds"):
+        if record.get("status") == "completed" and lookup(record, "cost") is not None:
             first.setdefault(setting(record), (name, record))
     chosen = list(first.values())
     standard = next((one for one in chosen if lookup(one[1], "spec", "method", "name") == "standard"), None)
@@ -31,21 +31,23 @@ def _said(one: tuple[str, Record], standard: tuple[str, Record] | None) -> list[
     lines = []
     trainable, total = (lookup(record, "parameters", key) for key in ("trainable", "total"))
     cpu = lookup(record, "environment", "device_type") != "cuda"
-    if time := _parts(record, "time_parts_seconds"):
-        other = _beside(standard, "time_parts_seconds")
+    if lookup(record, "cost", "train_seconds") is not None:
+        time, other = _parts(record, "time_parts_seconds"), _beside(standard, "time_parts_seconds")
         lines.append(why.time_said(name, time, frozen=trainable != total, cpu=cpu, other=other))
-    if memory := _parts(record, "memory_parts_bytes"):
-        lines.append(why.memory_said(name, memory, _beside(standard, "memory_parts_bytes")))
+    if lookup(record, "cost", "peak_memory_bytes") is not None:
+        memory, other = _parts(record, "memory_parts_bytes"), _beside(standard, "memory_parts_bytes")
+        lines.append(why.memory_said(name, memory, other))
     return lines
 
 
 def _beside(standard: tuple[str, Record] | None, key: str) -> tuple[str, Mapping[str, float]] | None:
-    if standard is None or (parts := _parts(standard[1], key)) is None:
+    parts = None if standard is None else _parts(standard[1], key)
+    if standard is None or parts is None or why.shares(parts) is None:
         return None
     return standard[0], parts
 
 
 def _parts(record: Record, key: str) -> Mapping[str, float] | None:
-    """The parts, where the record has them and they are a whole."""
+    """The parts, where the record has them."""
     found = lookup(record, "cost", key)
-    return found if isinstance(found, Mapping) and why.shares(found) is not None else None
+    return found if isinstance(found, Mapping) else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loratory import units
+from loratory.data.overlap import SIDES
 from loratory.data.profile import KEPT, MULTIPLE, Cut, Group, Profile, Repeats, Rows, Search, Tokens
 from loratory.data.seen import Place
 from loratory.errors import counted
@@ -53,7 +54,7 @@ def _equal(equal: Repeats, sizes: Mapping[str, int]) -> Finding:
 
 def _alone(alone: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int]) -> Finding:
     sentences = []
-    for column, said in (("text", "first"), ("pair", "second")):
+    for column, said in SIDES.items():
         shares = [
             f"{counted(number, 'row')} of {pair.split('-')[1]} ({units.percent(number / sizes[pair.split('-')[1]])}) "
             f"in {pair.split('-')[0]}"

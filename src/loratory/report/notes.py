@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from loratory.data.overlap import is_most
 from loratory.errors import counted
 from loratory.evaluation.baselines import Baseline
 from loratory.evaluation.quality import Quality
@@ -19,6 +20,7 @@ def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[B
     return [
         *_tested(records, baselines),
         *_data(records, baselines),
+        *_leaked(records),
         *_settings(records),
         *_surroundings(records, names),
         *_beside(records),
@@ -60,6 +62,16 @@ def _data(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[str]
     return []
 
 
+def _leaked(records: Sequence[Record]) -> list[str]:
+    """Where most of a test stands in training, too."""
+    places = (("data", "overlap", "train-test"), ("data", "sizes", "test"))
+    found = {tuple(lookup(record, *place) for place in places) for record in records}
+    counts = [(count, size) for count, size in found if isinstance(count, int) and isinstance(size, int)]
+    most = [f"{count:,} of {size:,}" for count, size in sorted(counts) if is_most(count, size)]
+    said = f"Test texts that stand in training too: {', '.join(most)}; scores on them say little of new texts."
+    return [said] if most else []
+
+
 def _digests(records: Sequence[Record], part: str) -> set[str]:
     found = (lookup(record, "data", "digests", part) for record in records)
     return {str(digest) for digest in found if digest is not None}
@@ -83,7 +95,7 @@ def _settings(records: Sequence[Record]) -> list[str]:
     """What differs beside the method and its learning rate; seeds, where cells have as many but not the same."""
     specs = [spec for record in records if (spec := flat(record))]
     found = {
-        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key)) for spec in specs))
+        key.rpartition(".")[2].replace("_", " "): list(dict.fromkeys(short(spec.get(key), key) for spec in specs))
         for key in dict.fromkeys(key for spec in specs for key in spec)
         if key == "hardware.precision" or (key.startswith(("data.", "training.")) and key != "training.lr")
     }

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SEPARATOR = ";"
 """What stands between the labels of a text in a cell of CSV, and alone where there is none."""
 
+OURS = ("label", "labels", "prediction")
+"""What a model's own column may be called: the input's columns of these names are renamed, whatever the model says."""
+
 Cells = Mapping[str, object]
 """Cells of a row by column."""
 
@@ -203,8 +206,8 @@ def write_predictions(
     """Write what `models` say in the order of `texts`, in the format of the path's suffix, all or nothing.
 
     Args:
-        others: the other cells of each text's row, which follow ours; a column with the name of one of ours becomes
-            `input_` and its name.
+        others: the other cells of each text's row, which follow ours; a column with the name of one of ours, or of
+            those in :data:`OURS`, becomes `input_` and its name.
 
     Raises:
         SettingsError, StorageError: as :func:`check_output`; or the file cannot be written.
@@ -275,7 +278,7 @@ def _columns(texts: Sequence[Text], models: Sequence[Answers], others: Sequence[
 
 def _renamed(ours: Mapping[str, object], others: Sequence[Cells]) -> dict[str, str]:
     """What each of the input's other columns is called beside ours."""
-    taken, names = set(ours), {}
+    taken, names = {*ours, *OURS}, {}
     for column in dict.fromkeys(column for cells in others for column in cells):
         names[column] = column
         while names[column] in taken:

@@ -11,7 +11,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, OVER_FOLDS, beside, runs_of
+from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, runs_of
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
@@ -206,7 +206,7 @@ def how(study: Summary) -> list[str]:
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes."
         if study.folds is None
-        else OVER_FOLDS,
+        else over_folds_said(study.problem),
         "Pairs: the difference is the mean over common seeds. Its error has two parts. Test examples are resampled "
         f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
         "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.metrics import LEADING, METRICS, metrics_of
-from loratory.problems import SINGLE
+from loratory.problems import SINGLE, Problem
 from loratory.report import axes
 from loratory.report.beside import above_all
 from loratory.report.notes import SCORED
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
 from loratory.study.document import Group, Summary
+from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, Cost
 
 Show = Callable[[float | None], str]
@@ -23,14 +24,6 @@ COST: dict[str, tuple[str, Show]] = {
     "peak_memory_bytes": ("Peak memory", units.memory),
     "checkpoint_bytes": ("On disk", units.memory),
 }
-
-
-OVER_FOLDS = (
-    "Folds: every example is tested once for each seed, by a model that was trained without it; means are over all of "
-    "them together. Intervals are Student's t over folds, the variance corrected for the training examples that folds "
-    "share (Nadeau & Bengio 2003)."
-)
-"""How the numbers of a study by folds came about."""
 
 
 CHOSEN = {
@@ -212,6 +205,19 @@ def _columns(study: Summary) -> tuple[Column, ...]:
     )
 
 
+def over_folds_said(problem: Problem) -> str:
+    """How the numbers of a study by folds came about."""
+    own = [metric.in_words for metric in metrics_of(problem).values() if metric.of_one_model]
+    means = "means are over all of them together"
+    if own:
+        means += f", those of {listed(own)} over the folds: outputs of two models do not share a scale"
+    return (
+        f"Folds: every example is tested once for each seed, by a model that was trained without it; {means}. "
+        "Intervals are Student's t over folds, the variance corrected for the training examples that folds share "
+        "(Nadeau & Bengio 2003)."
+    )
+
+
 def notes(study: Summary) -> list[str]:
     """What a reader must know before two rows are compared."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
@@ -219,7 +225,7 @@ def notes(study: Summary) -> list[str]:
     found = [
         *above_all(study),
         f"{SCORED[study.problem][0]}: on the test split, {means_said(study)}.{beside_metrics(study)}",
-        *([OVER_FOLDS] if study.folds is not None else []),
+        *([over_folds_said(study.problem)] if study.folds is not None else []),
         *([f"Times and memory: medians over {runs_of(study)}s."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
         TIMES,

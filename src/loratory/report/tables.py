@@ -44,7 +44,7 @@ MEANINGS = {
 }
 """Shorter than the metric's own."""
 
-ENERGY = "Energy: what the whole device used during the optimizer steps, by its own counter."
+ENERGY = "Energy: what the whole device used during the optimizer steps, by its own counter; of several their sum."
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def comparison(
     that were left out are a note as well. A number that a record lacks is None.
 
     Args:
-        price_per_hour: of the device, in whatever currency; total time is then money, too.
+        price_per_hour: of one device, in whatever currency; total time is then money, too.
     """
     names = approaches(records)
     metrics = _leading(records, baselines)
@@ -125,9 +125,10 @@ def comparison(
     rows += [_baseline_row(baseline, metrics) for baseline in baselines if baseline.quality is not None]
     parameters = [SHARE, *(COEFFICIENTS.format(one.name) for one in baselines if one.parameters > 1)]
     for row in rows:
-        row["price"] = priced(row.get("total_seconds"), price_per_hour)
+        row["price"] = priced(row.get("total_seconds"), price_per_hour, devices=row.get("devices"))
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
-    money = [] if price_per_hour is None else [price_said(price_per_hour)]
+    several = any(isinstance(row.get("devices"), int) and row["devices"] != 1 for row in rows)
+    money = [] if price_per_hour is None else [price_said(price_per_hour, several=several)]
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
     said = (*notes(records, names, baselines), *dominating(records, names), *parameters, TIMES, *memory)
     return Table(_columns(rows, metrics), tuple(rows), (*said, *energy, *money))
@@ -150,14 +151,24 @@ def check_price(per_hour: float | None) -> None:
         raise SettingsError(f"--price-per-hour {per_hour}: give an amount of 0 or more")
 
 
-def price_said(per_hour: float) -> str:
-    """What stands under a table that has prices."""
-    return f"Price: total time at {per_hour:g} an hour."
+def price_said(per_hour: float, *, several: bool = False) -> str:
+    """What stands under a table that has prices.
+
+    Args:
+        several: whether a row's run had several devices.
+    """
+    return f"Price: total time at {per_hour:g} an hour{' for each device' if several else ''}."
 
 
-def priced(seconds: Value, per_hour: float | None) -> float | None:
-    """What so many seconds cost at so much an hour."""
-    return None if per_hour is None or not isinstance(seconds, (int, float)) else seconds / 3600 * per_hour
+def priced(seconds: Value, per_hour: float | None, *, devices: Value = None) -> float | None:
+    """What so many seconds cost at so much an hour.
+
+    Args:
+        devices: how many of that price; None for one.
+    """
+    if per_hour is None or not isinstance(seconds, (int, float)):
+        return None
+    return seconds / 3600 * per_hour * (devices if isinstance(devices, int) else 1)
 
 
 def _memory_kinds(rows: Sequence[Row]) -> set[Value]:
@@ -179,11 +190,18 @@ def _run_row(record: Record, name: str, metrics: Sequence[str]) -> dict[str, Val
         "trainable_share": trainable / total if trainable is not None and total else None,
         **{key: _number(lookup(record, "parameters", key)) for key in ("adapter", "head", "unfrozen")},
         **{key: _number(lookup(record, "cost", key)) for key in ("train_seconds", "total_seconds", "energy_joules")},
+        "devices": _devices(record),
         **{f"{part}_seconds": _number(lookup(record, "cost", "time_parts_seconds", part)) for part in TIME_PARTS},
         "peak_memory_bytes": allocated or resident,
         "peak_memory_kind": "allocated" if allocated else "resident" if resident else None,
         **{key: _number(lookup(record, "quality", "test", key)) for key in metrics},
     }
+
+
+def _devices(record: Record) -> int | float | None:
+    """How many devices a run had; of one that does not say it, one for each of its processes."""
+    found = _number(lookup(record, "cost", "devices"))
+    return _number(lookup(record, "environment", "processes")) if found is None else found
 
 
 def _baseline_row(baseline: Baseline, metrics: Sequence[str]) -> dict[str, Value]:
@@ -249,7 +267,8 @@ def _columns(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[Column, ...]:
         column("total_seconds", "Total time", units.duration, "with set-up and evaluation"),
         Column("peak_memory_bytes", "Peak memory", "right", "allocated on CUDA, resident set on CPU", show_memory),
         text("peak_memory_kind", "Memory kind", "allocated or resident"),
-        column("energy_joules", "Energy", units.energy, "of the whole device in training", shown=has("energy_joules")),
+        column("devices", "Devices", units.count, "GPUs that trained, or machines without", shown=False),
+        column("energy_joules", "Energy", units.energy, "of whole devices in training", shown=has("energy_joules")),
         column("price", "Price", units.price, "of the total time", shown=has("price")),
         *measured,
     )

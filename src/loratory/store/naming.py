@@ -60,7 +60,7 @@ def approaches(records: Sequence[Record]) -> list[str]:
     for setting in ("model", "data.dataset"):
         values = [flat(record).get(setting) for record in records]
         if len(set(values)) > 1:
-            names = [f"{name}, {short(value)}" for name, value in zip(names, values, strict=True)]
+            names = [f"{name}, {short(value, setting)}" for name, value in zip(names, values, strict=True)]
     groups: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):
         groups[name].append(position)
@@ -84,7 +84,7 @@ def _differences(records: Sequence[Record]) -> list[str]:
         for key in dict.fromkeys(key for spec in specs for key in spec)
         if len({spec.get(key) for spec in specs}) > 1
     ]
-    texts = ["".join(f", {key.rpartition('.')[2]}={short(spec.get(key))}" for key in keys) for spec in specs]
+    texts = ["".join(f", {key.rpartition('.')[2]}={short(spec.get(key), key)}" for key in keys) for spec in specs]
     if len(set(texts)) == len(texts):
         return texts
     return [f"{text}, {record.get('id', '')}" for text, record in zip(texts, records, strict=True)]
@@ -110,6 +110,12 @@ def flat(record: Record) -> dict[str, str]:
     return dict(leaves(spec, ""))
 
 
-def short(value: str | None) -> str:
-    """A value of `flat` as a table shows it."""
-    return "default" if value in (None, "null") else str(value).strip('"')
+def short(value: str | None, key: str) -> str:
+    """The value of `key` in `flat` as a table shows it; of a setting that is not given, whether something else stands
+    in its place then, or nothing.
+    """
+    if value not in (None, "null"):
+        return str(value).strip('"')
+    group, _, name = key.partition(".")
+    field = GROUPS[group].model_fields.get(name) if group in GROUPS else None
+    return "none" if field is not None and "(default: " not in (field.description or "") else "default"

@@ -97,7 +97,8 @@ class RunRecord:
         try:
             document = json.loads(path.read_text("utf8"))
             record = cls(**document)
-        except (OSError, ValueError, TypeError) as error:
+            problem_in(record.data.get("problem"))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StorageError(f"{path}: not a run's record ({type(error).__name__}: {error}); {_AGAIN}") from error
         if record.schema != SCHEMA or record.status not in get_args(Status):
             raise StorageError(f"{path}: schema {record.schema}, status {record.status!r}; {_AGAIN}")

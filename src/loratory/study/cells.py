@@ -103,12 +103,13 @@ def _qualities(cell: CellRuns, records: Sequence[Mapping[str, Any]]) -> dict[str
     scores = [score(test.labels, test.logits, test.predictions, RunRecord(**records[0]).labels) for test in whole]
     ratio = test_to_train(next(iter(cell.by_seed.values())))
     found: dict[str, dict[str, Spread]] = {"test": {}, "validation": {}}
-    for part, metric in product(found, METRICS):
+    for part, (metric, declared) in product(found, METRICS.items()):
         values = _numbers(records, "quality", part, metric)
         if values is None:
             continue
         folds = np.array(values).reshape(-1, cell.folds).mean(axis=0)
-        mean = np.mean([one.value(metric) for one in scores]) if part == "test" else folds.mean()
+        pooled = part == "test" and not declared.of_one_model
+        mean = np.mean([one.value(metric) for one in scores]) if pooled else folds.mean()
         found[part][metric] = spread_over_folds(folds.tolist(), float(mean), ratio)
     return found
 

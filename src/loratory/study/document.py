@@ -181,6 +181,11 @@ def _check_names(summary: Summary, path: Path) -> None:
     """Refuse a metric that is none, cells that are there twice, and mentions of cells that are not there."""
     if summary.select not in METRICS:
         raise StorageError(f"{path}: damaged at select ({summary.select!r} is no metric); {_REMEDY}")
+    for one in summary.data:
+        try:
+            problem_in(one.get("problem"))
+        except ValueError as error:
+            raise StorageError(f"{path}: damaged at data ({error}); {_REMEDY}") from None
     known = [cell.id for cell in summary.cells]
     named = {name for pair in summary.pairs for name in (pair.a, pair.b)}
     named |= {point.cell for front in summary.fronts for point in front.points}

@@ -45,7 +45,7 @@ def parameters(scene: Scene) -> list[Observation]:
 
 def time(scene: Scene) -> list[Observation]:
     """Training time beside that of standard fine-tuning."""
-    return _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster)
+    return _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster, _time_went_into)
 
 
 def reached(scene: Scene) -> list[Observation]:
@@ -60,7 +60,7 @@ def total_time(scene: Scene) -> list[Observation]:
 
 def memory(scene: Scene) -> list[Observation]:
     """Peak memory beside that of standard fine-tuning; where it is not smaller, what it is made of."""
-    return _against_standard(scene, "peak_memory_bytes", "needs at most", units.memory, _why_not_smaller)
+    return _against_standard(scene, "peak_memory_bytes", "needs at most", units.memory, _why_not_smaller, _memory_holds)
 
 
 def _against_standard(
@@ -69,10 +69,12 @@ def _against_standard(
     verb: str,
     show: Callable[[float], str],
     why_not: Callable[[CellSummary, CellSummary], tuple[str, dict[str, Any]]],
+    dominates: Callable[[CellSummary], str],
 ) -> list[Observation]:
     """A sentence for each cell about its cost `key`, compared with the standard cell's where there is one.
 
-    Less or more is only said where the ranges over seeds do not touch.
+    Less or more is only said where the ranges over seeds do not touch. What the cost is made of is said at length
+    where a method does not save it (`why_not`), else what dominates it.
     """
     costed = [cell for cell in scene.cells if key in cell.cost]
     standard = next((cell for cell in costed if cell.method["name"] == "standard"), None)
@@ -82,16 +84,15 @@ def _against_standard(
         text = f"{cell.approach} {verb} {show(cost.median)}{_range(cell, cost, show)}"
         figures: dict[str, Any] = {"median": cost.median, "low": cost.low, "high": cost.high, "kind": cost.kind}
         cells = (cell,) if standard is None or cell is standard else (cell, standard)
+        reason = ""
         if len(cells) == 2 and standard is not None:
             other = standard.cost[key]
             figures |= {"standard": other.median, "ratio": cost.median / other.median if other.median else None}
             same = cost.kind == other.kind and cell.compares(standard, key)
             reason, more = ("", {}) if not same or cost.high < other.low else why_not(cell, standard)
-            text, figures = (
-                f"{text}, {_relation(cost, other, show, same=same, noun=noun_of(cell))}{reason}",
-                figures | more,
-            )
-        found.append(scene.say(f"{text}.", cells, figures))
+            text, figures = f"{text}, {_relation(cost, other, show, same=same, noun=noun_of(cell))}", figures | more
+        end = reason or (f"; {said}" if (said := dominates(cell)) else "")
+        found.append(scene.say(f"{text}{end}.", cells, figures))
     return found
 
 
@@ -149,6 +150,18 @@ def _why_not_smaller(cell: CellSummary, standard: CellSummary) -> tuple[str, dic
         f": its peak is {text}, and gradients and optimizer state, which fewer trained parameters save, are "
         f"{units.percent(state)} of standard's, no more"
     ), {**figures, "standard gradients and optimizer": state}
+
+
+def _time_went_into(cell: CellSummary) -> str:
+    parts, whole = cell.time_parts_seconds, cell.share == 1.0
+    found = why.time_dominated(parts, frozen=not whole, cpu=_on_cpu(cell)) if parts is not None else ""
+    return found or why.unknown(parts, units.duration) or why.NOTHING
+
+
+def _memory_holds(cell: CellSummary) -> str:
+    parts = cell.memory_parts_bytes
+    found = why.memory_dominated(parts) if parts is not None else ""
+    return found or why.unknown(parts, units.memory) or why.NOTHING
 
 
 def _on_cpu(cell: CellSummary) -> bool:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loratory.evaluation.measures import Labels, Logits
-from loratory.evaluation.metrics import predicted
+from loratory.evaluation.metrics import METRICS, predicted
 from loratory.problems import REGRESSION, Targets, problem_of
 from loratory.study import sums
-from loratory.study.sums import POWERS, SUMS, Array, Columns, Outputs, Units
+from loratory.study.sums import POWERS, SUMS, Array, Columns, MeanOfFolds, Outputs, Units
 
 DRAWS = 10_000
 """Draws of examples: the standard error is then known to about 1%."""
@@ -85,24 +85,28 @@ def replicate(
     back = scale ** POWERS.get(metric, 0)
     of_units = Units.of(units)
     outputs = [Outputs(logits, one) for logits, one in zip(runs, said, strict=True)]
-    measures = [SUMS[metric].prepared(labels, one, of_units) for one in outputs]
+    statistic = SUMS[metric]
+    if folds is not None and METRICS[metric].of_one_model:
+        statistic = MeanOfFolds(statistic, folds)
+    measures = [statistic.prepared(labels, one, of_units) for one in outputs]
     number = len(of_units.sizes)
+    everything = np.ones((1, number), dtype=np.float32)
     found: list[list[Array]] = [[] for _ in runs]
-    each = np.zeros((0, number), dtype=np.float32)  # (K, U): which units a fold has
-    if folds is not None:
-        each = (of_units.firsts(folds) == np.unique(folds)[:, None]).astype(np.float32)
-    for weights in (np.ones((1, number), dtype=np.float32), each, *unit_weights(number, draws, seed)):
+    for weights in (everything, *unit_weights(number, draws, seed)):
         for parts, measure in zip(found, measures, strict=True):
             parts.append(measure(weights))
+    each: list[Array | None] = [None] * len(runs)
+    if folds is not None:
+        each = [MeanOfFolds(SUMS[metric], folds).each(labels, one, of_units)(everything)[:, 0] for one in outputs]
     return [
         Replicates(
             whole[0] * back,
             np.concatenate(drawn) * back,
             of_units.sizes,
-            of_folds * back if folds is not None else None,
+            None if of_folds is None else of_folds * back,
             back,
         )
-        for whole, of_folds, *drawn in found
+        for (whole, *drawn), of_folds in zip(found, each, strict=True)
     ]
 
 

@@ -77,6 +77,40 @@ class Statistic(Protocol):
         """For one cell's runs on N examples."""
 
 
+@dataclass(frozen=True, eq=False)
+class MeanOfFolds:
+    """A metric of each of K folds' drawn examples, and their mean: each fold is another model's, and its outputs may
+    have another level and scale.
+
+    Attributes:
+        metric: of one fold.
+        folds: (N,) in which fold each example stands; those of one unit in one.
+    """
+
+    metric: Statistic
+    folds: Labels
+
+    def prepared(self, labels: Targets, outputs: Outputs, units: Units) -> OfWeights:
+        """As :meth:`Statistic.prepared`."""
+        each = self.each(labels, outputs, units)
+        return lambda weights: each(weights).mean(axis=0)
+
+    def each(self, labels: Targets, outputs: Outputs, units: Units) -> OfWeights:
+        """As :meth:`prepared`, but (draws, U) -> (K, draws, S)."""
+        of_units = units.firsts(self.folds)
+        parts = []
+        for fold in np.unique(self.folds):
+            rows = self.folds == fold
+            inside = Outputs(outputs.logits[:, rows], outputs.said[:, rows])
+            measure = self.metric.prepared(labels[rows], inside, Units.of(units.places[rows]))
+            parts.append((of_units == fold, measure))
+
+        def of(weights: Columns) -> Array:
+            return np.stack([measure(weights[:, there]) for there, measure in parts])
+
+        return of
+
+
 @dataclass(frozen=True)
 class Sums:
     """What a metric sums over examples, and how it follows from the sums.

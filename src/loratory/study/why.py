@@ -51,7 +51,7 @@ def listed_parts(
 
 
 def time_dominated(parts: Parts, *, frozen: bool, cpu: bool = False) -> str:
-    """What dominates training time, as a sentence's end that begins with what to do about it, or is empty.
+    """What dominates training time, as a sentence's end; empty where nothing does, or it is not known.
 
     Args:
         frozen: whether some of the model's weights are not trained.
@@ -73,6 +73,12 @@ def time_dominated(parts: Parts, *, frozen: bool, cpu: bool = False) -> str:
         return f"{passes:.0%} are forward and backward passes, which go through frozen layers too"
     if found.get("optimizer", 0.0) >= DOMINANT:
         return "the optimizer dominates, which fewer trained parameters shorten"
+    if passes >= DOMINANT:
+        return f"{passes:.0%} are forward and backward passes through the whole model, all of which is trained"
+    if found.get("communication", 0.0) >= DOMINANT:
+        return "the exchange between processes dominates, which fewer trained parameters shorten"
+    if waiting >= DOMINANT:
+        return f"{waiting:.0%} goes into making batches and into Python between the parts, whatever is trained"
     return ""
 
 
@@ -96,15 +102,34 @@ def memory_dominated(parts: Parts) -> str:
     return ""
 
 
-def time_said(name: str, parts: Parts, *, frozen: bool, cpu: bool, other: tuple[str, Parts] | None = None) -> str:
+NOTHING = "no part of it dominates"
+
+
+def unknown(parts: Parts | None, show: Callable[[float], str]) -> str:
+    """Why it cannot be said what dominates, as a sentence's end; empty where it can."""
+    if shares(parts) is not None:
+        return ""
+    below = [f"{name} {units.MINUS}{show(-number)}" for name, number in (parts or {}).items() if number < 0]
+    if not below:
+        return "what it went into is not known"
+    return (
+        f"its parts, measured apart, come to more than the whole ({', '.join(below)}), so that none is said to dominate"
+    )
+
+
+def time_said(
+    name: str, parts: Parts | None, *, frozen: bool, cpu: bool, other: tuple[str, Parts] | None = None
+) -> str:
     """A sentence on where a run's training time went."""
-    text = f"Training time of {name}: {listed_parts(parts, units.duration, other, cpu=cpu)}"
-    end = time_dominated(parts, frozen=frozen, cpu=cpu)
-    return f"{text}; {end}." if end else f"{text}."
+    if parts is None or shares(parts) is None:
+        return f"Training time of {name}: {unknown(parts, units.duration)}."
+    end = time_dominated(parts, frozen=frozen, cpu=cpu) or NOTHING
+    return f"Training time of {name}: {listed_parts(parts, units.duration, other, cpu=cpu)}; {end}."
 
 
-def memory_said(name: str, parts: Parts, other: tuple[str, Parts] | None = None) -> str:
+def memory_said(name: str, parts: Parts | None, other: tuple[str, Parts] | None = None) -> str:
     """A sentence on what a run's peak memory held."""
-    text = f"Peak memory of {name}: {listed_parts(parts, units.memory, other)}"
-    end = memory_dominated(parts)
-    return f"{text}; {end}." if end else f"{text}."
+    if parts is None or shares(parts) is None:
+        return f"Peak memory of {name}: {unknown(parts, units.memory)}."
+    end = memory_dominated(parts) or NOTHING
+    return f"Peak memory of {name}: {listed_parts(parts, units.memory, other)}; {end}."

@@ -32,8 +32,6 @@ class Case:
     """Makes it."""
     theirs: str = ""
     """A pattern of what another library says in the line: it differs by its version, and is no part of the page."""
-    told: int = 0
-    """Lines that the log says before."""
 
 
 @dataclass
