@@ -42,6 +42,11 @@ ROBERTA_BASE = {
     "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
 }  # fmt: skip
+MINILM = {
+    "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+    "intermediate_size": 1536, "max_position_embeddings": 512,
+}  # fmt: skip
+"""The shape of all-MiniLM-L6-v2."""
 MODERNBERT_BASE = {"vocab_size": 50368}
 """ModernBERT-base is its configuration's default: 22 layers of width 768."""
 TINY = {
@@ -54,7 +59,7 @@ TINY_WORDS = 60
 LABELS, TELLING = ("negative", "positive"), 10
 """Of made-up texts, and how many words tell each."""
 
-RANDOM = ("roberta-base", "modernbert-base", "tiny")
+RANDOM = ("roberta-base", "modernbert-base", "minilm-shape", "tiny")
 """Models built from their configuration, with random weights."""
 
 
@@ -213,6 +218,9 @@ def model_directory(name: str, work: Path, *, tokenizer: str = "minilm") -> str:
     torch.manual_seed(0)
     if name == "tiny":
         model, chosen = BertForSequenceClassification(BertConfig(**TINY)), word_tokenizer(TINY_WORDS)
+    elif name == "minilm-shape":
+        chosen = AutoTokenizer.from_pretrained(locate(tokenizer))
+        model = BertForSequenceClassification(BertConfig(**MINILM))
     elif name == "modernbert-base":
         chosen = AutoTokenizer.from_pretrained(locate(tokenizer))
         ends = {f"{kind}_token_id": getattr(chosen, f"{kind}_token_id") for kind in ("pad", "cls", "sep")}

@@ -19,7 +19,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Quickened
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
-from loratory.engine.step import Step
+from loratory.engine.step import Passes, Step
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
 from loratory.models.output import Scale
@@ -47,30 +47,26 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A model that is ready to be trained, and how its steps are made.
+class Steps:
+    """What the steps of an epoch are made of.
 
     Attributes:
+        lengths: (N,) tokens of each training text.
         engine: as :attr:`loratory.engine.fit.FitResult.engine`.
     """
 
     classifier: Classifier
     data: Labelled
     lengths: NDArray[np.int64]
-    """(N,) tokens of each training text."""
-    validation: Labelled | None
     orders: Sequence[NDArray[np.int64]]
     cut: Cut
     bottom: Bottom | None
     quick: Quickened
-    one: Step
-    step: Graphs | Step
+    one: Passes
+    step: Graphs | Passes
     hardware: Hardware
     meter: Meter
-    starts: Mapping[str, int]
     engine: dict[str, Any]
-    scale: Scale | None
-    """That on which a regression is trained; what it gives is on it until it is folded in."""
 
     def epoch(
         self,
@@ -97,7 +93,7 @@ class Ready:
         size = self.cut.size * self.cut.processes  # of a step, all processes together
         total = len(self.orders) * math.ceil(len(order) / size)
         set_training(self.classifier.model, self.bottom)
-        self._unfreeze(number)
+        self._begin(number)
         if seen == 0:
             self.one.loss.zero_()
         clock = meter.clock
@@ -129,10 +125,8 @@ class Ready:
             loss = self._loss(number) / len(self.orders[number - 1])
         return {"step": self.meter.steps, "loss": loss, "lr": self.one.rate(self.meter.steps)}
 
-    def _unfreeze(self, epoch: int) -> None:
-        """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""
-        for name, first in self.starts.items():
-            self.one.free[name].requires_grad_(first <= epoch)
+    def _begin(self, epoch: int) -> None:
+        """Before the first step of an epoch, or where it goes on."""
 
     def _loss(self, epoch: int) -> float:
         """The sum of the examples' losses in this epoch so far, all processes together; it must be a finite number."""
@@ -145,6 +139,22 @@ class Ready:
         if not math.isfinite(total):
             raise DivergedError(f"the loss is {total} in epoch {epoch} (step {self.meter.steps}); use a smaller --lr")
         return total
+
+
+@dataclass(frozen=True)
+class Ready(Steps):
+    """A model that is ready to be trained, and how its steps are made."""
+
+    one: Step
+    validation: Labelled | None
+    starts: Mapping[str, int]
+    scale: Scale | None
+    """That on which a regression is trained; what it gives is on it until it is folded in."""
+
+    def _begin(self, epoch: int) -> None:
+        """Let those parameters have gradients whose first epoch has come; the optimizer passes over the others."""
+        for name, first in self.starts.items():
+            self.one.free[name].requires_grad_(first <= epoch)
 
     def validated(self) -> Tensor:
         """The logits (N, C) of validation with the weights as they are."""

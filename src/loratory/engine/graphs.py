@@ -24,7 +24,7 @@ import torch
 from loratory.data.batches import Batch, Shape, collate, filled
 from loratory.data.tokens import TokenTable
 from loratory.engine.compiling import Compiled
-from loratory.engine.step import Step
+from loratory.engine.step import Passes
 from loratory.engine.timing import Marks, between
 
 log = logging.getLogger("loratory")
@@ -131,9 +131,9 @@ class _Captured(Held):
 
 
 class Graphs:
-    """Makes the steps of a :class:`Step` by replaying them; without a capture they run eagerly, filled alike."""
+    """Makes the steps of a :class:`Passes` by replaying them; without a capture they run eagerly, filled alike."""
 
-    def __init__(self, step: Step, shapes: Shapes, *, types: bool = False) -> None:
+    def __init__(self, step: Passes, shapes: Shapes, *, types: bool = False) -> None:
         self._step, self._shapes, self._types = step, shapes, types
         self._device = step.hardware.device
         self._captured: dict[int, _Captured] = {}
@@ -147,7 +147,7 @@ class Graphs:
         return len(self._captured)
 
     def __call__(self, parts: Iterable[Batch]) -> int:
-        """As :meth:`Step.__call__`."""
+        """As :meth:`Passes.__call__`."""
         rows, updated, clock = 0, False, self._step.clock
         full: Sequence[torch.cuda.Event] = ()
         for part in parts:
@@ -173,7 +173,7 @@ class Graphs:
         return rows
 
     def placed(self, part: Batch) -> tuple[Batch, int]:
-        """As :meth:`Step.placed`: filled up."""
+        """As :meth:`Passes.placed`: filled up."""
         shape = self._shapes.shape(part.tokens)
         return filled(part, shape, self._step.classifier.pad_id).to(self._device), shape.tokens
 
@@ -262,7 +262,7 @@ class Graphs:
 
 
 def captured(
-    step: Step,
+    step: Passes,
     totals: Sequence[int],
     *,
     steps: int,
@@ -271,7 +271,7 @@ def captured(
     compiled: Compiled,
     types: bool = False,
     why_eager: str | None = None,
-) -> tuple[Graphs | Step, dict[str, Any]]:
+) -> tuple[Graphs | Passes, dict[str, Any]]:
     """The quickest way to make the steps of `step`, and what the record says of it.
 
     Args:
@@ -310,7 +310,7 @@ def _made(why_eager: str, compiled: Compiled) -> dict[str, Any]:
     return {"graphs": 0, "why_eager": why_eager, "compiled": {"layers": 0, "why": why}}
 
 
-def _tried(graphs: Graphs, step: Step, *, warm_all: bool = False) -> str | None:
+def _tried(graphs: Graphs, step: Passes, *, warm_all: bool = False) -> str | None:
     """Capture; where that fails, why, and all is as it was before.
 
     Raises:
@@ -333,7 +333,7 @@ def _tried(graphs: Graphs, step: Step, *, warm_all: bool = False) -> str | None:
     return None
 
 
-def _compiled(graphs: Graphs, step: Step, compiled: Compiled, *, steps: int) -> dict[str, Any]:
+def _compiled(graphs: Graphs, step: Passes, compiled: Compiled, *, steps: int) -> dict[str, Any]:
     """Compile the layers if the run's `steps` are expected to pay for it and become faster; what the record says."""
     if compiled.why_not is not None:
         return {"layers": 0, "why": compiled.why_not}

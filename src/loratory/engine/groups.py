@@ -95,7 +95,7 @@ class Shadows:
             torch._foreach_mul_(self._scaled, self._scales)
 
 
-def _product32(a: Tensor, b: Tensor) -> Tensor:
+def product32(a: Tensor, b: Tensor) -> Tensor:
     """a·b in fp32: weight gradients."""
     if a.dtype == torch.float32:
         return a @ b
@@ -280,7 +280,7 @@ class Group:
         gradients: list[Tensor] = []
         if self.free:
             assert x is not None
-            gradients += torch.split(_product32(grad.t(), x), self._sizes)
+            gradients += torch.split(product32(grad.t(), x), self._sizes)
             if self.wants_sum:
                 gradients += torch.split(_column_sums(grad) if summed is None else summed, self._sizes)
         if inner is None:
@@ -289,13 +289,13 @@ class Group:
         hidden, masks = kept[0], kept[1:]
         if training and self.dropout > 0:  # each drops its input by a mask of its own
             grads_a = [
-                _product32(inner[:, one.part].t(), self._drop(x, number, masks))
+                product32(inner[:, one.part].t(), self._drop(x, number, masks))
                 for number, one in enumerate(self.adapters)
             ]
         else:
-            grads_a = list(torch.split(_product32(inner.t(), x), self._rows))
+            grads_a = list(torch.split(product32(inner.t(), x), self._rows))
         for of_a, one in zip(grads_a, self.adapters, strict=True):
-            of_b = _product32(grad[:, one.out].t(), hidden[:, one.part])
+            of_b = product32(grad[:, one.out].t(), hidden[:, one.part])
             gradients += [of_a[: one.rank], of_b[:, : one.rank].mul_(one.scale)]
         return gradients
 

@@ -15,9 +15,10 @@ Within `quickened` the layers of a model compute so; names and values of paramet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,17 +202,27 @@ class Layer:
     """One of BERT's layers, computed as the module's docstring says."""
 
     def __init__(
-        self, layer: nn.Module, shape: Shape, heads: int, shadows: Shadows, draws: Draws, dtype: torch.dtype
+        self,
+        layer: nn.Module,
+        shape: Shape,
+        heads: int,
+        draws: Draws,
+        dtype: torch.dtype,
+        group: Callable[[Sequence[nn.Module]], Group],
     ) -> None:
+        """
+        Args:
+            group: makes one of linear layers that share their input.
+        """
         part = layer.get_submodule
         self.module, self.dtype, self.heads = layer, dtype, heads
         self.attention_dropout: Any = part(shape.attention_dropout)
-        self.project = Group([part(shape.query), part(shape.key), part(shape.value)], shadows, draws)
-        self.out = Group([part(shape.out)], shadows, draws)
+        self.project = group([part(shape.query), part(shape.key), part(shape.value)])
+        self.out = group([part(shape.out)])
         first: Any = part(shape.first)
         self.first = AddNorm(first, part(shape.first_dropout) if shape.first_dropout else None, draws)
-        self.up = Group([part(shape.up)], shadows, draws)
-        self.down = Group([part(shape.down)], shadows, draws)
+        self.up = group([part(shape.up)])
+        self.down = group([part(shape.down)])
         second: Any = part(shape.second)
         self.second = AddNorm(second, part(shape.second_dropout), draws)
 
@@ -293,9 +304,10 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
     :class:`Single`; at the end the modules compute by themselves again."""
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     quick = Quickened([], Shadows(dtype), Draws(hardware.device))
+    group = partial(Group, shadows=quick.shadows, draws=quick.draws)
     taken: set[nn.Module] = set()
-    for module, shape, heads in list(_alike(model)):
-        quick.parts.append(Layer(module, shape, heads, quick.shadows, quick.draws, dtype))
+    for module, shape, heads in list(alike(model)):
+        quick.parts.append(Layer(module, shape, heads, quick.draws, dtype, group))
         taken.update(module.modules())
     for module in list(model.modules()):
         if isinstance(module, LoraLayer) and module not in taken and _plain(module) and not _redrawn(module, hardware):
@@ -313,7 +325,7 @@ def _redrawn(module: Any, hardware: Hardware) -> bool:
     return drops and hardware.device.type == "cuda"
 
 
-def _alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
+def alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
     """The layers of BERT's shape, with GELU and no update but LoRA's plain one; how they name things; their heads."""
     config: Any = model.config
     if config._attn_implementation != ATTENTION:  # padded batches are transformers' own

@@ -24,7 +24,7 @@ from loratory.engine.layers import Quickened, quickened
 from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
-from loratory.engine.step import Step
+from loratory.engine.step import Passes, Step
 from loratory.engine.timing import probe
 from loratory.errors import counted
 from loratory.methods.base import Companion
@@ -115,8 +115,8 @@ def ready(
         _log(facts, hardware)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
-            classifier, data, lengths, validation, orders, cut, bottom, quick, one, step, hardware, meter, starts,
-            {**engine, **facts}, scale,
+            classifier, data, lengths, orders, cut, bottom, quick, one, step, hardware, meter, {**engine, **facts},
+            validation, starts, scale,
         )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _why_eager(
     return "checkpointed layers draw from torch's generator" if drawn else None
 
 
-def _probe(one: Step, step: Graphs | Step, data: Labelled, orders: Sequence[NDArray[np.int64]], cut: Cut) -> None:
+def _probe(one: Step, step: Graphs | Passes, data: Labelled, orders: Sequence[NDArray[np.int64]], cut: Cut) -> None:
     """Let the clock learn what the device's work is where steps are launched one by one on CUDA."""
     if one.hardware.device.type != "cuda" or one.processes.count > 1:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -30,13 +30,16 @@ from loratory.problems import MULTI, REGRESSION
 from loratory.spec import TrainingSpec
 
 
-class Step:
-    """Trains what is free in the classifier's model, a batch at a time.
+class Passes:
+    """Forward and backward passes of batches, and the losses of their examples; how weights follow is left to those
+    who extend it.
 
     Attributes:
-        free: the parameters that are trained, by name.
         loss: fp32, the sum of the examples' losses, each times its class's weight, since it was last set to zero.
+        separate: whether gradients stand in memory of their own, so that passes and update can be captured apart.
     """
+
+    separate = True
 
     def __init__(
         self,
@@ -44,70 +47,31 @@ class Step:
         spec: TrainingSpec,
         hardware: Hardware,
         *,
-        lr: float,
-        total: int,
-        rates: Mapping[str, float] = MappingProxyType({}),
-        companion: Companion | None = None,
+        losses: Sequence[int] = (),
         class_weights: Sequence[float] | None = None,
         scale: Scale | None = None,
-        embeddings: Iterable[Embedding] = (),
         refresh: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
-        """Prepare AdamW and the schedule.
-
+        """
         Args:
-            lr: peak learning rate.
-            total: steps that will be made; the schedule ends there.
-            rates: what the learning rate is multiplied by, for the parameters where that is not 1.
-            companion: adds its penalty to each step's loss, and follows the optimizer.
+            losses: the shape of :attr:`loss`.
             class_weights: what the loss of an example of each class counts, (C,).
             scale: that on which a regression's targets are learned.
-            embeddings: those whose gradients keep their memory from step to step.
             refresh: called before each forward pass.
             clock: told which part of a step begins.
         """
         device = hardware.device
         self.classifier, self.hardware = classifier, hardware
         self.clock = clock if clock is not None else Clock(device)
-        self.free = {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros(losses, device=device)
         self.processes = hardware.processes
-        self.separate = spec.accumulate > 1 or self.processes.count > 1
-        """Whether gradients stand in memory of their own, so that passes and update can be captured apart."""
-        factor = linear_schedule(total, warmup=spec.warmup)
-        planned = torch.tensor([lr * factor(step) for step in range(total)])
-        self._planned: list[float] = planned.tolist()
-        self._rates = planned.to(device, copy=True)
-        self._done = torch.zeros(1, dtype=torch.int64, device=device)
-        self._rate = torch.zeros((), device=device)
-        self._rate_times = {factor: torch.zeros((), device=device) for factor in rates.values()}
-        self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
-        self._max_norm = spec.max_grad_norm
-        self._companion, self._smoothing = companion, spec.label_smoothing
+        self._smoothing = spec.label_smoothing
         self._class_weights = None
         if class_weights is not None:
             self._class_weights = torch.tensor(class_weights, dtype=torch.float32, device=device)
         self._scale = scale if scale is not None else Scale(0.0, 1.0)
-        self._embeddings, self._refresh = list(embeddings), refresh
-        self._parameters = list(self.free.values())
-        self._adds_up = spec.accumulate > 1
-        self._sums: Sums | None = None
-        if self.processes.count > 1:
-            late = [embedding.weight for embedding in self._embeddings]
-            self._sums = Sums(self._parameters, single=not self._adds_up, late=late)
-        groups = [
-            {**group, "lr": rate}
-            for factor, rate in {1.0: self._rate, **self._rate_times}.items()
-            for group in _groups(
-                {name: one for name, one in self.free.items() if rates.get(name, 1.0) == factor}, spec.weight_decay
-            )
-        ]
-        self.optimizer = AdamW(groups, lr=self._rate, fused=True, capturable=device.type == "cuda")
-
-    def rate(self, done: int) -> float:
-        """The learning rate after `done` steps, where nothing multiplies it; 0 after the last. Asks no device."""
-        return self._planned[done] if done < len(self._planned) else 0.0
+        self._refresh = refresh
 
     def __call__(self, parts: Iterable[Batch]) -> int:
         """Make one step on the batch that `parts` make up; they stand on the host.
@@ -139,9 +103,17 @@ class Step:
         losses = self._losses(logits.float(), batch.labels)
         loss = torch.dot(losses, batch.weights)
         self.clock.begin("backward")
-        with self._sums.backward() if self._sums is not None else nullcontext():
+        with self._summing():
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-        self.loss += torch.dot(losses.detach(), batch.weights.sign())
+        self._count(losses.detach(), batch.weights.sign())
+
+    def _summing(self) -> AbstractContextManager[None]:
+        """Around a backward pass: what becomes of the gradients meanwhile."""
+        return nullcontext()
+
+    def _count(self, losses: Tensor, counted: Tensor) -> None:
+        """Add the losses (B,) of the examples that count, 1 or 0 each (B,)."""
+        self.loss += torch.dot(losses, counted)
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) the loss of each example, by the problem, as transformers defines them: cross-entropy; the mean over
@@ -153,6 +125,120 @@ class Step:
         return F.cross_entropy(
             logits, labels, weight=self._class_weights, label_smoothing=self._smoothing, reduction="none"
         )
+
+    def rate(self, done: int) -> float:
+        """The learning rate after `done` steps. Asks no device."""
+        raise NotImplementedError
+
+    def captured_full(self) -> Sequence[torch.cuda.Event]:
+        """Of the backward pass that was captured last, the marks that :meth:`share` takes."""
+        return ()
+
+    def share(self, full: Sequence[torch.cuda.Event] = ()) -> None:
+        """Wait for the sum of all processes' gradients.
+
+        Args:
+            full: where the backward pass was replayed, its marks (:meth:`captured_full`).
+        """
+
+    def update(self) -> None:
+        """Let the weights follow the gradients, and forget these."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop every gradient."""
+        raise NotImplementedError
+
+    def idle(self) -> AbstractContextManager[None]:
+        """Before the first step: steps made meanwhile on batches of weight 0 train nothing and leave no trace."""
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """Begin the schedule again."""
+        raise NotImplementedError
+
+    def warm_up(self, batch: Batch) -> None:
+        """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
+
+        Args:
+            batch: of weight 0.
+        """
+        with self.idle():
+            self.backward(batch)
+            self.update()
+
+
+class Step(Passes):
+    """Trains what is free in the classifier's model, a batch at a time.
+
+    Attributes:
+        free: the parameters that are trained, by name.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        spec: TrainingSpec,
+        hardware: Hardware,
+        *,
+        lr: float,
+        total: int,
+        rates: Mapping[str, float] = MappingProxyType({}),
+        companion: Companion | None = None,
+        class_weights: Sequence[float] | None = None,
+        scale: Scale | None = None,
+        embeddings: Iterable[Embedding] = (),
+        refresh: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Prepare AdamW and the schedule.
+
+        Args:
+            lr: peak learning rate.
+            total: steps that will be made; the schedule ends there.
+            rates: what the learning rate is multiplied by, for the parameters where that is not 1.
+            companion: adds its penalty to each step's loss, and follows the optimizer.
+            class_weights: what the loss of an example of each class counts, (C,).
+            scale: that on which a regression's targets are learned.
+            embeddings: those whose gradients keep their memory from step to step.
+            refresh: called before each forward pass.
+            clock: told which part of a step begins.
+        """
+        super().__init__(
+            classifier, spec, hardware, class_weights=class_weights, scale=scale, refresh=refresh, clock=clock
+        )
+        device = hardware.device
+        self.free = {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}
+        self.separate = spec.accumulate > 1 or self.processes.count > 1
+        factor = linear_schedule(total, warmup=spec.warmup)
+        planned = torch.tensor([lr * factor(step) for step in range(total)])
+        self._planned: list[float] = planned.tolist()
+        self._rates = planned.to(device, copy=True)
+        self._done = torch.zeros(1, dtype=torch.int64, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._rate_times = {factor: torch.zeros((), device=device) for factor in rates.values()}
+        self._never = torch.zeros((), device=device)  # fused AdamW's "an infinity was found"
+        self._max_norm = spec.max_grad_norm
+        self._companion = companion
+        self._embeddings = list(embeddings)
+        self._parameters = list(self.free.values())
+        self._adds_up = spec.accumulate > 1
+        self._sums: Sums | None = None
+        if self.processes.count > 1:
+            late = [embedding.weight for embedding in self._embeddings]
+            self._sums = Sums(self._parameters, single=not self._adds_up, late=late)
+        groups = [
+            {**group, "lr": rate}
+            for factor, rate in {1.0: self._rate, **self._rate_times}.items()
+            for group in _groups(
+                {name: one for name, one in self.free.items() if rates.get(name, 1.0) == factor}, spec.weight_decay
+            )
+        ]
+        self.optimizer = AdamW(groups, lr=self._rate, fused=True, capturable=device.type == "cuda")
+
+    def rate(self, done: int) -> float:
+        """The learning rate after `done` steps, where nothing multiplies it; 0 after the last. Asks no device."""
+        return self._planned[done] if done < len(self._planned) else 0.0
 
     def memory(self, batch: Batch, copies: Iterable[Tensor] = ()) -> dict[str, int]:
         """Bytes of weights, gradients, AdamW's state, and what the forward pass of `batch` keeps for its backward.
@@ -175,15 +261,11 @@ class Step:
         }
 
     def captured_full(self) -> Sequence[torch.cuda.Event]:
-        """Of the backward pass that was captured last, the marks that :meth:`share` takes."""
+        """As of :class:`Passes`."""
         return self._sums.full if self._sums is not None else ()
 
     def share(self, full: Sequence[torch.cuda.Event] = ()) -> None:
-        """Wait for the sum of all processes' gradients.
-
-        Args:
-            full: where the backward pass was replayed, its marks (:meth:`captured_full`).
-        """
+        """As of :class:`Passes`."""
         if self._sums is not None:
             with self.clock.communicating():
                 self._sums.finish(full)
@@ -267,15 +349,13 @@ class Step:
             begin = "companion/"
             self._companion.restore({key[len(begin) :]: one for key, one in state.items() if key.startswith(begin)})
 
-    def warm_up(self, batch: Batch) -> None:
-        """Make all that a first step makes (AdamW's state, kernels, workspaces) without training anything.
+    def _summing(self) -> AbstractContextManager[None]:
+        return self._sums.backward() if self._sums is not None else nullcontext()
 
-        Args:
-            batch: of weight 0.
-        """
-        with self.idle(), self._sums.silent() if self._sums is not None else nullcontext():
-            self.backward(batch)
-            self.update()
+    def warm_up(self, batch: Batch) -> None:
+        """As of :class:`Passes`; nothing is summed over processes."""
+        with self._sums.silent() if self._sums is not None else nullcontext():
+            super().warm_up(batch)
 
     def _clip(self) -> None:
         """Clip the gradients by their global norm within the coming AdamW step.

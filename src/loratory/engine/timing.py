@@ -22,7 +22,7 @@ import torch
 from loratory.data.batches import Batch
 
 if TYPE_CHECKING:
-    from loratory.engine.step import Step
+    from loratory.engine.step import Passes
 
 PASSES = ("forward", "backward")
 """The parts that grow with a batch; the others come once a step."""
@@ -260,7 +260,7 @@ def _seconds(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
-def probe(step: Step, batches: Sequence[tuple[Batch, int]]) -> None:
+def probe(step: Passes, batches: Sequence[tuple[Batch, int]]) -> None:
     """Before the first step of those that are launched one by one on CUDA: tell the clock what the device's work on
     steps like these is. Nothing is trained.
 
@@ -279,7 +279,7 @@ def probe(step: Step, batches: Sequence[tuple[Batch, int]]) -> None:
                 clock.sample(rows, seconds)
 
 
-def _made(step: Step, batch: Batch) -> None:
+def _made(step: Passes, batch: Batch) -> None:
     step.restart()
     step.backward(batch)
     step.update()

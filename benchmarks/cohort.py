@@ -1,0 +1,200 @@
+"""Members of a cohort trained at once, beside the same ones trained one after another, in one run on one machine.
+
+    python benchmarks/cohort.py --device cuda --model roberta-base            Markdown tables
+    python benchmarks/cohort.py --device cpu --model tiny --members 3 --steps 4 --warmup 2
+
+Sixteen LoRA members on query and value, of mixed rank, rate and seed, on the texts of benchmarks/workloads.py. Solo
+runs are measured once for each rank, and count as often as the cohort has it; Hugging Face's Trainer with PEFT is the
+tuned contender of benchmarks/engine.py, in a process of its own, at rank 8. Models have random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine import STEPS, Workers
+from workloads import Clock, Job, model_directory, write_texts
+
+from loratory import units
+from loratory.engine.cohort import Member, fit_cohort
+from loratory.engine.epoch import Progress
+from loratory.engine.hardware import Hardware
+from loratory.engine.meter import Meter
+from loratory.methods import spec_from_flags
+from loratory.run import optimize
+from loratory.setup import Setup, prepare
+from loratory.spec import HardwareSpec
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass
+class Measured:
+    """Seconds of the timed steps, and the most memory allocated from before the first step on."""
+
+    seconds: float
+    peak: int
+    engine: dict[str, Any]
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="roberta-base", help="roberta-base, minilm-shape or tiny: random weights")
+    parser.add_argument("--tokenizer", default="minilm")
+    parser.add_argument("--workloads", default="short,long")
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--rank", type=int, help="of all members (default: mixed)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--warmup", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rival", action="store_true", help="measure Trainer with PEFT, too")
+    parser.add_argument("--dataset", default="hutto:movies", help="where the texts come from")
+    parser.add_argument("--output", type=Path, help="a JSON file with all that was measured")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="cohort-") as place:
+        work = Path(place)
+        model = model_directory(options.model, work, tokenizer=options.tokenizer)
+        workers = Workers(work)
+        for workload in options.workloads.split(","):
+            rows.append(measure(workload, model, work, workers, options))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    environment = Hardware.of(HardwareSpec(device=options.device)).record()
+    if options.output is not None:
+        options.output.write_text(json.dumps({"environment": environment, "model": options.model, "rows": rows}))
+    print(f"{options.model}, random weights, {environment['device']}, {options.members} members\n")
+    print(table(rows))
+
+
+def measure(workload: str, model: str, work: Path, workers: Workers, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    warmup, steps = STEPS[options.device, workload]
+    warmup, steps = options.warmup or warmup, options.steps or steps
+    data = work / workload
+    write_texts(data, workload, dataset=options.dataset, count=(warmup + steps) * options.batch_size)
+    ranks = [options.rank] * options.members if options.rank else list(islice(cycle(RANKS), options.members))
+    job = Job("tuned", "lora", workload, model, str(data), options.device, options.batch_size, warmup, steps, {})
+    rival = workers.measure(job) if options.rival else None
+    hardware = Hardware.of(HardwareSpec(device=options.device))
+    solo = {rank: alone(prepared(job, rank, 0, hardware), job) for rank in sorted(set(ranks))}
+    joint = together([prepared(job, rank, seed, hardware) for seed, rank in enumerate(ranks)], job)
+    examples = steps * options.batch_size
+    one_by_one = sum(solo[rank].seconds * count for rank, count in Counter(ranks).items())
+    trainer = None if rival is None else rival.get("seconds")
+    return {
+        "workload": workload,
+        "ranks": ranks,
+        "steps": steps,
+        "rival": rival,
+        "solo": {rank: [one.seconds, one.peak] for rank, one in solo.items()},
+        "rival_examples_per_second": None if trainer is None else examples / trainer,
+        "solo_examples_per_second": examples * len(ranks) / one_by_one,
+        "cohort_examples_per_second": examples * len(ranks) / joint.seconds,
+        "over_rival": None if trainer is None else trainer * len(ranks) / joint.seconds,
+        "over_solo": one_by_one / joint.seconds,
+        "solo_peak": max(one.peak for one in solo.values()),
+        "cohort_peak": joint.peak,
+        "engine": joint.engine,
+    }
+
+
+def prepared(job: Job, rank: int, seed: int, hardware: Hardware) -> Setup:
+    """A run of the job with this rank and seed, ready for its first step; alpha and rate differ, too."""
+    flags = {
+        **job.spec().model_dump()["data"],
+        "method": "lora", "rank": rank, "alpha": 16, "targets": "attention", "seed": seed, "lr": 1e-4 * (1 + seed),
+        "model": job.model, "batch_size": job.batch_size, "epochs": 1, "dropout": 0.1, "device": job.device,
+    }  # fmt: skip
+    flags = {name: value for name, value in flags.items() if value is not None}
+    return prepare(spec_from_flags(flags), hardware)
+
+
+def fresh(device: torch.device) -> None:
+    """Begin to count the memory's peak."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak(device: torch.device) -> int:
+    """Bytes allocated at most; on a CPU nobody counts."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+
+
+def alone(setup: Setup, job: Job) -> Measured:
+    """Train it by itself."""
+    hardware = setup.hardware
+    fresh(hardware.device)
+    clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
+    found = optimize(setup, Meter(hardware), validated=False, on_step=lambda progress: clock.step(progress.step))
+    return Measured(clock.seconds, peak(hardware.device), found.engine)
+
+
+def together(setups: list[Setup], job: Job) -> Measured:
+    """Train all at once: their frozen weights are the first one's."""
+    hardware = setups[0].hardware
+    share(setups)
+    fresh(hardware.device)
+    clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
+
+    def on_step(progress: Progress) -> None:
+        clock.step(progress.step)
+
+    members = [
+        Member(one.classifier, one.spec.training, float(one.spec.training.lr or 0), one.spec.seed) for one in setups
+    ]
+    _, engine = fit_cohort(
+        members, setups[0].tokens["train"], None, hardware=hardware, meter=Meter(hardware), on_step=on_step
+    )
+    return Measured(clock.seconds, peak(hardware.device), engine)
+
+
+def share(setups: list[Setup]) -> None:
+    """Let all models have the first one's frozen weights."""
+    first = dict(setups[0].base.model.named_parameters())
+    for setup in setups[1:]:
+        for name, parameter in setup.base.model.named_parameters():
+            if not parameter.requires_grad and not first[name].requires_grad:
+                parameter.data = first[name].data
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    lines = [
+        "| texts | examples/s: Trainer + PEFT, tuned | solo runs | cohort | over Trainer | over solo | peak: solo "
+        "| cohort | over solo |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        rival, over = row["rival_examples_per_second"], row["over_rival"]
+        cells = [
+            row["workload"],
+            "–" if rival is None else f"{rival:,.0f}",
+            f"{row['solo_examples_per_second']:,.0f}",
+            f"{row['cohort_examples_per_second']:,.0f}",
+            "–" if over is None else f"{over:.1f}×",
+            f"{row['over_solo']:.2f}×",
+            units.memory(row["solo_peak"]),
+            units.memory(row["cohort_peak"]),
+            f"{row['cohort_peak'] / max(1, row['solo_peak']):.1f}×",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call, attr-defined"
+# (Triton's kernels are its own language: their arguments have no Python types.)
+"""Products of a cohort's adapters as Triton kernels for CUDA: of each row with its own member's matrix.
+
+A member's rows stand together; where each one's begin is a tensor on the device, so that a captured graph serves
+batches that are divided otherwise. No row of one member is ever multiplied into another's result, not even by zero: a
+member whose numbers are not finite leaves no trace in the others.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ROWS = 64
+"""Of a tile."""
+
+
+@triton.jit
+def _narrow(
+    X, W, S, Y, BOUNDS, columns, x_row, w_member, w_column, w_along, y_row,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1)
+    first = tl.load(BOUNDS + member).to(tl.int64) + tl.program_id(0) * ROWS
+    last = tl.load(BOUNDS + member + 1).to(tl.int64)
+    if first >= last:
+        return
+    rows = first + tl.arange(0, ROWS)
+    across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    along = tl.arange(0, ALONG)
+    found = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for begin in range(0, WIDTH, ALONG):
+        inside = begin + along < WIDTH
+        x = tl.load(
+            X + rows[:, None] * x_row + (begin + along)[None, :],
+            mask=(rows < last)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        w = tl.load(
+            W + member.to(tl.int64) * w_member + across[None, :] * w_column + (begin + along)[:, None] * w_along,
+            mask=(across < columns)[None, :] & inside[:, None],
+            other=0.0,
+        )
+        found = tl.dot(x, w, found, input_precision=PRECISION)
+    scale = tl.load(S + member * columns + across, mask=across < columns, other=0.0)
+    there = (rows < last)[:, None] & (across < columns)[None, :]
+    tl.store(Y + rows[:, None] * y_row + across[None, :], (found * scale[None, :]).to(Y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _widen(
+    H, W, Y, BOUNDS, columns, h_row, w_member, w_column, w_along, y_row,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1)
+    first = tl.load(BOUNDS + member).to(tl.int64) + tl.program_id(0) * ROWS
+    last = tl.load(BOUNDS + member + 1).to(tl.int64)
+    if first >= last:
+        return
+    rows = first + tl.arange(0, ROWS)
+    across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    along = tl.arange(0, ALONG)
+    there = (rows < last)[:, None] & (across < columns)[None, :]
+    place = Y + rows[:, None] * y_row + across[None, :]
+    found = tl.load(place, mask=there, other=0.0).to(tl.float32)
+    for begin in range(0, WIDTH, ALONG):
+        inside = begin + along < WIDTH
+        h = tl.load(
+            H + rows[:, None] * h_row + (begin + along)[None, :],
+            mask=(rows < last)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        w = tl.load(
+            W + member.to(tl.int64) * w_member + across[None, :] * w_column + (begin + along)[:, None] * w_along,
+            mask=(across < columns)[None, :] & inside[:, None],
+            other=0.0,
+        )
+        found = tl.dot(h, w, found, input_precision=PRECISION)
+    tl.store(place, found.to(Y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _outer(
+    P, Q, Y, BOUNDS, height, width, p_row, q_row, y_member, y_row, y_column,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(0).to(tl.int64)
+    down = tl.program_id(1) * HEIGHT + tl.arange(0, HEIGHT)
+    across = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    first, last = tl.load(BOUNDS + member), tl.load(BOUNDS + member + 1)
+    found = tl.zeros((HEIGHT, WIDTH), tl.float32)
+    for begin in range(first, last, ROWS):
+        rows = (begin + tl.arange(0, ROWS)).to(tl.int64)
+        p = tl.load(
+            P + rows[None, :] * p_row + down[:, None], mask=(rows < last)[None, :] & (down < height)[:, None], other=0.0
+        )
+        q = tl.load(
+            Q + rows[:, None] * q_row + across[None, :],
+            mask=(rows < last)[:, None] & (across < width)[None, :],
+            other=0.0,
+        )
+        found = tl.dot(p, q, found, input_precision=PRECISION)
+    place = Y + member * y_member + down[:, None] * y_row + across[None, :] * y_column
+    tl.store(place, found, mask=(down < height)[:, None] & (across < width)[None, :])
+
+
+def _precision(x: Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def _block(size: int, most: int) -> int:
+    """A power of two of at least 16, of which `tl.dot` needs so many."""
+    return int(min(most, max(16, triton.next_power_of_2(size))))
+
+
+def narrow(x: Tensor, weight: Tensor, scale: Tensor, bounds: Tensor, most: int, into: Tensor) -> None:
+    """`into[t] = scale[m] * (x[t] @ weight[m].T)` for each row t of member m.
+
+    Args:
+        x: (T, I), rows contiguous.
+        weight: (K, R, I).
+        scale: (K, R) fp32.
+        bounds: (K + 1,) where each member's rows begin, and where the last one's end.
+        most: rows that a member has at most.
+        into: (T, R), rows contiguous.
+    """
+    members, columns, width = weight.shape
+    across = _block(columns, 128)
+    grid = (triton.cdiv(most, _ROWS), members, triton.cdiv(columns, across))
+    _narrow[grid](
+        x, weight, scale, into, bounds, columns, x.stride(0), *weight.stride(), into.stride(0),
+        PRECISION=_precision(x), ROWS=_ROWS, COLUMNS=across, WIDTH=width, ALONG=64, num_warps=4,
+    )  # fmt: skip
+
+
+def widen(hidden: Tensor, weight: Tensor, bounds: Tensor, most: int, into: Tensor) -> None:
+    """`into[t] += hidden[t] @ weight[m].T` for each row t of member m.
+
+    Args:
+        hidden: (T, R), rows contiguous.
+        weight: (K, O, R).
+        bounds, most: as of :func:`narrow`.
+        into: (T, O), rows contiguous.
+    """
+    members, columns, width = weight.shape
+    across = _block(columns, 128)
+    grid = (triton.cdiv(most, _ROWS), members, triton.cdiv(columns, across))
+    _widen[grid](
+        hidden, weight, into, bounds, columns, hidden.stride(0), *weight.stride(), into.stride(0),
+        PRECISION=_precision(hidden), ROWS=_ROWS, COLUMNS=across, WIDTH=width, ALONG=_block(width, 64), num_warps=4,
+    )  # fmt: skip
+
+
+def outer(p: Tensor, q: Tensor, bounds: Tensor, into: Tensor) -> None:
+    """`into[m] = p[rows of m].T @ q[rows of m]` in fp32.
+
+    Args:
+        p, q: (T, P) and (T, Q), rows contiguous.
+        bounds: as of :func:`narrow`.
+        into: (K, P, Q) fp32, of any strides.
+    """
+    members, height, width = into.shape
+    down, across = _block(height, 64), _block(width, 64)
+    grid = (members, triton.cdiv(height, down), triton.cdiv(width, across))
+    _outer[grid](
+        p, q, into, bounds, height, width, p.stride(0), q.stride(0), *into.stride(),
+        PRECISION=_precision(p), ROWS=_ROWS, HEIGHT=down, WIDTH=across, num_warps=4,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""The products of a cohort's adapters as kernels, against a loop over the members. On CUDA, or in the interpreter."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs triton, which torch brings with CUDA")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not torch.cuda.is_available() and not INTERPRETED:
+    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
+
+from loratory.engine.member_kernels import narrow, outer, widen  # noqa: E402
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+TYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]
+BOUNDS = [0, 70, 70, 71, 200, 264]
+"""Five members: of a tile and a bit, of no row, of one, of two tiles and a bit, of one tile."""
+
+
+def near(found: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
+    error = torch.linalg.vector_norm(found.double() - exact) / torch.linalg.vector_norm(exact)
+    assert float(error) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("width", "rank"), [(64, 16), (100, 48), (768, 144)])
+def test_each_row_takes_its_members_matrix(width: int, rank: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    members, rows = len(BOUNDS) - 1, BOUNDS[-1] + 9  # the last nine belong to nobody
+    bounds = torch.tensor(BOUNDS, dtype=torch.int32, device=DEVICE)
+    wide = torch.randn(rows, width + 32).to(DEVICE, dtype)
+    x = wide[:, 32:]  # columns of a wider matrix
+    a, b = (torch.randn(members, *shape).to(DEVICE, dtype) for shape in ((rank, width), (width, rank)))
+    scale = torch.rand(members, rank, device=DEVICE)
+    hidden = torch.full((rows, rank), 7.0).to(DEVICE, dtype)
+    narrow(x, a, scale, bounds, 129, hidden)
+    assert bool((hidden[BOUNDS[-1] :] == 7).all())
+    narrowed = torch.zeros(rows, rank, device=DEVICE, dtype=dtype)
+    narrow(x, b.transpose(1, 2), scale, bounds, 129, narrowed)
+    y = torch.randn(rows, width).to(DEVICE, dtype)
+    widened = y.clone()
+    widen(hidden, b, bounds, 129, widened)
+    of_a = torch.empty(members, rank, width, device=DEVICE)
+    outer(hidden, x, bounds, of_a)
+    of_b = torch.empty(members, rank, width, device=DEVICE).transpose(1, 2)
+    outer(x, hidden, bounds, of_b)
+    for member, (first, last) in enumerate(pairwise(BOUNDS)):
+        rows_of = slice(first, last)
+        if first == last:
+            assert not of_a[member].any()
+            continue
+        exact = {name: one.double() for name, one in (("x", x), ("a", a[member]), ("b", b[member]), ("h", hidden))}
+        near(hidden[rows_of], exact["x"][rows_of] @ exact["a"].t() * scale[member], dtype)
+        near(narrowed[rows_of], exact["x"][rows_of] @ exact["b"] * scale[member], dtype)
+        near(widened[rows_of], y[rows_of].double() + exact["h"][rows_of] @ exact["b"].t(), dtype)
+        near(of_a[member], exact["h"][rows_of].t() @ exact["x"][rows_of], dtype)
+        near(of_b[member], exact["x"][rows_of].t() @ exact["h"][rows_of], dtype)
+    assert torch.equal(widened[BOUNDS[-1] :], y[BOUNDS[-1] :])
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_numbers_that_are_none_stay_with_their_member(dtype: torch.dtype) -> None:
+    bounds = torch.tensor([0, 5, 9], dtype=torch.int32, device=DEVICE)
+    x, weight = torch.ones(9, 32).to(DEVICE, dtype), torch.ones(2, 16, 32).to(DEVICE, dtype)
+    x[:5], weight[0] = float("nan"), float("inf")
+    hidden = torch.zeros(9, 16, device=DEVICE, dtype=dtype)
+    narrow(x, weight, torch.ones(2, 16, device=DEVICE), bounds, 5, hidden)
+    back = torch.zeros(9, 32, device=DEVICE, dtype=dtype)
+    widen(hidden, weight.transpose(1, 2).contiguous(), bounds, 5, back)
+    gradient = torch.empty(2, 16, 32, device=DEVICE)
+    outer(hidden, x, bounds, gradient)
+    for found, expected in ((hidden[5:], 32.0), (back[5:], 512.0), (gradient[1], 128.0)):
+        assert bool((found == expected).all())
+    assert bool(hidden[:5].isnan().all())
