@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from safetensors.torch import load_file
 
 from loratory.checkpointing import Every
 from loratory.cli import main
+from loratory.engine import frozen
+from loratory.engine.checkpoint import Pauses
 from loratory.engine.epoch import Progress
+from loratory.engine.predict import predict
 from loratory.errors import DivergedError, Interrupted, SettingsError, StorageError
 from loratory.methods import METHODS
 from loratory.run import Run, train
@@ -177,6 +181,62 @@ def test_a_signal_that_comes_to_the_group_and_again_from_the_parent_is_one(
     with pytest.raises(Interrupted, match="after step 5, of which a checkpoint is kept"):
         train(spec("lora"), output=tmp_path / "run", on_step=twice)
     assert_same(train(spec("lora"), output=tmp_path / "run"), runs["lora"])
+
+
+def test_a_signal_breaks_a_validation_off_and_the_run_that_goes_on_validates_first(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, asked = spec("lora", **WATCHED), 0
+    monkeypatch.setattr("loratory.engine.epoch.predict", partial(predict, tokens=16))
+    expected = train(chosen, output=tmp_path / "expected")
+    within = Pauses.within
+
+    def told(self: Pauses) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return within(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after step 6, of which a checkpoint"):
+        patch.setattr(Pauses, "within", told)
+        train(chosen, output=tmp_path / "run")
+    assert asked == 2  # of more batches
+    (kept,) = checkpoints(tmp_path / "run")
+    facts = json.loads((kept / "state.json").read_text("utf8"))["facts"]
+    assert (facts["epoch"], facts["history"]) == (1, [])
+    assert_same(train(chosen, output=tmp_path / "run"), expected)
+
+
+def test_a_signal_that_came_in_the_last_step_of_an_epoch_leaves_its_state_before_validation(
+    spec: Any, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("loratory.engine.epoch.Ready.validated", None)  # would fail
+        interrupted(spec("lora"), tmp_path / "run", (6,))
+    assert_same(train(spec("lora"), output=tmp_path / "run"), runs["lora"])
+
+
+def test_a_signal_ends_the_pass_of_frozen_layers_between_two_batches(
+    spec: Any, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(spec("head"), tmp_path / "run", (4,))
+    before, made = frozen._stopped, 0
+
+    def told(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        signal.raise_signal(signal.SIGTERM)
+        return before(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="terminated before its next step") as caught:
+        patch.setattr(frozen, "_stopped", told)
+        patch.setattr(frozen, "AT_ONCE", 64)
+        train(spec("head"), output=tmp_path / "run")
+    assert (caught.value.exit_code, made) == (143, 1)
+    run = train(spec("head"), output=tmp_path / "run")
+    assert run.record.cost["resumed_at_steps"] == [4]
+    assert_same(run, runs["head"])
 
 
 def test_a_signal_before_a_failure_still_ends_everything(spec: Any, tmp_path: Path) -> None:

@@ -91,13 +91,30 @@ class RunKeeper:
         Raises:
             Interrupted: a signal came, and none is to be kept.
         """
-        if self.interruption.number is not None:
-            if not self.every.at_signals:
-                raise Interrupted(self.interruption.number)
+        if self.ends():
             return True
         if self.every.steps is not None:
             return steps - self._last >= self.every.steps
         return self.every.seconds is not None and time.monotonic() - self._since >= self.every.seconds
+
+    def ends(self) -> bool:
+        """Whether a signal came.
+
+        Raises:
+            Interrupted: it did, and no state is to be kept.
+        """
+        if self.interruption.number is not None and not self.every.at_signals:
+            raise Interrupted(self.interruption.number)
+        return self.interruption.number is not None
+
+    def end(self) -> None:
+        """Before the first step: what there is to go on from lies there already.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if self.interruption.number is not None:
+            raise Interrupted(self.interruption.number, "before its next step")
 
     def keep(self, state: State) -> None:
         """Commit it; where a signal came, the run ends here.

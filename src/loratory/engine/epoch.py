@@ -78,14 +78,13 @@ class Ready:
         on_step: Callable[[Progress], None],
         *,
         seen: int = 0,
-        pause: Callable[[int, bool], bool] = lambda steps, looked: False,
+        pause: Callable[[int], bool] = lambda steps: False,
     ) -> int:
         """Make an epoch's steps, from the example on before which it was paused.
 
         Args:
             seen: of how many examples of the epoch's order steps were made already.
-            pause: asked after each step, with the number of steps made so far, and whether all processes have just
-                looked at the loss, whether to stop for now.
+            pause: asked after each step, with the number of steps made so far, whether to stop for now.
 
         Returns:
             Of how many examples steps were made by now.
@@ -114,7 +113,7 @@ class Ready:
                 seen_loss = self._loss(number) / seen if looked else None
                 rate = self.one.rate(meter.steps)
                 on_step(Progress(number, meter.steps, total, meter.examples, rate, seen_loss if told else None))
-                if pause(meter.steps, looked):
+                if pause(meter.steps):
                     break
                 clock.begin("data")
         return seen
@@ -146,11 +145,16 @@ class Ready:
             raise DivergedError(f"the loss is {total} in epoch {epoch} (step {self.meter.steps}); use a smaller --lr")
         return total
 
-    def validated(self) -> Tensor:
-        """The logits (N, C) of validation with the weights as they are."""
+    def validated(self, stop: Callable[[], bool]) -> Tensor:
+        """The logits (N, C) of validation with the weights as they are.
+
+        Raises:
+            Stopped: as :func:`loratory.engine.predict.predict`, where `stop` says so.
+        """
         assert self.validation is not None
         self.quick.shadows.refresh()
-        logits = predict(self.classifier, self.validation, hardware=self.hardware, processes=self.hardware.processes)
+        processes = self.hardware.processes
+        logits = predict(self.classifier, self.validation, hardware=self.hardware, processes=processes, stop=stop)
         return logits if self.scale is None else self.scale.back(logits)
 
     def weights(self) -> dict[str, Tensor]:

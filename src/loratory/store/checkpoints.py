@@ -82,7 +82,7 @@ class Checkpoints:
                 (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
                 seal(stage)
                 check_claim(self.output)
-                if place.exists():  # of the same step, of before an interruption: it says the same
+                if place.exists():  # of the same step: of before an interruption, or of before the validation after it
                     shutil.rmtree(place)
                 os.rename(stage, place)
                 sync(place.parent)
