@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
 from loratory import units
 from loratory.engine.checkpoint import State
 from loratory.engine.hardware import Hardware
@@ -148,8 +146,3 @@ def forgotten_if_diverged(checkpoints: Checkpoints) -> Iterator[None]:
 def _say(state: State) -> None:
     seconds = state.facts["meter"]["seconds"]["train"]
     log.info("goes on after step %d, %s of training, from a checkpoint", state.step, units.duration(seconds))
-    if (before := state.facts["threads"]) != torch.get_num_threads():
-        log.warning(
-            "it was begun with %d CPU threads and goes on with %d: the result may differ in its last digits",
-            before, torch.get_num_threads(),
-        )  # fmt: skip

@@ -6,7 +6,8 @@
         validate
 
 Between any two steps its state may be kept, and it can go on from there (:mod:`loratory.engine.checkpoint`); so it may
-before a validation, which a signal breaks off. The loop is the same for every method: what is trained is what the method set free.
+before a validation, which a signal breaks off. The loop is the same for every method: what is trained is what the
+method set free.
 """
 
 from __future__ import annotations
