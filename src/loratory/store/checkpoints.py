@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from torch import Tensor
 from loratory.disk.files import disk_errors, sync
 from loratory.disk.manifest import RESTORE, seal, verified
 from loratory.errors import DamagedError, StorageError, counted, first_line
-from loratory.store.directory import check_claim, set_aside, staging
+from loratory.store.directory import check_claim, claim, set_aside, staging
+from loratory.store.lock import is_held
 
 log = logging.getLogger("loratory")
 
@@ -147,6 +148,24 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """Those that stand there, the oldest first."""
         return _found(self.output.parent, re.escape(self.output.name))
+
+
+def clear_orphans(parent: Path, wanted: Collection[str]) -> int:
+    """Remove the checkpoints in `parent` of all runs but those called `wanted`; those stay, too, in whose place another
+    process is at work.
+
+    Returns:
+        How many checkpoints were removed.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    before = _found(parent, ".+")
+    for name in sorted({path.name[1:].rpartition(".checkpoint-")[0] for path in before} - {*wanted}):
+        if not is_held(parent / f".{name}.lock"):
+            with claim(parent / name):
+                Checkpoints(parent / name, "", "").clear()
+    return len(before) - len(_found(parent, ".+"))
 
 
 def _found(parent: Path, name: str) -> list[Path]:
