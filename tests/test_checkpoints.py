@@ -7,17 +7,22 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from faulting import faults, refuse
 from safetensors.torch import load_file
 
 from loratory.checkpointing import Every
 from loratory.cli import main
+from loratory.engine import frozen
+from loratory.engine.checkpoint import Pauses
 from loratory.engine.epoch import Progress
+from loratory.engine.predict import predict
 from loratory.errors import DivergedError, Interrupted, SettingsError, StorageError
 from loratory.methods import METHODS
 from loratory.run import Run, train
@@ -179,6 +184,64 @@ def test_a_signal_that_comes_to_the_group_and_again_from_the_parent_is_one(
     assert_same(train(spec("lora"), output=tmp_path / "run"), runs["lora"])
 
 
+def test_a_signal_breaks_a_validation_off_and_the_run_that_goes_on_validates_first(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, asked = spec("lora", **WATCHED), 0
+    monkeypatch.setattr("loratory.engine.epoch.predict", partial(predict, tokens=16))
+    expected = train(chosen, output=tmp_path / "expected")
+    within = Pauses.within
+
+    def told(self: Pauses) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return within(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pauses, "within", told)
+        with pytest.raises(Interrupted, match="after step 6, of which a checkpoint is kept"):
+            train(chosen, output=tmp_path / "run")
+    assert asked == 2  # of more batches
+    (kept,) = checkpoints(tmp_path / "run")
+    facts = json.loads((kept / "state.json").read_text("utf8"))["facts"]
+    assert (facts["epoch"], facts["history"]) == (1, [])
+    assert_same(train(chosen, output=tmp_path / "run"), expected)
+
+
+def test_a_signal_that_came_in_the_last_step_of_an_epoch_leaves_its_state_before_validation(
+    spec: Any, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("loratory.engine.epoch.Ready.validated", None)  # would fail
+        interrupted(spec("lora"), tmp_path / "run", (6,))
+    assert_same(train(spec("lora"), output=tmp_path / "run"), runs["lora"])
+
+
+def test_a_signal_ends_the_pass_of_frozen_layers_between_two_batches(
+    spec: Any, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(spec("head"), tmp_path / "run", (4,))
+    before, made = frozen._stopped, 0
+
+    def told(*given: Any) -> Any:
+        nonlocal made
+        made += 1
+        signal.raise_signal(signal.SIGTERM)
+        return before(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "_stopped", told)
+        patch.setattr(frozen, "AT_ONCE", 64)
+        with pytest.raises(Interrupted, match="terminated before its next step") as caught:
+            train(spec("head"), output=tmp_path / "run")
+    assert (caught.value.exit_code, made) == (143, 1)
+    run = train(spec("head"), output=tmp_path / "run")
+    assert run.record.cost["resumed_at_steps"] == [4]
+    assert_same(run, runs["head"])
+
+
 def test_a_signal_before_a_failure_still_ends_everything(spec: Any, tmp_path: Path) -> None:
     def fail(progress: Progress) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -237,6 +300,36 @@ def test_checkpoints_of_another_run_are_not_taken(spec: Any, tmp_path: Path) -> 
     with pytest.raises(StorageError, match=r"1 checkpoint of another run .*; give those again, remove"):
         train(spec("lora", lr=0.006), output=output)
     assert len(checkpoints(output)) == 1
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_checkpoint_of_another_number_of_threads_is_not_taken_and_that_is_said(
+    spec: Any, tmp_path: Path, two_threads: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "run"
+    interrupted(spec("head", threads=2), output, (4,))
+    with pytest.raises(StorageError) as caught:
+        train(spec("head", threads=1), output=output)
+    (name,) = (path.name for path in checkpoints(output))
+    why = "of this run with 2 CPU threads, is not used: with 1 sums are rounded otherwise"
+    assert str(caught.value) == (f"{tmp_path / name}, {why}; give --threads 2, or choose another --output")
+    shutil.rmtree(output)  # as a killed process leaves it
+    with pytest.raises(StorageError, match=r"of this run with 2 CPU threads, .*; give --threads 2, or"):
+        train(spec("head", threads=1), output=output)
+    run = train(spec("head", threads=1), output=tmp_path / "other")  # as the id of a run names its place
+    assert run.record.cost["resumed_at_steps"] == []
+    assert f"{tmp_path / name}, {why}; give --threads 2 to go on from it" in caplog.text
+    caplog.clear()
+    train(spec("head", threads=1, lr=0.006), output=tmp_path / "another")
+    train(spec("head", threads=2), output=tmp_path / "a copy")  # the very run, which has no checkpoint there
+    assert "sums are rounded" not in caplog.text
+    assert train(spec("head", threads=2), output=output).record.cost["resumed_at_steps"] == [4]
 
 
 def test_a_number_of_steps_keeps_two_checkpoints_and_a_completed_run_none(spec: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from inspect import signature
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
@@ -26,6 +28,7 @@ from loratory.estimates import byte_count, grid
 from loratory.estimating import estimate, largest_batch, peaks
 from loratory.flags import whole
 from loratory.inputs import Inputs
+from loratory.models import load
 from loratory.report.estimates import FROZEN, estimates_table
 from loratory.run import train
 from loratory.setup import prepare
@@ -209,7 +212,7 @@ def test_from_python_it_is_the_commands_table(tiny_bert: Path, tiny_csv: Path, c
     assert (found.memory, found.price_per_hour) == (2**33, 2)
     assert "| Largest batch | Price |" in found.table.to_markdown()
     assert [row["largest_batch"] for row in found.table.rows] == [one.largest_batch for one in found.rows]
-    assert "in 11 of 20 comparisons" in " ".join(found.table.notes)
+    assert "in 11 of 24 comparisons" in " ".join(found.table.notes)
     assert capsys.readouterr() == ("", "")
     for wrong, said in (
         ({"ranks": [1], "rank": 2}, "--rank and --ranks: give one of the two"),
@@ -248,3 +251,49 @@ def test_the_time_of_a_frozen_bottom_on_a_gpu_is_said_to_be_uncertain(
     assert "took up to 2.6 times as long" in FROZEN
     page = (Path(__file__).parents[1] / "benchmarks" / "README.md").read_text("utf8")
     assert "| roberta-base | short | head | 8 | exact | 516 MiB | 502 MiB | +3% | 0.273 s | 0.712 s | -62% |" in page
+
+
+@pytest.fixture
+def described(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> Any:
+    """(**changes) -> the command for a model of which there is no more than a description, so changed."""
+
+    def command(**changes: Any) -> list[str]:
+        model = Path(shutil.copytree(tiny_bert, tmp_path / "described"))
+        (model / "model.safetensors").unlink()
+        values = json.loads((model / "config.json").read_text("utf8"))
+        (model / "config.json").write_text(json.dumps(values | changes), encoding="utf8")
+        return ["estimate", "--method", "head", "--model", str(model), "--dataset", str(tiny_csv), "--max-length", "32"]
+
+    return command
+
+
+def test_a_description_of_more_than_memory_holds_is_refused_before_anything_is_allocated(
+    described: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, where = load._built, list[str]()
+
+    def noted(*given: Any) -> Any:
+        where.append(torch.empty(0).device.type)
+        return built(*given)
+
+    monkeypatch.setattr(load, "_built", noted)
+    huge = {"hidden_size": 32_768, "intermediate_size": 262_144, "num_hidden_layers": 48, "vocab_size": 2_097_152}
+    assert main(described(**huge)) == 6
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: model '.*described': its 1,\d{3},\d{3},\d{3},\d{3} weights take [\d.]+ GiB in fp32, and .* are free; "
+        r"give a smaller one, or free memory\n", err,
+    ), err  # fmt: skip
+    assert where == ["meta"]
+
+
+def test_on_a_cpu_training_that_memory_cannot_hold_is_not_tried(
+    described: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*described(), "--method", "standard", "--device", "cpu", "--json"]
+    monkeypatch.setattr("loratory.estimating.calibrate", None)  # would fail
+    monkeypatch.setattr("loratory.estimating._of_training", lambda facts: 2**60)
+    assert main(command) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["fits"], found["peak_memory_bytes"], found["train_seconds"]) == (False, None, None)
+    assert found["parameters"]["trainable"] == found["parameters"]["total"]

@@ -82,7 +82,7 @@ def test_a_run_in_bf16_holds_its_frozen_weights_so_and_saves_them_as_they_were(
 def test_every_family_trains_where_bf16_is_the_machines_own(
     family: str, spec: Any, tmp_path: Path, model_directory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loratory.engine.hardware._computes_bf16", lambda kind: True)
+    monkeypatch.setattr("loratory.engine.hardware._computes_bf16", lambda kind, by_the_clock: True)
     chosen = spec("lora", precision="auto", model=str(model_directory(family)), epochs=1)
     run = train(chosen, output=tmp_path / "run")
     precision = "bf16" if FAMILIES[family].autocast else "fp32"

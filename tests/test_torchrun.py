@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from itertools import combinations, count
 from pathlib import Path
@@ -20,10 +21,12 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from loratory.cli import main
-from loratory.engine import energy, sums
+from loratory.engine import energy, epoch, sums
+from loratory.engine.checkpoint import Pauses
 from loratory.engine.epoch import Ready
 from loratory.engine.modules import Dropout
-from loratory.engine.processes import Processes
+from loratory.engine.predict import predict
+from loratory.engine.processes import Agreement, Processes
 from loratory.methods import spec_from_flags
 from loratory.run import train
 
@@ -160,25 +163,62 @@ def test_processes_that_are_interrupted_go_on_together_to_the_same_bits(
     flags = {**COMMON, "method": "lora", "dropout": 0.1, "model": tiny_bert, "dataset": tiny_csv, "batch_size": 8}
     code, _, err = launched(command(flags, tmp_path / "whole"))
     assert code == 0, err
-    epoch = Ready.epoch
+    steps_of = Ready.epoch
 
     def interrupted(self: Ready, number: int, on_step: Any, **given: Any) -> int:
         def step(progress: Any) -> None:
             on_step(progress)
-            if progress.step == 5 and os.environ["RANK"] == "1":  # one of them alone is told
+            if progress.step == 9 and os.environ["RANK"] == "1":  # one of them alone is told
                 signal.raise_signal(signal.SIGTERM)
 
-        return epoch(self, number, step, **given)
+        return steps_of(self, number, step, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Ready, "epoch", interrupted)
         code, _, err = launched(command(flags, tmp_path / "run"))
     assert code != 0
-    assert "after step 6, of which a checkpoint is kept" in err  # the next at which they wait for each other
-    assert [path.name for path in tmp_path.glob(".run.checkpoint-*")] == [".run.checkpoint-0000000006"]
+    assert "after step 9, of which a checkpoint is kept" in err  # however long a step takes, none more is made
+    assert [path.name for path in tmp_path.glob(".run.checkpoint-*")] == [".run.checkpoint-0000000009"]
     code, out, err = launched(command(flags, tmp_path / "run"))
     assert code == 0, err
-    assert json.loads(out)["cost"]["resumed_at_steps"] == [6]
+    assert json.loads(out)["cost"]["resumed_at_steps"] == [9]
     name = "adapter_model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list(tmp_path.glob(".run*"))
+
+
+def test_processes_break_a_validation_off_together_and_validate_first_when_they_go_on(
+    launched: Any, tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {**COMMON, "method": "lora", "model": tiny_bert, "dataset": tiny_csv, "batch_size": 8}
+    code, _, err = launched(command(flags, tmp_path / "whole"))
+    assert code == 0, err
+    within = Pauses.within
+
+    def told(self: Pauses) -> bool:
+        if os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+        return within(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pauses, "within", told)
+        patch.setattr(epoch, "predict", partial(predict, tokens=64))
+        code, _, err = launched(command(flags, tmp_path / "run"))
+    assert code != 0
+    assert "after step 6, of which a checkpoint is kept" in err
+    code, _, err = launched(command(flags, tmp_path / "run"))
+    assert code == 0, err
+    for name in ("adapter_model.safetensors", "predictions.parquet"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_on_cuda_the_answer_is_that_to_the_question_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    def ask(self: Agreement, wish: bool) -> Any:
+        return torch.tensor([int(wish)]), SimpleNamespace(synchronize=lambda: waited.append(wish))
+
+    monkeypatch.setattr(Agreement, "_ask", ask)
+    agreed = Agreement(Processes(rank=0, count=2), torch.device("cuda"))
+    assert [agreed(wish) for wish in (False, True, True, True, True, False)] == [False, False, True, False, True, False]
+    assert waited == [False, True, True]  # never for the question that was just asked

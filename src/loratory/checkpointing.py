@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
 from loratory import units
 from loratory.engine.checkpoint import State
 from loratory.engine.hardware import Hardware
@@ -91,13 +89,30 @@ class RunKeeper:
         Raises:
             Interrupted: a signal came, and none is to be kept.
         """
-        if self.interruption.number is not None:
-            if not self.every.at_signals:
-                raise Interrupted(self.interruption.number)
+        if self.ends():
             return True
         if self.every.steps is not None:
             return steps - self._last >= self.every.steps
         return self.every.seconds is not None and time.monotonic() - self._since >= self.every.seconds
+
+    def ends(self) -> bool:
+        """Whether a signal came.
+
+        Raises:
+            Interrupted: it did, and no state is to be kept.
+        """
+        if self.interruption.number is not None and not self.every.at_signals:
+            raise Interrupted(self.interruption.number)
+        return self.interruption.number is not None
+
+    def end(self) -> None:
+        """Before the first step: what there is to go on from lies there already.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if self.interruption.number is not None:
+            raise Interrupted(self.interruption.number, "before its next step")
 
     def keep(self, state: State) -> None:
         """Commit it; where a signal came, the run ends here.
@@ -131,8 +146,3 @@ def forgotten_if_diverged(checkpoints: Checkpoints) -> Iterator[None]:
 def _say(state: State) -> None:
     seconds = state.facts["meter"]["seconds"]["train"]
     log.info("goes on after step %d, %s of training, from a checkpoint", state.step, units.duration(seconds))
-    if (before := state.facts["threads"]) != torch.get_num_threads():
-        log.warning(
-            "it was begun with %d CPU threads and goes on with %d: the result may differ in its last digits",
-            before, torch.get_num_threads(),
-        )  # fmt: skip

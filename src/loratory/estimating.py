@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
+import psutil
+import torch
+
 from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware
@@ -166,6 +169,8 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
         operations=operations(setup.classifier, data.tokens.lengths, epochs=training.epochs),
         device=setup.hardware.record()["device"],
     )
+    if hardware.device.type == "cpu" and _of_training(facts) > psutil.virtual_memory().available:
+        return facts, None  # the system would kill the process
     try:
         with memory_errors(setup.spec, setup.hardware):
             return facts, calibrate(
@@ -183,6 +188,11 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
     except OutOfMemoryError:
         setup.hardware.free()
         return facts, None
+
+
+def _of_training(facts: _Facts) -> int:
+    """Bytes that trained weights take beside themselves: gradients, and AdamW's two moments, in fp32."""
+    return 3 * torch.float32.itemsize * facts.parameters["trainable"]
 
 
 def peaks(data: Labelled, spec: RunSpec, found: Sequence[Calibration]) -> Callable[[int], float]:

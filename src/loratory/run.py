@@ -130,8 +130,8 @@ def _train(
     with ExitStack() as stack:
         if processes.first:
             stack.enter_context(claim(directory))
-        found = processes.told(_existing(directory, setup.fingerprint) if processes.first else None)
-        checkpoints = Checkpoints(directory, setup.fingerprint)
+        checkpoints = Checkpoints(directory, setup.fingerprint, setup.kin)
+        found = processes.told(_existing(directory, setup.fingerprint, checkpoints) if processes.first else None)
         if found is not None:
             if processes.first:  # one that was killed between its commit and its last line has some still
                 checkpoints.clear()
@@ -277,9 +277,10 @@ def _thresholds(setup: Setup, logits: Tensor) -> NDArray[np.float64] | None:
     return chosen_thresholds(setup.tokens["validation"].labels, logits.numpy())
 
 
-def _existing(directory: Path, fingerprint: str) -> RunRecord | None:
+def _existing(directory: Path, fingerprint: str, checkpoints: Checkpoints) -> RunRecord | None:
     found = find_run(directory)
     if found is not None and found.fingerprint != fingerprint:
+        checkpoints.check_threads()
         raise StorageError(f"{directory} already holds another run ({found.id}); choose another --output")
     return found if found is not None and found.status == "completed" else None
 

@@ -36,6 +36,8 @@ class Identity:
     """With learning rate, device and precision resolved."""
     hardware: Hardware
     fingerprint: str
+    kin: str
+    """The same in runs that differ in their number of CPU threads alone."""
     quantization: Quantization | None = None
 
 
@@ -52,6 +54,8 @@ class Setup:
     """The parts that the run may see: a tuning run sees no test split."""
     hardware: Hardware
     fingerprint: str
+    kin: str
+    """As :attr:`Identity.kin`."""
     load_seconds: float
     """Of reading the model's files, adapting the model, and bringing it to the device."""
     place: Place | None = None
@@ -94,7 +98,7 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
     spec = resolve(spec, int(config.hidden_size), hardware, dataset.problem)
     environment = hardware.record()
-    fingerprint = spec.fingerprint(
+    context = dict(
         data={part: dataset.split(part).digest for part in PARTS},
         model=model.digest,
         version=code_version(),
@@ -102,7 +106,8 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
         **({"stage": place.stage} if place is not None else {}),
         **({"bitsandbytes": version("bitsandbytes")} if quantization is not None else {}),
     )
-    return Identity(spec, hardware, fingerprint, quantization)
+    unthreaded = spec.model_copy(update={"hardware": spec.hardware.model_copy(update={"threads": None})})
+    return Identity(spec, hardware, spec.fingerprint(**context), unthreaded.fingerprint(**context), quantization)
 
 
 def check_problem(training: TrainingSpec, problem: Problem) -> None:
@@ -197,7 +202,9 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     load_seconds = time.perf_counter() - begin
     parts = [part for part in (PARTS if place is None else place.sees) if len(dataset.split(part))]
     tokens = {part: inputs.tokens(spec.data, part, model) for part in parts}
-    return Setup(spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, load_seconds, place)
+    return Setup(
+        spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, identity.kin, load_seconds, place
+    )
 
 
 def resolve(spec: RunSpec, hidden_size: int, hardware: Hardware, problem: Problem = SINGLE) -> RunSpec:

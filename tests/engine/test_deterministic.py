@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from loratory.engine import deterministic as module
+from loratory.engine import hardware as hardware_module
 from loratory.engine.deterministic import FIXED, WORKSPACE, check_workspace, deterministic, fp32_precision
 from loratory.engine.hardware import Hardware
 from loratory.errors import ResourceError, SettingsError, TrainingError
@@ -161,3 +162,15 @@ def test_the_record_says_in_what_fp32_is_computed(monkeypatch: pytest.MonkeyPatc
     assert {"torch", "transformers", "peft", "tokenizers", "numpy", "python"} <= found["versions"].keys()
     assert Hardware.of(HardwareSpec(device="cpu", deterministic=True)).record()["fp32_products"] == "ieee"
     assert module.EXACT == "ieee"
+
+
+@pytest.mark.parametrize(("strict", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_no_stopwatch_chooses_the_precision_of_a_deterministic_run(
+    strict: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(hardware_module, "_bf16_saves_time", lambda: False)
+    assert Hardware.of(HardwareSpec(device="cpu", deterministic=strict)).precision == chosen
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert Hardware.of(HardwareSpec(device="cpu", deterministic=strict)).precision == "fp32"

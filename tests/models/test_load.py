@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,10 +17,11 @@ import torch
 from loratory.cli import main
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict
-from loratory.errors import LoratoryError, ModelError, SafetyError
+from loratory.errors import LoratoryError, ModelError, ResourceError, SafetyError
+from loratory.models import source
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base, load_trained
-from loratory.models.source import quiet
+from loratory.models.source import pretrained, quiet, read_tokenizer
 from loratory.spec import HardwareSpec
 
 INDEX = "model.safetensors.index.json"
@@ -240,3 +242,32 @@ def test_an_adapter_that_stock_peft_saved_under_a_name_of_its_own(
     found = load_trained(tmp_path / "mine", model=str(tiny_bert), labels=LABELS, merge=merge)
     np.testing.assert_allclose(logits(found, data), expected, atol=1e-5)
     assert merge == (not any("lora_" in name for name in found.model.state_dict()))
+
+
+@pytest.mark.parametrize("there", ["", "protobuf"])
+def test_a_tokenizer_that_is_sentencepiece_s_file_alone_names_the_packages_that_read_it(
+    there: str, model_directory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model"
+    place.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(model_directory("deberta-v2") / name, place / name)
+    (place / "spm.model").write_bytes(b"\x0a\x05\x0a\x01a\x15\x00")  # as deberta-v3 is published, in small
+    monkeypatch.setattr(source, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr(source, "is_protobuf_available", lambda: bool(there))
+    monkeypatch.setattr(source.AutoTokenizer, "from_pretrained", unreadable)
+    needed = "sentencepiece" if there else "sentencepiece and protobuf"
+    line = f'its tokenizer is spm.model alone, which needs {needed}; run: pip install "loratory[sentencepiece]", or'
+    with pytest.raises(ResourceError, match=re.escape(f"model {str(place)!r}: {line}")):
+        pretrained(str(place))
+    with pytest.raises(ResourceError, match=re.escape(f"adapter {place}: {line}")):
+        read_tokenizer(place, vocabulary=100)
+    monkeypatch.setattr(source, "is_sentencepiece_available", lambda: True)
+    monkeypatch.setattr(source, "is_protobuf_available", lambda: True)
+    with pytest.raises(ModelError, match="tiktoken"):  # whatever else is wrong
+        pretrained(str(place))
+
+
+def unreadable(*_: Any, **__: Any) -> Any:
+    """What transformers raises where it has no SentencePiece: it takes the file for another kind's."""
+    raise ValueError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")

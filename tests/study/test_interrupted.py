@@ -17,6 +17,9 @@ from carried_out import failing, numbers
 import loratory.study.jobs as jobs
 from loratory.cli import main
 from loratory.engine.epoch import Ready
+from loratory.errors import StorageError
+from loratory.store.checkpoints import clear_orphans
+from loratory.store.directory import claim
 
 pytestmark = pytest.mark.usefixtures("without_page")
 
@@ -59,6 +62,76 @@ def test_killed_at_ten_random_moments_every_run_is_there_once_with_the_same_numb
     assert numbers(found) == numbers(records(tmp_path / "whole"))
     plans = [(place / "plan.json").read_text("utf8") for place in (directory, tmp_path / "whole")]
     assert plans[0] == plans[1]
+
+
+def left(place: Path, name: str) -> Path:
+    """A checkpoint as it stands there."""
+    (checkpoint := place / "runs" / f".{name}.checkpoint-0000000002").mkdir()
+    (checkpoint / "state.json").write_text("{}\n", encoding="utf8")
+    return checkpoint
+
+
+def test_at_its_end_a_study_clears_checkpoints_of_runs_that_completed_or_are_no_longer_planned(
+    study_file: Any, ran: Path, records: Any, capsys: Any
+) -> None:
+    name, other = list(records(ran))[:2]
+    for one in (name, "mine-000000000000"):
+        left(ran, one)
+    (damaged := ran / "runs" / f".{other}.checkpoint-0000000002.damaged-1").mkdir()
+    assert main(["study", "run", str(study_file()), "--output", str(ran)]) == 0
+    assert [*(ran / "runs").glob(".*.checkpoint-*")] == [damaged]  # set aside for whoever wants to look at it
+    assert "2 checkpoints removed, of runs that completed or are no longer planned" in capsys.readouterr().err
+
+
+def test_a_run_that_is_planned_or_under_way_keeps_its_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    wanted, held, gone = (left(tmp_path, name) for name in ("a.b", "held", "a"))
+    with claim(tmp_path / "runs" / "held"):
+        assert clear_orphans(tmp_path / "runs", {"a.b"}) == 1
+    assert (wanted.exists(), held.exists(), gone.exists()) == (True, True, False)
+    assert clear_orphans(tmp_path / "none", set()) == 0
+
+
+def test_runs_under_way_keep_a_checkpoint_when_another_stops_the_study(
+    study_file: Any, forked: Any, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, place, stepped = multiprocessing.get_context("fork"), tmp_path / "out", tmp_path / "stepped"
+    command = ["study", "run", str(study_file()), "--output", str(place), "--workers", "2"]
+    steps_of = Ready.epoch
+
+    def one_fails(self: Ready, number: int, on_step: Any, **given: Any) -> int:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing)
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:  # the second one: in its first step until it is told to end
+
+            def step(progress: Any) -> None:
+                on_step(progress)
+                stepped.touch()
+                select.select([reading], [], [], 60)
+
+            return steps_of(self, number, step, **given)
+        deadline = time.monotonic() + 60
+        while not stepped.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        raise StorageError("the disk is full")
+
+    def work() -> int:
+        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # in this fork alone
+        Ready.epoch = one_fails  # type: ignore[method-assign]  # likewise
+        return main(command)
+
+    process = forked(work)
+    _, err = process.communicate()
+    assert (process.returncode, err.splitlines()[-1]) == (5, "error: the disk is full")
+    (kept,) = (place / "runs").glob(".*.checkpoint-*")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    assert main(command) == 0
+    found = records(place)[kept.name[1:].rpartition(".checkpoint-")[0]]
+    assert found.cost["resumed_at_steps"] == [1]
 
 
 def test_an_interrupted_run_is_run_again(

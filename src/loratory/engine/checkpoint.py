@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from loratory.engine.epoch import Ready
-from loratory.engine.processes import Processes
+from loratory.engine.processes import Agreement
 
 
 @dataclass
@@ -67,6 +67,15 @@ class Keeper(Protocol):
         """Whether one is to be kept now; the loop asks after every step."""
         ...
 
+    def ends(self) -> bool:
+        """Whether the run is to end now with a state; the loop asks between the batches of a validation, which is then
+        made anew."""
+        ...
+
+    def end(self) -> None:
+        """End the run, by an exception, where that is asked for: nothing was done that a state would hold."""
+        ...
+
     def keep(self, state: State) -> None:
         """Keep it. In every process; it ends the run where that is asked for."""
         ...
@@ -81,6 +90,13 @@ class NoKeeper:
         """Never."""
         return False
 
+    def ends(self) -> bool:
+        """Never."""
+        return False
+
+    def end(self) -> None:
+        """Never."""
+
     def keep(self, state: State) -> None:
         """Nothing."""
 
@@ -90,22 +106,23 @@ class Pauses:
     """When the loop pauses for a state to be kept: of several processes all at the same step."""
 
     keeper: Keeper
-    processes: Processes
-    device: torch.device
+    agreement: Agreement
     asked: bool = False
     """Whether it is to pause now."""
 
-    def __call__(self, steps: int, looked: bool) -> bool:
-        """Asked after each step.
+    def __call__(self, steps: int) -> bool:
+        """Asked after each step."""
+        self.asked = self.agreement(self.keeper.due(steps))
+        return self.asked
 
-        Args:
-            looked: whether all processes wait for each other here anyway.
-        """
-        if self.processes.count == 1:
-            self.asked = self.keeper.due(steps)
-        elif looked:
-            (wanted,) = self.processes.largest([int(self.keeper.due(steps))], self.device)
-            self.asked = bool(wanted)
+    def now(self, steps: int) -> bool:
+        """Asked before a validation and after it: what is due is kept before the loop goes on."""
+        self.asked = self.asked or self.agreement.now(self.keeper.due(steps))
+        return self.asked
+
+    def within(self) -> bool:
+        """Asked within a validation, which is broken off where the run is to end."""
+        self.asked = self.agreement(self.keeper.ends())
         return self.asked
 
 

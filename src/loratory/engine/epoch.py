@@ -74,14 +74,13 @@ class Steps:
         on_step: Callable[[Progress], None],
         *,
         seen: int = 0,
-        pause: Callable[[int, bool], bool] = lambda steps, looked: False,
+        pause: Callable[[int], bool] = lambda steps: False,
     ) -> int:
         """Make an epoch's steps, from the example on before which it was paused.
 
         Args:
             seen: of how many examples of the epoch's order steps were made already.
-            pause: asked after each step, with the number of steps made so far, and whether all processes have just
-                looked at the loss, whether to stop for now.
+            pause: asked after each step, with the number of steps made so far, whether to stop for now.
 
         Returns:
             Of how many examples steps were made by now.
@@ -110,7 +109,7 @@ class Steps:
                 seen_loss = self._loss(number) / seen if looked else None
                 rate = self.one.rate(meter.steps)
                 on_step(Progress(number, meter.steps, total, meter.examples, rate, seen_loss if told else None))
-                if pause(meter.steps, looked):
+                if pause(meter.steps):
                     break
                 clock.begin("data")
         return seen
@@ -156,11 +155,16 @@ class Ready(Steps):
         for name, first in self.starts.items():
             self.one.free[name].requires_grad_(first <= epoch)
 
-    def validated(self) -> Tensor:
-        """The logits (N, C) of validation with the weights as they are."""
+    def validated(self, stop: Callable[[], bool]) -> Tensor:
+        """The logits (N, C) of validation with the weights as they are.
+
+        Raises:
+            Stopped: as :func:`loratory.engine.predict.predict`, where `stop` says so.
+        """
         assert self.validation is not None
         self.quick.shadows.refresh()
-        logits = predict(self.classifier, self.validation, hardware=self.hardware, processes=self.hardware.processes)
+        processes = self.hardware.processes
+        logits = predict(self.classifier, self.validation, hardware=self.hardware, processes=processes, stop=stop)
         return logits if self.scale is None else self.scale.back(logits)
 
     def weights(self) -> dict[str, Tensor]:

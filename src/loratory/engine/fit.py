@@ -5,14 +5,16 @@
         for each batch of its order: one step (forward, loss, backward, clip, AdamW, schedule)
         validate
 
-Between any two steps its state may be kept, and it can go on from there (:mod:`loratory.engine.checkpoint`). It is the
-same for every method: what is trained is what the method set free.
+Between any two steps its state may be kept, and it can go on from there (:mod:`loratory.engine.checkpoint`); so it may
+before a validation, which a signal breaks off. The loop is the same for every method: what is trained is what the
+method set free.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +26,8 @@ from loratory.engine.checkpoint import Keeper, NoKeeper, Pauses, Standing, resto
 from loratory.engine.epoch import Progress, Ready
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.predict import Stopped
+from loratory.engine.processes import Agreement
 from loratory.engine.ready import ready
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
@@ -105,16 +109,18 @@ def fit(
         rates=rates,
         starts=starts,
         companion=companion,
+        end=keeper.end,
     ) as run:
         found, keeper.found = keeper.found, None  # it is as large as what is trained, and is held no longer
         at = restored(run, found) if found is not None else Standing()
         del found
-        pauses = Pauses(keeper, hardware.processes, hardware.device)
+        pauses = Pauses(keeper, Agreement(hardware.processes, hardware.device))
         while at.epoch <= spec.epochs and not at.stopped:
             at.seen = run.epoch(at.epoch, on_step, seen=at.seen, pause=pauses)
-            if not pauses.asked:
-                _validate(run, at, spec if watched else None, score, better, on_epoch)
-                pauses(meter.steps, True)
+            if not pauses.now(meter.steps):
+                with suppress(Stopped):  # the state is that of before, and the run that goes on validates first
+                    _validate(run, at, spec if watched else None, score, better, on_epoch, pauses.within)
+                pauses.now(meter.steps)
             if pauses.asked:
                 with meter.phase("checkpoint"):
                     state = taken(run, at)
@@ -136,16 +142,21 @@ def _validate(
     score: Callable[[Tensor], dict[str, float]],
     better: Callable[[dict[str, float], dict[str, float]], bool],
     on_epoch: Callable[[dict[str, Any]], None],
+    stop: Callable[[], bool],
 ) -> None:
     """End the epoch under way: its row of the history, and whether it is the best so far; then the next one begins.
 
     Args:
         watching: the spec, where it keeps the best weights or has patience.
+        stop: asked between the batches of validation whether to break off.
+
+    Raises:
+        Stopped: it said so; nothing has changed.
     """
     epoch, meter = at.epoch, run.meter
     row = {"epoch": epoch, **run.ended(epoch)}
     with meter.phase("eval"):
-        scores = score(run.validated()) if run.validation is not None else {}
+        scores = score(run.validated(stop)) if run.validation is not None else {}
     at.history.append({**row, "train_seconds": meter.seconds["train"], **scores})
     with meter.aside():
         on_epoch(at.history[-1])

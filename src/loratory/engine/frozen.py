@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -139,11 +139,15 @@ def resumed(
     validation: Labelled | None,
     hardware: Hardware,
     meter: Meter,
+    end: Callable[[], None],
 ) -> Iterator[tuple[Classifier, Labelled, Labelled | None, dict[str, Any] | None]]:
     """The classifier above its frozen `bottom`, both sets in places of kept rows, and what the record says of it.
 
     The bottom runs once, on every text. Where there is no frozen bottom, or batches run padded, everything comes
     back as it was.
+
+    Args:
+        end: called after each batch of the bottom; ends the run, by an exception, where that is asked for.
     """
     if bottom is None:
         yield classifier, data, validation, None
@@ -167,6 +171,7 @@ def resumed(
                     if kept is None:
                         kept, where = _room(sum(counts), rows, hardware, stack)
                     kept.index_copy_(0, (indices + first).to(kept.device), rows.to(kept.device))
+                    end()
             first += count
         assert kept is not None
         entrance: list[Tensor] = []

@@ -66,7 +66,7 @@ class Hardware:
             torch.set_num_threads(spec.threads)
         precision = spec.precision
         if precision == "auto":
-            precision = "bf16" if _computes_bf16(kind) else "fp32"
+            precision = "bf16" if _computes_bf16(kind, by_the_clock=not spec.deterministic) else "fp32"
         device = (
             torch.device(kind, processes.local_rank) if kind == "cuda" and processes.count > 1 else torch.device(kind)
         )
@@ -215,13 +215,17 @@ def device_type(spec: HardwareSpec) -> str:
     return spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _computes_bf16(kind: str) -> bool:
-    """Whether bf16 products are done by the hardware, and faster than fp32's."""
+def _computes_bf16(kind: str, *, by_the_clock: bool) -> bool:
+    """Whether bf16 products are done by the hardware, and faster than fp32's.
+
+    Args:
+        by_the_clock: whether that may be measured where the instructions do not say it; else they alone decide.
+    """
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.cpu._is_amx_tile_supported():
         return True
-    return bool(torch.cpu._is_avx512_bf16_supported()) and _bf16_saves_time()
+    return bool(torch.cpu._is_avx512_bf16_supported()) and (not by_the_clock or _bf16_saves_time())
 
 
 @cache

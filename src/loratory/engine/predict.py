@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -16,6 +17,10 @@ from loratory.models.output import in_fp32
 from loratory.problems import REGRESSION
 
 
+class Stopped(Exception):  # noqa: N818  # no error: somebody asked for it
+    """Not all batches were computed."""
+
+
 def predict(
     classifier: Classifier,
     data: Labelled,
@@ -23,6 +28,7 @@ def predict(
     hardware: Hardware,
     tokens: int | None = None,
     processes: Processes = ALONE,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Logits (N, C), of a regression the numbers (N, 1), in fp32 on the CPU, in the data's order.
 
@@ -30,6 +36,10 @@ def predict(
         tokens: the most tokens a batch holds, counted as if padded. By default 8,192; in fp32 on a CPU 2,048, whose
             activations stay in its caches.
         processes: those that share the work; all of them must call, and all get all logits.
+        stop: asked between batches, by all processes at the same ones, whether to leave the rest.
+
+    Raises:
+        Stopped: `stop` said so.
     """
     classifier.model.eval()
     if tokens is None:
@@ -39,11 +49,12 @@ def predict(
         if classifier.problem == REGRESSION:
             stack.callback(stand_in(classifier.output, in_fp32(classifier.output)))
         for number, (chosen, batch) in enumerate(data.by_length(tokens=tokens)):
-            if number % processes.count != processes.rank:
-                continue
-            with hardware.autocast():
-                results.append(classifier(batch.to(hardware.device)).float())
-            order.append(torch.from_numpy(chosen))
+            if number % processes.count == processes.rank:
+                with hardware.autocast():
+                    results.append(classifier(batch.to(hardware.device)).float())
+                order.append(torch.from_numpy(chosen))
+            if (number + 1) % processes.count == 0 and stop():
+                raise Stopped
         logits = torch.zeros(len(data.labels), classifier.classes, device=hardware.device)
         if order:
             logits.index_copy_(0, torch.cat(order).to(hardware.device), torch.cat(results))

@@ -81,6 +81,51 @@ class Processes:
 ALONE = Processes()
 
 
+class Agreement:
+    """Whether any process wishes something. Where all ask at the same places, all get the same answer.
+
+    On a CPU the answer is that to the question itself. CUDA works behind the host's back, which must not wait for it:
+    there it is that to the question before, so that the host is never ahead by more than a step.
+    """
+
+    def __init__(self, processes: Processes, device: torch.device) -> None:
+        """
+        Args:
+            device: where the processes compute.
+        """
+        self._processes, self._device = processes, device
+        self._asked: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def __call__(self, wish: bool) -> bool:
+        """The answer that is there by now. After a yes the next question is the first."""
+        if self._processes.count == 1 or self._device.type != "cuda":
+            return self.now(wish)
+        before, self._asked = self._asked, self._ask(wish)
+        if before is None or not _heard(*before):
+            return False
+        self._asked = None
+        return True
+
+    def now(self, wish: bool) -> bool:
+        """The answer to this question, and to one that is open."""
+        self._asked = None
+        (wished,) = self._processes.largest([int(wish)], self._device)
+        return bool(wished)
+
+    def _ask(self, wish: bool) -> tuple[Tensor, torch.cuda.Event]:
+        flag = torch.full((1,), int(wish), device=self._device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        heard = flag.to("cpu", non_blocking=True)  # into pinned memory
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
+        event.record()
+        return heard, event
+
+
+def _heard(answer: Tensor, event: torch.cuda.Event) -> bool:
+    event.synchronize()
+    return bool(answer.item())
+
+
 @contextmanager
 def joined(*, cuda: bool) -> Iterator[None]:
     """Join the processes that `torchrun` started together with this one; without it, nothing.

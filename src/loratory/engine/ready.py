@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -55,6 +55,7 @@ def ready(
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     orders: Sequence[NDArray[np.int64]] | None = None,
+    end: Callable[[], None] = lambda: None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
 
@@ -62,6 +63,7 @@ def ready(
 
     Args:
         orders: which examples each epoch sees, in which order; by default all, in an order drawn from `seed`.
+        end: as :func:`loratory.engine.frozen.resumed` takes it.
     """
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
@@ -82,7 +84,7 @@ def ready(
         why_eager = _why_eager(companion, starts, held, drawn=bool(blocks) and random)
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
-        above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter))
+        above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter, end))
         classifier, data, validation, frozen = above
         set_training(model, bottom)
         with meter.phase("setup"):

@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from loratory.errors import ModelError, ResourceError, first_line
+from loratory import units
+from loratory.errors import ModelError, OutOfMemoryError, ResourceError, first_line
 from loratory.models import flat
 from loratory.models.door import adapter as adapters
 from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
@@ -203,7 +205,13 @@ def drawn(
     attention_dropout: float = 0.0,
     quantization: Quantization | None = None,
 ) -> Base:
-    """As :func:`load_base`, with random values in place of the weights, which need not be there."""
+    """As :func:`load_base`, with random values in place of the weights, which need not be there.
+
+    Raises:
+        ModelError: its settings do not go together.
+        OutOfMemoryError: the model would not fit into the memory that is free; nothing was allocated.
+    """
+    _check_room(found.name, skeleton(found, labels, problem).model)
     config = found.config(labels, problem)
     _set_dropout(config, dropout, attention_dropout)
     flat.register()
@@ -213,6 +221,17 @@ def drawn(
     if quantization is not None:
         model, _ = _loaded(type(model), found, config, seed=seed, quantization=quantization, values=model.state_dict())
     return Base(model, found.tokenizer, family_of(config), found.source, found.digest, quantization)
+
+
+def _check_room(name: str, planned: nn.Module) -> None:
+    """Refuse a model of the shapes of `planned` that the machine's memory does not hold in fp32."""
+    numbers = sum(one.numel() for one in (*planned.parameters(), *planned.buffers()))
+    needed, free = numbers * torch.float32.itemsize, psutil.virtual_memory().available
+    if needed > free:
+        raise OutOfMemoryError(
+            f"model {name!r}: its {numbers:,} weights take {units.memory(needed)} in fp32, and "
+            f"{units.memory(free)} are free; give a smaller one, or free memory"
+        )
 
 
 def load_state(

@@ -17,15 +17,19 @@ from typing import Any
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PretrainedConfig
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from loratory.data.packaged import PACKAGED, fetch
-from loratory.errors import ModelError, SafetyError, first_line, nearest
+from loratory.errors import ModelError, ResourceError, SafetyError, first_line, nearest
 from loratory.models.door.config import check_config, configured
 from loratory.models.door.files import read_object
 from loratory.models.door.tokenizer import check_tokenizer
 from loratory.models.door.weights import Entry, read_header
 from loratory.models.families import family_of
 from loratory.problems import SINGLE, Problem
+
+SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""What a tokenizer's file of SentencePiece is called, by family."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,7 @@ def pretrained(name: str, *, weights: bool = True) -> Pretrained:
 
     Raises:
         ModelError: missing, truncated, without tokenizer, or unsupported.
+        ResourceError: a package that reads its tokenizer is not there.
         SafetyError: its files could run code or exhaust the machine; or the only weights are pickles.
     """
     source = locate(name)
@@ -91,12 +96,7 @@ def pretrained(name: str, *, weights: bool = True) -> Pretrained:
     values = _check_description(place)
     files, entries = _check_weights(name, place, on_hub=not local) if weights else ([], None)
     config = read_config(values, source)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise ModelError(f"model {name!r}: {first_line(error)}") from error
-    tokenizer = padded(tokenizer)
+    tokenizer = _opened(place, f"model {name!r}")
     _check_vocabulary(name, tokenizer, config)
     if not local:
         return Pretrained(name, source, tokenizer, place.name, config, (), str(place), values, entries)
@@ -200,13 +200,43 @@ def read_tokenizer(directory: Path, *, vocabulary: int) -> Any:
 
     Raises:
         ModelError: there is none that can be read.
+        ResourceError: a package that reads it is not there.
         SafetyError: its files could run code or exhaust the machine.
     """
     check_tokenizer(directory, vocabulary=vocabulary)
+    return _opened(directory, f"adapter {directory}")
+
+
+def _opened(place: Path, what: str) -> Any:
+    """The tokenizer in `place`, whose files were checked.
+
+    Args:
+        what: whose it is, for the error's line.
+
+    Raises:
+        ModelError: transformers cannot read it.
+        ResourceError: it can, with a package that is not there.
+    """
     try:
-        return padded(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False))
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise ModelError(f"adapter {directory}: {first_line(error)}") from error
+        with quiet():
+            return padded(AutoTokenizer.from_pretrained(str(place), trust_remote_code=False))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+        if (missing := _missing(place)) is not None:
+            raise ResourceError(f"{what}: {missing}") from error
+        raise ModelError(f"{what}: {first_line(error)}") from error
+
+
+def _missing(place: Path) -> str | None:
+    """What reads a tokenizer that is SentencePiece's file alone, where it is not there, and what to do."""
+    file = next((name for name in SENTENCEPIECE if (place / name).is_file()), None)
+    there = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
+    if file is None or (place / "tokenizer.json").is_file() or all(there.values()):
+        return None
+    packages = " and ".join(name for name, found in there.items() if not found)
+    return (
+        f'its tokenizer is {file} alone, which needs {packages}; run: pip install "loratory[sentencepiece]", or give '
+        "it a tokenizer.json"
+    )
 
 
 def padded(tokenizer: Any) -> Any:

@@ -8,13 +8,15 @@ Two are kept, so that one that is damaged leaves another. Whoever asks holds the
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,7 +24,10 @@ from torch import Tensor
 from loratory.disk.files import disk_errors, sync
 from loratory.disk.manifest import RESTORE, seal, verified
 from loratory.errors import DamagedError, StorageError, counted, first_line
-from loratory.store.directory import check_claim, set_aside, staging
+from loratory.store.directory import check_claim, claim, set_aside, staging
+from loratory.store.lock import is_held
+
+log = logging.getLogger("loratory")
 
 TENSORS, FACTS = "state.safetensors", "state.json"
 
@@ -35,12 +40,17 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints of the run whose place is `output`."""
 
-    def __init__(self, output: Path, fingerprint: str) -> None:
+    def __init__(self, output: Path, fingerprint: str, kin: str) -> None:
+        """
+        Args:
+            kin: what runs share with it that differ in their number of CPU threads alone.
+        """
         self.output = output
-        self._fingerprint = fingerprint
+        self._fingerprint, self._kin = fingerprint, kin
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest that is whole: its tensors, on the CPU, and its facts. What is damaged is set aside and told.
+        Where there is none, it is told where one stands of this run with another number of threads.
 
         Raises:
             StorageError: they are another run's, or cannot be read.
@@ -58,6 +68,8 @@ class Checkpoints:
                 why = first_line(error).removesuffix(f"; {RESTORE}")
                 set_aside(path, f"{why}; the checkpoint before it is used, where there is one")
                 continue
+            if owner != self._fingerprint:
+                self.check_threads()
             if owner != self._fingerprint or schema != SCHEMA:
                 others = counted(len(self._paths()), "checkpoint")
                 raise StorageError(
@@ -65,6 +77,32 @@ class Checkpoints:
                     "data, threads, device or versions; give those again, remove them, or choose another --output"
                 )
             return tensors, facts
+        if (found := self._of_other_threads(_found(self.output.parent, ".+"))) is not None:
+            log.warning("%s to go on from it", found)
+        return None
+
+    def check_threads(self) -> None:
+        """Refuse a place whose checkpoints are this run's with another number of threads.
+
+        Raises:
+            StorageError: says which.
+        """
+        if (found := self._of_other_threads(self._paths())) is not None:
+            raise StorageError(f"{found}, or choose another --output")
+
+    def _of_other_threads(self, paths: Sequence[Path]) -> str | None:
+        """Why the newest of these that is this run's with another number of threads is not used; None without one."""
+        for path in reversed(paths):
+            try:
+                document = json.loads((path / FACTS).read_text("utf8"))
+                kin, threads = document["kin"], document["facts"]["threads"]
+            except (OSError, ValueError, KeyError, TypeError):  # another's, or damaged: whoever goes on from it says so
+                continue
+            if kin == self._kin and threads != (now := torch.get_num_threads()):
+                return (
+                    f"{path}, of this run with {counted(threads, 'CPU thread')}, is not used: with {now} "
+                    f"sums are rounded otherwise; give --threads {threads}"
+                )
         return None
 
     def write(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -74,7 +112,7 @@ class Checkpoints:
             StorageError: the disk refuses; those before are as they were.
         """
         place = self._place(step)
-        document = {"schema": SCHEMA, "fingerprint": self._fingerprint, "facts": facts}
+        document = {"schema": SCHEMA, "fingerprint": self._fingerprint, "kin": self._kin, "facts": facts}
         try:
             with staging(self.output) as stage:
                 with disk_errors(stage / TENSORS):
@@ -82,7 +120,7 @@ class Checkpoints:
                 (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
                 seal(stage)
                 check_claim(self.output)
-                if place.exists():  # of the same step, of before an interruption: it says the same
+                if place.exists():  # of the same step: of before an interruption, or of before the validation after it
                     shutil.rmtree(place)
                 os.rename(stage, place)
                 sync(place.parent)
@@ -109,7 +147,28 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """Those that stand there, the oldest first."""
-        form = re.compile(rf"\.{re.escape(self.output.name)}\.checkpoint-\d{{10}}")
-        if not self.output.parent.is_dir():
-            return []
-        return sorted(path for path in self.output.parent.iterdir() if form.fullmatch(path.name))
+        return _found(self.output.parent, re.escape(self.output.name))
+
+
+def clear_orphans(parent: Path, wanted: Collection[str]) -> int:
+    """Remove the checkpoints in `parent` of all runs but those called `wanted`; those stay, too, in whose place another
+    process is at work.
+
+    Returns:
+        How many checkpoints were removed.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    before = _found(parent, ".+")
+    for name in sorted({path.name[1:].rpartition(".checkpoint-")[0] for path in before} - {*wanted}):
+        if not is_held(parent / f".{name}.lock"):
+            with claim(parent / name):
+                Checkpoints(parent / name, "", "").clear()
+    return len(before) - len(_found(parent, ".+"))
+
+
+def _found(parent: Path, name: str) -> list[Path]:
+    """The checkpoints in `parent` of runs whose name has the form `name`, those of each run the oldest first."""
+    form = re.compile(rf"\.{name}\.checkpoint-\d{{10}}")
+    return sorted(path for path in parent.iterdir() if form.fullmatch(path.name)) if parent.is_dir() else []

@@ -13,6 +13,7 @@ from loratory.engine.hardware import device_type
 from loratory.errors import DamagedError, SettingsError, StorageError, counted, nearest
 from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
+from loratory.store.checkpoints import clear_orphans
 from loratory.store.directory import counted_run, set_aside
 from loratory.store.naming import lookup
 from loratory.study.cluster import Cluster
@@ -21,7 +22,7 @@ from loratory.study.fitting import check_settings, judged
 from loratory.study.jobs import Job
 from loratory.study.layout import PLAN, RUNS, STUDY, read_json
 from loratory.study.lock import launching
-from loratory.study.plan import Plan, not_alone, without_use, without_weights
+from loratory.study.plan import Plan, not_alone, unfinished, without_use, without_weights
 from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
 from loratory.study.wording import of_the_file
@@ -100,6 +101,7 @@ def launch(
             tell(place.slots, finals)
             planned(plan, place.slots, finals)
             execute(plan, place, told=told, alone=alone)
+            _clear_orphans(plan)
             if others := without_use(plan):  # known now that every rate is chosen
                 runs = counted(others, "run")
                 log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
@@ -118,6 +120,16 @@ def _say_what_runs_of_before_lack(plan: Plan, *, alone: bool) -> None:
             "%s: %s of before shared a device, or may have; remove their directories to time them again",
             runs, counted(crowded, "final run"),
         )  # fmt: skip
+
+
+def _clear_orphans(plan: Plan) -> None:
+    """Remove checkpoints that nobody goes on from: of runs that completed, or that no plan names any more."""
+    try:
+        if cleared := clear_orphans(plan.directory / RUNS, unfinished(plan)):
+            said = counted(cleared, "checkpoint")
+            log.info("%s: %s removed, of runs that completed or are no longer planned", plan.directory, said)
+    except StorageError as error:  # all runs are there, whatever else is
+        log.warning("%s", error)
 
 
 def _executor(name: str, workers: int | None, inputs: Inputs, *, cuda: bool, threads: int) -> Executor:

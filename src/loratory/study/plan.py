@@ -258,6 +258,12 @@ def without_use(plan: Plan) -> int:
     return sum(path.name not in named for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else 0
 
 
+def unfinished(plan: Plan) -> set[str]:
+    """The runs that this plan names and that did not complete."""
+    named = {job.id for one in plan.cells for job in one.jobs()}
+    return {name for name in named if (found := plan.records.get(name)) is None or found.status != "completed"}
+
+
 def without_weights(plan: Plan) -> int:
     """How many final runs exist without weights though the study keeps all: those made when it did not."""
     jobs = [job for one in plan.cells for job in one.finals] if plan.spec.keep == "all" else []

@@ -33,7 +33,7 @@ RETRIES = 2
 
 
 PATIENCE = 60.0
-"""Seconds in which a run under way may come to its checkpoint when a study is interrupted."""
+"""Seconds in which a run under way may come to its checkpoint when a study ends before it."""
 
 
 @dataclass
@@ -69,10 +69,10 @@ class Workers:
     ) -> None:
         """End every process; what a killed one leaves is cleared away by the next that comes there.
 
-        Where a signal ends the study, each run under way finishes its step and writes a checkpoint first; a second
-        signal does not wait for that.
+        Where a signal ends the study, or a run that no other could get past, each run under way finishes its step and
+        writes a checkpoint first; a second signal does not wait for that.
         """
-        if isinstance(error, KeyboardInterrupt):
+        if error is not None:
             self._checkpointed()
         for worker in self._workers:
             worker.process.kill()
