@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loratory.data import Labelled
 from loratory.engine.cohort import Ended, Member, fit_cohort
-from loratory.engine.fit import fit
+from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
+from loratory.engine.modules import Dropout
 from loratory.engine.predict import predict
+from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
@@ -51,27 +55,59 @@ def spec(others: dict[str, Any], **more: Any) -> TrainingSpec:
     return TrainingSpec(**{"epochs": 13, "batch_size": 4, **kept, **more})
 
 
-def alone(made: Models, data: Labelled, mixed: Any = MIXED, **more: Any) -> list[list[dict[str, Any]]]:
-    histories = []
+def alone(made: Models, data: Labelled, mixed: Any = MIXED, *, validated: bool = False, **more: Any) -> list[FitResult]:
+    results = []
     for (classifier, _), (_, others) in zip(made, mixed, strict=True):
         found = fit(
-            classifier, data, None, spec(others, **more), lr=others["lr"], seed=others["seed"], hardware=HARDWARE,
-            meter=Meter(HARDWARE), score=lambda logits: {}, better=lambda new, old: False,
+            classifier, data, data if validated else None, spec(others, **more), lr=others["lr"], seed=others["seed"],
+            hardware=HARDWARE, meter=Meter(HARDWARE), score=scores(data), better=better,
         )  # fmt: skip
-        histories.append(found.history)
-    return histories
+        results.append(found)
+    return results
 
 
-def together(made: Models, data: Labelled, mixed: Any = MIXED, **more: Any) -> list[Ended]:
+def together(made: Models, data: Labelled, mixed: Any = MIXED, *, validated: bool = False, **more: Any) -> list[Ended]:
     members = [
-        Member(classifier, spec(others, **more), others["lr"], others["seed"])
+        Member(
+            classifier,
+            spec(others, **more),
+            others["lr"],
+            others["seed"],
+            *((scores(data), better) if validated else ()),
+        )
         for (classifier, _), (_, others) in zip(made, mixed, strict=True)
     ]
-    return fit_cohort(members, data, None, hardware=HARDWARE, meter=Meter(HARDWARE))[0]
+    return fit_cohort(members, data, data if validated else None, hardware=HARDWARE, meter=Meter(HARDWARE))[0]
+
+
+def scores(data: Labelled) -> Callable[[Tensor], dict[str, float]]:
+    """Of logits the loss on the data, which falls first and then need not."""
+    labels = torch.from_numpy(data.labels)
+    return lambda logits: {"loss": float(F.cross_entropy(logits, 1 - labels))}
+
+
+def better(new: dict[str, float], old: dict[str, float]) -> bool:
+    return new["loss"] < old["loss"]
 
 
 def weights(made: Models) -> list[dict[str, Tensor]]:
     return [{name: p.detach().clone() for name, p in trainable.trainable().items()} for _, trainable in made]
+
+
+def same(results: list[FitResult], ended: list[Ended], *, apart: float = 1e-4) -> None:
+    for result, end in zip(results, ended, strict=True):
+        assert (end.error, end.best_epoch) == (None, result.best_epoch)
+        assert [row["step"] for row in end.history] == [row["step"] for row in result.history]
+        assert [row["lr"] for row in end.history] == pytest.approx([row["lr"] for row in result.history])
+        losses = [row["loss"] for row in result.history]
+        assert [row["loss"] for row in end.history] == pytest.approx(losses, abs=apart)
+
+
+def alike(solo: Models, joint: Models, *, apart: float = 2e-3) -> None:
+    """AdamW makes of a gradient near 0 a step of the size of the rate, whichever sign rounding gave it."""
+    for one, other in zip(weights(solo), weights(joint), strict=True):
+        for name, value in one.items():
+            assert torch.allclose(value, other[name], atol=apart), name
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -81,16 +117,63 @@ def test_each_ends_as_it_would_alone(family: str, model_directory: Any, labelled
     directory, data = model_directory(family, **wide), labelled(LENGTHS)
     mixed = MIXED[:3] if family == "distilbert" else MIXED
     solo, joint = models(directory, mixed), models(directory, mixed)
-    histories = alone(solo, data, mixed)
-    ended = together(joint, data, mixed)
-    for history, end in zip(histories, ended, strict=True):
-        assert [row["loss"] for row in end.history] == pytest.approx([row["loss"] for row in history], abs=1e-4)
-        assert [row["lr"] for row in end.history] == pytest.approx([row["lr"] for row in history])
-        assert [row["step"] for row in end.history] == [row["step"] for row in history]
-    for one, other in zip(weights(solo), weights(joint), strict=True):
-        for name, value in one.items():
-            assert torch.allclose(value, other[name], atol=2e-3), name
+    same(alone(solo, data, mixed), together(joint, data, mixed))
+    alike(solo, joint)
     for (classifier, _), (other, _) in zip(solo, joint, strict=True):
         assert torch.allclose(
             predict(classifier, data, hardware=HARDWARE), predict(other, data, hardware=HARDWARE), atol=1e-3
         )
+
+
+def test_one_that_ends_leaves_the_others_as_they_were(tiny_bert: Any, labelled: Any) -> None:
+    """By its epochs, by patience, or at the end of all, with its best weights or its last."""
+    data = labelled(LENGTHS)
+    mixed: Any = [
+        ({"rank": 2}, {"lr": 0.003, "seed": 0, "epochs": 2}),
+        ({"rank": 4}, {"lr": 0.02, "seed": 1, "epochs": 9, "patience": 1, "keep": "best"}),
+        ({"rank": 8}, {"lr": 0.001, "seed": 2, "epochs": 5, "keep": "best"}),
+        ({"rank": 1}, {"lr": 0.002, "seed": 3, "epochs": 6}),
+    ]
+    solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
+    results = alone(solo, data, mixed, validated=True)
+    lengths = [len(result.history) for result in results]
+    assert lengths[0] == 2
+    assert lengths[1] < 9
+    assert any(result.best_epoch < len(result.history) for result in results)
+    same(results, together(joint, data, mixed, validated=True))
+    alike(solo, joint)
+
+
+def test_one_that_diverges_leaves_no_trace(tiny_bert: Any, labelled: Any) -> None:
+    data, mixed = labelled(LENGTHS), MIXED[:3]
+    solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
+    with torch.no_grad():
+        dict(joint[1][0].model.named_parameters())["classifier.weight"].fill_(float("nan"))
+    ended = together(joint, data, mixed)
+    assert isinstance(ended[1].error, DivergedError)
+    assert len(ended[1].history) == 1
+    results = alone(solo, data, mixed)
+    for whole in (0, 2):
+        same([results[whole]], [ended[whole]])
+        alike([solo[whole]], [joint[whole]])
+
+
+def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = labelled(LENGTHS[:4])
+    mixed: Any = [
+        ({"rank": 2, "lora_dropout": 0.3}, {"lr": 1e-3, "seed": 0}),
+        ({"rank": 4}, {"lr": 1e-3, "seed": 1}),
+        ({"rank": 8, "lora_dropout": 0.3, "targets": "all-linear"}, {"lr": 1e-3, "seed": 2}),
+    ]
+    drawn = torch.rand(512, 512, generator=torch.Generator().manual_seed(0))
+
+    def mask(self: Dropout, x: Tensor) -> Tensor:
+        kept = drawn[: x.shape[0], : x.shape[1]].to(x) >= self.p
+        return kept.to(x.dtype) / (1 - self.p)
+
+    monkeypatch.setattr(Dropout, "mask", mask)
+    if DEVICE == "cuda":
+        pytest.skip("kernels draw masks themselves")
+    solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
+    same(alone(solo, data, mixed, epochs=1), together(joint, data, mixed, epochs=1), apart=1e-6)
+    alike(solo, joint, apart=1e-5)
