@@ -27,9 +27,10 @@ from engine import STEPS, Workers
 from workloads import Clock, Job, model_directory, write_texts
 
 from loratory import units
-from loratory.engine.cohort import Member, fit_cohort
+from loratory.engine.cohort import fit_cohort
 from loratory.engine.epoch import Progress
 from loratory.engine.hardware import Hardware
+from loratory.engine.member_steps import Member
 from loratory.engine.meter import Meter
 from loratory.methods import spec_from_flags
 from loratory.run import optimize

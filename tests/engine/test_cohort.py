@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loratory.data import Labelled
-from loratory.engine.cohort import Ended, Member, fit_cohort
+from loratory.engine.cohort import Ended, fit_cohort
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
+from loratory.engine.member_steps import Member, why_apart
 from loratory.engine.meter import Meter
 from loratory.engine.modules import Dropout
 from loratory.engine.predict import predict
@@ -41,7 +42,8 @@ Models = list[tuple[Classifier, TrainableModel]]
 
 def prepared(directory: Any, settings: dict[str, Any], seed: int) -> tuple[Classifier, TrainableModel]:
     base = load_base(str(directory), labels=("a", "b"), seed=seed, dropout=0.0)
-    trainable = method_named("lora").prepare(base, method_settings({"name": "lora", **settings}), seed=seed)
+    chosen = method_settings({"name": "lora", **settings})
+    trainable = method_named(chosen.name).prepare(base, chosen, seed=seed)
     base.model.to(DEVICE)
     return Classifier(base.model, base.family, base.pad_id), trainable
 
@@ -177,3 +179,48 @@ def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch:
     solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
     same(alone(solo, data, mixed, epochs=1), together(joint, data, mixed, epochs=1), apart=1e-6)
     alike(solo, joint, apart=1e-5)
+
+
+def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, passes = labelled(LENGTHS), []
+    mixed: Any = [
+        ({"name": "head"}, {"lr": 0.01 * (1 + seed), "seed": seed, "weight_decay": 0.1 * seed, "epochs": 3 + seed})
+        for seed in range(4)
+    ]
+    solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
+    results = alone(solo, data, mixed)
+    encode = Classifier.encode
+    monkeypatch.setattr(Classifier, "encode", lambda self, batch: passes.append(len(batch)) or encode(self, batch))
+    same(results, together(joint, data, mixed))
+    assert sum(passes) == len(LENGTHS)
+    alike(solo, joint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "said"),
+    [
+        ({"rank": 2, "dora": "on"}, {}, "lora_"),
+        ({"name": "hybrid"}, {}, "is trained"),
+        ({"name": "bitfit"}, {}, "bias is trained"),
+        ({"rank": 2}, {"batch_size": 8}, "batch_size differs"),
+        ({"rank": 2}, {"label_smoothing": 0.1}, "label_smoothing differs"),
+    ],
+)
+def test_what_does_not_fit_is_known_before(
+    settings: dict[str, Any], others: dict[str, Any], said: str, tiny_bert: Any, labelled: Any
+) -> None:
+    mixed: Any = [({"rank": 2}, {"lr": 1e-3, "seed": 0}), (settings, {"lr": 1e-3, "seed": 0, **others})]
+    made = models(tiny_bert, mixed)
+    members = [
+        Member(one, spec(more), more["lr"], more["seed"]) for (one, _), (_, more) in zip(made, mixed, strict=True)
+    ]
+    assert said in str(why_apart(members, HARDWARE))
+    before = weights(made)
+    with pytest.raises(ValueError, match=said):
+        together(made, labelled(LENGTHS), mixed)
+    assert all(
+        torch.equal(value, now[name])
+        for was, now in zip(before, weights(made), strict=True)
+        for name, value in was.items()
+    )
+    assert why_apart(members[:1], HARDWARE) is None

@@ -14,50 +14,30 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from loratory.data.batches import Batch, Cut, Labelled, collate, epoch_order
+from loratory.data.batches import Batch, Cut, Labelled, collate
+from loratory.data.joint import Joint, JointOrders
 from loratory.engine.compiling import Compiled
 from loratory.engine.epoch import Progress, Steps, set_training
+from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.groups import Draws, Group, Shadows
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Layer, Quickened, alike
+from loratory.engine.member_steps import Member, MemberSteps, why_apart
 from loratory.engine.members import MemberGroup, Rows, Stacks, rank_of, stacked_layers
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken, stand_in
-from loratory.engine.step import Passes, linear_schedule
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
-from loratory.spec import TrainingSpec
 
 log = logging.getLogger("loratory")
-
-_BETAS, _EPS = (0.9, 0.999), 1e-8
-"""AdamW's, as torch has them by default."""
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One that trains in a cohort: a model made ready by its method, and how it is trained.
-
-    Attributes:
-        score: the scores of validation's logits (N, C), after each epoch.
-        better: whether its first scores are better than its second.
-    """
-
-    classifier: Classifier
-    spec: TrainingSpec
-    lr: float
-    seed: int
-    score: Callable[[Tensor], dict[str, float]] = lambda logits: {}
-    better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, old: False
 
 
 @dataclass(eq=False)
@@ -76,67 +56,25 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Joint(Labelled):
-    """The data as K members see them side by side: an order is (n, K), a column for each."""
-
-    def steps(self, order: NDArray[np.int64], cut: Cut) -> Iterator[list[Batch]]:
-        """As of :class:`Labelled`. Each member has `cut.size` examples in every step: where fewer are left, its
-        shortest one fills up, of weight 0."""
-        for chosen, weights in self._joint(order, cut):
-            batch = collate(self.tokens, self.labels, chosen.ravel())
-            yield [replace(batch, weights=torch.from_numpy(weights.ravel()))]
-
-    def totals(self, order: NDArray[np.int64], cut: Cut) -> list[int]:
-        """As of :class:`Labelled`."""
-        lengths = self.tokens.lengths
-        return [int(lengths[chosen].sum()) for chosen, _ in self._joint(order, cut)]
-
-    def most(self, order: NDArray[np.int64], cut: Cut) -> int:
-        """The most tokens that a member has in a step."""
-        lengths = self.tokens.lengths
-        return max(int(lengths[chosen].sum(axis=1).max()) for chosen, _ in self._joint(order, cut))
-
-    def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""
-        for start in range(0, len(order), cut.size):
-            chosen = np.stack([self._longest_first(column) for column in order[start : start + cut.size].T])
-            weights = np.ones(chosen.shape, np.float32)
-            if cut.class_weights is not None:
-                weights /= np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
-            else:
-                weights /= chosen.shape[1]
-            missing = ((0, 0), (0, cut.size - chosen.shape[1]))
-            yield np.pad(chosen, missing, mode="edge"), np.pad(weights, missing)
-
-
-@dataclass(frozen=True)
-class JointOrders(Sequence["NDArray[np.int64]"]):
-    """The orders of the coming epochs of `n` examples, (n, K): each member's as it has it alone."""
-
-    n: int
-    seeds: tuple[int, ...]
-    first: int
-    """The epoch with which it begins."""
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first + 1
-
-    def __getitem__(self, place: Any) -> Any:
-        epochs = range(self.first, self.last + 1)[place]
-        if isinstance(epochs, range):
-            return [self._order(epoch) for epoch in epochs]
-        return self._order(epochs)
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        return np.stack([epoch_order(self.n, seed, epoch) for seed in self.seeds], axis=1)
-
-
-@dataclass(frozen=True)
 class _Together(Classifier):
-    """The members' models as one: its batches hold as many sequences of each, one member after the other."""
+    """The members' models as one: its batches hold as many sequences of each, one member after the other.
 
+    Attributes:
+        inner: the first member's, or what begins above the frozen bottom of all.
+    """
+
+    inner: Classifier
     whose: Rows
+
+    @property
+    def flat(self) -> bool:
+        """As of the inner one."""
+        return self.inner.flat
+
+    @property
+    def why_eager(self) -> str | None:
+        """As of the inner one."""
+        return self.inner.why_eager
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (K·B, C)."""
@@ -151,112 +89,7 @@ class _Together(Classifier):
         with ExitStack() as stack:
             for module in heads.intersection(encoder.children()):
                 stack.callback(stand_in(module, lambda hidden: hidden[:, 0]))
-            return super().encode(batch)
-
-
-class MemberSteps(Passes):
-    """The steps of K members at once, whose parameters and AdamW's moments are rows of flat memory.
-
-    AdamW as Loshchilov & Hutter (2019, algorithm 2), with a rate, a decay and a clipping norm for each member; its
-    rates are those of :func:`loratory.engine.step.linear_schedule`.
-    """
-
-    separate = False
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        members: Sequence[Member],
-        stacks: Stacks,
-        hardware: Hardware,
-        *,
-        each: int,
-        class_weights: Sequence[float] | None,
-        refresh: Callable[[], None],
-        meter: Meter,
-    ) -> None:
-        """
-        Args:
-            each: steps of an epoch.
-            class_weights: what the loss of an example of each class counts, (C,).
-        """
-        super().__init__(
-            classifier, members[0].spec, hardware, losses=(len(members),), class_weights=class_weights,
-            refresh=refresh, clock=meter.clock,
-        )  # fmt: skip
-        self.stacks, device = stacks, hardware.device
-        totals = [member.spec.epochs * each for member in members]
-        planned = torch.zeros(max(totals), len(members))
-        for column, (member, total) in enumerate(zip(members, totals, strict=True)):
-            factor = linear_schedule(total, warmup=member.spec.warmup)
-            planned[:total, column] = torch.tensor([member.lr * factor(step) for step in range(total)])
-        self._planned: list[list[float]] = planned.tolist()
-        self._rates = planned.to(device, copy=True)
-        self._decay = torch.tensor([[member.spec.weight_decay] for member in members], device=device)
-        norms = [member.spec.max_grad_norm or math.inf for member in members]
-        self._norms = torch.tensor(norms, device=device)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)
-        self._begin = 0
-        self.moments = [torch.zeros_like(stacks.weights) for _ in range(2)]
-
-    def resume(self, done: int, moments: Sequence[Tensor]) -> None:
-        """Go on from where those who are left were, after `done` steps."""
-        self._begin = done
-        self.done.fill_(done)
-        for own, before in zip(self.moments, moments, strict=True):
-            own.copy_(before)
-
-    def rate(self, done: int) -> float:
-        """The highest of the members' rates after `done` steps."""
-        return max(self._planned[done]) if done < len(self._planned) else 0.0
-
-    def rates_after(self, done: int) -> list[float]:
-        """Each member's rate after `done` steps."""
-        return self._planned[done] if done < len(self._planned) else [0.0] * self.stacks.members
-
-    def _count(self, losses: Tensor, counted: Tensor) -> None:
-        self.loss += (losses * counted).view(self.stacks.members, -1).sum(1)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Clip, step, move on along the schedules, and forget the gradients."""
-        self.clock.begin("optimizer")
-        weights, gradients, (first, second) = self.stacks.weights, self.stacks.gradients, self.moments
-        self.stacks.gather()
-        rate = torch.index_select(self._rates, 0, self.done).view(-1, 1)  # (K, 1)
-        self.done += 1
-        norm = torch.linalg.vector_norm(gradients, dim=1)  # (K,)
-        gradients.mul_((self._norms / (norm + 1e-6)).clamp_(max=1.0).view(-1, 1))
-        corrections = [1 - torch.pow(beta, self.done.double()).float() for beta in _BETAS]
-        weights.addcmul_(weights * self.stacks.decayed, rate * self._decay, value=-1)
-        first.lerp_(gradients, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
-        divisor = second.div(corrections[1]).sqrt_().add_(_EPS)
-        weights.addcdiv_(first * (rate / corrections[0]), divisor, value=-1)
-
-    def forget(self) -> None:
-        """Drop every gradient."""
-        for stack in self.stacks.stacks:
-            stack.leaf.grad = None
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """As of :class:`Passes`: rates are zero, and what moments gathered is forgotten."""
-        rates, moments = self._rates.clone(), [moment.clone() for moment in self.moments]
-        self._rates.zero_()
-        try:
-            yield
-        finally:
-            self._rates.copy_(rates)
-            self.restart()
-            self.loss.zero_()
-            self.forget()
-            for own, before in zip(self.moments, moments, strict=True):
-                own.copy_(before)
-
-    def restart(self) -> None:
-        """Begin the schedules again where they began."""
-        self.done.fill_(self._begin)
+            return self.inner.encode(batch)
 
 
 @dataclass(frozen=True)
@@ -294,8 +127,42 @@ def fit_cohort(
         How each member's training went, and how the steps were made.
 
     Raises:
-        ValueError: the members do not fit together: a mistake of the caller, which asks before.
+        ValueError: the members do not fit together, as :func:`why_apart` says: a mistake of the caller.
     """
+    if (why := why_apart(members, hardware)) is not None:
+        raise ValueError(why)
+    with ExitStack() as stack:
+        above = _above(members, data, validation, hardware, meter, stack)
+        return _fitted(members, *above, hardware, meter, on_step)
+
+
+def _above(
+    members: Sequence[Member],
+    data: Labelled,
+    validation: Labelled | None,
+    hardware: Hardware,
+    meter: Meter,
+    stack: ExitStack,
+) -> tuple[Classifier | None, Labelled, Labelled | None]:
+    """What begins above the encoder, and the data, where all members train their heads alone: it runs once for all."""
+    host = members[0].classifier
+    bottoms = [Bottom.of(member.classifier.model, host.family) for member in members]
+    if not all(bottom is not None and bottom.whole for bottom in bottoms):
+        return None, data, validation
+    above = resumed(host, bottoms[0], data, validation, hardware, meter, lambda: None)
+    inner, data, validation, _ = stack.enter_context(above)
+    return inner, data, validation
+
+
+def _fitted(
+    members: Sequence[Member],
+    inner: Classifier | None,
+    data: Labelled,
+    validation: Labelled | None,
+    hardware: Hardware,
+    meter: Meter,
+    on_step: Callable[[Progress], None],
+) -> tuple[list[Ended], dict[str, Any]]:
     ended = [Ended() for _ in members]
     best: list[tuple[int, dict[str, float]] | None] = [None for _ in members]
     kept: dict[int, Tensor] = {}
@@ -305,7 +172,7 @@ def fit_cohort(
     engine: dict[str, Any] = {}
     while alive:
         here = [members[number] for number in alive]
-        with _ready(here, ranks, data, epoch, hardware, meter) as run:
+        with _ready(here, inner, ranks, data, epoch, hardware, meter) as run:
             engine = engine or run.engine
             if moments is not None:
                 run.one.resume(done, moments)
@@ -373,6 +240,7 @@ def _judged(
 @contextmanager
 def _ready(
     members: Sequence[Member],
+    inner: Classifier | None,
     ranks: dict[str, int],
     data: Labelled,
     epoch: int,
@@ -381,13 +249,14 @@ def _ready(
 ) -> Iterator[_Ready]:
     """Make the members ready for the first step of `epoch`; afterwards each model computes by itself again."""
     host, spec = members[0].classifier, members[0].spec
-    model, family = host.model, host.family
+    model, family, inner = host.model, host.family, inner or host
     joint = Joint(data.tokens, data.labels)
     weights = data.balanced(host.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, class_weights=weights)
     seeds = tuple(member.seed for member in members)
-    orders = JointOrders(len(data.labels), seeds, epoch, max(member.spec.epochs for member in members))
-    most = max(joint.most(order, cut) for order in orders)
+    orders = JointOrders(len(data.labels), seeds, max(member.spec.epochs for member in members))
+    coming = orders[epoch - 1 :]
+    most = max(joint.most(order, cut) for order in coming)
     rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     with ExitStack() as stack:
@@ -413,7 +282,7 @@ def _ready(
         with meter.phase("setup"):
             if hardware.device.type == "cpu":
                 stack.enter_context(quicken(model))
-            together = _Together(model, family, host.pad_id, rows)
+            together = _Together(model, family, inner.pad_id, inner, rows)
             set_training(model, None)
             each = math.ceil(len(data.labels) / cut.size)
             steps = MemberSteps(
@@ -422,8 +291,8 @@ def _ready(
             )  # fmt: skip
             step, engine = captured(
                 steps,
-                [tokens for order in orders for tokens in joint.totals(order, cut)],
-                steps=each * len(orders),
+                [tokens for order in coming for tokens in joint.totals(order, cut)],
+                steps=each * len(coming),
                 examples=cut.size * len(members),
                 longest=int(data.tokens.lengths.max()),
                 compiled=Compiled(why_not="layers have kernels of their own"),
@@ -434,23 +303,9 @@ def _ready(
         engine["own_layers"] = {"layers": sum(map(quick.computes, blocks)), "of": len(blocks)}
         engine["cohort"] = len(members)
         yield _Ready(
-            together, joint, data.tokens.lengths, _From(orders, epoch), cut, None, quick, steps, step, hardware, meter,
+            together, joint, data.tokens.lengths, orders, cut, None, quick, steps, step, hardware, meter,
             engine, most,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _From(Sequence[Any]):
-    """Orders that are asked for by the number of their epoch, from 1."""
-
-    orders: JointOrders
-    first: int
-
-    def __len__(self) -> int:
-        return self.orders.last
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.orders[place + 1 - self.first]
 
 
 def _seed_of(seeds: Sequence[int], epoch: int) -> int:

@@ -1,0 +1,68 @@
+"""Batches of several runs side by side: what each of K would see alone, one after the other in one flat row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loratory.data.batches import Batch, Cut, Labelled, collate, epoch_order
+
+
+@dataclass(frozen=True)
+class Joint(Labelled):
+    """The data as K members see them side by side: an order is (n, K), a column for each."""
+
+    def steps(self, order: NDArray[np.int64], cut: Cut) -> Iterator[list[Batch]]:
+        """As of :class:`Labelled`. Each member has `cut.size` examples in every step: where fewer are left, its
+        shortest one fills up, of weight 0."""
+        import torch
+
+        for chosen, weights in self._joint(order, cut):
+            batch = collate(self.tokens, self.labels, chosen.ravel())
+            yield [replace(batch, weights=torch.from_numpy(weights.ravel()))]
+
+    def totals(self, order: NDArray[np.int64], cut: Cut) -> list[int]:
+        """As of :class:`Labelled`."""
+        lengths = self.tokens.lengths
+        return [int(lengths[chosen].sum()) for chosen, _ in self._joint(order, cut)]
+
+    def most(self, order: NDArray[np.int64], cut: Cut) -> int:
+        """The most tokens that a member has in a step."""
+        lengths = self.tokens.lengths
+        return max(int(lengths[chosen].sum(axis=1).max()) for chosen, _ in self._joint(order, cut))
+
+    def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""
+        for start in range(0, len(order), cut.size):
+            chosen = np.stack([self._longest_first(column) for column in order[start : start + cut.size].T])
+            weights = np.ones(chosen.shape, np.float32)
+            if cut.class_weights is not None:
+                weights /= np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
+            else:
+                weights /= chosen.shape[1]
+            missing = ((0, 0), (0, cut.size - chosen.shape[1]))
+            yield np.pad(chosen, missing, mode="edge"), np.pad(weights, missing)
+
+
+@dataclass(frozen=True)
+class JointOrders(Sequence["NDArray[np.int64]"]):
+    """The orders of epochs 1, 2 … of `n` examples, (n, K), a column as each run has it alone; each is drawn when it is
+    asked for."""
+
+    n: int
+    seeds: tuple[int, ...]
+    epochs: int
+
+    def __len__(self) -> int:
+        return self.epochs
+
+    def __getitem__(self, place: Any) -> Any:
+        epochs = range(1, self.epochs + 1)[place]
+        return [self._order(epoch) for epoch in epochs] if isinstance(epochs, range) else self._order(epochs)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return np.stack([epoch_order(self.n, seed, epoch) for seed in self.seeds], axis=1)

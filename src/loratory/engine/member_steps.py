@@ -1,0 +1,186 @@
+"""The steps of a cohort: its members, and AdamW for all of them, each with a rate, a decay and a clipping norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loratory.engine.hardware import Hardware
+from loratory.engine.layers import alike
+from loratory.engine.members import Stacks, rank_of
+from loratory.engine.meter import Meter
+from loratory.engine.step import Passes, linear_schedule
+from loratory.models.flat import Classifier
+from loratory.problems import REGRESSION
+from loratory.spec import TrainingSpec
+
+_BETAS, _EPS = (0.9, 0.999), 1e-8
+"""AdamW's, as torch has them by default."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One that trains in a cohort: a model made ready by its method, and how it is trained.
+
+    Attributes:
+        score: the scores of validation's logits (N, C), after each epoch.
+        better: whether its first scores are better than its second.
+    """
+
+    classifier: Classifier
+    spec: TrainingSpec
+    lr: float
+    seed: int
+    score: Callable[[Tensor], dict[str, float]] = lambda logits: {}
+    better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, old: False
+
+
+def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
+    """Why these cannot train in one cohort; None where they can."""
+    first = members[0]
+    if hardware.processes.count > 1:
+        return "several processes train"
+    if hardware.checkpointing:
+        return "layers are checkpointed"
+    for name in _COMMON:
+        if len({getattr(member.spec, name) for member in members}) > 1:
+            return f"{name} differs"
+    if first.spec.accumulate > 1:
+        return "batches are computed in parts"
+    if not first.classifier.flat:
+        return "batches run padded"
+    if first.classifier.problem == REGRESSION:
+        return "a regression's head is folded by its scale"
+    for member in members:
+        if (elsewhere := _trained_elsewhere(member.classifier)) is not None:
+            return f"{elsewhere} is trained"
+    return None
+
+
+_COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
+"""Settings that the members share."""
+
+
+def _trained_elsewhere(classifier: Classifier) -> str | None:
+    """The first trained parameter that is neither the head's nor of a plain low-rank update in a layer of our own."""
+    model = classifier.model
+    updates = {
+        parameter
+        for layer, _, _ in alike(model)
+        for module in layer.modules()
+        if rank_of(module)
+        for parameter in module.parameters()
+    }
+    heads = tuple(f"{path}." for path in classifier.family.head)
+    trained = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
+    return next((name for name, one in trained if one not in updates and not name.startswith(heads)), None)
+
+
+class MemberSteps(Passes):
+    """The steps of K members at once, whose parameters and AdamW's moments are rows of flat memory.
+
+    AdamW as Loshchilov & Hutter (2019, algorithm 2), with a rate, a decay and a clipping norm for each member; its
+    rates are those of :func:`loratory.engine.step.linear_schedule`.
+    """
+
+    separate = False
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        members: Sequence[Member],
+        stacks: Stacks,
+        hardware: Hardware,
+        *,
+        each: int,
+        class_weights: Sequence[float] | None,
+        refresh: Callable[[], None],
+        meter: Meter,
+    ) -> None:
+        """
+        Args:
+            each: steps of an epoch.
+            class_weights: what the loss of an example of each class counts, (C,).
+        """
+        super().__init__(
+            classifier, members[0].spec, hardware, losses=(len(members),), class_weights=class_weights,
+            refresh=refresh, clock=meter.clock,
+        )  # fmt: skip
+        self.stacks, device = stacks, hardware.device
+        totals = [member.spec.epochs * each for member in members]
+        planned = torch.zeros(max(totals), len(members))
+        for column, (member, total) in enumerate(zip(members, totals, strict=True)):
+            factor = linear_schedule(total, warmup=member.spec.warmup)
+            planned[:total, column] = torch.tensor([member.lr * factor(step) for step in range(total)])
+        self._planned: list[list[float]] = planned.tolist()
+        self._rates = planned.to(device, copy=True)
+        self._decay = torch.tensor([[member.spec.weight_decay] for member in members], device=device)
+        norms = [member.spec.max_grad_norm or math.inf for member in members]
+        self._norms = torch.tensor(norms, device=device)
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)
+        self._begin = 0
+        self.moments = [torch.zeros_like(stacks.weights) for _ in range(2)]
+
+    def resume(self, done: int, moments: Sequence[Tensor]) -> None:
+        """Go on from where those who are left were, after `done` steps."""
+        self._begin = done
+        self.done.fill_(done)
+        for own, before in zip(self.moments, moments, strict=True):
+            own.copy_(before)
+
+    def rate(self, done: int) -> float:
+        """The highest of the members' rates after `done` steps."""
+        return max(self._planned[done]) if done < len(self._planned) else 0.0
+
+    def rates_after(self, done: int) -> list[float]:
+        """Each member's rate after `done` steps."""
+        return self._planned[done] if done < len(self._planned) else [0.0] * self.stacks.members
+
+    def _count(self, losses: Tensor, counted: Tensor) -> None:
+        self.loss += (losses * counted).view(self.stacks.members, -1).sum(1)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Clip, step, move on along the schedules, and forget the gradients."""
+        self.clock.begin("optimizer")
+        weights, gradients, (first, second) = self.stacks.weights, self.stacks.gradients, self.moments
+        self.stacks.gather()
+        rate = torch.index_select(self._rates, 0, self.done).view(-1, 1)  # (K, 1)
+        self.done += 1
+        norm = torch.linalg.vector_norm(gradients, dim=1)  # (K,)
+        gradients.mul_((self._norms / (norm + 1e-6)).clamp_(max=1.0).view(-1, 1))
+        corrections = [1 - torch.pow(beta, self.done.double()).float() for beta in _BETAS]
+        weights.addcmul_(weights * self.stacks.decayed, rate * self._decay, value=-1)
+        first.lerp_(gradients, 1 - _BETAS[0])
+        second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
+        divisor = second.div(corrections[1]).sqrt_().add_(_EPS)
+        weights.addcdiv_(first * (rate / corrections[0]), divisor, value=-1)
+
+    def forget(self) -> None:
+        """Drop every gradient."""
+        for stack in self.stacks.stacks:
+            stack.leaf.grad = None
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """As of :class:`Passes`: rates are zero, and what moments gathered is forgotten."""
+        rates, moments = self._rates.clone(), [moment.clone() for moment in self.moments]
+        self._rates.zero_()
+        try:
+            yield
+        finally:
+            self._rates.copy_(rates)
+            self.restart()
+            self.loss.zero_()
+            self.forget()
+            for own, before in zip(self.moments, moments, strict=True):
+                own.copy_(before)
+
+    def restart(self) -> None:
+        """Begin the schedules again where they began."""
+        self.done.fill_(self._begin)
