@@ -112,6 +112,42 @@ def test_an_error_of_a_task_is_no_failure_of_its_run(monkeypatch: pytest.MonkeyP
     assert str(outcome.stops) == "--executor ray: one: No module named 'loratory'"
 
 
+def test_jobs_go_to_workers_that_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers the one that started last finds others' jobs in its place, and never answers."""
+    actors: list[Any] = []
+
+    class Remote:
+        def __init__(self) -> None:
+            self.number = len(actors)
+            actors.append(self)
+            self.do = types.SimpleNamespace(remote=lambda *call: (self.number, len(call), object()))
+
+    def wait(refs: list[Any], num_returns: int, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
+        answered = [ref for ref in refs if ref[0] == 0]
+        assert answered or timeout is not None, "would wait for ever"
+        return answered[:1], [ref for ref in refs if ref not in answered[:1]]
+
+    ray = types.ModuleType("ray")
+    made = types.SimpleNamespace(options=lambda **_: types.SimpleNamespace(remote=Remote))
+    errors = types.SimpleNamespace(RayError=OSError, RayTaskError=OSError)
+    vars(ray).update(
+        wait=wait, get=lambda ref: ("answer", ref[0]), remote=lambda kind: made, exceptions=errors,
+        init=lambda **_: None, shutdown=lambda: None,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}],
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with Cluster(None, Inputs(), cuda=False, threads=1) as cluster:
+        assert (cluster.slots, len(actors)) == (2, 2)
+        known: Any = cluster.known([])
+        assert known == ("answer", 0)
+        for name in ("one", "two"):
+            spec = RunSpec(method=HeadSettings())
+            cluster.submit(Job(name, "f" * 64, spec, Place("tuning"), Path(name), False, Path.cwd()))
+        told: list[Any] = [cluster.next() for _ in range(2)]
+    assert told == [("answer", 0)] * 2
+    assert len(actors) == 2
+
+
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -98,7 +98,7 @@ class _Ready(Steps):
 
     one: MemberSteps
     most: int
-    """Tokens that a member has in a step, at most."""
+    """Tokens that a member has in a batch, at most."""
 
     def _loss(self, epoch: int) -> float:
         """The sum over those members whose loss is a finite number."""
@@ -172,7 +172,7 @@ def _fitted(
     engine: dict[str, Any] = {}
     while alive:
         here = [members[number] for number in alive]
-        with _ready(here, inner, ranks, data, epoch, hardware, meter) as run:
+        with _ready(here, inner, ranks, data, validation, epoch, hardware, meter) as run:
             engine = engine or run.engine
             if moments is not None:
                 run.one.resume(done, moments)
@@ -196,9 +196,12 @@ def _fitted(
                         scores = member.score(logits[place]) if finite and logits is not None else {}
                     end.history.append({**row, "train_seconds": meter.seconds["train"], **scores})
                     if not finite:
-                        end.error = DivergedError(
-                            f"the loss is {losses[place]} in epoch {epoch} (step {done}); use a smaller --lr"
+                        what = (
+                            f"the loss is {losses[place]}"
+                            if not math.isfinite(losses[place])
+                            else "logits are no finite numbers"
                         )
+                        end.error = DivergedError(f"{what} in epoch {epoch} (step {done}); use a smaller --lr")
                         leaving.add(number)
                         continue
                     end.best_epoch, stopped = _judged(member, epoch, scores, best, kept, number, run, place)
@@ -243,6 +246,7 @@ def _ready(
     inner: Classifier | None,
     ranks: dict[str, int],
     data: Labelled,
+    validation: Labelled | None,
     epoch: int,
     hardware: Hardware,
     meter: Meter,
@@ -256,7 +260,8 @@ def _ready(
     seeds = tuple(member.seed for member in members)
     orders = JointOrders(len(data.labels), seeds, max(member.spec.epochs for member in members))
     coming = orders[epoch - 1 :]
-    most = max(joint.most(order, cut) for order in coming)
+    longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
+    most = max(*longest, *(joint.most(order, cut) for order in coming))
     rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     with ExitStack() as stack:

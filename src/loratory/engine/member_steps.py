@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import alike
-from loratory.engine.members import Stacks, rank_of
+from loratory.engine.members import Stacks, dropout_of, rank_of
 from loratory.engine.meter import Meter
 from loratory.engine.step import Passes, linear_schedule
 from loratory.models.flat import Classifier
@@ -28,6 +28,7 @@ class Member:
     """One that trains in a cohort: a model made ready by its method, and how it is trained.
 
     Attributes:
+        rates: what `lr` is multiplied by, for the parameters where that is not 1; a cohort takes none.
         score: the scores of validation's logits (N, C), after each epoch.
         better: whether its first scores are better than its second.
     """
@@ -38,6 +39,7 @@ class Member:
     seed: int
     score: Callable[[Tensor], dict[str, float]] = lambda logits: {}
     better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, old: False
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
@@ -57,6 +59,10 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     if first.classifier.problem == REGRESSION:
         return "a regression's head is folded by its scale"
     for member in members:
+        if member.rates:
+            return "parts of a model have rates of their own"
+        if hardware.device.type == "cuda" and _dropped(member.classifier):
+            return "LoRA drops its input, for which there is no kernel"
         if (elsewhere := _trained_elsewhere(member.classifier)) is not None:
             return f"{elsewhere} is trained"
     return None
@@ -64,6 +70,10 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
 
 _COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
 """Settings that the members share."""
+
+
+def _dropped(classifier: Classifier) -> bool:
+    return any(rank_of(module) and dropout_of(module) > 0 for module in classifier.model.modules())
 
 
 def _trained_elsewhere(classifier: Classifier) -> str | None:

@@ -200,7 +200,7 @@ class MemberGroup(Group):
                 rank = -(-ranks[number] // multiple) * multiple
                 bs = [_weight(layer, "lora_B") for layer in adapted]
                 stack = stacks.add(bs, (size, rank), decays=True)
-                drops = [_dropout(layer) for layer in adapted]
+                drops = [dropout_of(layer) for layer in adapted]
                 self.updates.append(_Update(slice(start, start + size), slice(row, row + rank), stack, drops))
                 sources.append((slice(row, row + rank), [_weight(layer, "lora_A") for layer in adapted]))
                 scale = torch.tensor([[_scale(layer)] * rank for layer in adapted])
@@ -313,7 +313,8 @@ def _scale(layer: Any) -> float:
     return 0.0 if name is None else float(layer.scaling[name])
 
 
-def _dropout(layer: Any) -> float:
+def dropout_of(layer: Any) -> float:
+    """Of the input of the layer's update; 0 where it has none."""
     name = _adapter(layer)
     return 0.0 if name is None else float(getattr(layer.lora_dropout[name], "p", 0.0))
 

@@ -41,7 +41,11 @@ class Bucket:
         ]
 
     def pack(self) -> None:
-        """Bring the gradients that are there to their places; from then on they stand there."""
+        """Bring the gradients that are there to their places; from then on they stand there. Zeros stand for others."""
+        if absent := [
+            view for parameter, view in zip(self.parameters, self._views, strict=True) if parameter.grad is None
+        ]:
+            torch._foreach_zero_(absent)
         there = [
             (parameter, parameter.grad, view)
             for parameter, view in zip(self.parameters, self._views, strict=True)

@@ -120,27 +120,30 @@ class Checkpoints:
                 (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
                 seal(stage)
                 check_claim(self.output)
-                if place.exists():  # of the same step: of before an interruption, or of before the validation after it
-                    shutil.rmtree(place)
-                os.rename(stage, place)
-                sync(place.parent)
+                with staging(self.output) as before:
+                    if place.exists():  # of before an interruption, or of before the validation after this step
+                        os.rename(place, before / place.name)  # goes when the new one stands
+                    os.rename(stage, place)
+                    sync(place.parent)
             for path in self._paths()[:-KEPT]:
                 shutil.rmtree(path)
         except OSError as error:
             raise StorageError(f"cannot write the checkpoint {place}: {error.strerror}") from error
         return place
 
-    def clear(self) -> None:
-        """Remove them all: the run is committed, or cannot go on.
+    def clear(self) -> int:
+        """Remove them all: the run is committed, or cannot go on. Returns how many there were.
 
         Raises:
             StorageError: one cannot be removed.
         """
+        found = self._paths()
         try:
-            for path in self._paths():
+            for path in found:
                 shutil.rmtree(path)
         except OSError as error:
             raise StorageError(f"cannot remove {error.filename}: {error.strerror}") from error
+        return len(found)
 
     def _place(self, step: int) -> Path:
         return self.output.parent / f".{self.output.name}.checkpoint-{step:010d}"
@@ -160,12 +163,13 @@ def clear_orphans(parent: Path, wanted: Collection[str]) -> int:
     Raises:
         StorageError: one cannot be removed.
     """
-    before = _found(parent, ".+")
-    for name in sorted({path.name[1:].rpartition(".checkpoint-")[0] for path in before} - {*wanted}):
+    found = _found(parent, ".+")
+    removed = 0
+    for name in sorted({path.name[1:].rpartition(".checkpoint-")[0] for path in found} - {*wanted}):
         if not is_held(parent / f".{name}.lock"):
             with claim(parent / name):
-                Checkpoints(parent / name, "", "").clear()
-    return len(before) - len(_found(parent, ".+"))
+                removed += Checkpoints(parent / name, "", "").clear()
+    return removed
 
 
 def _found(parent: Path, name: str) -> list[Path]:

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -56,8 +57,11 @@ class Cluster:
         """
         self._asked_slots, self._inputs = slots, inputs
         self._needs = {"num_cpus": threads, "num_gpus": int(cuda)}
+        self._waiting = deque[Job]()
         self._jobs: dict[Any, tuple[Job, Any]] = {}
         """Each job under way, with its worker."""
+        self._starting: dict[Any, Any] = {}
+        """Workers that have not answered yet, by the answer that is awaited: others may have what they need."""
         self._idle: list[Any] = []
         self._environment = {name: os.environ[name] for name in ("LORATORY_DATA",) if name in os.environ}
         self.slots = 1
@@ -91,7 +95,8 @@ class Cluster:
         self.slots = room if self._asked_slots is None else min(room, self._asked_slots)
         if self._needs["num_gpus"]:
             self.devices = self.slots  # a worker's GPU is its own; which node's CPU it will have, only Ray knows
-        self._idle = [self._started() for _ in range(self.slots)]
+        for _ in range(self.slots):
+            self._start()
         return self
 
     def __exit__(
@@ -101,6 +106,7 @@ class Cluster:
         import ray
 
         self._idle.clear()
+        self._starting.clear()
         self._jobs.clear()
         ray.shutdown()
 
@@ -117,8 +123,8 @@ class Cluster:
         """
         import ray
 
-        worker = self._free()
         try:
+            worker = self._first()
             answer: list[tuple[str, str, RunSpec]] = ray.get(
                 worker.do.remote(_known, list(asked), Path.cwd(), self._environment)
             )
@@ -130,22 +136,32 @@ class Cluster:
         return answer
 
     def submit(self, job: Job) -> None:
-        """Give the job to a worker that has none."""
-        worker = self._free()
-        self._jobs[worker.do.remote(_carry_out, job, self._environment)] = job, worker
+        """Give the job to a worker that has none, as soon as there is one."""
+        self._waiting.append(job)
+        self._deal()
 
     def next(self) -> Outcome:
         """Wait for a job to end; the failure of one that Ray has given up."""
         import ray
 
-        ended: list[Any] = []
-        while not ended:
-            ended, _ = ray.wait(list(self._jobs), num_returns=1, timeout=IDLE if self._idle else None)
+        while True:
+            awaited = [*self._jobs, *(self._starting if self._waiting else [])]
+            ended, _ = ray.wait(awaited, num_returns=1, timeout=None if self._waiting else IDLE)
             if not ended:
                 self._idle.clear()
-        job, worker = self._jobs.pop(ended[0])
+                self._starting.clear()
+            elif ended[0] in self._starting:
+                self._came(ended[0])
+                self._deal()
+            else:
+                return self._outcome(ended[0])
+
+    def _outcome(self, ended: Any) -> Outcome:
+        import ray
+
+        job, worker = self._jobs.pop(ended)
         try:
-            outcome: Outcome = ray.get(ended[0])
+            outcome: Outcome = ray.get(ended)
         except ray.exceptions.RayTaskError as error:  # raised before the run began, as where Loratory is not installed
             return Outcome(job, None, stops=ResourceError(f"--executor ray: {job.id}: {first_line(error.cause)}"))
         except ray.exceptions.RayError as error:
@@ -155,17 +171,37 @@ class Cluster:
             except StorageError as full:
                 return Outcome(job, None, stops=full)
         self._idle.append(worker)
+        self._deal()
         return outcome
 
-    def _free(self) -> Any:
-        """A worker without a job, the one that had one last."""
-        return self._idle.pop() if self._idle else self._started()
+    def _deal(self) -> None:
+        """Give waiting jobs to workers without one; for those that are left, as many workers start."""
+        while self._waiting and self._idle:
+            job, worker = self._waiting.popleft(), self._idle.pop()
+            self._jobs[worker.do.remote(_carry_out, job, self._environment)] = job, worker
+        for _ in range(len(self._waiting) - len(self._starting)):
+            self._start()
 
-    def _started(self) -> Any:
-        """A new worker. Lost, it starts again, wherever there is room, and so does its job, some times."""
+    def _first(self) -> Any:
+        """A worker without a job, the first that answers where none has yet."""
         import ray
 
-        return ray.remote(Worker).options(max_restarts=-1, max_task_retries=RETRIES, **self._needs).remote()
+        if not self._idle:
+            if not self._starting:
+                self._start()
+            (answer,), _ = ray.wait(list(self._starting), num_returns=1)
+            self._came(answer)
+        return self._idle.pop()
+
+    def _came(self, answer: Any) -> None:
+        self._idle.append(self._starting.pop(answer))
+
+    def _start(self) -> None:
+        """Start a worker. Lost, it starts again, wherever there is room, and so does its job, some times."""
+        import ray
+
+        worker = ray.remote(Worker).options(max_restarts=-1, max_task_retries=RETRIES, **self._needs).remote()
+        self._starting[worker.do.remote(os.getpid)] = worker
 
 
 @cache

@@ -79,8 +79,8 @@ class Statistic(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MeanOfFolds:
-    """A metric of each of K folds' drawn examples, and their mean: each fold is another model's, and its outputs may
-    have another level and scale.
+    """A metric of each of K folds' drawn examples, and their mean over the folds of which any were drawn: each fold is
+    another model's, and its outputs may have another level and scale.
 
     Attributes:
         metric: of one fold.
@@ -93,7 +93,14 @@ class MeanOfFolds:
     def prepared(self, labels: Targets, outputs: Outputs, units: Units) -> OfWeights:
         """As :meth:`Statistic.prepared`."""
         each = self.each(labels, outputs, units)
-        return lambda weights: each(weights).mean(axis=0)
+        of_units = units.firsts(self.folds) == np.unique(self.folds)[:, None]  # (K, U)
+
+        def mean(weights: Columns) -> Array:
+            drawn = (of_units @ weights.T > 0)[:, :, None]  # (K, draws, 1)
+            found: Array = np.where(drawn, each(weights), 0.0).sum(axis=0) / drawn.sum(axis=0)
+            return found
+
+        return mean
 
     def each(self, labels: Targets, outputs: Outputs, units: Units) -> OfWeights:
         """As :meth:`prepared`, but (draws, U) -> (K, draws, S)."""
