@@ -19,7 +19,7 @@ def test_a_count_and_its_noun_agree() -> None:
 def test_one_text_is_no_plural(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train, test = tmp_path / "train.csv", tmp_path / "test.csv"
     train.write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(20)), encoding="utf8")
-    test.write_text("text,label\ntext 3,1\nnew,0\n", encoding="utf8")
+    test.write_text("text,label\ntext 3,1\nnew,0\nnewer,1\n", encoding="utf8")
     with caplog.at_level(logging.WARNING, "loratory"):
         make_dataset(DataSpec(dataset=str(train), test=str(test)))
     assert "1 text of test also in train; kept" in caplog.text

@@ -188,7 +188,7 @@ def test_pairs_where_there_are_none_and_single_texts_where_pairs_are_wanted(
         ),
         (lambda: loratory.predict(run, ["w3", ("w1", "w2")]), "texts: 2 values at position 1; give one text"),
         (lambda: loratory.predict(run, [("w1", "w2"), ("a", "b", "c")]), "texts: 3 values at position 1; give two"),
-        (lambda: loratory.predict(run, [("w1", None)]), "texts: NoneType at position 0; give strings"),
+        (lambda: loratory.predict(run, [("w1", None)]), r"texts: no text \(None\) at position 0; give strings"),
         (lambda: loratory.train([("a", "b")], ["x"], pair_column="b"), "pair_column beside texts and labels"),
     ]
     for call, said in faults:
