@@ -105,6 +105,18 @@ def test_labels_of_any_type_are_in_a_stable_order() -> None:
     assert [(type(label), label) for label in mixed] == [(bool, False), (bool, True), (int, 0), (int, 1), (str, "1")]
 
 
+def test_labels_that_differ_by_case_alone_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "t.csv"
+    labels = ("good", "Good", "bad")
+    file.write_text("text,label\n" + "".join(f"text {n},{labels[n % 3]} \n" for n in range(30)), encoding="utf8")
+    assert make_dataset(DataSpec(dataset=str(file))).labels == ("Good", "bad", "good")
+    assert f"{file}: 'Good' and 'good' differ by case alone, and are classes of their own" in caplog.text
+    caplog.clear()
+    file.write_text("text,label\n" + "".join(f"text {n},{labels[n % 2 * 2]}\n" for n in range(30)), encoding="utf8")
+    assert make_dataset(DataSpec(dataset=str(file))).labels == ("bad", "good")
+    assert "by case" not in caplog.text
+
+
 def test_conflicting_duplicates_stay_together() -> None:
     rows: Rows = [*TINY, ("The Same", "no"), ("the  same", "yes"), ("THE SAME", "yes")]
     dataset = divided(rows)

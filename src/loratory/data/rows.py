@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,22 @@ from numpy.typing import NDArray
 
 from loratory.data.columns import Coded, Coder, Pairs, Text, Texts, chunked
 from loratory.data.sources import Examples, Source
-from loratory.data.targets import Label, Target, as_array, key_of, listed, names_of, otherwise, strata_of
+from loratory.data.targets import (
+    Label,
+    Target,
+    alike_but_for_case,
+    as_array,
+    key_of,
+    listed,
+    names_of,
+    otherwise,
+    strata_of,
+)
 from loratory.errors import DataError
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
 from loratory.spec import DataSpec
+
+log = logging.getLogger("loratory")
 
 PARTS = ("train", "validation", "test")
 
@@ -117,6 +130,9 @@ def _names(source: Source, spec: DataSpec) -> tuple[Label, ...]:
             f"{spec.dataset}: the labels {other!r} and {alike[str(other)]!r} are written alike; give every label its "
             "own name"
         )
+    for same in alike_but_for_case(labels):
+        what = "classes of their own" if source.problem == SINGLE else "labels of their own"
+        log.warning("%s: %s differ by case alone, and are %s", spec.dataset, " and ".join(map(repr, same)), what)
     return labels
 
 

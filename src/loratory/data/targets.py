@@ -158,6 +158,15 @@ def otherwise(names: Sequence[Label]) -> str:
     return ""
 
 
+def alike_but_for_case(names: Sequence[Label]) -> list[tuple[str, ...]]:
+    """Classes or labels that differ in nothing but upper and lower case, each time all of them, in order."""
+    of: dict[str, list[str]] = {}
+    for name in names:
+        if isinstance(name, str):
+            of.setdefault(name.casefold(), []).append(name)
+    return [tuple(same) for same in of.values() if len(same) > 1]
+
+
 def listed(target: Target) -> tuple[Label, ...]:
     """The labels of one text: a class alone is one."""
     return target if isinstance(target, tuple) else (target,)
