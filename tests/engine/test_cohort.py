@@ -160,6 +160,7 @@ def test_one_that_diverges_leaves_no_trace(tiny_bert: Any, labelled: Any) -> Non
         alike([solo[whole]], [joint[whole]])
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="needs a CPU: on CUDA members whose adapters drop their input are refused")
 def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = labelled(LENGTHS[:4])
     mixed: Any = [
@@ -174,8 +175,6 @@ def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch:
         return kept.to(x.dtype) / (1 - self.p)
 
     monkeypatch.setattr(Dropout, "mask", mask)
-    if DEVICE == "cuda":
-        pytest.skip("kernels draw masks themselves")
     solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
     same(alone(solo, data, mixed, epochs=1), together(joint, data, mixed, epochs=1), apart=1e-6)
     alike(solo, joint, apart=1e-5)

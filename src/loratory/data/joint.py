@@ -25,15 +25,10 @@ class Joint(Labelled):
             batch = collate(self.tokens, self.labels, chosen.ravel())
             yield [replace(batch, weights=torch.from_numpy(weights.ravel()))]
 
-    def totals(self, order: NDArray[np.int64], cut: Cut) -> list[int]:
-        """As of :class:`Labelled`."""
+    def sizes(self, order: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
+        """(steps, K) the tokens that each member has in each step."""
         lengths = self.tokens.lengths
-        return [int(lengths[chosen].sum()) for chosen, _ in self._joint(order, cut)]
-
-    def most(self, order: NDArray[np.int64], cut: Cut) -> int:
-        """The most tokens that a member has in a step."""
-        lengths = self.tokens.lengths
-        return max(int(lengths[chosen].sum(axis=1).max()) for chosen, _ in self._joint(order, cut))
+        return np.stack([lengths[chosen].sum(axis=1) for chosen, _ in self._joint(order, cut)])
 
     def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""

@@ -10,7 +10,6 @@ epochs, and the others go on as they were.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,10 +33,9 @@ from loratory.engine.member_steps import Member, MemberSteps, why_apart
 from loratory.engine.members import MemberGroup, Rows, Stacks, rank_of, stacked_layers
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken, stand_in
+from loratory.engine.ready import own_layers
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
-
-log = logging.getLogger("loratory")
 
 
 @dataclass(eq=False)
@@ -163,81 +161,87 @@ def _fitted(
     meter: Meter,
     on_step: Callable[[Progress], None],
 ) -> tuple[list[Ended], dict[str, Any]]:
-    ended = [Ended() for _ in members]
-    best: list[tuple[int, dict[str, float]] | None] = [None for _ in members]
-    kept: dict[int, Tensor] = {}
+    courses = [_Course(member) for member in members]
     ranks = _ranks(members)
-    alive, epoch, done = list(range(len(members))), 1, 0
+    alive, epoch, done = courses, 1, 0
     moments: list[Tensor] | None = None
     engine: dict[str, Any] = {}
     while alive:
-        here = [members[number] for number in alive]
+        here = [course.member for course in alive]
         with _ready(here, inner, ranks, data, validation, epoch, hardware, meter) as run:
             engine = engine or run.engine
             if moments is not None:
                 run.one.resume(done, moments)
-            leaving: set[int] = set()
-            while not leaving:
+            while not any(course.over for course in alive):
                 run.epoch(epoch, on_step)
-                done = int(run.one.done)
-                losses = (run.one.loss / len(data.labels)).tolist()
-                rates = run.one.rates_after(done)
-                logits = None
-                if validation is not None:
-                    with meter.phase("eval"):
-                        logits = predict_members(run, validation)
-                for place, number in enumerate(alive):
-                    row = {"epoch": epoch, "step": done, "loss": losses[place], "lr": rates[place]}
-                    member, end = members[number], ended[number]
-                    finite = math.isfinite(losses[place])
-                    with meter.phase("eval"):
-                        if finite and logits is not None and not torch.isfinite(logits[place]).all():
-                            finite = False
-                        scores = member.score(logits[place]) if finite and logits is not None else {}
-                    end.history.append({**row, "train_seconds": meter.seconds["train"], **scores})
-                    if not finite:
-                        what = (
-                            f"the loss is {losses[place]}"
-                            if not math.isfinite(losses[place])
-                            else "logits are no finite numbers"
-                        )
-                        end.error = DivergedError(f"{what} in epoch {epoch} (step {done}); use a smaller --lr")
-                        leaving.add(number)
-                        continue
-                    end.best_epoch, stopped = _judged(member, epoch, scores, best, kept, number, run, place)
-                    if stopped or epoch == member.spec.epochs:
-                        leaving.add(number)
+                _judge(run, alive, epoch, validation)
                 epoch += 1
-            for place, number in enumerate(alive):
-                if number in leaving and number in kept:
-                    run.one.stacks.weights[place].copy_(kept.pop(number))
-            stay = [place for place, number in enumerate(alive) if number not in leaving]
+            for place, course in enumerate(alive):
+                if course.over and course.kept is not None:
+                    run.one.stacks.weights[place].copy_(course.kept)
+                    course.kept = None
+            done = int(run.one.done)
+            stay = [place for place, course in enumerate(alive) if not course.over]
             moments = [moment[stay].clone() for moment in run.one.moments]
-        alive = [number for number in alive if number not in leaving]
-    return ended, engine
+        alive = [course for course in alive if not course.over]
+    return [course.ended for course in courses], engine
 
 
-def _judged(
-    member: Member,
-    epoch: int,
-    scores: dict[str, float],
-    best: list[tuple[int, dict[str, float]] | None],
-    kept: dict[int, Tensor],
-    number: int,
-    run: _Ready,
-    place: int,
-) -> tuple[int, bool]:
-    """The epoch whose weights the member is to have, and whether it has had enough."""
-    spec = member.spec
-    if not scores or (spec.keep != "best" and spec.patience is None):
-        return epoch, False
-    before = best[number]
-    if before is None or member.better(scores, before[1]):
-        best[number] = before = epoch, scores
-        if spec.keep == "best":
-            kept[number] = run.one.stacks.weights[place].clone()
-    stopped = spec.patience is not None and epoch - before[0] >= spec.patience
-    return before[0] if spec.keep == "best" else epoch, stopped
+@dataclass(eq=False)
+class _Course:
+    """How far a member has come.
+
+    Attributes:
+        over: whether it trains no further.
+        best: the best epoch so far and its scores, where the member watches them.
+        kept: its weights then, a row of the flat memory, where they are to be kept.
+    """
+
+    member: Member
+    ended: Ended = field(default_factory=Ended)
+    over: bool = False
+    best: tuple[int, dict[str, float]] | None = None
+    kept: Tensor | None = None
+
+    def judge(self, row: dict[str, Any], logits: Tensor | None, weights: Tensor) -> None:
+        """End an epoch.
+
+        Args:
+            row: of the history, scores not yet in it.
+            logits: (N, C) of validation, where there is one.
+            weights: what it trains, a row of the flat memory.
+        """
+        epoch, spec, ended = row["epoch"], self.member.spec, self.ended
+        fault = None if math.isfinite(row["loss"]) else f"the loss is {row['loss']}"
+        if fault is None and logits is not None and not torch.isfinite(logits).all():
+            fault = "logits are no finite numbers"
+        scores = self.member.score(logits) if fault is None and logits is not None else {}
+        ended.history.append({**row, **scores})
+        self.over = fault is not None or epoch == spec.epochs
+        if fault is not None:
+            ended.error = DivergedError(f"{fault} in epoch {epoch} (step {row['step']}); use a smaller --lr")
+            return
+        if scores and (self.best is None or self.member.better(scores, self.best[1])):
+            self.best = epoch, scores
+            self.kept = weights.clone() if spec.keep == "best" else None
+        ended.best_epoch = self.best[0] if self.kept is not None and self.best is not None else epoch
+        if self.best is not None and spec.patience is not None and epoch - self.best[0] >= spec.patience:
+            self.over = True
+
+
+def _judge(run: _Ready, alive: Sequence[_Course], epoch: int, validation: Labelled | None) -> None:
+    """End the epoch of all members under way."""
+    done, meter = int(run.one.done), run.meter
+    losses = (run.one.loss / len(run.data.labels)).tolist()
+    rates = run.one.rates_after(done)
+    with meter.phase("eval"):
+        logits: Sequence[Tensor | None] = [None] * len(alive)
+        if validation is not None:
+            logits = list(predict_members(run, validation))
+        for place, (course, of_it) in enumerate(zip(alive, logits, strict=True)):
+            row = {"epoch": epoch, "step": done, "loss": losses[place], "lr": rates[place]}
+            row["train_seconds"] = meter.seconds["train"]
+            course.judge(row, of_it, run.one.stacks.weights[place])
 
 
 @contextmanager
@@ -253,28 +257,62 @@ def _ready(
 ) -> Iterator[_Ready]:
     """Make the members ready for the first step of `epoch`; afterwards each model computes by itself again."""
     host, spec = members[0].classifier, members[0].spec
-    model, family, inner = host.model, host.family, inner or host
+    inner = inner or host
     joint = Joint(data.tokens, data.labels)
     weights = data.balanced(host.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, class_weights=weights)
     seeds = tuple(member.seed for member in members)
     orders = JointOrders(len(data.labels), seeds, max(member.spec.epochs for member in members))
-    coming = orders[epoch - 1 :]
+    sizes = np.concatenate([joint.sizes(order, cut) for order in orders[epoch - 1 :]])  # (steps, K)
     longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
-    most = max(*longest, *(joint.most(order, cut) for order in coming))
-    rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
-    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+    most = max(*longest, int(sizes.max()))
     with ExitStack() as stack:
         devices = [hardware.device] if hardware.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(hardware.deterministically())
-        stacks = Stacks(len(members))
-        quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), Draws(hardware.device), dtype)
-        heads = [
-            pair
-            for path in family.head
-            for pair in stacked_layers([one.classifier.model.get_submodule(path) for one in members], stacks)
-        ]
+        rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
+        quick, stacks = stack.enter_context(_stacked(members, ranks, rows, hardware))
+        with meter.phase("setup"):
+            if hardware.device.type == "cpu":
+                stack.enter_context(quicken(host.model))
+            together = _Together(host.model, host.family, inner.pad_id, inner, rows)
+            set_training(host.model, None)
+            steps = MemberSteps(
+                together, members, stacks, hardware, each=math.ceil(len(data.labels) / cut.size),
+                class_weights=weights, refresh=quick.refresh, meter=meter,
+            )  # fmt: skip
+            step, engine = captured(
+                steps,
+                sizes.sum(axis=1).tolist(),
+                steps=len(sizes),
+                examples=cut.size * len(members),
+                longest=int(data.tokens.lengths.max()),
+                compiled=Compiled(why_not="layers have kernels of their own"),
+                types=data.tokens.types is not None,
+            )
+        torch.manual_seed(_seed_of(seeds, epoch))
+        engine |= {"own_layers": own_layers(host, quick), "cohort": len(members)}
+        yield _Ready(
+            together, joint, data.tokens.lengths, orders, cut, None, quick, steps, step, hardware, meter,
+            engine, most,
+        )  # fmt: skip
+
+
+@contextmanager
+def _stacked(
+    members: Sequence[Member], ranks: dict[str, int], rows: Rows, hardware: Hardware
+) -> Iterator[tuple[Quickened, Stacks]]:
+    """Let the first member's model compute for all, with what they train in one memory; at the end each has its own."""
+    family = members[0].classifier.family
+    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+    stacks = Stacks(len(members))
+    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), Draws(hardware.device), dtype)
+    heads = [
+        pair
+        for path in family.head
+        for pair in stacked_layers([one.classifier.model.get_submodule(path) for one in members], stacks)
+    ]
+    with ExitStack() as stack:
         stacks.allocate(hardware.device)
         stack.callback(stacks.restore)
         for group in groups:
@@ -284,33 +322,7 @@ def _ready(
             stack.callback(stand_in(part.module, part.__call__))
         for module, forward in heads:
             stack.callback(stand_in(module, forward))
-        with meter.phase("setup"):
-            if hardware.device.type == "cpu":
-                stack.enter_context(quicken(model))
-            together = _Together(model, family, inner.pad_id, inner, rows)
-            set_training(model, None)
-            each = math.ceil(len(data.labels) / cut.size)
-            steps = MemberSteps(
-                together, members, stacks, hardware, each=each, class_weights=weights, refresh=quick.refresh,
-                meter=meter,
-            )  # fmt: skip
-            step, engine = captured(
-                steps,
-                [tokens for order in coming for tokens in joint.totals(order, cut)],
-                steps=each * len(coming),
-                examples=cut.size * len(members),
-                longest=int(data.tokens.lengths.max()),
-                compiled=Compiled(why_not="layers have kernels of their own"),
-                types=data.tokens.types is not None,
-            )
-        torch.manual_seed(_seed_of(seeds, epoch))
-        blocks = family.blocks(model)
-        engine["own_layers"] = {"layers": sum(map(quick.computes, blocks)), "of": len(blocks)}
-        engine["cohort"] = len(members)
-        yield _Ready(
-            together, joint, data.tokens.lengths, orders, cut, None, quick, steps, step, hardware, meter,
-            engine, most,
-        )  # fmt: skip
+        yield quick, stacks
 
 
 def _seed_of(seeds: Sequence[int], epoch: int) -> int:

@@ -18,8 +18,9 @@ from loratory.engine.graphs import Graphs
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Quickened
 from loratory.engine.meter import Meter
+from loratory.engine.passes import Passes
 from loratory.engine.predict import predict
-from loratory.engine.step import Passes, Step
+from loratory.engine.step import Step
 from loratory.errors import DivergedError
 from loratory.models.flat import Classifier
 from loratory.models.output import Scale

@@ -24,7 +24,7 @@ import torch
 from loratory.data.batches import Batch, Shape, collate, filled
 from loratory.data.tokens import TokenTable
 from loratory.engine.compiling import Compiled
-from loratory.engine.step import Passes
+from loratory.engine.passes import Passes
 from loratory.engine.timing import Marks, between
 
 log = logging.getLogger("loratory")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +13,8 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.layers import alike
 from loratory.engine.members import Stacks, dropout_of, rank_of
 from loratory.engine.meter import Meter
-from loratory.engine.step import Passes, linear_schedule
+from loratory.engine.passes import Passes
+from loratory.engine.step import linear_schedule
 from loratory.models.flat import Classifier
 from loratory.problems import REGRESSION
 from loratory.spec import TrainingSpec
@@ -176,21 +176,10 @@ class MemberSteps(Passes):
         for stack in self.stacks.stacks:
             stack.leaf.grad = None
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """As of :class:`Passes`: rates are zero, and what moments gathered is forgotten."""
-        rates, moments = self._rates.clone(), [moment.clone() for moment in self.moments]
-        self._rates.zero_()
-        try:
-            yield
-        finally:
-            self._rates.copy_(rates)
-            self.restart()
-            self.loss.zero_()
-            self.forget()
-            for own, before in zip(self.moments, moments, strict=True):
-                own.copy_(before)
-
     def restart(self) -> None:
         """Begin the schedules again where they began."""
         self.done.fill_(self._begin)
+
+    def _forget_moments(self) -> None:
+        for moment in self.moments:  # not yet resumed: they were zero before
+            moment.zero_()

@@ -24,7 +24,8 @@ from loratory.engine.layers import Quickened, quickened
 from loratory.engine.memory import checkpointed
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
-from loratory.engine.step import Passes, Step
+from loratory.engine.passes import Passes
+from loratory.engine.step import Step
 from loratory.engine.timing import probe
 from loratory.errors import counted
 from loratory.methods.base import Companion
@@ -113,7 +114,7 @@ def ready(
         if starts:
             stack.callback(_set_free, one)
         said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.epochs)}
-        facts = {"own_layers": _own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
+        facts = {"own_layers": own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
         _log(facts, hardware)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
@@ -180,7 +181,7 @@ def _set_free(one: Step) -> None:
         parameter.requires_grad_(True)
 
 
-def _own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:
+def own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:
     """How many layers the engine computes itself, of how many; stock modules compute the others."""
     blocks = classifier.family.blocks(classifier.model)
     return {"layers": sum(map(quick.computes, blocks)), "of": len(blocks)}

@@ -22,7 +22,7 @@ import torch
 from loratory.data.batches import Batch
 
 if TYPE_CHECKING:
-    from loratory.engine.step import Passes
+    from loratory.engine.passes import Passes
 
 PASSES = ("forward", "backward")
 """The parts that grow with a batch; the others come once a step."""
