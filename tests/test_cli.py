@@ -191,7 +191,7 @@ def test_a_defect_is_one_line_and_debug_shows_where(capsys: Any, monkeypatch: py
     def broken(*arguments: Any, **settings: Any) -> None:
         raise RuntimeError("odd\nmore")
 
-    monkeypatch.setattr("loratory.trained.compare", broken)
+    monkeypatch.setattr("loratory.comparing.compare", broken)
     assert main(["compare", "somewhere"]) == 1
     assert capsys.readouterr().err == "error: RuntimeError: odd; --debug shows where\n"
     assert main(["compare", "somewhere", "--debug"]) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import loratory
-from loratory import trained
+from loratory import comparing
 from loratory.cli import main
 from loratory.errors import DataError, SettingsError, StorageError
 from loratory.rerunning import rerun
@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused(lora: Run, spec: Any, tmp_path: Path
 def test_compare_says_in_what_surroundings_differ(lora: Run, tmp_path: Path, capsys: Any) -> None:
     versions = {**lora.record.environment["versions"], "torch": "2.0.0"}
     odd = altered(lora, tmp_path / "odd", threads=7, versions=versions, model_digest="f" * 64, fp32_products="tf32")
-    plain, document = (trained.compare([lora.directory, one], with_baselines=False) for one in (lora.directory, odd))
+    plain, document = (comparing.compare([lora.directory, one], with_baselines=False) for one in (lora.directory, odd))
     assert not any(note.startswith("Different") for note in plain.notes)
     notes = [note for note in document.notes if note.startswith("Different ")]
     assert [note.partition(" (")[0] for note in notes] == [

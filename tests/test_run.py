@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import loratory.run as run_module
-from loratory import predicting, trained
+from loratory import comparing, predicting, trained
 from loratory.data import make_dataset
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
@@ -220,8 +220,8 @@ def test_predictions_join_the_files_that_were_read(spec: Any, texts: list[tuple[
 
 def test_the_comparison_holds_every_run_and_the_baselines(runs: dict[str, Run]) -> None:
     paths = [run.directory for run in runs.values()]
-    alone = trained.compare(paths, with_baselines=False).to_dict()
-    table = trained.compare(paths).to_dict()
+    alone = comparing.compare(paths, with_baselines=False).to_dict()
+    table = comparing.compare(paths).to_dict()
     assert len(alone["rows"]) == len(runs)
     assert table["rows"][: len(runs)] == alone["rows"]
     baselines = [row["approach"] for row in table["rows"][len(runs) :]]

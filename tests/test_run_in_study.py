@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import loratory.run as run_module
-from loratory import trained
+from loratory import comparing, trained
 from loratory.engine.hardware import Hardware
 from loratory.errors import StorageError
 from loratory.exporting.export import export
@@ -56,7 +56,7 @@ def test_a_run_without_weights_is_the_same_run(method: str, spec: Any, tmp_path:
     assert (run.record.quality, run.record.fingerprint) == (kept.quality, kept.fingerprint)
     # what the weights would take, their file's header aside
     assert 0.8 * kept.cost["checkpoint_bytes"] < run.record.cost["checkpoint_bytes"] <= kept.cost["checkpoint_bytes"]
-    table = trained.compare([run.directory, runs[method].directory], with_baselines=False).to_dict()
+    table = comparing.compare([run.directory, runs[method].directory], with_baselines=False).to_dict()
     assert len(table["rows"]) == 2
     for use in (
         lambda: trained.open_trained(run.directory, hardware=CPU),

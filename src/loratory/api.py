@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from loratory import given, predicting, trained
+from loratory import comparing, given, predicting, trained
 from loratory.data.columns import Text, are_pairs
 from loratory.engine.epoch import Progress
 from loratory.errors import DataError, SettingsError
@@ -239,7 +239,7 @@ def compare(runs: Place | Sequence[Place], *, baselines: bool = True, price_per_
         StorageError: a path holds no committed run.
         DataError: the data has changed since.
     """
-    return trained.compare(_paths(runs), with_baselines=baselines, price_per_hour=price_per_hour)
+    return comparing.compare(_paths(runs), with_baselines=baselines, price_per_hour=price_per_hour)
 
 
 def rerun(run: Place, *, output: Place | None = None) -> Rerun:

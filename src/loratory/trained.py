@@ -1,4 +1,4 @@
-"""What is done with a trained model: open it, evaluate it, set it beside others."""
+"""What is done with a trained model: open it, evaluate it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loratory.data import Dataset, Labelled, dataset_of, load_source, make_dataset, shared
+from loratory.data import Dataset, Labelled, load_source, make_dataset, shared
 from loratory.data.columns import Coded, Text, are_pairs
 from loratory.data.targets import Numbers, Target, as_array, as_targets, listed
 from loratory.data.tokens import encode
-from loratory.disk.manifest import MANIFEST
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
 from loratory.errors import DataError, LoratoryError, SettingsError, StorageError, counted
-from loratory.evaluation.baselines import Baseline, baselines
 from loratory.evaluation.metrics import score
 from loratory.evaluation.quality import AnyQuality
 from loratory.methods import parse_spec
@@ -31,11 +29,11 @@ from loratory.models.pth import Card, read_pth
 from loratory.problems import FLAG_OF, IN_WORDS, MULTI, SINGLE, Problem, Targets
 from loratory.setup import quantized
 from loratory.spec import DataSpec, HardwareSpec, validated
-from loratory.store.directory import counted_run, read_run
+from loratory.store.directory import read_run
 from loratory.store.record import RunRecord
 
 if TYPE_CHECKING:
-    from loratory.report.tables import Table
+    pass
 
 log = logging.getLogger("loratory")
 
@@ -366,36 +364,3 @@ def divided_then(spec: DataSpec, digests: Mapping[str, str]) -> Dataset | None:
     except LoratoryError:
         return None
     return dataset if dataset.train.digest == digests["train"] else None
-
-
-def _compared(path: Path) -> RunRecord | None:
-    """A run that is compared; None, with a line, where it was committed and is damaged."""
-    return counted_run(path, read_run) if (path / MANIFEST).is_file() else read_run(path)
-
-
-def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hour: float | None = None) -> Table:
-    """The table of runs; the baselines stand below where all runs share one test split, else a note says why not.
-
-    Of several runs those that are damaged are left out, with a line each.
-
-    Raises:
-        StorageError: a path holds no committed run, or none is whole.
-    """
-    from loratory.report.tables import check_price, comparison
-
-    check_price(price_per_hour)
-    some = [read_run(path) for path in paths] if len(paths) == 1 else map(_compared, paths)
-    records = [record for record in some if record is not None]
-    if not records:
-        raise StorageError(f"none of these runs is whole: {', '.join(map(str, paths))}")
-    documents = [record.to_dict() for record in records]
-    shared = {record.data["digests"]["test"] for record in records}
-    found: list[Baseline] = []
-    if with_baselines and any(not record.data["sizes"]["test"] for record in records):
-        reason = "they are scored on the test split, and not every run has one"
-        found = [Baseline("Baselines", None, 0.0, 0, {}, reason)]
-    elif with_baselines and len(shared) == 1:
-        found = baselines(dataset_of(documents[0]))
-    elif with_baselines:
-        found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
-    return comparison(documents, found, price_per_hour=price_per_hour)

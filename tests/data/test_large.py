@@ -34,6 +34,7 @@ from loratory.data.profile import Reader, profile
 from loratory.data.rows import PARTS
 from loratory.errors import DataError, StorageError
 from loratory.evaluation import baselines as judged
+from loratory.evaluation import tfidf
 from loratory.spec import DataSpec
 
 ROOT = Path(__file__).parents[2]
@@ -137,10 +138,10 @@ def test_nobody_asks_for_all_texts_at_once(
 
 def test_above_a_number_of_texts_tfidf_is_left_out(tiny_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset(DataSpec(dataset=str(tiny_csv)))
-    monkeypatch.setattr(judged, "MOST_TEXTS", len(dataset.train) - 1)
-    tfidf = judged.baselines(dataset)[2]
-    assert (tfidf.quality, tfidf.parameters) == (None, 0)
-    assert tfidf.reason == f"its terms are counted in memory, for at most {len(dataset.train) - 1} training texts"
+    monkeypatch.setattr(tfidf, "MOST_TEXTS", len(dataset.train) - 1)
+    found = judged.baselines(dataset)[2]
+    assert (found.quality, found.parameters) == (None, 0)
+    assert found.reason == f"its terms are counted in memory, for at most {len(dataset.train) - 1} training texts"
 
 
 CUT: dict[str, tuple[str, bytes, str]] = {

@@ -19,6 +19,23 @@ _ROWS = 64
 
 
 @triton.jit
+def _rows_times(
+    found, X, W, rows, there, across, inside, x_row, w_column, w_along,
+    PRECISION: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
+):  # fmt: skip
+    """`found` and, added to it, the products of the rows of X that are `there` with the columns `inside` of W."""
+    along = tl.arange(0, ALONG)
+    for begin in range(0, WIDTH, ALONG):
+        known = begin + along < WIDTH
+        x_place = X + rows[:, None] * x_row + (begin + along)[None, :]
+        w_place = W + across[None, :] * w_column + (begin + along)[:, None] * w_along
+        x = tl.load(x_place, mask=there[:, None] & known[None, :], other=0.0)
+        w = tl.load(w_place, mask=inside[None, :] & known[:, None], other=0.0)
+        found = tl.dot(x, w, found, input_precision=PRECISION)
+    return found
+
+
+@triton.jit
 def _narrow(
     X, W, S, Y, BOUNDS, columns, x_row, w_member, w_column, w_along, y_row,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, ALONG: tl.constexpr,
@@ -28,26 +45,15 @@ def _narrow(
     last = tl.load(BOUNDS + member + 1).to(tl.int64)
     if first >= last:
         return
-    rows = first + tl.arange(0, ROWS)
-    across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    along = tl.arange(0, ALONG)
-    found = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for begin in range(0, WIDTH, ALONG):
-        inside = begin + along < WIDTH
-        x = tl.load(
-            X + rows[:, None] * x_row + (begin + along)[None, :],
-            mask=(rows < last)[:, None] & inside[None, :],
-            other=0.0,
-        )
-        w = tl.load(
-            W + member.to(tl.int64) * w_member + across[None, :] * w_column + (begin + along)[:, None] * w_along,
-            mask=(across < columns)[None, :] & inside[:, None],
-            other=0.0,
-        )
-        found = tl.dot(x, w, found, input_precision=PRECISION)
-    scale = tl.load(S + member * columns + across, mask=across < columns, other=0.0)
-    there = (rows < last)[:, None] & (across < columns)[None, :]
-    tl.store(Y + rows[:, None] * y_row + across[None, :], (found * scale[None, :]).to(Y.dtype.element_ty), mask=there)
+    rows, across = first + tl.arange(0, ROWS), tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    there, inside = rows < last, across < columns
+    found = _rows_times(
+        tl.zeros((ROWS, COLUMNS), tl.float32), X, W + member.to(tl.int64) * w_member, rows, there, across, inside,
+        x_row, w_column, w_along, PRECISION, WIDTH, ALONG,
+    )  # fmt: skip
+    found *= tl.load(S + member * columns + across, mask=inside, other=0.0)[None, :]
+    place = Y + rows[:, None] * y_row + across[None, :]
+    tl.store(place, found.to(Y.dtype.element_ty), mask=there[:, None] & inside[None, :])
 
 
 @triton.jit
@@ -60,26 +66,15 @@ def _widen(
     last = tl.load(BOUNDS + member + 1).to(tl.int64)
     if first >= last:
         return
-    rows = first + tl.arange(0, ROWS)
-    across = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    along = tl.arange(0, ALONG)
-    there = (rows < last)[:, None] & (across < columns)[None, :]
+    rows, across = first + tl.arange(0, ROWS), tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    there, inside = rows < last, across < columns
     place = Y + rows[:, None] * y_row + across[None, :]
-    found = tl.load(place, mask=there, other=0.0).to(tl.float32)
-    for begin in range(0, WIDTH, ALONG):
-        inside = begin + along < WIDTH
-        h = tl.load(
-            H + rows[:, None] * h_row + (begin + along)[None, :],
-            mask=(rows < last)[:, None] & inside[None, :],
-            other=0.0,
-        )
-        w = tl.load(
-            W + member.to(tl.int64) * w_member + across[None, :] * w_column + (begin + along)[:, None] * w_along,
-            mask=(across < columns)[None, :] & inside[:, None],
-            other=0.0,
-        )
-        found = tl.dot(h, w, found, input_precision=PRECISION)
-    tl.store(place, found.to(Y.dtype.element_ty), mask=there)
+    before = tl.load(place, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+    found = _rows_times(
+        before, H, W + member.to(tl.int64) * w_member, rows, there, across, inside, h_row, w_column, w_along,
+        PRECISION, WIDTH, ALONG,
+    )  # fmt: skip
+    tl.store(place, found.to(Y.dtype.element_ty), mask=there[:, None] & inside[None, :])
 
 
 @triton.jit

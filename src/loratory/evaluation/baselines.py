@@ -21,11 +21,12 @@ from loratory.data.columns import Text, are_pairs
 from loratory.evaluation.measures import Labels
 from loratory.evaluation.metrics import predicted, quality_over_folds, score
 from loratory.evaluation.quality import AnyQuality
+from loratory.evaluation.tfidf import Vectors
 from loratory.evaluation.thresholds import chosen_thresholds, decided
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, problem_of
 
 if TYPE_CHECKING:
-    from loratory.data.splits import Dataset, Split
+    from loratory.data.splits import Dataset
 
 VADER_NEUTRAL = 0.05
 """Compound scores within ± this are neutral (Hutto & Gilbert, ICWSM 2014, and the VADER package's own README)."""
@@ -35,12 +36,6 @@ C_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 ALPHA_GRID = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Regularisation strengths of the ridge regression; the best on validation's squared error is kept."""
-
-MOST_TEXTS = 500_000
-"""With more training texts TF-IDF is left out: its terms and their counts stand in memory, and do not map to a file."""
-
-RARE_FROM = 1000
-"""From this many training texts on, a term seen in one text only is dropped (min_df 2); below, every term counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,42 +219,11 @@ def _compounds(texts: Iterable[Text]) -> npt.NDArray[np.float64]:
     return np.fromiter((analyzer.polarity_scores(text)["compound"] for text in texts), dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class _Vectors:
-    """Words and word pairs of each part by sublinear TF-IDF.
-
-    Of pairs of texts each has terms of its own, and their vectors stand side by side.
-    """
-
-    train: Any
-    validation: Any
-    test: Any
-    settings: dict[str, Any]
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> _Vectors | str:
-        """Or why there are none."""
-        if len(dataset.train.labels) > MOST_TEXTS:
-            return f"its terms are counted in memory, for at most {MOST_TEXTS:,} training texts"
-        min_df = 2 if len(dataset.train.labels) >= RARE_FROM else 1
-        terms = [_Terms(min_df) for _ in _columns(dataset.train)]
-        try:
-            train = _beside([one.fit(texts) for one, texts in zip(terms, _columns(dataset.train), strict=True)])
-        except ValueError:
-            return "the training texts hold no words it could count"
-        settings = {"ngrams": [1, 2], "sublinear_tf": True, "min_df": min_df, "terms": train.shape[1]}
-
-        def transformed(split: Split) -> Any:
-            return _beside([one.of(texts) for one, texts in zip(terms, _columns(split), strict=True)])
-
-        return cls(train, transformed(dataset.validation), transformed(dataset.test), settings)
-
-
 def _tfidf(dataset: Dataset) -> _Answer:
     """TF-IDF, then L2 logistic regression; C is chosen on validation accuracy."""
     if len(np.unique(dataset.train.labels)) < 2:
         return _Answer(reason="the training split holds one class only")
-    vectors = _Vectors.of(dataset)
+    vectors = Vectors.of(dataset)
     if isinstance(vectors, str):
         return _Answer(reason=vectors)
     with _one_thread():
@@ -282,37 +246,6 @@ def _tfidf(dataset: Dataset) -> _Answer:
     return replace(answer, logits=logits)
 
 
-class _Terms:
-    """Terms of one column of texts, and their weights."""
-
-    def __init__(self, min_df: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        # one-letter words ("I") are kept: scikit-learn's own pattern drops them
-        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df, token_pattern=r"\w+")
-
-    def fit(self, texts: Iterable[str]) -> Any:
-        """Learn the terms of the training texts (N); their vectors (N, terms)."""
-        return self._vectorizer.fit_transform(texts)
-
-    def of(self, texts: Iterable[str]) -> Any:
-        """The vectors of other texts."""
-        return self._vectorizer.transform(texts)
-
-
-def _columns(split: Split) -> list[Iterable[str]]:
-    """The texts of a split; of pairs the first ones and the second ones."""
-    if not are_pairs(split.texts):
-        return [(text for text in split.texts if isinstance(text, str))]
-    return [(pair[0] for pair in split.texts), (pair[1] for pair in split.texts)]
-
-
-def _beside(vectors: Sequence[Any]) -> Any:
-    from scipy.sparse import hstack
-
-    return vectors[0] if len(vectors) == 1 else hstack(vectors, format="csr")
-
-
 def _best_regression(train: Any, validation: Any, dataset: Dataset) -> Any:
     """The logistic regression of C_GRID that is best on validation; of equals, the more regularised."""
     models = [_logistic(strength).fit(train, dataset.train.labels) for strength in C_GRID]
@@ -332,7 +265,7 @@ def _tfidf_labels(dataset: Dataset) -> _Answer:
     from sklearn.metrics import f1_score
     from sklearn.multiclass import OneVsRestClassifier
 
-    vectors = _Vectors.of(dataset)
+    vectors = Vectors.of(dataset)
     if isinstance(vectors, str):
         return _Answer(reason=vectors)
     truth, tried = dataset.validation.labels, []
@@ -363,7 +296,7 @@ def _ridge(dataset: Dataset) -> _Answer:
     """TF-IDF, then ridge regression; alpha is chosen on validation's squared error."""
     from sklearn.linear_model import Ridge
 
-    vectors = _Vectors.of(dataset)
+    vectors = Vectors.of(dataset)
     if isinstance(vectors, str):
         return _Answer(reason=vectors)
     with _one_thread():

@@ -26,6 +26,7 @@ from loratory.models import flat
 from loratory.models.door import adapter as adapters
 from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
 from loratory.models.families import Family, family_of
+from loratory.models.merging import merged
 from loratory.models.prompted import call_through
 from loratory.models.quantized import Quantization
 from loratory.models.source import (
@@ -321,31 +322,8 @@ def load_trained(
             raise ModelError(f"{directory}: virtual tokens cannot be folded into a base; export it as an adapter")
         call_through(inner, adapted, base.family)
     elif merge:
-        _merge(inner)
+        merged(inner)
     return replace(base, model=inner.eval(), tokenizer=tokenizer)
-
-
-def _merge(model: nn.Module) -> None:
-    """Fold every adapted layer into its weights, in place: as PEFT's `merge_and_unload`, which for some tuners does not
-    take a head of several modules.
-
-    Raises:
-        ModelError: the adapter is of a kind that cannot be folded in.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            try:
-                module.merge()
-            except (NotImplementedError, AttributeError, ValueError) as error:
-                kind = type(module).__module__.split(".")[2]
-                raise ModelError(f"an adapter of {kind} cannot be folded into its base: {first_line(error)}") from error
-            model.set_submodule(name, module.get_base_layer())
-        elif isinstance(module, ModulesToSaveWrapper):
-            (adapter,) = module.active_adapters
-            model.set_submodule(name, module.modules_to_save[adapter])
 
 
 class Bases:
