@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import loratory
 from loratory import trained
 from loratory.cli import main
+from loratory.data import dataset_of
 from loratory.errors import DataError, SettingsError, StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.metrics import metrics_of, score
@@ -106,7 +107,7 @@ def stock(model: Any, directory: Path, texts: list[str]) -> np.ndarray:
 @EACH
 def test_stock_libraries_give_the_same(kind: str, method: str, made: Any, tmp_path: Path) -> None:
     run = made[kind, method]
-    dataset = trained.dataset_of(run.record.to_dict())
+    dataset = dataset_of(run.record.to_dict())
     texts = list(dataset.test.texts)
     expected = predictions.read(run.directory / "predictions.parquet")["test"].logits
     if method == "lora":
@@ -144,7 +145,7 @@ def test_evaluate_and_pth_give_the_records_scores(kind: str, method: str, made: 
 def test_predictions_are_labels_from_their_thresholds_on(made: Any, tmp_path: Path, capsys: Any) -> None:
     run = made["sets", "lora"]
     opened = trained.open_trained(run.directory, hardware=CPU)
-    texts = list(trained.dataset_of(run.record.to_dict()).test.texts)[:6]
+    texts = list(dataset_of(run.record.to_dict()).test.texts)[:6]
     said = answers("", opened, texts)
     for labels, document in zip(said.chosen, said.documents(), strict=True):
         shares = document["probabilities"]
@@ -166,7 +167,7 @@ def test_predictions_are_labels_from_their_thresholds_on(made: Any, tmp_path: Pa
 def test_predictions_of_a_regression_are_numbers(made: Any, files: Any, tmp_path: Path, capsys: Any) -> None:
     run = made["numbers", "standard"]
     test = predictions.read(run.directory / "predictions.parquet")["test"]
-    texts = list(trained.dataset_of(run.record.to_dict()).test.texts)
+    texts = list(dataset_of(run.record.to_dict()).test.texts)
     said = loratory.predict(run, texts, device="cpu", precision="fp32")
     assert isinstance(said, loratory.PredictedNumbers)
     assert np.allclose(said.numbers, test.predictions, rtol=1e-5)
