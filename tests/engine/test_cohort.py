@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loratory.data import Labelled
-from loratory.engine.cohort import Ended, fit_cohort
+from loratory.engine.cohort import fit_cohort
+from loratory.engine.course import Ended
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, why_apart

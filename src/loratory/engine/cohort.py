@@ -13,81 +13,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from loratory.data.batches import Batch, Cut, Labelled, collate
+from loratory.data.batches import Cut, Labelled
 from loratory.data.joint import Joint, JointOrders
 from loratory.engine.compiling import Compiled
+from loratory.engine.course import Course, Ended
 from loratory.engine.epoch import Progress, Steps, set_training
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
-from loratory.engine.groups import Draws, Group, Shadows
 from loratory.engine.hardware import Hardware
-from loratory.engine.layers import Layer, Quickened, alike
 from loratory.engine.member_steps import Member, MemberSteps, why_apart
-from loratory.engine.members import MemberGroup, Rows, Stacks, rank_of, stacked_layers
 from loratory.engine.meter import Meter
-from loratory.engine.modules import quicken, stand_in
+from loratory.engine.modules import quicken
 from loratory.engine.ready import own_layers
-from loratory.errors import DivergedError
+from loratory.engine.together import Joined, joined, ranks_of
 from loratory.models.flat import Classifier
-
-
-@dataclass(eq=False)
-class Ended:
-    """How a member's training went.
-
-    Attributes:
-        history: as :attr:`loratory.engine.fit.FitResult.history`.
-        best_epoch: the epoch whose weights its model holds.
-        error: why it stopped, where it diverged.
-    """
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    error: DivergedError | None = None
-
-
-@dataclass(frozen=True)
-class _Together(Classifier):
-    """The members' models as one: its batches hold as many sequences of each, one member after the other.
-
-    Attributes:
-        inner: the first member's, or what begins above the frozen bottom of all.
-    """
-
-    inner: Classifier
-    whose: Rows
-
-    @property
-    def flat(self) -> bool:
-        """As of the inner one."""
-        return self.inner.flat
-
-    @property
-    def why_eager(self) -> str | None:
-        """As of the inner one."""
-        return self.inner.why_eager
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Logits (K·B, C)."""
-        self.whose.begin(batch.cu_seqlens, len(batch) // self.whose.members)
-        return super().__call__(batch)
-
-    def encode(self, batch: Batch) -> Tensor:
-        """As of a classifier. A part of the head that stands in the encoder (BERT's pooler) is left out there, where it
-        would pool the first member's first token, for nobody."""
-        encoder = self.family.encoder(self.model)
-        heads = {self.model.get_submodule(path) for path in self.family.head}
-        with ExitStack() as stack:
-            for module in heads.intersection(encoder.children()):
-                stack.callback(stand_in(module, lambda hidden: hidden[:, 0]))
-            return self.inner.encode(batch)
 
 
 @dataclass(frozen=True)
@@ -95,8 +41,8 @@ class _Ready(Steps):
     """Members that are ready to be trained together; see :class:`loratory.engine.epoch.Ready`."""
 
     one: MemberSteps
-    most: int
-    """Tokens that a member has in a batch, at most."""
+    joined: Joined
+    validation: Labelled | None
 
     def _loss(self, epoch: int) -> float:
         """The sum over those members whose loss is a finite number."""
@@ -161,8 +107,8 @@ def _fitted(
     meter: Meter,
     on_step: Callable[[Progress], None],
 ) -> tuple[list[Ended], dict[str, Any]]:
-    courses = [_Course(member) for member in members]
-    ranks = _ranks(members)
+    courses = [Course(member) for member in members]
+    ranks = ranks_of(members)
     alive, epoch, done = courses, 1, 0
     moments: list[Tensor] | None = None
     engine: dict[str, Any] = {}
@@ -173,8 +119,7 @@ def _fitted(
             if moments is not None:
                 run.one.resume(done, moments)
             while not any(course.over for course in alive):
-                run.epoch(epoch, on_step)
-                _judge(run, alive, epoch, validation)
+                _epoch(run, alive, epoch, on_step)
                 epoch += 1
             for place, course in enumerate(alive):
                 if course.over and course.kept is not None:
@@ -187,61 +132,22 @@ def _fitted(
     return [course.ended for course in courses], engine
 
 
-@dataclass(eq=False)
-class _Course:
-    """How far a member has come.
-
-    Attributes:
-        over: whether it trains no further.
-        best: the best epoch so far and its scores, where the member watches them.
-        kept: its weights then, a row of the flat memory, where they are to be kept.
-    """
-
-    member: Member
-    ended: Ended = field(default_factory=Ended)
-    over: bool = False
-    best: tuple[int, dict[str, float]] | None = None
-    kept: Tensor | None = None
-
-    def judge(self, row: dict[str, Any], logits: Tensor | None, weights: Tensor) -> None:
-        """End an epoch.
-
-        Args:
-            row: of the history, scores not yet in it.
-            logits: (N, C) of validation, where there is one.
-            weights: what it trains, a row of the flat memory.
-        """
-        epoch, spec, ended = row["epoch"], self.member.spec, self.ended
-        fault = None if math.isfinite(row["loss"]) else f"the loss is {row['loss']}"
-        if fault is None and logits is not None and not torch.isfinite(logits).all():
-            fault = "logits are no finite numbers"
-        scores = self.member.score(logits) if fault is None and logits is not None else {}
-        ended.history.append({**row, **scores})
-        self.over = fault is not None or epoch == spec.epochs
-        if fault is not None:
-            ended.error = DivergedError(f"{fault} in epoch {epoch} (step {row['step']}); use a smaller --lr")
-            return
-        if scores and (self.best is None or self.member.better(scores, self.best[1])):
-            self.best = epoch, scores
-            self.kept = weights.clone() if spec.keep == "best" else None
-        ended.best_epoch = self.best[0] if self.kept is not None and self.best is not None else epoch
-        if self.best is not None and spec.patience is not None and epoch - self.best[0] >= spec.patience:
-            self.over = True
-
-
-def _judge(run: _Ready, alive: Sequence[_Course], epoch: int, validation: Labelled | None) -> None:
-    """End the epoch of all members under way."""
-    done, meter = int(run.one.done), run.meter
+def _epoch(run: _Ready, alive: Sequence[Course], epoch: int, on_step: Callable[[Progress], None]) -> None:
+    """Train all members under way for an epoch, and judge them; its time is theirs in equal shares."""
+    meter = run.meter
+    before = dict(meter.seconds)
+    run.epoch(epoch, on_step)
+    done = int(run.one.done)
     losses = (run.one.loss / len(run.data.labels)).tolist()
     rates = run.one.rates_after(done)
+    logits: Sequence[Tensor | None] = [None] * len(alive)
     with meter.phase("eval"):
-        logits: Sequence[Tensor | None] = [None] * len(alive)
-        if validation is not None:
-            logits = list(predict_members(run, validation))
-        for place, (course, of_it) in enumerate(zip(alive, logits, strict=True)):
-            row = {"epoch": epoch, "step": done, "loss": losses[place], "lr": rates[place]}
-            row["train_seconds"] = meter.seconds["train"]
-            course.judge(row, of_it, run.one.stacks.weights[place])
+        if run.validation is not None:
+            logits = list(run.joined.predict(run.validation))
+    spent = {phase: (meter.seconds[phase] - before[phase]) / len(alive) for phase in ("train", "eval")}
+    for place, (course, of_it) in enumerate(zip(alive, logits, strict=True)):
+        row = {"epoch": epoch, "step": done, "loss": losses[place], "lr": rates[place]}
+        course.judge(row, of_it, run.one.stacks.weights[place], spent)
 
 
 @contextmanager
@@ -270,16 +176,14 @@ def _ready(
         devices = [hardware.device] if hardware.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(hardware.deterministically())
-        rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
-        quick, stacks = stack.enter_context(_stacked(members, ranks, rows, hardware))
+        one = stack.enter_context(joined(members, inner, ranks, most, hardware))
         with meter.phase("setup"):
             if hardware.device.type == "cpu":
                 stack.enter_context(quicken(host.model))
-            together = _Together(host.model, host.family, inner.pad_id, inner, rows)
             set_training(host.model, None)
             steps = MemberSteps(
-                together, members, stacks, hardware, each=math.ceil(len(data.labels) / cut.size),
-                class_weights=weights, refresh=quick.refresh, meter=meter,
+                one.classifier, members, one.stacks, hardware, each=math.ceil(len(data.labels) / cut.size),
+                class_weights=weights, refresh=one.quick.refresh, meter=meter,
             )  # fmt: skip
             step, engine = captured(
                 steps,
@@ -291,96 +195,13 @@ def _ready(
                 types=data.tokens.types is not None,
             )
         torch.manual_seed(_seed_of(seeds, epoch))
-        engine |= {"own_layers": own_layers(host, quick), "cohort": len(members)}
+        engine |= {"own_layers": own_layers(host, one.quick), "cohort": len(members)}
         yield _Ready(
-            together, joint, data.tokens.lengths, orders, cut, None, quick, steps, step, hardware, meter,
-            engine, most,
+            one.classifier, joint, data.tokens.lengths, orders, cut, None, one.quick, steps, step, hardware, meter,
+            engine, one, validation,
         )  # fmt: skip
-
-
-@contextmanager
-def _stacked(
-    members: Sequence[Member], ranks: dict[str, int], rows: Rows, hardware: Hardware
-) -> Iterator[tuple[Quickened, Stacks]]:
-    """Let the first member's model compute for all, with what they train in one memory; at the end each has its own."""
-    family = members[0].classifier.family
-    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
-    stacks = Stacks(len(members))
-    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), Draws(hardware.device), dtype)
-    heads = [
-        pair
-        for path in family.head
-        for pair in stacked_layers([one.classifier.model.get_submodule(path) for one in members], stacks)
-    ]
-    with ExitStack() as stack:
-        stacks.allocate(hardware.device)
-        stack.callback(stacks.restore)
-        for group in groups:
-            group.ready()
-        for part in quick.parts:
-            stack.callback(part.restore)
-            stack.callback(stand_in(part.module, part.__call__))
-        for module, forward in heads:
-            stack.callback(stand_in(module, forward))
-        yield quick, stacks
 
 
 def _seed_of(seeds: Sequence[int], epoch: int) -> int:
     """What the cohort's common draws begin with."""
     return int(np.random.SeedSequence([*seeds, epoch]).generate_state(1)[0])
-
-
-def _quickened(
-    members: Sequence[Member],
-    ranks: dict[str, int],
-    rows: Rows,
-    stacks: Stacks,
-    shadows: Shadows,
-    draws: Draws,
-    dtype: torch.dtype,
-) -> tuple[Quickened, list[MemberGroup]]:
-    """The layers of the first member's model, computed for all members."""
-    host = members[0].classifier.model
-    names = {module: name for name, module in host.named_modules()}
-    quick, groups = Quickened([], shadows, draws), []
-
-    def group(layers: Sequence[nn.Module]) -> Group:
-        paths = [names[layer] for layer in layers]
-        each = [[member.classifier.model.get_submodule(path) for path in paths] for member in members]
-        groups.append(MemberGroup(each, [ranks.get(path, 0) for path in paths], rows, stacks, shadows, draws))
-        return groups[-1]
-
-    for module, shape, heads in list(alike(host)):
-        quick.parts.append(Layer(module, shape, heads, draws, dtype, group))
-    return quick, groups
-
-
-def _ranks(members: Sequence[Member]) -> dict[str, int]:
-    """The largest rank of each adapted layer, by its name."""
-    ranks: dict[str, int] = {}
-    for member in members:
-        for name, module in member.classifier.model.named_modules():
-            ranks[name] = max(ranks.get(name, 0), rank_of(module))
-    return {name: rank for name, rank in ranks.items() if rank}
-
-
-def predict_members(run: _Ready, data: Labelled, *, tokens: int = 8192) -> Tensor:
-    """Logits (K, N, C) of all members, in fp32 on the CPU, in the data's order: all in one pass.
-
-    Args:
-        tokens: the most tokens of a batch, all members together, counted as if padded; one text of each at least.
-    """
-    members, model = run.one.stacks.members, run.classifier.model
-    model.eval()
-    run.quick.shadows.refresh()
-    order, results = [], []
-    with torch.inference_mode():
-        for chosen, _ in data.by_length(tokens=max(1, min(tokens // members, run.most))):
-            batch = collate(data.tokens, data.labels, np.tile(chosen, members)).to(run.hardware.device)
-            with run.hardware.autocast():
-                results.append(run.classifier(batch).float().view(members, len(chosen), -1))
-            order.append(torch.from_numpy(chosen))
-        logits = torch.cat(results, dim=1)
-        found = torch.empty_like(logits)
-        found.index_copy_(1, torch.cat(order).to(logits.device), logits)
-        return found.cpu()

@@ -1,0 +1,180 @@
+"""The models of a cohort's members as one: the first one's layers compute for all, with what each member trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loratory.data.batches import Batch, Labelled, collate
+from loratory.engine.groups import Draws, Group, Shadows
+from loratory.engine.hardware import Hardware
+from loratory.engine.layers import Layer, Quickened, alike
+from loratory.engine.member_steps import Member
+from loratory.engine.members import MemberGroup, Rows, Stacks, rank_of, stacked_layers
+from loratory.engine.modules import stand_in
+from loratory.models.flat import Classifier
+
+TOKENS = 8192
+"""A batch that is predicted has at most so many tokens of all members, counted as if padded, but one text of each."""
+
+
+@dataclass(frozen=True)
+class Together(Classifier):
+    """The members' models as one: its batches hold as many sequences of each, one member after the other.
+
+    Attributes:
+        inner: the first member's, or what begins above the frozen bottom of all.
+    """
+
+    inner: Classifier
+    whose: Rows
+
+    @property
+    def flat(self) -> bool:
+        """As of the inner one."""
+        return self.inner.flat
+
+    @property
+    def why_eager(self) -> str | None:
+        """As of the inner one."""
+        return self.inner.why_eager
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits (K·B, C)."""
+        self.whose.begin(batch.cu_seqlens, len(batch) // self.whose.members)
+        return super().__call__(batch)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """As of a classifier. A part of the head that stands in the encoder (BERT's pooler) is left out there, where it
+        would pool the first member's first token, for nobody."""
+        encoder = self.family.encoder(self.model)
+        heads = {self.model.get_submodule(path) for path in self.family.head}
+        with ExitStack() as stack:
+            for module in heads.intersection(encoder.children()):
+                stack.callback(stand_in(module, lambda hidden: hidden[:, 0]))
+            return self.inner.encode(batch)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """K models that compute as one.
+
+    Attributes:
+        most: tokens that a member has in a batch, at most.
+    """
+
+    classifier: Together
+    quick: Quickened
+    stacks: Stacks
+    most: int
+    hardware: Hardware
+
+    def predict(self, data: Labelled) -> Tensor:
+        """Logits (K, N, C) of all members, in fp32 on the CPU, in the data's order: all in one pass."""
+        members, model = self.stacks.members, self.classifier.model
+        model.eval()
+        self.quick.shadows.refresh()
+        order, results = [], []
+        with torch.inference_mode():
+            for chosen, _ in data.by_length(tokens=max(1, min(TOKENS // members, self.most))):
+                batch = collate(data.tokens, data.labels, np.tile(chosen, members)).to(self.hardware.device)
+                with self.hardware.autocast():
+                    results.append(self.classifier(batch).float().view(members, len(chosen), -1))
+                order.append(torch.from_numpy(chosen))
+            logits = torch.cat(results, dim=1)
+            found = torch.empty_like(logits)
+            found.index_copy_(1, torch.cat(order).to(logits.device), logits)
+            return found.cpu()
+
+
+@contextmanager
+def joined(
+    members: Sequence[Member], inner: Classifier, ranks: Mapping[str, int], most: int, hardware: Hardware
+) -> Iterator[Joined]:
+    """Let the first member's model compute for all, with what they train in one memory; at the end each has its own.
+
+    Args:
+        inner: the first member's, or what begins above the frozen bottom of all.
+        ranks: as :func:`ranks_of` gives them.
+        most: tokens that a member will have in a batch, at most.
+    """
+    host = members[0].classifier
+    rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
+    with _stacked(members, ranks, rows, hardware) as (quick, stacks):
+        yield Joined(Together(host.model, host.family, inner.pad_id, inner, rows), quick, stacks, most, hardware)
+
+
+def predict_cohort(
+    members: Sequence[Member], parts: Mapping[str, Labelled], *, hardware: Hardware
+) -> list[dict[str, Tensor]]:
+    """Of each member its logits (N, C) of each part, in fp32 on the CPU, in the data's order: all in one pass."""
+    longest = max(int(data.tokens.lengths.max()) for data in parts.values())
+    most = max(longest, TOKENS // len(members))
+    with joined(members, members[0].classifier, ranks_of(members), most, hardware) as one:
+        found = {part: one.predict(data) for part, data in parts.items()}
+    return [{part: logits[place] for part, logits in found.items()} for place in range(len(members))]
+
+
+def ranks_of(members: Sequence[Member]) -> dict[str, int]:
+    """The largest rank of each adapted layer, by its name."""
+    ranks: dict[str, int] = {}
+    for member in members:
+        for name, module in member.classifier.model.named_modules():
+            ranks[name] = max(ranks.get(name, 0), rank_of(module))
+    return {name: rank for name, rank in ranks.items() if rank}
+
+
+@contextmanager
+def _stacked(
+    members: Sequence[Member], ranks: Mapping[str, int], rows: Rows, hardware: Hardware
+) -> Iterator[tuple[Quickened, Stacks]]:
+    family = members[0].classifier.family
+    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+    stacks = Stacks(len(members))
+    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), Draws(hardware.device), dtype)
+    heads = [
+        pair
+        for path in family.head
+        for pair in stacked_layers([one.classifier.model.get_submodule(path) for one in members], stacks)
+    ]
+    with ExitStack() as stack:
+        stacks.allocate(hardware.device)
+        stack.callback(stacks.restore)
+        for group in groups:
+            group.ready()
+        for part in quick.parts:
+            stack.callback(part.restore)
+            stack.callback(stand_in(part.module, part.__call__))
+        for module, forward in heads:
+            stack.callback(stand_in(module, forward))
+        yield quick, stacks
+
+
+def _quickened(
+    members: Sequence[Member],
+    ranks: Mapping[str, int],
+    rows: Rows,
+    stacks: Stacks,
+    shadows: Shadows,
+    draws: Draws,
+    dtype: torch.dtype,
+) -> tuple[Quickened, list[MemberGroup]]:
+    """The layers of the first member's model, computed for all members."""
+    host = members[0].classifier.model
+    names = {module: name for name, module in host.named_modules()}
+    quick, groups = Quickened([], shadows, draws), []
+
+    def group(layers: Sequence[nn.Module]) -> Group:
+        paths = [names[layer] for layer in layers]
+        each = [[member.classifier.model.get_submodule(path) for path in paths] for member in members]
+        groups.append(MemberGroup(each, [ranks.get(path, 0) for path in paths], rows, stacks, shadows, draws))
+        return groups[-1]
+
+    for module, shape, heads in list(alike(host)):
+        quick.parts.append(Layer(module, shape, heads, draws, dtype, group))
+    return quick, groups
