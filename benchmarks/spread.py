@@ -23,7 +23,8 @@ import torch
 import loratory
 from loratory.store.directory import PREDICTIONS, read_run
 from loratory.study import cluster
-from loratory.study.jobs import Job, Outcome
+from loratory.study.jobs import Job
+from loratory.study.tasks import Done, Task
 
 Row = dict[str, Any]
 
@@ -55,15 +56,16 @@ class Study:
     """The file in which the process says when it did what."""
 
 
-def placed(job: Job, environment: dict[str, str]) -> Outcome:
+def placed(task: Task, environment: dict[str, str]) -> Done:
     """Carry a run out as a worker of the cluster does, and leave its mark."""
     begin = time.time()
-    outcome = cluster._carry_out(job, environment)
+    done = cluster._carry_out(task, environment)
+    (job,) = task.jobs
     mark = {"run": job.id, "begin": begin, "end": time.time(), "process": os.getpid(), **_place(job)}
     folder = job.output.parents[1] / MARKS
     folder.mkdir(exist_ok=True)
     (folder / f"{job.id}.json").write_text(json.dumps(mark), encoding="utf8")
-    return outcome
+    return done
 
 
 def _place(job: Job) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def work(study: Study) -> None:
     times = {"begin": time.time()}
     try:
         launch(
-            *read_study(Path(study.file)), Path(study.directory), executor="ray",
+            *read_study(Path(study.file)), Path(study.directory), executor="ray", cohort="off",
             planned=lambda plan, slots, finals: times.update(planned=time.time()),
             told=lambda plan, job: None,
         )  # fmt: skip

@@ -267,6 +267,7 @@ def run_study(
     executor: Literal["local", "ray"] = "local",
     workers: int | None = None,
     alone: bool = False,
+    cohort: Literal["off", "auto"] | int = "auto",
     retry_failed: bool = False,
     yes: bool = False,
     tracker: str | Sequence[str] = (),
@@ -283,6 +284,8 @@ def run_study(
         workers: runs at once; one by default, with Ray as many as there is room for. They are processes of their own:
             a script that asks for several begins with `if __name__ == "__main__":`.
         alone: final runs one by one on each device, after all tuning runs.
+        cohort: how many runs train at once on one base where they can (LoRA, heads), final ones too; `auto` lets
+            tuning runs, on CUDA; `off` none.
         retry_failed: run again what failed before.
         yes: run more than 1,000 runs.
         tracker: as :func:`train` takes it, told of each run; they are grouped by the study's name.
@@ -304,6 +307,7 @@ def run_study(
         executor=executor,
         workers=workers,
         alone=alone,
+        cohort=str(cohort),
         retry_failed=retry_failed,
         yes=yes,
         tracker=[tracker] if isinstance(tracker, str) else tracker,

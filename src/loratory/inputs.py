@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from loratory.data import Dataset, Labelled, Source, data_directory, divided, load_source, tokenize
 from loratory.data.dividing import fold_of
 from loratory.models.source import Pretrained, pretrained
-from loratory.spec import DataSpec
+from loratory.spec import DataSpec, RunSpec
+
+if TYPE_CHECKING:
+    from loratory.estimating import Estimate
 
 MOST_TABLES = 60
 """Parts whose tokens stay mapped: each holds up to three files open, of which a process may have some hundred."""
@@ -31,6 +36,8 @@ class Inputs:
         self._datasets: dict[DataSpec, Dataset] = {}
         self._models: dict[str, Pretrained] = {}
         self._tokens: dict[tuple[DataSpec, str, str], Labelled] = {}
+        self.alone: dict[RunSpec, Estimate] = {}
+        """What runs of this kind take by themselves, where that was measured."""
 
     def dataset(self, spec: DataSpec) -> Dataset:
         """The data set that `spec` names, divided.

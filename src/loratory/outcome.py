@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from loratory.engine.hardware import Hardware
-from loratory.engine.meter import Meter
+from loratory.engine.meter import Costs
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
 from loratory.program import code_version
 from loratory.setup import Setup
@@ -60,7 +60,7 @@ def _let_go(error: BaseException) -> None:
 
 def record_of(
     setup: Setup,
-    meter: Meter,
+    meter: Costs,
     name: str,
     status: Status,
     *,
@@ -68,6 +68,7 @@ def record_of(
     error: str | None = None,
     engine: dict[str, Any] | None = None,
     weights: bool = False,
+    cohort: dict[str, Any] | None = None,
 ) -> RunRecord:
     """What is known of a run when it ends, well or not.
 
@@ -76,6 +77,7 @@ def record_of(
         error: what ended it.
         engine: how its steps were made.
         weights: whether it leaves them.
+        cohort: that in which it trained, as the record has it.
     """
     return RunRecord(
         id=name,
@@ -96,24 +98,33 @@ def record_of(
         error=error,
         study=asdict(setup.place) if setup.place is not None else None,
         weights=weights,
+        cohort=cohort,
     )
 
 
 @contextmanager
-def failures_recorded(setup: Setup, meter: Meter, name: str, directory: Path) -> Iterator[None]:
-    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors."""
+def failures_recorded(
+    setup: Setup, meter: Costs, name: str, directory: Path, cohort: dict[str, Any] | None = None
+) -> Iterator[None]:
+    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors.
+
+    Args:
+        cohort: that in which it trained, as the record has it.
+    """
     try:
         yield
     except (LoratoryError, OSError, KeyboardInterrupt) as error:  # staging knows which OSErrors are the disk's
-        _commit_failure(setup, meter, name, directory, error)
+        _commit_failure(setup, meter, name, directory, error, cohort)
         raise
     except Exception as error:  # whatever a library raises while training: recorded, and out as one of ours
         ours = TrainingError(f"training stopped with {type(error).__name__}: {first_line(error)}; --debug shows where")
-        _commit_failure(setup, meter, name, directory, ours)
+        _commit_failure(setup, meter, name, directory, ours, cohort)
         raise ours from error
 
 
-def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, error: BaseException) -> None:
+def _commit_failure(
+    setup: Setup, meter: Costs, name: str, directory: Path, error: BaseException, cohort: dict[str, Any] | None
+) -> None:
     """Leave a record of a run that did not complete: failures count too. The first process does."""
     if not setup.hardware.processes.first:
         return
@@ -124,7 +135,7 @@ def _commit_failure(setup: Setup, meter: Meter, name: str, directory: Path, erro
         status = "diverged"
     elif isinstance(error, KeyboardInterrupt):
         status = "interrupted"
-    record = record_of(setup, meter, name, status, quality={}, error=str(error) or status)
+    record = record_of(setup, meter, name, status, quality={}, error=str(error) or status, cohort=cohort)
     try:
         with staging(directory) as stage:
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")

@@ -311,6 +311,8 @@ def _differences(first: RunRecord, second: RunRecord) -> tuple[Difference, ...]:
     one: Record = first.to_dict()
     two: Record = second.to_dict()
     found = [Difference(fact.title, fact.of(one), fact.of(two)) for fact in FACTS]
+    if first.cohort is not None:
+        found.append(Difference("training at once with others", f"{len(first.cohort['members'])} in a cohort", "alone"))
     found.append(Difference("model", *(str(lookup(each, "environment", "model_digest"))[:12] for each in (one, two))))
     for what, path in (
         ("data", ("digest",)),

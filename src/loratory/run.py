@@ -7,7 +7,6 @@ A run of a study may end without its weights: then nothing is saved and loaded b
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -17,11 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sklearn.metrics  # noqa: F401  imported here so that importing it counts in no run's time
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from loratory.checkpointing import Every, RunKeeper, forgotten_if_diverged
 from loratory.engine.checkpoint import Keeper
@@ -32,27 +27,18 @@ from loratory.engine.hardware import Hardware, device_type
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
 from loratory.engine.processes import joined
-from loratory.errors import (
-    DivergedError,
-    StorageError,
-)
-from loratory.evaluation import predictions
-from loratory.evaluation.metrics import METRICS, score
-from loratory.evaluation.predictions import Predictions
-from loratory.evaluation.quality import AnyQuality
-from loratory.evaluation.thresholds import chosen_thresholds, decided
+from loratory.errors import StorageError
 from loratory.inputs import Inputs
 from loratory.interruption import Interruption
-from loratory.outcome import failures_recorded, memory_errors, record_of
-from loratory.problems import MULTI
+from loratory.outcome import failures_recorded, memory_errors
 from loratory.remedies import remedy
-from loratory.saving import bytes_of_weights, check_saved, save
 from loratory.setup import Setup, prepare
 from loratory.spec import RunSpec
 from loratory.store.checkpoints import Checkpoints
-from loratory.store.directory import HISTORY, PREDICTIONS, RECORD, claim, commit, find_run, staging
+from loratory.store.directory import claim, commit, find_run, staging
 from loratory.store.record import Place, RunRecord
 from loratory.tracking import chosen, tracked
+from loratory.written import better_of, epoch_scores, written
 
 log = logging.getLogger("loratory")
 
@@ -158,7 +144,12 @@ def _train(
                     part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
                     for part in setup.scored
                 }
-            record = _written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
+            record = None
+            if stage is not None:
+                record = written(
+                    setup, meter, name, stage,
+                    history=result.history, engine=result.engine, logits=logits, keep_weights=keep_weights,
+                )  # fmt: skip
         if stage is not None:
             _commit(stage, directory, checkpoints)
         if record is not None:
@@ -177,37 +168,6 @@ def _commit(stage: Path, directory: Path, checkpoints: Checkpoints) -> None:
         log.warning("%s", error)
 
 
-def _written(
-    setup: Setup,
-    meter: Meter,
-    name: str,
-    stage: Path,
-    result: FitResult,
-    logits: dict[str, Tensor],
-    keep_weights: bool,
-) -> RunRecord:
-    """Everything that a completed run leaves, in `stage`; its record."""
-    with meter.phase("eval"):
-        thresholds = _thresholds(setup, logits["validation"])
-        quality = {part: _score(setup, part, logits[part], thresholds) for part in logits}
-    with memory_errors(setup.spec, setup.hardware):
-        meter.checkpoint_bytes = save(setup, stage) if keep_weights else bytes_of_weights(setup)
-        if keep_weights:
-            check_saved(setup, stage)
-    if setup.place is None or setup.place.stage == "final":  # of a tuning run nobody reads more than its scores
-        kept = {}
-        for part in logits:
-            split = setup.dataset.split(part)
-            chosen = None if thresholds is None else decided(logits[part].numpy(), thresholds)
-            kept[part] = Predictions(split.labels, logits[part].numpy(), split.rows, split.units, chosen)
-        predictions.write(stage / PREDICTIONS, kept)
-    _write_history(stage / HISTORY, result)
-    scores = {part: quality[part].record() for part in quality}
-    record = record_of(setup, meter, name, "completed", quality=scores, engine=result.engine, weights=keep_weights)
-    (stage / RECORD).write_text(record.to_json(), encoding="utf8")
-    return record
-
-
 def optimize(
     setup: Setup,
     meter: Meter,
@@ -223,18 +183,8 @@ def optimize(
         validated: whether validation is scored after each epoch; benchmarks of speed leave it out.
         keeper: keeps states of training on the way, and has the one to go on from.
     """
-    select, lr = setup.spec.training.select, setup.spec.training.lr
-    assert select is not None
+    lr = setup.spec.training.lr
     assert lr is not None
-    metric = METRICS[select]
-
-    def scores(logits: Tensor) -> dict[str, float]:
-        quality = _score(setup, "validation", logits, _thresholds(setup, logits))
-        return {f"validation_{name}": value for name in METRICS if (value := quality.value(name)) is not None}
-
-    def better(new: dict[str, float], old: dict[str, float]) -> bool:
-        return metric.better(new[f"validation_{metric.name}"], old[f"validation_{metric.name}"])
-
     return fit(
         setup.classifier,
         setup.tokens["train"],
@@ -244,8 +194,8 @@ def optimize(
         seed=setup.spec.seed,
         hardware=setup.hardware,
         meter=meter,
-        score=scores,
-        better=better,
+        score=partial(epoch_scores, setup),
+        better=better_of(setup),
         rates=setup.trainable.rates,
         starts=setup.trainable.starts,
         companion=setup.trainable.companion,
@@ -264,26 +214,9 @@ def run_id(spec: RunSpec, fingerprint: str) -> str:
     return f"{readable[:51]}-{fingerprint[:12]}"
 
 
-def _score(setup: Setup, part: str, logits: Tensor, thresholds: NDArray[np.float64] | None = None) -> AnyQuality:
-    if not torch.isfinite(logits).all():
-        raise DivergedError(f"the model gives logits that are no finite numbers on {part}; use a smaller --lr")
-    return score(setup.tokens[part].labels, logits.numpy(), None, setup.labels, thresholds=thresholds)
-
-
-def _thresholds(setup: Setup, logits: Tensor) -> NDArray[np.float64] | None:
-    """Where a text may have several labels: from which probability each is predicted, by validation's logits (N, C)."""
-    if setup.dataset.problem != MULTI:
-        return None
-    return chosen_thresholds(setup.tokens["validation"].labels, logits.numpy())
-
-
 def _existing(directory: Path, fingerprint: str, checkpoints: Checkpoints) -> RunRecord | None:
     found = find_run(directory)
     if found is not None and found.fingerprint != fingerprint:
         checkpoints.check_threads()
         raise StorageError(f"{directory} already holds another run ({found.id}); choose another --output")
     return found if found is not None and found.status == "completed" else None
-
-
-def _write_history(path: Path, result: FitResult) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in result.history), encoding="utf8")

@@ -165,17 +165,21 @@ def prepare(
     place: Place | None = None,
     *,
     weights: bool = True,
+    beside: Setup | None = None,
 ) -> Setup:
     """Read the data, load the model, let the method make it ready, tokenise, and move it to the device.
 
     Args:
         weights: False draws them at random.
+        beside: one of the same model, whose frozen weights serve this one too.
     """
     with hardware.woken():
-        return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place, weights)
+        return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place, weights, beside)
 
 
-def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None, weights: bool) -> Setup:
+def _prepare(
+    spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | None, weights: bool, beside: Setup | None
+) -> Setup:
     dataset = inputs.dataset(spec.data)
     begin = time.perf_counter()
     model = inputs.model(spec.model)
@@ -197,6 +201,8 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
+    if beside is not None:
+        _share_frozen(base, beside.base)
     base.to(hardware.device)
     hardware.synchronize()
     load_seconds = time.perf_counter() - begin
@@ -205,6 +211,21 @@ def _prepare(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     return Setup(
         spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, identity.kin, load_seconds, place
     )
+
+
+def _share_frozen(base: Base, other: Base) -> None:
+    """Let `base` have the frozen weights of `other`, where both have them.
+
+    Raises:
+        ValueError: they are not of the same model: a mistake of the caller.
+    """
+    if base.digest != other.digest:
+        raise ValueError(f"{base.source} has other weights than {other.source}")
+    theirs = dict(other.model.named_parameters())
+    for name, parameter in base.model.named_parameters():
+        there = theirs.get(name)
+        if there is not None and not parameter.requires_grad and not there.requires_grad:
+            parameter.data = there.data
 
 
 def resolve(spec: RunSpec, hidden_size: int, hardware: Hardware, problem: Problem = SINGLE) -> RunSpec:

@@ -27,6 +27,13 @@ def run_study(
         bool,
         typer.Option("--alone", help="final runs one by one on each device, after all tuning runs: none slows another"),
     ] = False,
+    cohort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|auto|K",
+            help="K runs trained at once on one base, LoRA or heads; auto: tuning runs, on CUDA [auto]",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="in place of what the file says: models=DIR, train.epochs=1"),
@@ -57,6 +64,7 @@ def run_study(
             executor=executor,
             workers=workers,
             alone=alone,
+            cohort=cohort,
             retry_failed=retry_failed,
             yes=yes,
             tracker=tracker or (),

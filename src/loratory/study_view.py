@@ -88,7 +88,7 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
     score = record.quality["validation"][plan.spec.select]
-    seconds = units.duration(record.cost["total_seconds"])
+    seconds = units.duration(record.seconds)
     return f"{name} ({setting}): validation {plan.spec.select} {score:.4g}, {seconds}"
 
 

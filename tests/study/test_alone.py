@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -28,11 +29,15 @@ from loratory.study.lock import launching
 from loratory.study.plan import Plan
 from loratory.study.progress import progress_of, read_status
 from loratory.study.reading import read_study
+from loratory.study.tasks import Done, Task
 from loratory.study.workers import Workers
 
 
 def job_of(name: str, stage: Stage) -> Job:
     return Job(name, "f" * 64, RunSpec(method=HeadSettings()), Place(stage), Path(name), False, Path.cwd())
+
+
+RECORD = cast(RunRecord, types.SimpleNamespace(study=None))
 
 
 class Cells:
@@ -90,12 +95,13 @@ class Threads:
             def serve(self) -> None:
                 try:
                     while True:
-                        job = self.pipe.recv()
+                        task = self.pipe.recv()
+                        (job,) = task.jobs
                         here = sum(one.gpu == self.gpu for one in list(threads.alive))
                         threads.ran.append(ran := Ran(job, self.gpu, time.perf_counter(), here))
                         time.sleep(threads.takes(job))
                         ran.end = time.perf_counter()
-                        self.pipe.send(Outcome(job, cast(RunRecord, object())))
+                        self.pipe.send(Done(task, [Outcome(job, RECORD)]))
                 except EOFError:
                     self.pipe.close()
 
@@ -167,11 +173,10 @@ def test_a_job_finds_a_gpu_that_has_room_for_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", threads.process)
     with Workers(3, Inputs(), cuda=True) as place:
         for name in ("first", "second", "long"):
-            place.submit(job_of(name, "tuning"))
-        assert {place.next().job.id, place.next().job.id} == {"first", "second"}
-        job = job_of("final", "final")
-        place.submit(dataclasses.replace(job, place=Place("final", runs_at_once=1)))
-        assert [place.next().job.id, place.next().job.id] == ["final", "long"]
+            place.submit(Task((job_of(name, "tuning"),)))
+        assert {place.next().task.name, place.next().task.name} == {"first", "second"}
+        place.submit(Task((job_of("final", "final"),), at_once=1))
+        assert [place.next().task.name, place.next().task.name] == ["final", "long"]
     assert {ran.job.id: ran.gpu for ran in threads.ran} == {"first": "0", "second": "1", "long": "0", "final": "1"}
 
 
@@ -181,9 +186,9 @@ def test_in_one_process_final_runs_come_last_in_any_case(alone: bool, monkeypatc
 
     def carry_out(job: Job, inputs: Inputs) -> Outcome:
         ran.append(job)
-        return Outcome(job, cast(RunRecord, object()))
+        return Outcome(job, RECORD)
 
-    monkeypatch.setattr("loratory.study.execute.carry_out", carry_out)
+    monkeypatch.setattr("loratory.study.tasks.carry_out", carry_out)
     with InProcess(Inputs()) as place:
         execute(cast(Plan, Cells(0, 2)), place, told=lambda plan, job: None, alone=alone)
     assert [job.id for job in ran] == ["1-t0", "1-t1", "0-f0", "0-f1", "1-f0", "1-f1"]
@@ -248,16 +253,16 @@ def test_where_the_devices_are_not_known_nothing_is_promised() -> None:
     class Somewhere:
         slots, devices = 2, None
 
-        def submit(self, job: Job) -> None:
-            ran.append(job)
+        def submit(self, task: Task) -> None:
+            ran.append(task)
 
-        def next(self) -> Outcome:
+        def next(self) -> Done:
             ended.append(ran[len(ended)])
-            return Outcome(ended[-1], cast(RunRecord, object()))
+            return Done(ended[-1], [Outcome(ended[-1].jobs[0], RECORD)])
 
-    ran, ended = list[Job](), list[Job]()
+    ran, ended = list[Task](), list[Task]()
     execute(cast(Plan, Cells(1)), cast(Executor, Somewhere()), told=lambda plan, job: None)
-    assert [job.place.runs_at_once for job in ended] == [None] * 3
+    assert [(task.at_once, task.jobs[0].place.runs_at_once) for task in ended] == [(None, None)] * 3
 
 
 def test_ray_refuses_it(study_file: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

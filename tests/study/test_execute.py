@@ -26,6 +26,7 @@ from loratory.study.jobs import Outcome
 from loratory.study.launch import launch
 from loratory.study.lock import launching
 from loratory.study.reading import read_study
+from loratory.study.tasks import Done
 from loratory.study.workers import Workers, serve
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -49,7 +50,7 @@ def test_two_processes_give_the_same_numbers_and_lost_ones_are_replaced(
 
     def kill(plan: Any, job: Any) -> None:
         if len(started) == 2:  # after the first run, the one that is at work
-            next(worker for worker in started if worker.job is not None).process.kill()
+            next(worker for worker in started if worker.task is not None).process.kill()
             started.append(None)
 
     study = study_file(tune_seeds="each")
@@ -96,17 +97,19 @@ def test_what_is_told_twice_or_late_counts_once(
 
         def __init__(self, inputs: Inputs) -> None:
             super().__init__(inputs)
-            self.ended: list[Outcome] = []
-            self.late: list[Outcome] = []
+            self.ended: list[Done] = []
+            self.late: list[Done] = []
 
-        def next(self) -> Outcome:
+        def next(self) -> Done:
             if not self.ended:
-                job = self._jobs.popleft()
+                task = self._tasks.popleft()
+                (job,) = task.jobs
                 shutil.copytree(ran / "runs" / job.id, job.output)
-                outcome, late = Outcome(job, before[job.id]), self.late
-                self.late = [Outcome(job, dataclasses.replace(before[job.id], status="failed"), StorageError("late"))]
-                self.ended = [outcome, *late, outcome]
-            told.append(self.ended[0].job.id)
+                done, late = Done(task, [Outcome(job, before[job.id])]), self.late
+                failed = dataclasses.replace(before[job.id], status="failed")
+                self.late = [Done(task, [Outcome(job, failed, StorageError("late"))])]
+                self.ended = [done, *late, done]
+            told.append(self.ended[0].task.name)
             return self.ended.pop(0)
 
     told: list[str] = []
@@ -157,11 +160,11 @@ def test_a_process_holds_nothing_of_a_run_that_failed(monkeypatch: pytest.Monkey
         def send(self, outcome: Any) -> None:
             pass
 
-    def carry_out(job: Any, inputs: Inputs) -> None:
+    def carry_out(task: Any, inputs: Inputs) -> None:
         held.append(weakref.ref(Held()))
 
     held: list[weakref.ref[Held]] = []
-    monkeypatch.setattr("loratory.study.workers.carry_out", carry_out)
+    monkeypatch.setattr("loratory.study.workers.carry_out_task", carry_out)
     monkeypatch.setattr("loratory.study.workers._end_with_parent", lambda: None)
     monkeypatch.setattr("loratory.study.workers.signal.signal", lambda number, handler: None)
     monkeypatch.setattr(logging.Logger, "setLevel", lambda logger, level: None)
@@ -298,7 +301,7 @@ def test_a_worker_with_other_data_than_the_plans_does_not_run(
     def elsewhere(job: Any, inputs: Inputs) -> Any:
         return carry_out(dataclasses.replace(job, fingerprint="0" * 64), Inputs())
 
-    monkeypatch.setattr("loratory.study.execute.carry_out", elsewhere)
+    monkeypatch.setattr("loratory.study.tasks.carry_out", elsewhere)
     with pytest.raises(jobs.ResourceError, match="are not those of the plan here"):
         run_with(tmp_path / "out", study_file())
     assert not (tmp_path / "out" / "runs").exists()
@@ -323,7 +326,7 @@ def test_what_a_worker_does_not_find_is_no_failure_of_its_runs(
         (without_folder, "none, where the study was started, is not here"),
         (without_data, "data.csv"),
     ):
-        monkeypatch.setattr("loratory.study.execute.carry_out", elsewhere)
+        monkeypatch.setattr("loratory.study.tasks.carry_out", elsewhere)
         with pytest.raises(LoratoryError, match=says):
             run_with(tmp_path / "out", path)
         assert not (tmp_path / "out" / "runs").exists()

@@ -22,6 +22,7 @@ from loratory.spec import RunSpec
 from loratory.store.record import Place
 from loratory.study.cluster import Cluster
 from loratory.study.jobs import Job
+from loratory.study.tasks import Task
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -30,12 +31,12 @@ import os, signal
 from loratory.cli import main
 from loratory.study import cluster
 carry_out = cluster._carry_out
-def once(job, environment):
+def once(task, environment):
     mark = os.environ["MARK"]
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return carry_out(job, environment)
+        return carry_out(task, environment)
     os.kill(os.getpid(), signal.SIGKILL)
 cluster._carry_out = once
 code = main(command)
@@ -105,8 +106,8 @@ def test_an_error_of_a_task_is_no_failure_of_its_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", ray)
     cluster = Cluster(1, Inputs(), cuda=False, threads=1)
     job = Job("one", "f" * 64, RunSpec(method=HeadSettings()), Place("tuning"), Path("one"), False, Path.cwd())
-    cluster._jobs["task"] = job, None
-    outcome = cluster.next()
+    cluster._tasks["task"] = Task((job,)), None
+    (outcome,) = cluster.next().outcomes
     assert outcome.record is None
     assert isinstance(outcome.stops, ResourceError)
     assert str(outcome.stops) == "--executor ray: one: No module named 'loratory'"
@@ -142,7 +143,7 @@ def test_jobs_go_to_workers_that_have_room(monkeypatch: pytest.MonkeyPatch) -> N
         assert known == ("answer", 0)
         for name in ("one", "two"):
             spec = RunSpec(method=HeadSettings())
-            cluster.submit(Job(name, "f" * 64, spec, Place("tuning"), Path(name), False, Path.cwd()))
+            cluster.submit(Task((Job(name, "f" * 64, spec, Place("tuning"), Path(name), False, Path.cwd()),)))
         told: list[Any] = [cluster.next() for _ in range(2)]
     assert told == [("answer", 0)] * 2
     assert len(actors) == 2

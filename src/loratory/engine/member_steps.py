@@ -49,7 +49,7 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
         return "several processes train"
     if hardware.checkpointing:
         return "layers are checkpointed"
-    for name in _COMMON:
+    for name in COMMON:
         if len({getattr(member.spec, name) for member in members}) > 1:
             return f"{name} differs"
     if first.spec.accumulate > 1:
@@ -68,7 +68,7 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     return None
 
 
-_COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
+COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
 """Settings that the members share."""
 
 

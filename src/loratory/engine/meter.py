@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import psutil
 import torch
@@ -28,6 +28,21 @@ Phase = Literal["setup", "train", "eval", "checkpoint"]
 
 ASIDE = ("eval", "checkpoint")
 """Phases whose memory is not what training needs."""
+
+
+class Costs(Protocol):
+    """What a run cost, as its record has it: a meter's count, or a member's part of what its cohort cost."""
+
+    checkpoint_bytes: int | None
+    """Of the weights that it saves, or would."""
+
+    def phase(self, name: Phase) -> AbstractContextManager[None]:
+        """Count the time inside towards `name`."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """The `cost` part of run.json."""
+        ...
 
 
 class Meter:

@@ -173,6 +173,20 @@ class Particular(Protocol):
         ...
 
 
+@runtime_checkable
+class Sharing(Protocol):
+    """A method whose runs leave the base as it is, so that several can be trained at once on one."""
+
+    def shares_base(self, settings: MethodSettings) -> bool:
+        """Whether runs with such settings can. The engine has the last word: it sees the models."""
+        ...
+
+
+def shares_base(method: Method, settings: MethodSettings) -> bool:
+    """Whether several runs of `method` with such settings can be trained at once on one base."""
+    return isinstance(method, Sharing) and method.shares_base(settings)
+
+
 def refusal(method: Method, family: Family) -> str | None:
     """Why `method` does not run on `family`, as one line; None where it does. No model is needed to know."""
     return method.refuses(family) if isinstance(method, Particular) else None

@@ -34,6 +34,10 @@ class Head:
         """1e-3, AdamW's own default (Kingma & Ba 2015, section 2)."""
         return 1e-3
 
+    def shares_base(self, settings: MethodSettings) -> bool:
+        """Always: every head sees the same features."""
+        return True
+
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Freeze all but the head."""
         return TrainableModel(base.model, set_free(base.model, base.family, unfrozen=lambda name: False))

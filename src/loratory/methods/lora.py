@@ -129,6 +129,12 @@ class Lora:
         9). For the variants it was not searched."""
         return 2e-3 if hidden_size < 512 else 5e-4
 
+    def shares_base(self, settings: MethodSettings) -> bool:
+        """Where nothing of the base is trained or changed, and A and B learn at one rate."""
+        assert isinstance(settings, LoraSettings)
+        plain = settings.dora == "off" and settings.bias == "none" and not settings.mutates
+        return plain and settings.lora_plus == 1
+
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Put the update beside the targets; freeze all else but the head."""
         assert isinstance(settings, LoraSettings)

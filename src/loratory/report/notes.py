@@ -14,6 +14,12 @@ from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, problem_in
 from loratory.store.naming import Record, flat, lookup, setting, short
 from loratory.store.surroundings import FACTS, MODEL
 
+ALONE_SAID = (
+    "Many share a base at once there: times and memory stand here as of steps made alone, with random weights, and in "
+    "run.json as of the cohort, too."
+)
+"""What has to be said of runs that trained in cohorts."""
+
 
 def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
     """The lines under a table of `records`, called `names`, and `baselines`: what does not compare, and why."""
@@ -137,10 +143,13 @@ def _few(names: Sequence[str]) -> str:
 def _beside(records: Sequence[Record]) -> list[str]:
     found = [lookup(record, "study", "runs_at_once") for record in records]
     crowded = [value for value in found if isinstance(value, int) and value > 1]
-    if not crowded:
-        return []
-    some = "" if len(crowded) == len(found) else f" with {len(crowded):,} of these {len(found):,} runs"
-    return [f"Up to {max(crowded)} runs of a study went at once on one device{some}: they slowed one another."]
+    lines = []
+    if crowded:
+        some = "" if len(crowded) == len(found) else f" with {len(crowded):,} of these {len(found):,} runs"
+        lines.append(f"Up to {max(crowded)} runs of a study went at once on one device{some}: they slowed one another.")
+    if joint := sum(lookup(record, "cohort") is not None for record in records):
+        lines.append(f"{joint:,} of these {len(found):,} runs trained in cohorts. {ALONE_SAID}")
+    return lines
 
 
 def _seeds_of_cells(records: Sequence[Record]) -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ from loratory.evaluation.metrics import LEADING, METRICS, metrics_of
 from loratory.problems import SINGLE, Problem
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.notes import SCORED
+from loratory.report.notes import ALONE_SAID, SCORED
 from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
@@ -296,6 +296,9 @@ def beside(study: Summary) -> list[str]:
             f"How many runs of the study went at once on one device is not known{_of(unknown, cells)}: those that did "
             "slowed one another."
         )
+    joint = [cell for cell in cells if cell.cohorts]
+    if joint:
+        found.append(f"Final runs{_of(joint, cells)} trained in cohorts. {ALONE_SAID}")
     if cells and not found:
         found.append("Each final run had its device to itself: no other run of the study was there.")
     return found

@@ -153,6 +153,11 @@ class Checkpoints:
         return _found(self.output.parent, re.escape(self.output.name))
 
 
+def has_any(output: Path) -> bool:
+    """Whether there is a checkpoint of the run whose place is `output`, whole or not."""
+    return bool(_found(output.parent, re.escape(output.name)))
+
+
 def clear_orphans(parent: Path, wanted: Collection[str]) -> int:
     """Remove the checkpoints in `parent` of all runs but those called `wanted`; those stay, too, in whose place another
     process is at work.

@@ -34,7 +34,10 @@ class Place:
     """Of a final run: the selection, written before, that chose its setting (12 digits of its SHA-256)."""
     runs_at_once: int | None = None
     """At most how many of the study's runs, this one among them, its device (one GPU, or the CPU) had at once while it
-    ran: promised by the launcher before it began. None where nobody knows. No part of what makes the run this run."""
+    ran, a cohort counted as one: promised by the launcher before it began. None where nobody knows. No part of what
+    makes the run this run."""
+    apart: str | None = None
+    """Why it was trained alone though it was to be in a cohort; None where it was not to be. No part of it either."""
 
     @property
     def sees(self) -> tuple[str, ...]:
@@ -61,6 +64,9 @@ class RunRecord:
     """Its :class:`Place` in a study; None outside of one."""
     weights: bool = True
     """Whether a run that completed left its weights."""
+    cohort: dict[str, Any] | None = None
+    """Of a run that trained at once with others: their names, and its share of what all of them took; see
+    :class:`loratory.engine.share.Share`. Then `cost` says what it takes alone."""
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +81,11 @@ class RunRecord:
     def labels(self) -> tuple[str, ...]:
         """Class names in id order."""
         return tuple(str(label) for label in self.data["labels"])
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, all in all; of one that trained in a cohort its share of that."""
+        return float(self.cost["total_seconds"] if self.cohort is None else sum(self.cohort["share_seconds"].values()))
 
     @property
     def problem(self) -> Problem:

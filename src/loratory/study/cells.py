@@ -64,6 +64,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         missing=cell.missing,
         scored_before=sum(choice.scored_before for choice in cell.choices),
         runs_at_once=_runs_at_once(records),
+        cohorts=sum(lookup(record, "cohort") is not None for record in records),
         own_layers=_own_layers(records),
         frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
         time_parts_seconds=_time_parts(records, costs),

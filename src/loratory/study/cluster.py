@@ -1,7 +1,7 @@
-"""Jobs in Ray's workers, on a cluster that Ray starts on this machine or on one that is there (`RAY_ADDRESS`).
+"""Tasks in Ray's workers, on a cluster that Ray starts on this machine or on one that is there (`RAY_ADDRESS`).
 
-A worker has its CPU cores or its GPU to itself, and carries out one job after the other: libraries and CUDA start once.
-A job whose worker or node is lost is carried out again; a study whose launcher is lost goes on when it is started
+A worker has its CPU cores or its GPU to itself, and carries out task after task: libraries and CUDA start once.
+A task whose worker or node is lost is carried out again; a study whose launcher is lost goes on when it is started
 again, because runs are found where they were committed. The study's directory, data and models stand under the same
 paths on every node.
 """
@@ -14,22 +14,24 @@ import os
 import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loratory.errors import Interrupted, ResourceError, StorageError, first_line
+from loratory.errors import Interrupted, ResourceError, first_line
 from loratory.inputs import Inputs
 from loratory.spec import RunSpec
-from loratory.study.jobs import Asked, Job, Outcome, carry_out, known, leave_failure
+from loratory.study.jobs import Asked, Outcome, known
+from loratory.study.tasks import Done, Task, carry_out_task, given_up
 from loratory.study.workers import RETRIES
 
 log = logging.getLogger("loratory")
 
 
 IDLE = 20.0
-"""Seconds after which workers that have no job go, so that one whose node was lost finds room elsewhere."""
+"""Seconds after which workers that have no task go, so that one whose node was lost finds room elsewhere."""
 
 
 class Worker:
@@ -57,9 +59,9 @@ class Cluster:
         """
         self._asked_slots, self._inputs = slots, inputs
         self._needs = {"num_cpus": threads, "num_gpus": int(cuda)}
-        self._waiting = deque[Job]()
-        self._jobs: dict[Any, tuple[Job, Any]] = {}
-        """Each job under way, with its worker."""
+        self._waiting = deque[Task]()
+        self._tasks: dict[Any, tuple[Task, Any]] = {}
+        """Each task under way, with its worker."""
         self._starting: dict[Any, Any] = {}
         """Workers that have not answered yet, by the answer that is awaited: others may have what they need."""
         self._idle: list[Any] = []
@@ -107,7 +109,7 @@ class Cluster:
 
         self._idle.clear()
         self._starting.clear()
-        self._jobs.clear()
+        self._tasks.clear()
         ray.shutdown()
 
     def _room(self, node: Mapping[str, float]) -> int:
@@ -135,17 +137,17 @@ class Cluster:
         self._idle.append(worker)
         return answer
 
-    def submit(self, job: Job) -> None:
-        """Give the job to a worker that has none, as soon as there is one."""
-        self._waiting.append(job)
+    def submit(self, task: Task) -> None:
+        """Give the task to a worker that has none, as soon as there is one."""
+        self._waiting.append(task)
         self._deal()
 
-    def next(self) -> Outcome:
-        """Wait for a job to end; the failure of one that Ray has given up."""
+    def next(self) -> Done:
+        """Wait for a task to end; the failure of one that Ray has given up."""
         import ray
 
         while True:
-            awaited = [*self._jobs, *(self._starting if self._waiting else [])]
+            awaited = [*self._tasks, *(self._starting if self._waiting else [])]
             ended, _ = ray.wait(awaited, num_returns=1, timeout=None if self._waiting else IDLE)
             if not ended:
                 self._idle.clear()
@@ -153,37 +155,39 @@ class Cluster:
             elif ended[0] in self._starting:
                 self._came(ended[0])
                 self._deal()
-            else:
-                return self._outcome(ended[0])
+            elif (done := self._done(ended[0])) is not None:
+                return done
 
-    def _outcome(self, ended: Any) -> Outcome:
+    def _done(self, ended: Any) -> Done | None:
+        """How a task ended; None where the runs of a cohort are carried out again, each alone."""
         import ray
 
-        job, worker = self._jobs.pop(ended)
+        task, worker = self._tasks.pop(ended)
         try:
-            outcome: Outcome = ray.get(ended)
+            done: Done = ray.get(ended)
         except ray.exceptions.RayTaskError as error:  # raised before the run began, as where Loratory is not installed
-            return Outcome(job, None, stops=ResourceError(f"--executor ray: {job.id}: {first_line(error.cause)}"))
+            stops = ResourceError(f"--executor ray: {task.name}: {first_line(error.cause)}")
+            return Done(task, [Outcome(task.jobs[0], None, stops=stops)])
         except ray.exceptions.RayError as error:
             message = f"Ray gave it up after {RETRIES + 1} times: {first_line(error)}"
-            try:
-                return Outcome(job, leave_failure(job, message, self._inputs))
-            except StorageError as full:
-                return Outcome(job, None, stops=full)
+            if len(task.jobs) > 1 and task.apart is None:
+                self.submit(replace(task, apart=message))
+                return None
+            return given_up(task, message, self._inputs)
         self._idle.append(worker)
         self._deal()
-        return outcome
+        return done
 
     def _deal(self) -> None:
-        """Give waiting jobs to workers without one; for those that are left, as many workers start."""
+        """Give waiting tasks to workers without one; for those that are left, as many workers start."""
         while self._waiting and self._idle:
-            job, worker = self._waiting.popleft(), self._idle.pop()
-            self._jobs[worker.do.remote(_carry_out, job, self._environment)] = job, worker
+            task, worker = self._waiting.popleft(), self._idle.pop()
+            self._tasks[worker.do.remote(_carry_out, task, self._environment)] = task, worker
         for _ in range(len(self._waiting) - len(self._starting)):
             self._start()
 
     def _first(self) -> Any:
-        """A worker without a job, the first that answers where none has yet."""
+        """A worker without a task, the first that answers where none has yet."""
         import ray
 
         if not self._idle:
@@ -197,7 +201,7 @@ class Cluster:
         self._idle.append(self._starting.pop(answer))
 
     def _start(self) -> None:
-        """Start a worker. Lost, it starts again, wherever there is room, and so does its job, some times."""
+        """Start a worker. Lost, it starts again, wherever there is room, and so does its task, some times."""
         import ray
 
         worker = ray.remote(Worker).options(max_restarts=-1, max_task_retries=RETRIES, **self._needs).remote()
@@ -206,7 +210,7 @@ class Cluster:
 
 @cache
 def _inputs() -> Inputs:
-    """What this worker's process has read, for its jobs one after the other."""
+    """What this worker's process has read, for its tasks one after the other."""
     return Inputs()
 
 
@@ -216,9 +220,9 @@ def _known(asked: list[Asked], folder: Path, environment: dict[str, str]) -> lis
     return known(asked, _inputs())
 
 
-def _carry_out(job: Job, environment: dict[str, str]) -> Outcome:
+def _carry_out(task: Task, environment: dict[str, str]) -> Done:
     os.environ.update(environment)
     try:
-        return carry_out(job, _inputs())
-    except Interrupted:  # its node goes; as a lost worker's, its job is carried out again, from its checkpoint
+        return carry_out_task(task, _inputs())
+    except Interrupted:  # its node goes; as a lost worker's, its task is carried out again, from its checkpoint
         os._exit(1)

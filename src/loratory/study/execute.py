@@ -1,8 +1,9 @@
-"""Carrying a plan out: jobs go to an executor as it has room, and what ends may make further jobs possible."""
+"""Carrying a plan out: tasks go to an executor as it has room, and what ends may make further runs possible."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -12,15 +13,20 @@ from typing import Protocol
 
 from loratory.inputs import Inputs
 from loratory.spec import RunSpec
-from loratory.study.jobs import Asked, Job, Outcome, carry_out, known
+from loratory.store.naming import lookup
+from loratory.store.record import RunRecord
+from loratory.study.jobs import Asked, Job, known
 from loratory.study.plan import Plan
+from loratory.study.tasks import NONE, Cohorts, Done, Task, carry_out_task, gathered
+
+log = logging.getLogger("loratory")
 
 
 class Executor(Protocol):
-    """Where jobs are carried out. A job that is lost with its process is carried out again, some times."""
+    """Where tasks are carried out. One that is lost with its process is carried out again, some times."""
 
     slots: int
-    """How many jobs run at once."""
+    """How many tasks are under way at once."""
     devices: int | None
     """Over how many devices they are spread evenly; None where nobody knows."""
 
@@ -33,24 +39,24 @@ class Executor(Protocol):
         """:func:`loratory.study.jobs.known`, where the jobs will be carried out."""
         ...
 
-    def submit(self, job: Job) -> None:
-        """Take a job, for a device that then has no more of them than the job's place promises; never more than
-        `slots` that have not ended."""
+    def submit(self, task: Task) -> None:
+        """Take a task, for a device that then has no more of them than the task promises; never more than `slots` that
+        have not ended."""
         ...
 
-    def next(self) -> Outcome:
-        """Wait for a job to end."""
+    def next(self) -> Done:
+        """Wait for a task to end."""
         ...
 
 
 class InProcess:
-    """One job after the other, in this process, on one device."""
+    """One task after the other, in this process, on one device."""
 
     slots = 1
     devices: int | None = 1
 
     def __init__(self, inputs: Inputs) -> None:
-        self._inputs, self._jobs = inputs, deque[Job]()
+        self._inputs, self._tasks = inputs, deque[Task]()
 
     def __enter__(self) -> InProcess:
         """Take the libraries out of the collections that each run's meter asks for, which take 0.1 s with them."""
@@ -67,16 +73,23 @@ class InProcess:
         """Computed here."""
         return known(asked, self._inputs)
 
-    def submit(self, job: Job) -> None:
-        """Keep the job until it is waited for."""
-        self._jobs.append(job)
+    def submit(self, task: Task) -> None:
+        """Keep the task until it is waited for."""
+        self._tasks.append(task)
 
-    def next(self) -> Outcome:
+    def next(self) -> Done:
         """Carry it out."""
-        return carry_out(self._jobs.popleft(), self._inputs)
+        return carry_out_task(self._tasks.popleft(), self._inputs)
 
 
-def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None], alone: bool = False) -> None:
+def execute(
+    plan: Plan,
+    executor: Executor,
+    *,
+    told: Callable[[Plan, Job], None],
+    alone: bool = False,
+    cohorts: Cohorts = NONE,
+) -> None:
     """Carry out what is missing of `plan`.
 
     Args:
@@ -84,26 +97,40 @@ def execute(plan: Plan, executor: Executor, *, told: Callable[[Plan, Job], None]
         alone: final runs begin once no tuning run is under way or waiting, and go one by one on each device, every cell
             with one seed before any with the next: what slows the device for a while slows no cell alone. Else runs
             begin as soon as they are known; in this order too where one goes at a time.
+        cohorts: which runs are trained at once, on one base.
 
     Raises:
         LoratoryError: what no further run could get past, such as a full disk.
     """
-    waiting, running = plan.missing(), dict[str, Job]()
+    waiting, running, said = plan.missing(), dict[str, Task](), set[str]()
     while waiting or running:
         if alone or executor.slots == 1:
             waiting.sort(key=_turn)
         while waiting and len(running) < _room(waiting[0], running.values(), executor, alone):
-            job = _promised(waiting.pop(0), executor, alone)
-            executor.submit(job)
-            running[job.id] = job
-        outcome = executor.next()
-        if running.pop(outcome.job.id, None) is None:
+            jobs = gathered(waiting, cohorts, executor.slots)
+            taken = {job.id for job in jobs}
+            waiting = [job for job in waiting if job.id not in taken]
+            task = _promised(jobs, executor, alone)
+            executor.submit(task)
+            running[task.name] = task
+        done = executor.next()
+        if running.pop(done.task.name, None) is None:
             continue  # told twice, or late of one that was carried out again: what was told first counts
-        if outcome.record is not None:
-            waiting += plan.finished(outcome.job, outcome.record)
-            told(plan, outcome.job)
-        if outcome.stops is not None:
-            raise outcome.stops
+        for outcome in done.outcomes:
+            if outcome.record is not None:
+                _say_if_apart(outcome.record, said)
+                waiting += plan.finished(outcome.job, outcome.record)
+                told(plan, outcome.job)
+            if outcome.stops is not None:
+                raise outcome.stops
+
+
+def _say_if_apart(record: RunRecord, said: set[str]) -> None:
+    """That a run which was to be in a cohort was trained alone, and why: once for each reason."""
+    why = lookup(record.study, "apart")
+    if isinstance(why, str) and why not in said:
+        said.add(why)
+        log.warning("%s, and others if need be, trained alone and in no cohort: %s", record.id, why)
 
 
 def _is_final(job: Job) -> bool:
@@ -114,11 +141,11 @@ def _turn(job: Job) -> tuple[bool, int]:
     return _is_final(job), job.spec.seed if _is_final(job) else 0
 
 
-def _room(job: Job, running: Collection[Job], executor: Executor, alone: bool) -> int:
-    """How many jobs may be under way with `job` among them."""
+def _room(job: Job, running: Collection[Task], executor: Executor, alone: bool) -> int:
+    """How many tasks may be under way with that of `job` among them."""
     if not alone:
         return executor.slots
-    if any(_is_final(one) != _is_final(job) for one in running):
+    if any(_is_final(one.jobs[0]) != _is_final(job) for one in running):
         return 0
     return finals_at_once(executor) if _is_final(job) else executor.slots
 
@@ -128,7 +155,9 @@ def finals_at_once(executor: Executor) -> int:
     return min(executor.slots, executor.devices or 1)
 
 
-def _promised(job: Job, executor: Executor, alone: bool) -> Job:
-    """The job, told how many of the study's runs its device will have at once: its record says so."""
+def _promised(jobs: Sequence[Job], executor: Executor, alone: bool) -> Task:
+    """The jobs as a task, told how many of the study's runs their device will have at once: their records say so."""
     most = None if executor.devices is None else math.ceil(executor.slots / executor.devices)
-    return replace(job, place=replace(job.place, runs_at_once=1 if alone and _is_final(job) else most))
+    if alone and _is_final(jobs[0]):
+        most = 1
+    return Task(tuple(replace(job, place=replace(job.place, runs_at_once=most)) for job in jobs), most)

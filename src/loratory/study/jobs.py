@@ -78,7 +78,7 @@ def known(asked: Sequence[Asked], inputs: Inputs) -> list[tuple[str, str, RunSpe
 def carry_out(job: Job, inputs: Inputs) -> Outcome:
     """Train once. A run that fails is an outcome, and its record lies in its place."""
     try:
-        if (otherwise := _not_as_planned(job, inputs)) is not None:
+        if (otherwise := not_as_planned(job, inputs)) is not None:
             return Outcome(job, None, stops=otherwise)
         run = train(
             job.spec,
@@ -94,15 +94,14 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
     except OutOfMemoryError as error:
         return _failed(job, str(error), inputs)
     except (StorageError, ResourceError) as error:  # the next run would meet it too
-        _forget(job)
-        return Outcome(job, None, stops=error)
+        return stopped(job, error)
     except LoratoryError as error:
         return _failed(job, str(error), inputs)
     except Exception as error:  # noqa: BLE001  # a defect in one setting's way does not end the others
         return _failed(job, f"{type(error).__name__}: {first_line(error)}", inputs)
 
 
-def _not_as_planned(job: Job, inputs: Inputs) -> LoratoryError | None:
+def not_as_planned(job: Job, inputs: Inputs) -> LoratoryError | None:
     """Why no run can be carried out here: what the plan read is gone, or something else. No run's own failure."""
     try:
         if os.getcwd() != str(job.folder):
@@ -140,12 +139,13 @@ def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
     return Outcome(job, record, stops=broken)
 
 
-def _forget(job: Job) -> None:
-    """Take away the record of a run that failed for no fault of its own, so that it is run again."""
+def stopped(job: Job, error: LoratoryError) -> Outcome:
+    """The outcome of a run that failed for no fault of its own; its record is taken away, so that it is run again."""
     with suppress(StorageError, OSError):
         record = glance(job.output)
         if record is not None and record.status == "failed":
             shutil.rmtree(job.output)
+    return Outcome(job, None, stops=error)
 
 
 def leave_failure(job: Job, message: str, inputs: Inputs) -> RunRecord:

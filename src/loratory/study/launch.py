@@ -25,6 +25,7 @@ from loratory.study.lock import launching
 from loratory.study.plan import Plan, not_alone, unfinished, without_use, without_weights
 from loratory.study.reading import file_says_otherwise
 from loratory.study.spec import StudySpec
+from loratory.study.tasks import Cohorts
 from loratory.study.wording import of_the_file
 from loratory.study.workers import Workers
 from loratory.tracking import chosen
@@ -42,6 +43,7 @@ def launch(
     executor: str = "local",
     workers: int | None = None,
     alone: bool = False,
+    cohort: str | None = None,
     retry_failed: bool = False,
     tracker: Sequence[str] = (),
     checkpoint_every: str | None = None,
@@ -55,6 +57,8 @@ def launch(
         executor: `local` or `ray`.
         workers: runs at once; one by default, with Ray as many as there is room for.
         alone: whether final runs go one by one on each device, after all tuning runs.
+        cohort: which runs are trained at once on one base: `off`, `auto` (the default), or a number; see
+            :meth:`loratory.study.tasks.Cohorts.read`.
         retry_failed: run again what failed before.
         tracker: who follows each run, by the names in :mod:`loratory.tracking`.
         checkpoint_every: how often each run's state is kept, as :func:`loratory.run.train` takes it.
@@ -73,6 +77,8 @@ def launch(
     if alone and executor == "ray":
         raise SettingsError("--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved")
     trackers = chosen(tracker)
+    cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
+    cohorts = Cohorts.read(cohort, cuda=cuda, alone=alone, tracked=bool(trackers))
     Every.read(checkpoint_every)  # what cannot be meant is refused before anything is planned
     _check_place(directory)
     with launching(directory) as tell, of_the_file():
@@ -82,7 +88,6 @@ def launch(
         spec = judged(spec, inputs)
         check_settings(spec, inputs)
         tell.held.write(directory / STUDY, text)
-        cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
         beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its worker
         threads = _threads(directory, spec, workers or beside)
         with _executor(executor, workers, inputs, cuda=cuda, threads=threads) as place:
@@ -100,7 +105,7 @@ def launch(
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)
             planned(plan, place.slots, finals)
-            execute(plan, place, told=told, alone=alone)
+            execute(plan, place, told=told, alone=alone, cohorts=cohorts)
             _clear_orphans(plan)
             if others := without_use(plan):  # known now that every rate is chosen
                 runs = counted(others, "run")

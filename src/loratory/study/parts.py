@@ -188,6 +188,8 @@ class CellSummary:
     """Final runs that had been scored on test before their selection was there: an earlier file's, used again."""
     runs_at_once: int | None = None
     """At most how many of the study's runs the device of a final run had at once; None where a record does not say."""
+    cohorts: int = 0
+    """How many of its final runs trained in a cohort: their times and memory are those of steps made alone."""
     own_layers: int | None = None
     """How many layers the engine computed itself; None where a record does not say."""
     frozen_bottom: bool = False

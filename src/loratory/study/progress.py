@@ -16,7 +16,7 @@ from typing import Any
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import counted_run
-from loratory.store.naming import approaches
+from loratory.store.naming import approaches, lookup
 from loratory.store.record import RunRecord
 from loratory.study.layout import PLAN, RUNS, planned
 from loratory.study.lock import Launcher, launcher
@@ -203,10 +203,16 @@ def _seconds_left(
     group = [other for other in cells if _group(other) == _group(cell)]
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
-        seconds = [float(record.cost["total_seconds"]) for record in found if record.status == "completed"]
-        if seconds:
-            each = median(seconds)
-            return (progress.trials - progress.trials_done) * each, (progress.finals - progress.finals_done) * each
+        done = [record for record in found if record.status == "completed"]
+        if done:
+            trial, final = (
+                median(
+                    [one.seconds for one in done if lookup(one.study, "stage") == stage]
+                    or [one.seconds for one in done]
+                )
+                for stage in ("tuning", "final")
+            )
+            return (progress.trials - progress.trials_done) * trial, (progress.finals - progress.finals_done) * final
     return None
 
 

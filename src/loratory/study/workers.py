@@ -1,4 +1,4 @@
-"""Jobs in several processes of this machine: on a CPU its threads divided among them, on CUDA a GPU each in turn."""
+"""Tasks in several processes of this machine: on a CPU its threads divided among them, on CUDA a GPU each in turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,16 +20,17 @@ from types import TracebackType
 
 import torch
 
-from loratory.errors import Interrupted, StorageError, counted
+from loratory.errors import Interrupted, counted
 from loratory.inputs import Inputs
 from loratory.interruption import AGAIN
 from loratory.spec import RunSpec
-from loratory.study.jobs import Asked, Job, Outcome, carry_out, known, leave_failure
+from loratory.study.jobs import Asked, known
+from loratory.study.tasks import Done, Task, carry_out_task, given_up
 
 log = logging.getLogger("loratory")
 
 RETRIES = 2
-"""How often a job is carried out again after its process was lost."""
+"""How often a task is carried out again after its process was lost."""
 
 
 PATIENCE = 60.0
@@ -41,11 +42,11 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     gpu: str | None
-    job: Job | None = None
+    task: Task | None = None
 
 
 class Workers:
-    """A number of processes, each with one job at a time. They end with this one, however it ends."""
+    """A number of processes, each with one task at a time. They end with this one, however it ends."""
 
     def __init__(self, slots: int, inputs: Inputs, *, cuda: bool) -> None:
         """
@@ -81,7 +82,7 @@ class Workers:
 
     def _checkpointed(self) -> None:
         """Let the runs under way come to a checkpoint."""
-        busy = [worker.process for worker in self._workers if worker.job is not None]
+        busy = [worker.process for worker in self._workers if worker.task is not None]
         for process in busy:
             process.terminate()  # which a run that trains takes as its signal to come to an end
         begin = time.monotonic()
@@ -96,40 +97,40 @@ class Workers:
         """Computed here: all processes have this machine's devices and libraries."""
         return known(asked, self._inputs)
 
-    def submit(self, job: Job) -> None:
-        """Give the job to a process that has none, on a GPU that has room for it; one is started where there is none.
+    def submit(self, task: Task) -> None:
+        """Give the task to a process that has none, on a GPU that has room for it; one is started where there is none.
 
-        A job that is to have its GPU to itself finds no other process there, which would still hold memory.
+        A task that is to have its GPU to itself finds no other process there, which would still hold memory.
         """
-        for one in [one for one in self._workers if one.job is None and not one.process.is_alive()]:
+        for one in [one for one in self._workers if one.task is None and not one.process.is_alive()]:
             self._end(one)
-        busy = Counter(one.gpu for one in self._workers if one.job is not None)
-        most = job.place.runs_at_once or self.slots
-        worker = next((one for one in self._workers if one.job is None and busy[one.gpu] < most), None)
+        busy = Counter(one.gpu for one in self._workers if one.task is not None)
+        most = task.at_once or self.slots
+        worker = next((one for one in self._workers if one.task is None and busy[one.gpu] < most), None)
         if worker is None:
             worker = self._start()
-        worker.job = job
+        worker.task = task
         if most == 1:
-            for one in [one for one in self._workers if one.job is None and one.gpu == worker.gpu]:
+            for one in [one for one in self._workers if one.task is None and one.gpu == worker.gpu]:
                 self._end(one)
         with suppress(BrokenPipeError, ConnectionResetError):  # it ended just now: `next` meets the end of its pipe
-            worker.pipe.send(job)
+            worker.pipe.send(task)
 
-    def next(self) -> Outcome:
-        """Wait for a job to end; one whose process was lost is carried out again, twice at most."""
+    def next(self) -> Done:
+        """Wait for a task to end; one whose process was lost is carried out again, twice at most."""
         while True:
-            busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
+            busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             for pipe in connection.wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]  # wait gives what it was given
                 try:
-                    outcome: Outcome = worker.pipe.recv()
+                    done: Done = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     lost = self._after_loss(worker)
                     if lost is not None:
                         return lost
                     break
-                worker.job = None
-                return outcome
+                worker.task = None
+                return done
 
     def _start(self) -> _Worker:
         spawn = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of libraries
@@ -153,23 +154,21 @@ class Workers:
         taken = Counter(worker.gpu for worker in self._workers)
         return min(self._gpus, key=lambda one: taken[one]) if self._gpus else None
 
-    def _after_loss(self, worker: _Worker) -> Outcome | None:
-        """Carry the job of a lost process out in another one; its failure where it was lost too often."""
-        job = worker.job
-        assert job is not None
+    def _after_loss(self, worker: _Worker) -> Done | None:
+        """Carry the task of a lost process out in another one, the runs of a cohort each alone; its failure where it
+        was lost too often."""
+        task = worker.task
+        assert task is not None
         worker.process.join()  # by itself, so that its exit code says how it ended
         self._end(worker)
-        self._lost[job.id] += 1
+        self._lost[task.name] += 1
         ended = f"its process ended with {_said(worker.process.exitcode)}"
-        if self._lost[job.id] <= RETRIES:
-            log.warning("%s: %s; it is run again", job.id, ended)
-            self.submit(job)
+        if self._lost[task.name] <= RETRIES:
+            log.warning("%s: %s; it is run again", task.name, ended)
+            self.submit(replace(task, apart=ended) if len(task.jobs) > 1 else task)
             return None
         message = f"{ended}, {counted(RETRIES + 1, 'time')}; it may need more memory than there is"
-        try:
-            return Outcome(job, leave_failure(job, message, self._inputs))
-        except StorageError as error:
-            return Outcome(job, None, stops=error)
+        return given_up(task, message, self._inputs)
 
 
 def visible_gpus() -> list[str]:
@@ -200,7 +199,7 @@ def _said(code: int | None) -> str:
 
 
 def serve(pipe: Connection) -> None:
-    """Carry out jobs from `pipe` until its other end is closed. Runs in a process of its own."""
+    """Carry out tasks from `pipe` until its other end is closed. Runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends this process
     logging.getLogger("loratory").setLevel(logging.ERROR)  # what is to be told was told where the study was planned
     logging.getLogger("loratory.tracking").setLevel(logging.WARNING)  # but a tracker fails here
@@ -208,14 +207,14 @@ def serve(pipe: Connection) -> None:
     inputs = Inputs()
     while True:
         try:
-            job = pipe.recv()
+            task = pipe.recv()
         except EOFError:
             return
         try:
-            outcome = carry_out(job, inputs)
+            done = carry_out_task(task, inputs)
         except Interrupted:  # the launcher ends, too
             return
-        pipe.send(outcome)
+        pipe.send(done)
         gc.collect()  # a run that failed is held by its own traceback: frozen, its model would stay for good
         gc.freeze()  # by now the libraries are loaded: later collections, a few a run, need not look through them
 

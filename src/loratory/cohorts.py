@@ -1,0 +1,228 @@
+"""Runs trained at once on one frozen base, from their specs to their committed directories.
+
+train_together:  each: dataset ─▶ base ─▶ method.prepare     all: fit ─▶ score     each: save ─▶ check ─▶ commit
+
+Every run leaves the directory that it would leave alone, an ordinary PEFT adapter in it; its record says in which
+cohort it trained. No state is kept on the way: a run that is interrupted begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from loratory.engine.cohort import fit_cohort
+from loratory.engine.course import Ended
+from loratory.engine.epoch import Progress
+from loratory.engine.hardware import Hardware
+from loratory.engine.member_steps import Member, why_apart
+from loratory.engine.meter import Meter
+from loratory.engine.share import Alone, Share
+from loratory.engine.together import predict_cohort
+from loratory.errors import DivergedError, Interrupted
+from loratory.estimating import estimate
+from loratory.inputs import Inputs
+from loratory.interruption import Interruption
+from loratory.outcome import failures_recorded, memory_errors
+from loratory.run import run_id
+from loratory.setup import Setup, prepare
+from loratory.spec import RunSpec, TrainingSpec
+from loratory.store.directory import claim, commit, read_run, staging
+from loratory.store.record import Place, RunRecord
+from loratory.written import better_of, epoch_scores, written
+
+SECONDS = 0.5
+"""For how long steps are made alone, about, to know what such a run takes by itself."""
+
+FILLED = 0.9
+"""How much of the memory that is free a cohort is planned to take."""
+
+UNCOUNTED = ("lr", "weight_decay", "warmup", "max_grad_norm", "patience", "keep", "select")
+"""Settings on which neither time nor memory of a step depends."""
+
+
+class ApartError(Exception):
+    """These runs are not trained at once; each of them can be, alone."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run of a cohort: what :func:`loratory.run.train` takes of it."""
+
+    spec: RunSpec
+    output: Path
+    place: Place | None = None
+    keep_weights: bool = True
+
+
+def train_together(wanted: Sequence[Wanted], inputs: Inputs) -> list[RunRecord]:
+    """Train runs at once and commit each one's directory. One that diverges leaves its record, and the others go on.
+
+    Returns:
+        Their records, in order.
+
+    Raises:
+        ApartError: they do not fit together; nothing was trained.
+        OutOfMemoryError: the device's memory does not suffice for all of them. Those that were committed are there.
+        LoratoryError: as :func:`loratory.run.train`.
+    """
+    spec = wanted[0].spec
+    hardware = Hardware.of(spec.hardware)
+    alone = [alone_of(one.spec, inputs) for one in wanted]  # before there is anything else in memory
+    meter = Meter(hardware)
+    with ExitStack() as stack:
+        for one in wanted:
+            stack.enter_context(claim(one.output))
+        with memory_errors(spec, hardware):
+            setups = _prepared(wanted, hardware, inputs, meter)
+            members = [_member(setup) for setup in setups]
+            if (why := why_apart(members, setups[0].hardware)) is not None:
+                raise ApartError(why)
+            ended, engine, logits = _trained(setups, members, meter)
+        shares = _shares(setups, ended, meter, alone)
+        return [
+            _left(one, setup, end, share, scored, engine)
+            for one, setup, end, share, scored in zip(wanted, setups, ended, shares, logits, strict=True)
+        ]
+
+
+def alone_of(spec: RunSpec, inputs: Inputs) -> Alone:
+    """What the run `spec` takes by itself: an estimate from steps that are made now, alone, with random weights; what
+    was found for another run that takes the same is used again.
+
+    Raises:
+        ApartError: the device's memory does not suffice for it alone.
+        LoratoryError: data or model cannot be read.
+    """
+    free = {name: TrainingSpec.model_fields[name].default for name in UNCOUNTED}
+    kind = spec.model_copy(update={"training": spec.training.model_copy(update=free), "seed": 0})
+    if kind not in inputs.alone:
+        inputs.alone[kind] = estimate(kind, inputs=inputs, seconds=SECONDS)
+        Hardware.of(spec.hardware).free()
+    found = inputs.alone[kind]
+    if found.train_seconds is None or found.peak_memory_bytes is None or found.memory_parts_bytes is None:
+        raise ApartError("alone its step does not fit into the device's memory")
+    return Alone(
+        step_seconds=found.train_seconds / found.steps,
+        timed_steps=found.timed_steps,
+        memory_kind=found.memory_kind,
+        peak_bytes=found.peak_memory_bytes,
+        parts_bytes=found.memory_parts_bytes,
+    )
+
+
+def fitting(alone: Sequence[Alone]) -> int:
+    """How many of these runs, from the first on, the free memory holds at once by their estimates; at least 1."""
+    first = alone[0]
+    cuda = first.memory_kind == "allocated"
+    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    left = FILLED * free - first.parts_bytes["weights"]
+    for count, one in enumerate(alone):
+        left -= one.own_bytes
+        if left < 0:
+            return max(1, count)
+    return len(alone)
+
+
+def _prepared(wanted: Sequence[Wanted], hardware: Hardware, inputs: Inputs, meter: Meter) -> list[Setup]:
+    """All but the first have its frozen weights."""
+    setups: list[Setup] = []
+    with meter.phase("setup"):
+        for one in wanted:
+            first = setups[0] if setups else None
+            setups.append(prepare(one.spec, hardware, inputs, one.place, beside=first))
+            if setups[-1].trainable.converted is not None:
+                raise ApartError("a start of its own is taken out of the base's weights")
+    return setups
+
+
+def _member(setup: Setup) -> Member:
+    training = setup.spec.training
+    assert training.lr is not None
+    return Member(
+        setup.classifier, training, training.lr, setup.spec.seed, partial(epoch_scores, setup), better_of(setup),
+        setup.trainable.rates,
+    )  # fmt: skip
+
+
+def _trained(
+    setups: Sequence[Setup], members: Sequence[Member], meter: Meter
+) -> tuple[list[Ended], dict[str, Any], list[dict[str, Tensor]]]:
+    """How each one's training went, how steps were made, and each one's logits of the parts that are scored."""
+    first, interruption = setups[0], Interruption()
+
+    def on_step(progress: Progress) -> None:
+        if interruption.number is not None:
+            raise Interrupted(interruption.number, "and those that trained at once begin anew")
+
+    tokens, hardware = first.tokens, first.hardware
+    meter.start_memory()
+    with interruption.awaited():
+        ended, engine = fit_cohort(
+            members, tokens["train"], tokens["validation"], hardware=hardware, meter=meter, on_step=on_step
+        )
+    meter.stop_memory()
+    with meter.phase("eval"):
+        logits = predict_cohort(members, {part: tokens[part] for part in first.scored}, hardware=hardware)
+    return ended, engine, logits
+
+
+def _shares(setups: Sequence[Setup], ended: Sequence[Ended], meter: Meter, alone: Sequence[Alone]) -> list[Share]:
+    names = [run_id(setup.spec, setup.fingerprint) for setup in setups]
+    cohort = hashlib.sha256("\n".join(sorted(setup.fingerprint for setup in setups)).encode()).hexdigest()[:12]
+    cost, count, texts = meter.record(), len(setups), setups[0].tokens["train"].tokens
+    scored = (meter.seconds["eval"] - sum(end.spent["eval"] for end in ended)) / count
+    return [
+        Share(
+            name=cohort,
+            members=names,
+            alone=one,
+            seconds={
+                "setup": meter.seconds["setup"] / count,
+                "train": end.spent["train"],
+                "eval": end.spent["eval"] + scored,
+                "checkpoint": 0.0,
+            },
+            peak=cost["peak_memory_bytes"],
+            steps=end.history[-1]["step"],
+            examples=len(end.history) * len(texts.lengths),
+            tokens=len(end.history) * int(texts.lengths.sum()),
+            resident_measured=cost["resident_measured"],
+        )
+        for end, one in zip(ended, alone, strict=True)
+    ]
+
+
+def _left(
+    wanted: Wanted,
+    setup: Setup,
+    ended: Ended,
+    share: Share,
+    logits: dict[str, Tensor],
+    engine: dict[str, Any],
+) -> RunRecord:
+    """Commit what a run leaves; the record of one that diverged."""
+    name, cohort = run_id(setup.spec, setup.fingerprint), share.cohort()
+    history = [{**row, "train_seconds": share.alone.step_seconds * row["step"]} for row in ended.history]
+    try:
+        with failures_recorded(setup, share, name, wanted.output, cohort):
+            if ended.error is not None:
+                raise ended.error
+            with staging(wanted.output) as stage:
+                record = written(
+                    setup, share, name, stage,
+                    history=history, engine=engine, logits=logits, keep_weights=wanted.keep_weights, cohort=cohort,
+                )  # fmt: skip
+                commit(stage, wanted.output)
+                return record
+    except DivergedError:
+        return read_run(wanted.output)

@@ -1,0 +1,173 @@
+"""What an executor carries out in one go: a run alone, or several of one base as a cohort.
+
+waiting runs ─▶ those that can share a base with the first ─▶ a task ─▶ as many at once as memory allows, or alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from loratory.cohorts import ApartError, Wanted, alone_of, fitting, train_together
+from loratory.engine.member_steps import COMMON
+from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, SettingsError, StorageError, first_line
+from loratory.inputs import Inputs
+from loratory.methods import method_named, shares_base
+from loratory.store.checkpoints import has_any
+from loratory.store.directory import glance
+from loratory.study.jobs import Job, Outcome, carry_out, leave_failure, not_as_planned, stopped
+
+MOST = 16
+"""Members of a cohort at most, where nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """Which runs are trained at once.
+
+    Attributes:
+        most: of a cohort; 1 for none.
+        finals: whether final runs are, too, or only those that choose a rate.
+    """
+
+    most: int = 1
+    finals: bool = False
+
+    @classmethod
+    def read(cls, said: str | None, *, cuda: bool, alone: bool, tracked: bool) -> Cohorts:
+        """What `--cohort` says: `off`, `auto`, or a number.
+
+        `auto` lets tuning runs share a base on CUDA, where one leaves most of the device idle. Final runs stay alone:
+        what a method costs is read from them. A tracker follows each run's steps, which a cohort has none of.
+
+        Raises:
+            SettingsError: none of these, or against another flag.
+        """
+        if said is None or said == "auto":
+            return cls(MOST) if cuda and not tracked else cls()
+        if said == "off":
+            return cls()
+        if not said.isascii() or not said.isdecimal() or int(said) < 2:
+            raise SettingsError(f"--cohort {said}: give off, auto, or how many runs at once, 2 or more")
+        if alone:
+            raise SettingsError(f"--cohort {said}: final runs would share a device; leave --alone out, or give auto")
+        if tracked:
+            raise SettingsError(f"--cohort {said}: a tracker follows runs that are trained alone; leave one out")
+        return cls(int(said), finals=True)
+
+
+NONE = Cohorts()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs that are carried out in one go.
+
+    Attributes:
+        at_once: how many tasks their device has under way at once; None where nobody knows.
+        apart: why each of several is carried out alone; None where they are to be a cohort.
+    """
+
+    jobs: tuple[Job, ...]
+    at_once: int | None = None
+    apart: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The first run's id: no other task under way has it."""
+        return self.jobs[0].id
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task that ended, and how its runs did; after one that stops the study, no further ones."""
+
+    task: Task
+    outcomes: Sequence[Outcome]
+
+
+def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
+    """The first of the waiting runs, and those that can be trained at once with it; fewer than there could be where
+    other slots would be left without any.
+    """
+    first = waiting[0]
+    shared = _shared(first, cohorts)
+    if shared is None:
+        return [first]
+    like = [job for job in waiting if _shared(job, cohorts) == shared]
+    return like[: max(1, min(cohorts.most, -(-len(like) // slots)))]
+
+
+def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
+    """What runs of one cohort have in common; None of one that shares its base with none."""
+    spec, training = job.spec, job.spec.training
+    if cohorts.most < 2 or (job.place.stage == "final" and not cohorts.finals):
+        return None
+    if training.quantize != "off" or not shares_base(method_named(spec.method.name), spec.method):
+        return None
+    settings = tuple(getattr(training, name) for name in COMMON)
+    return spec.model, spec.data, spec.hardware, spec.method.name, settings, job.place.stage
+
+
+def carry_out_task(task: Task, inputs: Inputs) -> Done:
+    """Carry out a task's runs: as many at once as memory allows, each alone where they do not fit together."""
+    outcomes: list[Outcome] = []
+    for outcome in _alone(task.jobs, task.apart, inputs) if task.apart else _together(task.jobs, inputs):
+        outcomes.append(outcome)
+        if outcome.stops is not None:
+            break
+    return Done(task, outcomes)
+
+
+def given_up(task: Task, message: str, inputs: Inputs) -> Done:
+    """How a task ended whose process was lost too often: runs that were committed before are there."""
+    outcomes: list[Outcome] = []
+    try:
+        for job in task.jobs:
+            record = glance(job.output)
+            there = record is not None and record.status == "completed"
+            outcomes.append(Outcome(job, record if there else leave_failure(job, message, inputs)))
+    except StorageError as error:
+        outcomes.append(Outcome(task.jobs[len(outcomes)], None, stops=error))
+    return Done(task, outcomes)
+
+
+def _alone(jobs: Sequence[Job], why: str | None, inputs: Inputs) -> Iterator[Outcome]:
+    """Carry out runs one after the other; those that could have been a cohort say why they were none."""
+    for job in jobs:
+        yield carry_out(replace(job, place=replace(job.place, apart=why)), inputs)
+
+
+def _together(jobs: Sequence[Job], inputs: Inputs) -> Iterator[Outcome]:
+    """Carry out runs at once. Those that exist, or have a checkpoint to go on from, are left to themselves."""
+    if len(jobs) == 1:
+        yield from _alone(jobs, None, inputs)
+        return
+    begun = [job for job in jobs if glance(job.output) is not None or has_any(job.output)]
+    yield from _alone(begun, None, inputs)
+    anew = [job for job in jobs if job not in begun]
+    if len(anew) < 2:
+        yield from _alone(anew, None, inputs)
+        return
+    parts, apart = [anew], None
+    try:
+        for job in anew:
+            if (otherwise := not_as_planned(job, inputs)) is not None:
+                yield Outcome(job, None, stops=otherwise)
+                return
+        count = fitting([alone_of(job.spec, inputs) for job in anew])
+        if count == len(anew):
+            wanted = [Wanted(job.spec, job.output, job.place, job.keep_weights) for job in anew]
+            found = train_together(wanted, inputs)
+            yield from (Outcome(job, record) for job, record in zip(anew, found, strict=True))
+            return
+        parts = [anew[:count], anew[count:]]
+    except OutOfMemoryError:
+        parts = [anew[: len(anew) // 2], anew[len(anew) // 2 :]]
+    except (StorageError, ResourceError) as error:  # the next run would meet it too
+        yield stopped(anew[0], error)
+        return
+    except Exception as error:  # noqa: BLE001  # one that fails by itself says so alone
+        apart = first_line(error) if isinstance(error, ApartError | LoratoryError) else repr(error)
+    for part in parts:
+        yield from _alone(part, apart, inputs) if apart else _together(part, inputs)
