@@ -83,7 +83,9 @@ def test_final_runs_are_ordinary_ones(studied: dict[str, Path], records: Any) ->
         assert read_run(here) == record
         ours, theirs = (predictions.read(place / "predictions.parquet")["test"].logits for place in (here, there))
         assert np.abs(ours - theirs).max() < 2e-3
-        rows = [[json.loads(row) for row in (place / "history.jsonl").open()] for place in (here, there)]
+        rows = [
+            [json.loads(row) for row in (place / "history.jsonl").read_text().splitlines()] for place in (here, there)
+        ]
         assert [row.keys() for row in rows[0]] == [row.keys() for row in rows[1]]
         assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], abs=1e-4)
         if record.spec["method"]["name"] == "lora":
