@@ -2,6 +2,7 @@
 
     python benchmarks/cohort.py --device cuda --model roberta-base            Markdown tables
     python benchmarks/cohort.py --device cpu --model tiny --members 3 --steps 4 --warmup 2
+    python benchmarks/cohort.py --probes 64           so many heads on one pass of the encoder, beside one head
 
 Sixteen LoRA members on query and value, of mixed rank, rate and seed, on the texts of benchmarks/workloads.py. Solo
 runs are measured once for each rank, and count as often as the cohort has it; Hugging Face's Trainer with PEFT is the
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import sys
 import tempfile
 import time
@@ -42,11 +44,13 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass
 class Measured:
-    """Seconds of the timed steps, and the most memory allocated from before the first step on."""
+    """Seconds of the timed steps, the most memory allocated from before the first step on, and seconds from before the
+    first step to after the last."""
 
     seconds: float
     peak: int
     engine: dict[str, Any]
+    whole: float
 
 
 def main() -> None:
@@ -61,6 +65,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--warmup", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--probes", type=int, help="measure so many heads alone, in place of LoRA members")
+    parser.add_argument("--epochs", type=int, default=3, help="of the probes")
+    parser.add_argument("--texts", type=int, default=8192, help="that the probes are trained on")
     parser.add_argument("--rival", action="store_true", help="measure Trainer with PEFT, too")
     parser.add_argument("--dataset", default="hutto:movies", help="where the texts come from")
     parser.add_argument("--output", type=Path, help="a JSON file with all that was measured")
@@ -71,13 +78,17 @@ def main() -> None:
         model = model_directory(options.model, work, tokenizer=options.tokenizer)
         workers = Workers(work)
         for workload in options.workloads.split(","):
-            rows.append(measure(workload, model, work, workers, options))
+            if options.probes is None:
+                rows.append(measure(workload, model, work, workers, options))
+            else:
+                rows.append(probes(workload, model, work, options))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     environment = Hardware.of(HardwareSpec(device=options.device)).record()
     if options.output is not None:
         options.output.write_text(json.dumps({"environment": environment, "model": options.model, "rows": rows}))
-    print(f"{options.model}, random weights, {environment['device']}, {options.members} members\n")
-    print(table(rows))
+    members = options.probes or options.members
+    print(f"{options.model}, random weights, {environment['device']}, {members} members\n")
+    print(table(rows) if options.probes is None else probes_table(rows))
 
 
 def measure(workload: str, model: str, work: Path, workers: Workers, options: argparse.Namespace) -> dict[str, Any]:
@@ -112,15 +123,62 @@ def measure(workload: str, model: str, work: Path, workers: Workers, options: ar
     }
 
 
-def prepared(job: Job, rank: int, seed: int, hardware: Hardware) -> Setup:
-    """A run of the job with this rank and seed, ready for its first step; alpha and rate differ, too."""
+def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table of heads: of each the same texts, and rates, decays and seeds of their own.
+
+    Each is measured twice, the one and all in turn, and the second time counts: the first loads kernels.
+    """
+    data = work / workload
+    write_texts(data, workload, dataset=options.dataset, count=options.texts)
+    hardware = Hardware.of(HardwareSpec(device=options.device))
+    steps = math.ceil(options.texts / options.batch_size) * options.epochs
+    job = Job(
+        "solo", "lora", workload, model, str(data), options.device, options.batch_size, 1, steps - 1, {}
+    )  # fmt: skip
+
+    def made(number: int) -> Setup:
+        rate = 1e-3 * 2 ** (number % 8 - 4)
+        own = {"seed": number, "lr": rate, "weight_decay": 0.01 * (number % 3), "epochs": options.epochs}
+        return prepare(spec_from_flags({**flags_of(job), "method": "head", **own}), hardware)
+
+    for _ in range(2):
+        one, many = alone(made(0), job), together([made(number) for number in range(options.probes)], job)
+    return {
+        "workload": workload,
+        "probes": options.probes,
+        "one_seconds": one.whole,
+        "many_seconds": many.whole,
+        "over_one": many.whole / one.whole,
+        "one_peak": one.peak,
+        "many_peak": many.peak,
+        "engine": many.engine,
+    }
+
+
+def probes_table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    lines = ["| texts | heads | one | all | all over one | peak: one | all |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        times = [units.duration(row[key]) for key in ("one_seconds", "many_seconds")]
+        peaks = [units.memory(row[key]) for key in ("one_peak", "many_peak")]
+        cells = [row["workload"], str(row["probes"]), *times, f"{row['over_one']:.2f}×", *peaks]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def flags_of(job: Job) -> dict[str, Any]:
+    """What all runs of the job share."""
     flags = {
         **job.spec().model_dump()["data"],
-        "method": "lora", "rank": rank, "alpha": 16, "targets": "attention", "seed": seed, "lr": 1e-4 * (1 + seed),
-        "model": job.model, "batch_size": job.batch_size, "epochs": 1, "dropout": 0.1, "device": job.device,
+        "model": job.model, "batch_size": job.batch_size, "dropout": 0.1, "device": job.device,
     }  # fmt: skip
-    flags = {name: value for name, value in flags.items() if value is not None}
-    return prepare(spec_from_flags(flags), hardware)
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def prepared(job: Job, rank: int, seed: int, hardware: Hardware) -> Setup:
+    """A run of the job with this rank and seed, ready for its first step; alpha and rate differ, too."""
+    own = {"method": "lora", "rank": rank, "alpha": 16, "targets": "attention", "epochs": 1}
+    return prepare(spec_from_flags({**flags_of(job), **own, "seed": seed, "lr": 1e-4 * (1 + seed)}), hardware)
 
 
 def fresh(device: torch.device) -> None:
@@ -140,9 +198,11 @@ def alone(setup: Setup, job: Job) -> Measured:
     """Train it by itself."""
     hardware = setup.hardware
     fresh(hardware.device)
-    clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
+    begin = time.perf_counter()
+    clock = Clock(hardware, begin=begin, warmup=job.warmup, steps=job.steps)
     found = optimize(setup, Meter(hardware), validated=False, on_step=lambda progress: clock.step(progress.step))
-    return Measured(clock.seconds, peak(hardware.device), found.engine)
+    hardware.synchronize()
+    return Measured(clock.seconds, peak(hardware.device), found.engine, time.perf_counter() - begin)
 
 
 def together(setups: list[Setup], job: Job) -> Measured:
@@ -150,7 +210,8 @@ def together(setups: list[Setup], job: Job) -> Measured:
     hardware = setups[0].hardware
     share(setups)
     fresh(hardware.device)
-    clock = Clock(hardware, begin=time.perf_counter(), warmup=job.warmup, steps=job.steps)
+    begin = time.perf_counter()
+    clock = Clock(hardware, begin=begin, warmup=job.warmup, steps=job.steps)
 
     def on_step(progress: Progress) -> None:
         clock.step(progress.step)
@@ -161,7 +222,8 @@ def together(setups: list[Setup], job: Job) -> Measured:
     _, engine = fit_cohort(
         members, setups[0].tokens["train"], None, hardware=hardware, meter=Meter(hardware), on_step=on_step
     )
-    return Measured(clock.seconds, peak(hardware.device), engine)
+    hardware.synchronize()
+    return Measured(clock.seconds, peak(hardware.device), engine, time.perf_counter() - begin)
 
 
 def share(setups: list[Setup]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from loratory.store.directory import read_run
 from loratory.store.record import Place
 from loratory.study.jobs import Job
 from loratory.study.tasks import Cohorts, Done, Task, carry_out_task, gathered, given_up
+from loratory.study.workers import Workers
 
 STUDY = """
 name: small
@@ -253,6 +256,23 @@ def test_a_signal_ends_it_and_the_next_time_goes_on(
     sizes = trained(monkeypatch)
     assert {record.status for record in records_of(carry_out_task(task, Inputs()))} == {"completed"}
     assert sizes == [4]
+
+
+def test_runs_of_a_cohort_whose_process_was_lost_are_carried_out_alone(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = multiprocessing.get_context("fork")  # with the libraries loaded, and with what is patched here
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr(cohorts, "fit_cohort", lambda *given, **more: os.kill(os.getpid(), signal.SIGKILL))
+    task = Task(tuple(jobs_of(tiny_bert, tiny_csv, tmp_path)))
+    with Workers(1, Inputs(), cuda=False) as place:
+        place.submit(task)
+        done = place.next()
+    assert "its process ended with SIGKILL; it is run again" in caplog.text
+    assert [(one.status, one.study["apart"]) for one in records_of(done)] == [
+        ("completed", "its process ended with SIGKILL")
+    ] * 4
 
 
 def test_of_a_task_that_was_lost_too_often_what_was_committed_stays(

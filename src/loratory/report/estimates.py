@@ -11,9 +11,9 @@ from loratory.store.record import MEMORY_PARTS
 
 NOTES = {
     "allocated": "Peak memory: most bytes allocated on the GPU by torch.",
-    "resident": "Peak memory: largest resident set; the rest holds the process and its libraries too. On a CPU with AMX "
-    "it grew with a run's steps, which the few steps of an estimate do not show: within 15% of the run's in 11 of 24 "
-    "comparisons, else up to 63% too low; on one without AMX within 15% in 24 of 24.",
+    "resident": "Peak memory: largest resident set; the rest holds the process and its libraries too. On a CPU with "
+    "AMX it grew with a run's steps, which the few steps of an estimate do not show: within 15% of the run's in 11 of "
+    "24 comparisons, else up to 63% too low; on one without AMX within 15% in 24 of 24.",
 }
 OUTLIERS = "Time and memory lack what outliers in the inputs of real weights take, which LLM.int8() computes apart."
 
