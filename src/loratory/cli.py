@@ -193,7 +193,7 @@ def predict(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Label texts: arguments, a file, or lines on standard input. Each line gets a label, a blank one too."""
+    """Label texts: arguments, a file, or lines on standard input. Each line gets a label; a warning names blank ones."""
     from loratory import predicting
     from loratory.report import predictions as shown
     from loratory.spec import divided

@@ -7,14 +7,16 @@ given back before the next.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratory.data.cells import LISTED
 from loratory.data.columns import LONGEST, Text, are_pairs, parts
 from loratory.data.files import Cells, encodable, lines, read_texts
-from loratory.errors import DataError, SettingsError
+from loratory.errors import DataError, SettingsError, counted
 from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
 from loratory.models.load import Bases
@@ -23,6 +25,8 @@ from loratory.report.predictions import Answers, Predicted, PredictedLabels, Pre
 from loratory.spec import HardwareSpec
 from loratory.store.record import RunRecord
 from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
+
+log = logging.getLogger("loratory")
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,25 @@ def predict(
         raise DataError(f"text {long} of {len(texts):,} has more than {LONGEST:,} characters; cut it")
     for record in (found.record for found in models if found.record is not None):
         check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
+    _warn_of_empty(texts)
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
     bases = Bases((record.spec["model"], record.labels, record.problem) for record in shared)
     return [answers(found.name, _opened(found, bases, hardware, model), texts) for found in models]
+
+
+def _warn_of_empty(texts: Sequence[Text]) -> None:
+    """Each text of an input keeps its place, an empty one too, which training would refuse: the log names it."""
+    empty = [str(n) for n, text in enumerate(texts, 1) if not all(one.strip() for one in parts(text).values())]
+    if empty:
+        shown = ", ".join(empty[:LISTED]) + (", …" if len(empty) > LISTED else "")
+        one = len(empty) == 1
+        said = f"{counted(len(empty), 'text')} of {len(texts):,} {'is' if one else 'are'} empty"
+        log.warning(
+            f"{said} ({'text' if one else 'texts'} {shown}): "
+            f"what is predicted for {'it' if one else 'them'} means nothing; training takes no such text"
+        )
 
 
 def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | None) -> Trained:
