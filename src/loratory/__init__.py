@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from loratory.api import compare, estimate, evaluate, predict, rerun, run_study, train
     from loratory.errors import (
+        ColumnError,
+        DamagedError,
         DataError,
         DivergedError,
         InputError,
@@ -37,8 +39,16 @@ else:
     _HOMES = {
         "loratory.api": ("compare", "estimate", "evaluate", "predict", "rerun", "run_study", "train"),
         "loratory.errors": (
-            *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
-            *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
+            *("ColumnError", "DamagedError", "DataError", "DivergedError", "InputError", "LoratoryError"),
+            *(
+                "ModelError",
+                "OutOfMemoryError",
+                "ResourceError",
+                "SafetyError",
+                "SettingsError",
+                "StorageError",
+                "TrainingError",
+            ),
         ),
         "loratory.estimates": ("Estimates",),
         "loratory.estimating": ("Estimate",),
@@ -65,6 +75,8 @@ else:
 
 __all__ = [
     "Answers",
+    "ColumnError",
+    "DamagedError",
     "DataError",
     "DivergedError",
     "Estimate",

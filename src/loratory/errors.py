@@ -3,6 +3,7 @@
     LoratoryError
     ├── SettingsError        2   a flag, key or value that cannot be meant
     ├── DataError            3   a file, column, row or label that cannot be learned from
+    │   ├── ColumnError      3   a column that a table has not
     │   └── InputError       3   X or y of an estimator; a ValueError too
     ├── ModelError           4   a model that is missing, damaged or does not fit
     ├── StorageError         5   a path that is missing, cannot be written, or holds something else
@@ -64,6 +65,10 @@ class DataError(LoratoryError):
     """Data that is missing, malformed or not enough to learn from."""
 
     exit_code = 3
+
+
+class ColumnError(DataError):
+    """A column that a table has not."""
 
 
 class InputError(DataError, ValueError):

@@ -22,7 +22,7 @@ from typing import IO, Literal
 
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
-from loratory.errors import DataError, counted
+from loratory.errors import ColumnError, DataError, counted
 
 log = logging.getLogger("loratory")
 
@@ -232,7 +232,7 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
     asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
     missing = {column for column in asked if not column.isdecimal()} - cells[delimiter]
-    found = next((mark for mark in names if mark != delimiter and missing & cells[mark]), None)
+    found = next((mark for mark in names if mark != delimiter and mark in header and missing & cells[mark]), None)
     if found is None:
         return
     suffix = next((suffix for suffix, mark in SEPARATORS.items() if mark == found), None)
@@ -268,8 +268,8 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     """The columns that the flags mean, among those there are.
 
     Raises:
-        DataError: there is none of that name or number, with those there are and the flags that say others; or two
-            flags mean one.
+        ColumnError: there is none of that name or number, with those there are and the flags that say others.
+        DataError: two flags mean one.
     """
     names = list(known)
     found: dict[str, list[str]] = {}
@@ -294,7 +294,7 @@ def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
         flags = ", ".join(flag for flag, columns in missing.items() if columns)
         asked = {name.strip().casefold() for columns in missing.values() for name in columns}
         alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
-        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
+        raise ColumnError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
 
 
 def _pieces(flag: str, column: str) -> list[str]:
