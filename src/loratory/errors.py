@@ -72,7 +72,7 @@ class ColumnError(DataError):
 
 
 class InputError(DataError, ValueError):
-    """X or y that an estimator cannot take; a ValueError too, which scikit-learn expects there."""
+    """What an estimator cannot take as X or y; a ValueError too, which scikit-learn expects there."""
 
 
 class ModelError(LoratoryError):
