@@ -23,15 +23,18 @@ def how_chosen(study: Summary) -> str:
     if not (choices := tuned(study)):
         return "Learning rates were not tuned: each approach has one that was given or is its default."
     tried = counted(max(len(choice.trials) for choice in choices), "learning rate")
-    who = "by every seed for itself" if study.tune_seeds == "each" else "with the first seed, for all seeds"
+    who = " by every seed for itself" if study.tune_seeds == "each" else " with the first seed, for all seeds"
+    who = "" if study.lone_seed else who
     return (
-        f"For each approach {tried} were tried {who}, scored on validation alone; the one with the best validation "
+        f"For each approach {tried} were tried{who}, scored on validation alone; the one with the best validation "
         f"{axes.metric_words(study.select)} was kept{_written_down(study)}."
     )
 
 
 def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
+    if study.lone_seed:
+        return "Scored on validation, on which the rate was chosen. Ringed: chosen."
     if study.tune_seeds == "each":
         whose, who = ("seeds whose run", "seeds") if study.folds is None else ("runs that", "seeds of a fold or of two")
         return (
@@ -52,9 +55,10 @@ def expected_best_said(study: Summary, group: Group) -> str:
         over = f"mean over {counted(counts[0], _choosing_noun(study))}" if counts else ""
     else:
         over = f"mean over {counts[0]} to {counts[-1]} {_choosing_noun(study)}s, those whose every rate completed"
+    over = "" if study.lone_seed else f"{over}; "
     return (
         "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
-        f"({over}; scores on validation, on which the rate was chosen)."
+        f"({over}scores on validation, on which the rate was chosen)."
     )
 
 

@@ -11,7 +11,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, choosing
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, runs_of
+from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, over_runs
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
@@ -53,6 +53,12 @@ COVERED = (
     "pretrained model."
 )
 """What intervals cover."""
+
+ONE_SEED = (
+    "There is one seed: another one, or other test examples, may order the approaches otherwise, and nothing here says "
+    "how easily."
+)
+"""In place of what intervals cover, where there is none."""
 
 COVERED_BY_FOLDS = (
     "Intervals are a guarded estimate: how much folds vary together, by the examples that their training sets share, "
@@ -135,7 +141,7 @@ def facts(study: Summary) -> list[str]:
     """The study's size, a few words each."""
     tried = {len(choice.trials) for choice in choosing.tuned(study)}
     tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
-    seeds = " for every seed" if study.tune_seeds == "each" else ""
+    seeds = " for every seed" if study.tune_seeds == "each" and not study.lone_seed else ""
     seeds += "" if study.folds is None else " and fold" if seeds else " for every fold"
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
@@ -187,11 +193,10 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
 
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    share = METRICS[study.select].unit == "share"
-    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
         choosing.how_chosen(study),
-        f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
+        f"Then every approach was trained with {'the same ' if len(study.seeds) > 1 else ''}"
+        f"{counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. "
         + (
             "The split into training, validation and test is the same for all."
@@ -200,6 +205,20 @@ def how(study: Summary) -> list[str]:
             "each fold is the test once, and its validation is split off from the others."
         ),
         *([SIZED] if study.sized else []),
+        *(_judging(study) if not study.lone_seed else []),
+        "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
+        "evaluation, saving and the check of what was saved, not the imports of a new process."
+        + (f" Times and memory are{medians}." if (medians := over_runs(study, "medians")) else ""),
+        f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability"
+        + ("." if study.lone_seed else ", all seeds together."),
+    ]
+
+
+def _judging(study: Summary) -> list[str]:
+    """How intervals, verdicts and fronts came about."""
+    share = METRICS[study.select].unit == "share"
+    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
+    return [
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes."
         if study.folds is None
@@ -219,10 +238,6 @@ def how(study: Summary) -> list[str]:
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",
-        "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
-        "evaluation, saving and the check of what was saved, not the imports of a new process. Times and memory are "
-        f"medians over {runs_of(study)}s.",
-        f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
     ]
 
 
@@ -248,7 +263,7 @@ def limits(study: Summary) -> list[str]:
     device = (study.environment or {}).get("device")
     found = [
         f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
-        COVERED if study.folds is None else COVERED_BY_FOLDS,
+        ONE_SEED if study.lone_seed else COVERED if study.folds is None else COVERED_BY_FOLDS,
     ]
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
@@ -261,7 +276,8 @@ def limits(study: Summary) -> list[str]:
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
             "suit one approach better than another."
         )
-        found += [NOT_COVERED[study.tune_seeds]] if study.folds is None else [CHOSEN_IN_FOLDS]
+        not_covered = [] if study.lone_seed else [NOT_COVERED[study.tune_seeds]]
+        found += not_covered if study.folds is None else [CHOSEN_IN_FOLDS]
         found.append(
             "Each setting had the same number of trials; an approach with more settings had more chances to be the "
             "best by luck."
