@@ -66,7 +66,10 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(import_module(_HOME[name]), name)
+        found = getattr(import_module(_HOME[name]), name)
+        if _HOME[name] == "loratory.api":  # commands call the same functions, and have flags
+            found = import_module("loratory.keywords").from_python(found)
+        globals()[name] = found
         return found
 
     def __dir__() -> list[str]:
