@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,16 @@ END = """| 130 | interrupted (Ctrl-C) |
 | 143 | terminated (SIGTERM) |
 """
 
+EXCEPTIONS = """
+## Exceptions
+From Python an error is an exception of `loratory`, such as `loratory.DataError`; the line is its text, and `exit_code`
+what the command ends with. Whoever catches `loratory.LoratoryError` catches all of them. A signal is a
+`KeyboardInterrupt`; any other exception is a defect.
+
+| Class | Is a | Code | Means |
+|---|---|---:|---|
+"""
+
 OTHERS = "…"
 """For what another library says, in its own words."""
 
@@ -44,10 +54,26 @@ def page(lines: Mapping[str, str]) -> str:
     """The page, with the line that each case was given."""
     codes = {one.exit_code: one.__doc__ for one in errors.LoratoryError.__subclasses__()}
     text = BEGIN + "".join(f"| {code} | {_lowered(said or '')} |\n" for code, said in sorted(codes.items())) + END
+    text += exceptions()
     for heading, cases in TABLE.items():
         text += f"\n## {heading}\n| Given | Code | It says | What to do |\n|---|---:|---|---|\n"
         text += "".join(row(case, lines[case.what]) for case in cases)
     return text
+
+
+def exceptions() -> str:
+    """The classes that a program can catch, each with its exit code."""
+    text = EXCEPTIONS
+    for one in sorted(_below(errors.LoratoryError), key=lambda one: one.exit_code):
+        bases = ", ".join(f"`{base.__name__}`" for base in one.__bases__)
+        text += f"| `{one.__name__}` | {bases} | {one.exit_code} | {_lowered(one.__doc__ or '')} |\n"
+    return text
+
+
+def _below(parent: type[errors.LoratoryError]) -> Iterator[type[errors.LoratoryError]]:
+    for one in parent.__subclasses__():
+        yield one
+        yield from _below(one)
 
 
 def _lowered(said: str) -> str:

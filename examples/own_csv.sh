@@ -5,4 +5,4 @@ set -eu
 loratory train --method standard --dataset reviews.csv --text-column review --label-column stars --output models/csv-standard
 loratory train --method lora --dataset reviews.csv --text-column review --label-column stars --output models/csv-lora
 loratory compare models/csv-standard models/csv-lora
-loratory predict --model-path models/csv-lora --input reviews.csv --text-column review --output labelled.csv
+loratory predict --model-path models/csv-lora --input reviews.csv --output labelled.csv

@@ -16,6 +16,7 @@ import pytest
 import loratory
 from loratory.cli import main
 from loratory.data import data_directory
+from loratory.keywords import in_keywords
 from loratory.methods import all_flags
 from loratory.spec import DataSpec, HardwareSpec
 
@@ -185,6 +186,18 @@ def test_a_study_needs_a_test_split(study_file: Any, tmp_path: Path) -> None:
         loratory.run_study(study_file(), output=tmp_path / "out", settings={"seeds": ["no"]})
 
 
+def test_errors_name_keywords_and_the_commands_name_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("review,label\na,x\n", encoding="utf8")
+    with pytest.raises(loratory.DataError, match=r"columns: 'review', 'label'; set text_column$"):
+        loratory.train(dataset=file)
+    with pytest.raises(loratory.SettingsError, match=r"^price_per_hour -1: "):
+        loratory.compare([tmp_path], price_per_hour=-1)
+    assert main(["compare", str(tmp_path), "--price-per-hour", "-1"]) == 2
+    assert "error: --price-per-hour -1.0: " in capsys.readouterr().err
+    assert in_keywords("give --input FILE, --batch-size or --no-such") == "give --input FILE, batch_size or --no-such"
+
+
 WRONG: dict[str, tuple[dict[str, Any], type[loratory.LoratoryError], str]] = {
     "only texts": ({"texts": ["a"]}, loratory.DataError, "labels: none given"),
     "only labels": ({"labels": ["a"]}, loratory.DataError, "texts: none given"),
@@ -203,8 +216,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[loratory.LoratoryError], str]] = {
     "column": ({"texts": ["a"], "labels": ["x"], "text_column": "d"}, loratory.SettingsError, "text_column beside"),
     "unknown": ({"epoch": 1}, loratory.SettingsError, "did you mean 'epochs'"),
     "method": ({"method": "lroa"}, loratory.SettingsError, "did you mean 'lora'"),
-    "another's": ({"rank": 3}, loratory.SettingsError, "--rank is not a setting of standard"),
-    "value": ({"epochs": 0}, loratory.SettingsError, "--epochs 0"),
+    "another's": ({"rank": 3}, loratory.SettingsError, "^rank is not a setting of standard"),
+    "value": ({"epochs": 0}, loratory.SettingsError, "^epochs 0"),
     "file": ({"dataset": "gone.csv"}, loratory.DataError, "gone.csv: no such file"),
 }
 

@@ -143,7 +143,7 @@ def test_predict_reads_arguments_a_file_and_standard_input(
     assert json.loads(capsys.readouterr().out) == expected
 
 
-def test_each_line_has_its_prediction_blank_ones_too(
+def test_each_line_has_its_prediction_and_blank_ones_are_named(
     run_directory: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = "w0 w1\n\n  \r\nw3\u2028w4\n"
@@ -154,7 +154,11 @@ def test_each_line_has_its_prediction_blank_ones_too(
     for given in ([], ["--input", str(file)]):
         capsys.readouterr()
         assert main([*command, *given]) == 0
-        assert [row["text"] for row in json.loads(capsys.readouterr().out)] == ["w0 w1", "", "  ", "w3\u2028w4"]
+        out, err = capsys.readouterr()
+        assert [row["text"] for row in json.loads(out)] == ["w0 w1", "", "  ", "w3\u2028w4"]
+        assert "2 texts of 4 are empty (texts 2, 3): what is predicted for them means nothing" in err
+    assert main([*command, "w0"]) == 0
+    assert "empty" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

@@ -118,7 +118,7 @@ def flags_of(command: Any) -> set[str]:
 
 
 def test_the_study_that_the_readme_shows_is_one(tmp_path: Path) -> None:
-    text, own = blocks(ROOT / "README.md", "yaml")
+    own, text = blocks(ROOT / "README.md", "yaml")
     (tmp_path / "own.yaml").write_text(own, encoding="utf8")
     assert read_study(tmp_path / "own.yaml")[0].train["text_column"] == "review"
     path = tmp_path / "study.yaml"

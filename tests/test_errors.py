@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
+import loratory
+from loratory import errors
 from loratory.data import make_dataset
 from loratory.errors import DataError, counted
 from loratory.spec import DataSpec
@@ -26,3 +29,17 @@ def test_one_text_is_no_plural(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     train.write_text("text,label\nx,0\ny,1\nz,1\n", encoding="utf8")
     with pytest.raises(DataError, match="has 1 distinct text, too few"):
         make_dataset(DataSpec(dataset=str(train)))
+
+
+def test_the_page_of_errors_lists_every_exception_with_its_code_and_the_package_has_it() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "errors.md").read_text("utf8")
+    listed = re.findall(r"^\| `(\w+)` \| (.+) \| (\d) \| .+ \|$", page.partition("## Exceptions")[2], re.MULTILINE)
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.LoratoryError)]
+    codes = {one.__name__: str(one.exit_code) for one in kinds if one is not errors.LoratoryError}
+    assert {name: code for name, _, code in listed} == codes
+    for name, bases, _ in listed:
+        one = getattr(loratory, name)
+        assert name in loratory.__all__
+        assert [base.__name__ for base in one.__bases__] == re.findall(r"`(\w+)`", bases)
+    tree = re.findall(r"[├└]── (\w+) +(\d)", errors.__doc__ or "")
+    assert dict(tree) == codes

@@ -112,14 +112,14 @@ def test_a_run_of_pairs_from_file_to_labels(
 ) -> None:
     table, said = tmp_path / "in.csv", tmp_path / "out.jsonl"
     table.write_text(pairs_csv.read_text("utf8"), encoding="utf8")
-    columns = ["--text-column", "premise", "--pair-column", "hypothesis"]
-    command = ["predict", "--model-path", str(run.directory), "--input", str(table), *columns, "--device", "cpu"]
+    command = ["predict", "--model-path", str(run.directory), "--input", str(table), "--device", "cpu"]
     assert main([*command, "--output", str(said)]) == 0
     rows = [json.loads(line) for line in said.read_text("utf8").splitlines()]
     assert list(rows[0]) == ["text", "pair", "label", "probabilities", "id", "same"]
     pairs = [(row["text"], row["pair"]) for row in rows]
     assert loratory.predict(run, pairs, device="cpu", precision="fp32").chosen == [row["label"] for row in rows]
-    assert main(command) == 0
+    assert "texts of 'premise' and 'hypothesis', as the model was trained" in capsys.readouterr().err
+    assert main([*command, "--text-column", "premise", "--pair-column", "hypothesis"]) == 0
     assert " | " in capsys.readouterr().out
     evaluation = loratory.evaluate(run, device="cpu", precision="fp32")
     assert evaluation.quality.examples == len(paired_data.test)

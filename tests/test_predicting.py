@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from loratory import predicting
 from loratory.cli import main
 from loratory.data import Labelled
-from loratory.errors import ModelError
+from loratory.errors import ColumnError, ModelError
 from loratory.models import load
 from loratory.report.predictions import Predicted, write_predictions
 from loratory.run import Run, train
@@ -162,6 +163,37 @@ def test_files_are_in_the_inputs_order_with_its_columns(suffix: str, run_directo
     (said,) = predicting.predict(predicting.find([run_directory]), rows["text"].tolist(), hardware=CPU)
     assert found["label"].tolist() == said.chosen
     np.testing.assert_allclose(found[["probability_bad", "probability_good"]], said.probabilities, atol=1e-2)
+
+
+def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> None:
+    def read(header: str, column: str | None = None, learned: Any = ("review", None)) -> Any:
+        path = tmp_path / "a.csv"
+        path.write_text(f"{header}\n" + ",".join(f"in {name}" for name in header.split(",")) + "\n", encoding="utf8")
+        return predicting.given_texts(path, column, None, learned)[0]
+
+    assert read("id,text,review") == ["in review"]
+    assert read("id,text,review", "text") == ["in text"]
+    assert read("id,text") == ["in text"]
+    assert read("text,review", learned=None) == ["in text"]
+    assert read("title,body", learned=("title,body", None)) == ["in title\nin body"]
+    assert read("a,b", learned=("a", "b")) == [("in a", "in b")]
+    with pytest.raises(
+        ColumnError, match=r"no column 'text'; .* set --text-column \(the model was trained on 'review'\)"
+    ):
+        read("id,title")
+    with pytest.raises(ColumnError, match=r"no column 'title'; columns: 'text', 'review'; set --text-column$"):
+        read("text,review", "title")
+
+
+def test_models_of_one_column_say_it(runs: dict[str, Run]) -> None:
+    lora, head = predicting.find([runs["lora"].directory, runs["head"].directory])
+    assert predicting.learned_columns([lora, head]) == ("text", None)
+    assert head.record is not None
+    data = head.record.spec["data"] | {"text_column": "review"}
+    other = replace(head, record=replace(head.record, spec=head.record.spec | {"data": data}))
+    assert predicting.learned_columns([other]) == ("review", None)
+    assert predicting.learned_columns([lora, other]) is None
+    assert predicting.learned_columns([lora, predicting.Found("", Path("m.pth"), None)]) is None
 
 
 VALUES = st.none() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")) | st.booleans()

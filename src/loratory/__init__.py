@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from loratory.api import compare, estimate, evaluate, predict, rerun, run_study, train
     from loratory.errors import (
+        ColumnError,
+        DamagedError,
         DataError,
         DivergedError,
         InputError,
@@ -37,8 +39,16 @@ else:
     _HOMES = {
         "loratory.api": ("compare", "estimate", "evaluate", "predict", "rerun", "run_study", "train"),
         "loratory.errors": (
-            *("DataError", "DivergedError", "InputError", "LoratoryError", "ModelError", "OutOfMemoryError"),
-            *("ResourceError", "SafetyError", "SettingsError", "StorageError", "TrainingError"),
+            *("ColumnError", "DamagedError", "DataError", "DivergedError", "InputError", "LoratoryError"),
+            *(
+                "ModelError",
+                "OutOfMemoryError",
+                "ResourceError",
+                "SafetyError",
+                "SettingsError",
+                "StorageError",
+                "TrainingError",
+            ),
         ),
         "loratory.estimates": ("Estimates",),
         "loratory.estimating": ("Estimate",),
@@ -56,7 +66,10 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(import_module(_HOME[name]), name)
+        found = getattr(import_module(_HOME[name]), name)
+        if _HOME[name] == "loratory.api":  # commands call the same functions, and have flags
+            found = import_module("loratory.keywords").from_python(found)
+        globals()[name] = found
         return found
 
     def __dir__() -> list[str]:
@@ -65,6 +78,8 @@ else:
 
 __all__ = [
     "Answers",
+    "ColumnError",
+    "DamagedError",
     "DataError",
     "DivergedError",
     "Estimate",

@@ -201,7 +201,7 @@ def predict(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     **settings: Any,
 ) -> Answers | list[Answers]:
-    """Label N texts: `loratory predict`. A blank text gets a label too.
+    """Label N texts: `loratory predict`. A blank text gets a label too, and a warning names it.
 
     Args:
         model_path: a run, its directory, or a `.pth` file; or several of them, which share a base where they can.

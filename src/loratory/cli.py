@@ -181,9 +181,11 @@ def predict(
     input_file: Annotated[
         Path | None, typer.Option("--input", help="CSV, TSV, JSONL, Parquet, or a text a line; - is standard input")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="column of the input that holds the text, as train's")] = "text",
+    text_column: Annotated[
+        str | None, typer.Option(help="column of the input that holds the text, as train's [that of training, or text]")
+    ] = None,
     pair_column: Annotated[
-        str | None, typer.Option(help="column of the input that holds the second text, for a model of pairs")
+        str | None, typer.Option(help="column that holds the second text, for a model of pairs [that of training]")
     ] = None,
     output: Annotated[
         Path | None,
@@ -193,7 +195,7 @@ def predict(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """Label texts: arguments, a file, or lines on standard input. Each line gets a label, a blank one too."""
+    """Label texts: arguments, a file, or lines on standard input. Each line gets a label; blank ones are named."""
     from loratory import predicting
     from loratory.report import predictions as shown
     from loratory.spec import divided
@@ -203,7 +205,8 @@ def predict(
     models = predicting.find(model_path)
     if texts and pair_column is not None:
         raise SettingsError("--pair-column: a TEXT stands alone; give a table with both columns, --input FILE")
-    given, others = (texts, None) if texts else predicting.given_texts(input_file, text_column, pair_column)
+    learned = predicting.learned_columns(models)
+    given, others = (texts, None) if texts else predicting.given_texts(input_file, text_column, pair_column, learned)
     said = predicting.predict(models, given, hardware=divided(flags)[0], model=model)
     if output is not None:
         shown.write_predictions(output, given, said, others)

@@ -31,7 +31,7 @@ def show_data(
     as_json: Json = False,
     flags: dict[str, Any],
 ) -> None:
-    """What is in a data set, as it would be divided: classes, repeated and leaked texts, conflicts, lengths."""
+    """What is in a data set, divided: classes or numbers, repeated or leaked texts, conflicts, lengths."""
     from loratory.data import make_dataset
     from loratory.report.profiled import described
     from loratory.spec import DataSpec, validated

@@ -3,6 +3,7 @@
     LoratoryError
     ├── SettingsError        2   a flag, key or value that cannot be meant
     ├── DataError            3   a file, column, row or label that cannot be learned from
+    │   ├── ColumnError      3   a column that a table has not
     │   └── InputError       3   X or y of an estimator; a ValueError too
     ├── ModelError           4   a model that is missing, damaged or does not fit
     ├── StorageError         5   a path that is missing, cannot be written, or holds something else
@@ -66,8 +67,12 @@ class DataError(LoratoryError):
     exit_code = 3
 
 
+class ColumnError(DataError):
+    """A column that a table has not."""
+
+
 class InputError(DataError, ValueError):
-    """X or y that an estimator cannot take; a ValueError too, which scikit-learn expects there."""
+    """What an estimator cannot take as X or y; a ValueError too, which scikit-learn expects there."""
 
 
 class ModelError(LoratoryError):

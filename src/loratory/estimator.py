@@ -31,6 +31,7 @@ from loratory.data.files import encodable
 from loratory.disk.manifest import MANIFEST
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
 from loratory.given import as_texts, not_text
+from loratory.keywords import as_keywords
 from loratory.problems import FLAG_OF, MULTI, REGRESSION, SINGLE, Problem
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
 from loratory.spec import HardwareSpec, validated
@@ -114,7 +115,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         if seed < 0:
             raise SettingsError(f"random_state {seed}: give 0 or more")
         flags = {**self._flags(), "problem": FLAG_OF[problem], "seed": seed, "split_seed": seed, "test_fraction": 0}
-        with tempfile.TemporaryDirectory() as place, _input_errors():
+        with tempfile.TemporaryDirectory() as place, _input_errors(), as_keywords():
             run = api.train(texts, labels, output=Path(place) / "run", checkpoint_every="never", **flags)
             fitted = _Fitted({path.name: path.read_bytes() for path in run.directory.iterdir()})
         self.record_ = run.record

@@ -7,22 +7,29 @@ given back before the next.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratory.data.cells import LISTED
 from loratory.data.columns import LONGEST, Text, are_pairs, parts
 from loratory.data.files import Cells, encodable, lines, read_texts
-from loratory.errors import DataError, SettingsError
+from loratory.errors import ColumnError, DataError, SettingsError, counted
 from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
 from loratory.models.load import Bases
 from loratory.problems import MULTI, REGRESSION
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
-from loratory.spec import HardwareSpec
+from loratory.spec import DataSpec, HardwareSpec
 from loratory.store.record import RunRecord
 from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
+
+log = logging.getLogger("loratory")
+
+USUAL: str = DataSpec.model_fields["text_column"].default
+"""What the column of texts is called where nobody says it."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,25 @@ def predict(
         raise DataError(f"text {long} of {len(texts):,} has more than {LONGEST:,} characters; cut it")
     for record in (found.record for found in models if found.record is not None):
         check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
+    _warn_of_empty(texts)
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
     bases = Bases((record.spec["model"], record.labels, record.problem) for record in shared)
     return [answers(found.name, _opened(found, bases, hardware, model), texts) for found in models]
+
+
+def _warn_of_empty(texts: Sequence[Text]) -> None:
+    """Each text of an input keeps its place, an empty one too, which training would refuse: the log names it."""
+    empty = [str(n) for n, text in enumerate(texts, 1) if not all(one.strip() for one in parts(text).values())]
+    if empty:
+        shown = ", ".join(empty[:LISTED]) + (", …" if len(empty) > LISTED else "")
+        one = len(empty) == 1
+        said = f"{counted(len(empty), 'text')} of {len(texts):,} {'is' if one else 'are'} empty"
+        log.warning(
+            f"{said} ({'text' if one else 'texts'} {shown}): "
+            f"what is predicted for {'it' if one else 'them'} means nothing; training takes no such text"
+        )
 
 
 def _opened(found: Found, bases: Bases, hardware: HardwareSpec, model: str | None) -> Trained:
@@ -109,13 +130,25 @@ def answers(name: str, trained: Trained, texts: Sequence[Text]) -> Answers:
     return Predicted(name, trained.labels, logits.softmax(dim=-1).numpy())
 
 
+Columns = tuple[str, str | None]
+"""Of the text, and of the second one of a pair."""
+
+
+def learned_columns(models: Sequence[Found]) -> Columns | None:
+    """The columns on which all of `models` were trained; None where they differ, or a `.pth` file does not say."""
+    data = [parse_spec(found.record.spec).data for found in models if found.record is not None]
+    columns = {(one.text_column, one.pair_column) for one in data}
+    return columns.pop() if len(columns) == 1 and len(data) == len(models) else None
+
+
 def given_texts(
-    path: Path | None, column: str, pair_column: str | None = None
+    path: Path | None, column: str | None, pair_column: str | None = None, learned: Columns | None = None
 ) -> tuple[Sequence[Text], list[Cells] | None]:
     """The texts of a file, and the other cells of each one's row; or the lines of standard input.
 
     Args:
         path: None or `-` for standard input; a terminal there has none without `-`.
+        column: by default the `learned` ones where the table has them, else `text`.
         pair_column: of the second text, where pairs are labelled.
 
     Raises:
@@ -123,7 +156,9 @@ def given_texts(
         SettingsError: pairs are asked for of standard input.
     """
     if path is not None and path != Path("-"):
-        return read_texts(path, column, pair_column)
+        if column is not None or path.suffix.lower() == ".txt":
+            return read_texts(path, column or USUAL, pair_column)
+        return _table_texts(path, pair_column, learned or (USUAL, None))
     if pair_column is not None:
         raise SettingsError("--pair-column: a line holds one text; give a table with both columns, --input FILE")
     if sys.stdin is None or (path is None and sys.stdin.isatty()):
@@ -132,3 +167,23 @@ def given_texts(
         return lines(sys.stdin), None
     except UnicodeDecodeError as error:
         raise DataError(f"standard input: not {error.encoding} ({error.reason}); save the texts as UTF-8") from None
+
+
+def _table_texts(path: Path, pair_column: str | None, learned: Columns) -> tuple[list[Text], list[Cells]]:
+    """The texts of the `learned` columns; where the table lacks them, of the usual one, or the line names both."""
+    column, pair = learned[0], pair_column or learned[1]
+    try:
+        found = read_texts(path, column, pair)
+    except ColumnError:
+        if (column, pair) == (USUAL, pair_column):
+            raise
+        try:
+            return read_texts(path, USUAL, pair_column)
+        except ColumnError as error:
+            trained_on = " and ".join(repr(one) for one in learned if one is not None)
+            raise ColumnError(f"{error} (the model was trained on {trained_on})") from None
+    if (column, pair) != (USUAL, pair_column):
+        log.info(
+            "%s: texts of %s, as the model was trained", path, " and ".join(repr(one) for one in (column, pair) if one)
+        )
+    return found

@@ -134,6 +134,42 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         ["'text', ' label'; did you mean ' label'? Set --label-column"],
     ),
     "header in capitals": ("a.csv", b"Text,label\nx,a\n", ["did you mean 'Text'? Set --text-column"]),
+    "several faults": (
+        "a.csv",
+        b"text,label\nx,a\n,\ny,b\n ,a\nz,\n" + b"w" * 1_000_001 + b",a\n",
+        [
+            "2 rows without a label (lines 3, 6); add it, or remove the row; "
+            "also 2 rows without a text (lines 3, 5), 1 row with a text of more than 1,000,000 characters (line 7)"
+        ],
+    ),
+    "several faults, of labels too": (
+        "a.jsonl",
+        b'{"text": "x", "label": {}}\n{"text": "", "label": 1}\n{"text": "y", "label": {}}\n',
+        ["1 row without a text (line 2); add it, or remove the row; also 2 rows with a label that is no class name"],
+    ),
+    "numbers, a mark and a word": (
+        "a.csv",
+        b"text,label\n" + b"x,0.5\n" * 40 + b"y,n/a\nz,word\n",
+        [
+            "1 row without a label, such as 'n/a' (line 42); ",
+            "; also 1 row with a target that is no finite number (line 43)",
+        ],
+    ),
+    "several rows of other lengths": (
+        "a.csv",
+        b"text,label\none\nx,a\none,two,three\nfour\n",
+        ["line 2 has 1 cell", "; add what is missing; also 2 further rows with another number of cells"],
+    ),
+    "a short row, and a quote that is never closed": (
+        "a.csv",
+        b'text,label\none\ntwo\n"x,a\n',
+        ["line 2 has 1 cell", "; add what is missing; also 1 further row with another number of cells"],
+    ),
+    "several lines that are no objects": (
+        "a.jsonl",
+        b'{"text": \n\n[1]\n{"text": "x", "label": 1}\n' + b"[" * 100_000,
+        ["line 1 is not JSON", "; write one object a line; also 2 further lines without an object"],
+    ),
     "duplicate header": ("a.csv", b"text,label,text\nx,a,y\n", ["'text'", "more than once"]),
 }
 

@@ -374,6 +374,16 @@ def test_folds_that_cannot_be_meant_are_one_line(given: dict[str, object], said:
     assert str(error.value).startswith(said)
 
 
+@pytest.mark.parametrize("given", [{}, {"folds": 2, "fold": 1}])
+def test_a_class_that_is_too_small_by_its_case_alone_says_of_which_it_differs(given: dict[str, object]) -> None:
+    rows: Rows = [(f"text number {n}", ("Good", "bad")[n % 2]) for n in range(40)]
+    with pytest.raises(DataError, match=r"class 'good' .*; it differs from 'Good' by case alone: write them alike, "):
+        divided([*rows, ("one", " good ")], **given)
+    with pytest.raises(DataError) as error:
+        divided([*rows, ("one", "goods")], **given)
+    assert "by case" not in str(error.value)
+
+
 @pytest.mark.parametrize(("folds", "enough"), [(2, 4), (3, 3), (5, 5), (8, 8)])
 def test_a_class_of_fewer_texts_than_folds_is_refused(folds: int, enough: int) -> None:
     rows: Rows = [(f"large {n}", "large") for n in range(40)]

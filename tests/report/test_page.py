@@ -24,6 +24,7 @@ from loratory.report.drawing import draw
 from loratory.report.evidence import CellEvidence, gather
 from loratory.report.page import render
 from loratory.report.study import write
+from loratory.report.study_table import study_table
 from loratory.spec import DataSpec
 from loratory.store.record import RunRecord
 
@@ -211,6 +212,26 @@ def test_page_says_what_the_study_can_say(
     if given.get("seeds") == (0, 1, 2):
         assert "no verdict" in page.text
         assert "3 seeds, fewer than 5" in page.text
+
+
+@pytest.mark.parametrize("tune_seeds", ["each", "first"])
+def test_of_one_seed_the_page_speaks_of_no_spread_over_seeds_and_of_no_verdicts(
+    make_study: Any, page_of: PageOf, read_back: Any, tmp_path: Path, tune_seeds: str
+) -> None:
+    levels = (({"name": "standard"}, 0.85), ({"name": "head"}, 0.7))
+    document = make_study(tmp_path, levels, seeds=(0,), examples=60, tune_seeds=tune_seeds)
+    front = {"topic": "fronts", "text": "Test accuracy: no front to speak of.", "cells": ["c1", "c2"]}
+    document["observations"].append(front | {"figures": {}, "verdict": None})
+    text = Parsed(page_of(document, tmp_path)).text
+    for said in ("over seeds", "seed 0 of", "every seed", "all seeds", "1 seeds", "for itself", "by two", "first seed"):
+        assert said not in text
+    assert "Learning rate: chosen on validation." in study_table(read_back(document)).notes
+    for said in ("Which differences are real", "no front", "Student's t", "On the front", "Intervals of differences"):
+        assert said not in text
+    assert "There is one seed: another one" in text
+    several = Parsed(page_of(make_study(tmp_path / "two", levels, seeds=(0, 1), examples=60), tmp_path / "two")).text
+    assert "Which differences are real" in several
+    assert "over seeds" in several
 
 
 def test_failed_runs_are_listed_with_their_error(page_of: PageOf, summary: Document, place: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from loratory.report import closer, prose
+from loratory.report import choosing, closer, prose
 from loratory.report.disagreement import Disagreement, Disputed
 from loratory.report.study_table import LEFT_OVER, study_table
 
@@ -41,7 +41,7 @@ def test_scores_of_seeds_that_chose_for_themselves_are_means_over_them(summary: 
     for cell in cells:
         cell["tuning"]["expected_best"] = [{"trials": 1, "score": 0.8}]
     study = read_back({**summary, "tune_seeds": "each", "cells": cells})
-    assert "(mean over 5 seeds; scores" in prose.expected_best_said(study, study.groups[0])
+    assert "(mean over 5 seeds; scores" in choosing.expected_best_said(study, study.groups[0])
 
 
 def test_disputed_examples_list_many_approaches_by_family(summary: Document, read_back: Any) -> None:

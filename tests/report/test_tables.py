@@ -386,12 +386,18 @@ def test_what_dominates_is_said_of_every_approach_or_why_it_is_not_known() -> No
     notes = comparison([reference, costed(LORA, memory_parts_bytes={**held, "rest": -(2**20)})]).notes
     said = [note for note in notes if note.startswith(("Training time of", "Peak memory of"))]
     assert [note.partition(": ")[0] for note in said] == [
-        f"{what} of {name}" for name in ("standard", "lora r=8 attention") for what in ("Training time", "Peak memory")
+        f"{what} of {name}" for what in ("Training time", "Peak memory") for name in ("standard", "lora r=8 attention")
     ]
     assert said[0].endswith("94% are forward and backward passes through the whole model, all of which is trained.")
-    assert said[1].endswith("50% are gradients and optimizer state, which fewer trained parameters save.")
-    assert said[2].endswith(": what it went into is not known.")
+    assert said[1].endswith(": what it went into is not known.")
+    assert said[2].endswith("50% are gradients and optimizer state, which fewer trained parameters save.")
     assert said[3].endswith("come to more than the whole (rest −1 MiB), so that none is said to dominate.")
+    same = {"memory_parts_bytes": {**held, "rest": 2**30}}
+    notes = comparison([costed(**same), costed(LORA, **same)]).notes
+    (once,) = (note for note in notes if "most is neither the model nor its training state" in note)
+    assert once.startswith("Peak memory of standard and lora r=8 attention: most is")
+    assert sum(note.startswith("Peak memory of") and "rest 72% (1.0 GiB)" in note for note in notes) == 2
+    assert "Training time of standard and lora r=8 attention: what it went into is not known." in notes
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])

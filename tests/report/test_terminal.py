@@ -10,7 +10,7 @@ import pytest
 
 from loratory.evaluation.metrics import metrics_of, score
 from loratory.problems import SINGLE
-from loratory.report.predictions import Predicted, predictions_table
+from loratory.report.predictions import Predicted, PredictedNumbers, predictions_table
 from loratory.report.terminal import quality_table
 
 LOGITS = np.array([[0.0, 2], [0, 2], [0, 2], [2, 0], [0, 2]])
@@ -76,3 +76,12 @@ def test_predictions_keep_label_and_text_at_80_columns(render: Any) -> None:
         r"class number 3 0.600 A quiet, funny \x1b[31m film."
     )
     assert re.search(r"class number 3 +0\.600 +long long .*…", text)
+
+
+def test_a_number_has_no_probability_beside_it(render: Any) -> None:
+    number = PredictedNumbers("", ("stars",), np.array([-3.25]))
+    lines = [line.split() for line in render(predictions_table(["A film."], [number])).splitlines() if line.strip()]
+    assert (lines[0], lines[2]) == (["Prediction", "Text"], ["\N{MINUS SIGN}3.25", "A", "film."])
+    label = Predicted("b", ("good",), np.array([[1.0]]))
+    text = render(predictions_table(["A film."], [number, label]))
+    assert text.split()[:4] == ["Prediction", "b", "Probability", "Text"]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.rows import PARTS, Meaning, Rows, in_hash_order
+from loratory.data.targets import alike_but_for_case
 from loratory.data.units import Units, units_of
 from loratory.errors import DataError, SettingsError, counted
 from loratory.problems import MULTI, SINGLE
@@ -76,16 +77,21 @@ def _refuse_small(
     for label in np.unique(rows.strata).tolist():  # others stand in a given file only, which is refused for that
         holding = int(units.holding[label])
         found = counted(holding, "distinct text" if rows.groups is None else "group")
+        small = f"{where}: class {meaning.names[label]!r} has {found}, too few for"
+        alike = _alike_said(meaning, label)
+        remedy = f"add some, merge the class with another, or remove it{meaning.otherwise}"
         if fold is not None and not _enough(holding, fold[1], len(fractions)):
-            raise DataError(
-                f"{where}: class {meaning.names[label]!r} has {found}, too few for {fold[1]} folds; "
-                f"take fewer folds, add some, merge the class with another, or remove it{meaning.otherwise}"
-            )
+            raise DataError(f"{small} {fold[1]} folds; {alike}take fewer folds, {remedy}")
         if fractions and holding <= len(fractions):
-            raise DataError(
-                f"{where}: class {meaning.names[label]!r} has {found}, too few for {len(fractions) + 1} parts; "
-                f"add some, merge the class with another, or remove it{meaning.otherwise}"
-            )
+            raise DataError(f"{small} {len(fractions) + 1} parts; {alike}{remedy}")
+
+
+def _alike_said(meaning: Meaning, label: int) -> str:
+    """The beginning of a remedy for a class that differs from others by case alone."""
+    name = meaning.names[label]
+    same = next((names for names in alike_but_for_case(meaning.names) if name in names), ())
+    others = [repr(other) for other in same if other != name]
+    return f"it differs from {' and '.join(others)} by case alone: write them alike, " if others else ""
 
 
 def _refuse_few(

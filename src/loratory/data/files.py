@@ -15,13 +15,14 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
-from loratory.errors import DataError, counted
+from loratory.errors import ColumnError, DataError, counted
 
 log = logging.getLogger("loratory")
 
@@ -198,15 +199,26 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
             if len(cells) != len(header):
                 few = len(cells) < len(header)
                 remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
-                cut = few and not content.ended and next(file, None) is None
+                others, uneven = _uneven(records, len(header))
+                cut = few and not content.ended and not others
+                also = f"; also {counted(uneven, 'further row')} with another number of cells" if uneven else ""
                 raise DataError(
                     f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
-                    f"({_listed(header)}); {_CUT if cut else ''}{remedy}"
+                    f"({_listed(header)}); {_CUT if cut else ''}{remedy}{also}"
                 )
             values = tuple([joined([cells[place] for place in columns]) for columns in places])
             yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
     if not content.ended:
         log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
+
+
+def _uneven(records: Iterator[tuple[int, list[str]]], width: int) -> tuple[int, int]:
+    """How many records follow, and how many of them have not `width` cells; as far as they can be read."""
+    count = uneven = 0
+    with suppress(DataError):  # a quote that is never closed is told when the first fault is mended
+        for _, cells in records:
+            count, uneven = count + 1, uneven + (len(cells) != width)
+    return count, uneven
 
 
 _CUT = "the file ends inside this line: is it whole? Else "
@@ -220,7 +232,7 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
     asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
     missing = {column for column in asked if not column.isdecimal()} - cells[delimiter]
-    found = next((mark for mark in names if mark != delimiter and missing & cells[mark]), None)
+    found = next((mark for mark in names if mark != delimiter and mark in header and missing & cells[mark]), None)
     if found is None:
         return
     suffix = next((suffix for suffix, mark in SEPARATORS.items() if mark == found), None)
@@ -256,8 +268,8 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     """The columns that the flags mean, among those there are.
 
     Raises:
-        DataError: there is none of that name or number, with those there are and the flags that say others; or two
-            flags mean one.
+        ColumnError: there is none of that name or number, with those there are and the flags that say others.
+        DataError: two flags mean one.
     """
     names = list(known)
     found: dict[str, list[str]] = {}
@@ -282,7 +294,7 @@ def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
         flags = ", ".join(flag for flag, columns in missing.items() if columns)
         asked = {name.strip().casefold() for columns in missing.values() for name in columns}
         alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
-        raise DataError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
+        raise ColumnError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
 
 
 def _pieces(flag: str, column: str) -> list[str]:
@@ -325,7 +337,10 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
         for line, written in enumerate(file, start=1):
             if not written.strip():
                 continue
-            record = _record(path, line, written)
+            try:
+                record = _record(path, line, written)
+            except DataError as error:
+                raise DataError(f"{error}{_no_objects(file)}") from None
             if found is None:  # numbers count the first object's keys
                 found = find_columns(f"{path}: line {line}", record, wanted)
                 needed = {name for names in found.values() for name in names}
@@ -333,6 +348,17 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
                 _refuse_missing(f"{path}: line {line}", record, found)
             values = tuple([joined([record[name] for name in names]) for names in found.values()])
             yield line, values, _others(record, found) if whole else {}
+
+
+def _no_objects(file: Iterable[str]) -> str:
+    """How many of the lines that follow are no JSON objects either: the end of an error's line."""
+    count = 0
+    for written in file:
+        try:
+            count += bool(written.strip()) and not isinstance(json.loads(written), dict)
+        except (ValueError, RecursionError):
+            count += 1
+    return f"; also {counted(count, 'further line')} without an object" if count else ""
 
 
 def _record(path: Path, line: int, written: str) -> Cells:

@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWrite
 from loratory.data.files import GROUP, LABEL, PAIR, SUFFIXES, TEXT, Table, Unit, Wanted, read_table
 from loratory.data.hub import read_hub
 from loratory.data.packaged import PACKAGED
-from loratory.data.targets import Numbers, Refuse, Target, class_name, read_targets
+from loratory.data.targets import Numbers, Target, class_name, read_targets
 from loratory.errors import DataError, SettingsError, counted, nearest
 from loratory.problems import FLAG_OF, FLAGS, IN_WORDS, MULTI, REGRESSION, SINGLE, Problem
 from loratory.spec import DataSpec
@@ -229,6 +228,14 @@ label depends on the problem, and is said before the groups."""
 
 Fault = tuple[str, str]
 
+Rows = tuple[int, Sequence[int]]
+"""How many rows, and the places of the first."""
+
+NONE: Rows = (0, ())
+
+Faulty = tuple[Rows, Fault]
+"""Rows, and what is at fault with them."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -241,8 +248,8 @@ class Columns:
     unit: Unit
     digest: str
     """SHA-256 of the file's bytes; empty where there is no file."""
-    faults: Mapping[Fault, tuple[int, list[int]]] = field(default_factory=dict)
-    """How many rows have each, and the places of the first."""
+    faults: Mapping[Fault, Rows] = field(default_factory=dict)
+    """Which rows have each."""
 
 
 def gathered(table: Table, problem: str | None = None, separator: str | None = None) -> Columns:
@@ -258,7 +265,7 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
     """
     labels = CellReader(untyped=table.untyped, flag=problem, separator=separator)
     groups = Coder[object]() if GROUP in table.flags else None
-    faults: dict[Fault, tuple[int, list[int]]] = {}
+    faults: dict[Fault, Rows] = {}
     at = {flag: place for place, flag in enumerate(table.flags)}
     text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
     with TextWriter() as texts, TextWriter() as seconds:
@@ -273,7 +280,7 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
                 found.append(_add_group(groups, values[group_at]))
             for fault in found:
                 if fault is not None:
-                    count, places = faults.setdefault(fault, (0, []))
+                    count, places = faults.get(fault, NONE)
                     faults[fault] = count + 1, [*places, place][:LISTED]
         read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
     kept = None if groups is None else groups.done()
@@ -318,26 +325,29 @@ def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False)
         as_int: whether labels are whole numbers, whatever type their cells have.
 
     Raises:
-        DataError: which rows are at fault, and how.
+        DataError: which rows are at fault, and how: all kinds of faults in one line.
     """
-    refuse = partial(_refuse, where, columns.unit)
-    _refuse_unlabelled(columns, how, refuse)
-    for fault in FAULTS[FAULTS.index(NO_TEXT) : FAULTS.index(NO_GROUP)]:
-        refuse(*columns.faults.get(fault, (0, [])), *fault)
+    unlabelled = _unlabelled(columns, how)
+    others = [(columns.faults.get(fault, NONE), fault) for fault in FAULTS[1:]]
+    before, after = others[: FAULTS.index(NO_GROUP) - 1], others[FAULTS.index(NO_GROUP) - 1 :]
+
+    def refuse(count: int, places: Sequence[int], what: str, remedy: str) -> None:
+        if count:
+            _refuse(where, columns.unit, [unlabelled, *before, ((count, places), (what, remedy)), *after])
+
     labels: Coded[Target] | Numbers
     if as_int:
         labels = columns.labels.values.converted(lambda value: int(str(value).strip().partition(".")[0]))
     else:
         labels = read_targets(columns.labels, how, refuse)
-    for fault in (NO_GROUP, NO_NAME):
-        refuse(*columns.faults.get(fault, (0, [])), *fault)
+    _refuse(where, columns.unit, [unlabelled, *before, *after])
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
     return Examples(columns.texts, labels, range(len(columns.texts)), groups)
 
 
-def _refuse_unlabelled(columns: Columns, how: Reading, refuse: Refuse) -> None:
-    """Refuse rows without a label; among numbers also those whose cell says that there is none."""
-    count, places = columns.faults.get(NO_LABEL, (0, []))
+def _unlabelled(columns: Columns, how: Reading) -> Faulty:
+    """Rows without a label; among numbers also those whose cell says that there is none."""
+    count, places = columns.faults.get(NO_LABEL, NONE)
     what, remedy = NO_LABEL
     values = columns.labels.values.values
     marks = [how.problem == REGRESSION and is_mark(value) for value in values]
@@ -345,15 +355,27 @@ def _refuse_unlabelled(columns: Columns, how: Reading, refuse: Refuse) -> None:
         marked, others = columns.labels.at(marks)
         count, places = count + marked, sorted([*places, *others])[:LISTED]
         what, remedy = f"{what}, such as {values[marks.index(True)]!r}", how.or_classes(remedy)
-    refuse(count, places, what, remedy)
+    return (count, places), (what, remedy)
 
 
-def _refuse(where: str, unit: Unit, count: int, places: Sequence[int], what: str, remedy: str) -> None:
-    if not count:
+def _refuse(where: str, unit: Unit, faults: Iterable[Faulty]) -> None:
+    """Refuse rows at fault: what to do about the first fault, and what else there is to mend."""
+    found = [
+        (counted(count, "row"), what, _listed(unit, count, places), remedy)
+        for (count, places), (what, remedy) in faults
+        if count
+    ]
+    if not found:
         return
-    said = unit if count == 1 else f"{unit}s"
+    rows, what, listed, remedy = found[0]
+    also = "".join(f", {rows} {what} ({listed})" for rows, what, listed, _ in found[1:])
+    more = f"; also{also[1:]}" if also else ""
+    raise DataError(f"{where}: {rows} {what} ({listed}); {remedy}, or remove the row{more}")
+
+
+def _listed(unit: Unit, count: int, places: Sequence[int]) -> str:
     shown = ", ".join(map(str, places)) + (", …" if count > len(places) else "")
-    raise DataError(f"{where}: {counted(count, 'row')} {what} ({said} {shown}); {remedy}, or remove the row")
+    return f"{unit if count == 1 else f'{unit}s'} {shown}"
 
 
 def _joined_digest(digests: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.cells import Cells, Reading, is_written_list, missing, number_in
+from loratory.data.cells import Cells, Reading, is_mark, is_written_list, missing, number_in
 from loratory.data.columns import Coded
 from loratory.data.files import encodable
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets
@@ -79,7 +79,8 @@ def _named(value: object) -> Label:
 
 def _numbers(cells: Cells, how: Reading, refuse: Refuse) -> Numbers:
     found = [number_in(value) for value in cells.values.values]
-    count, places = cells.at([number is None for number in found])
+    pairs = zip(found, cells.values.values, strict=True)
+    count, places = cells.at([number is None and not is_mark(value) for number, value in pairs])  # marks are no label
     if cells.numbers is not None:
         count, places = int(np.isnan(cells.numbers).sum()), list(cells.wrong)
     looks = "" if how.why is None else f"{how.why}: "

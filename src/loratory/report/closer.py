@@ -31,7 +31,7 @@ def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> G
     counts = evidence.confusion
     totals = counts.sum(axis=1)
     name = f"{group.key}-{cell.id}-confusion"
-    seeds = len(evidence.tests)
+    over = f", mean over {seeds} seeds" if (seeds := len(evidence.tests)) > 1 else ""
     if len(names) > WIDEST:
         worst = sorted(
             ((counts[i, j], i, j) for i in range(len(names)) for j in range(len(names)) if i != j and counts[i, j]),
@@ -47,7 +47,7 @@ def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> G
             Heading("Examples"),
             Heading("Share of the true class"),
         )
-        return Grid(name, f"Most frequent confusions, mean over {seeds} seeds", headings, tuple(rows))
+        return Grid(name, f"Most frequent confusions{over}", headings, tuple(rows))
     rows = []
     for i, label in enumerate(names):
         entries = []
@@ -57,7 +57,7 @@ def confusion_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> G
             entries.append(Entry(shown, units.accuracy(share), float(counts[i, j]), shade=round(10 * share)))
         rows.append(row([Entry(label), *entries]))
     headings = (Heading("True class", numeric=False), *(Heading(f"predicted {label}") for label in names))
-    caption = f"Test examples of each true class by predicted class, mean over {seeds} seeds; share of the true class"
+    caption = f"Test examples of each true class by predicted class{over}; share of the true class"
     return Grid(name, caption, headings, tuple(rows), sortable=False)
 
 
@@ -89,7 +89,7 @@ def classes_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Gri
         Heading("F1"),
         Heading("Examples"),
     )
-    caption = f"Each {what} on the test split, all seeds' predictions together"
+    caption = f"Each {what} on the test split{', all predictions of {seeds} seeds together' if seeds > 1 else ''}"
     return Grid(f"{group.key}-{cell.id}-classes", caption, headings, tuple(rows))
 
 

@@ -12,7 +12,7 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes
 from loratory.report.evidence import CellEvidence
 from loratory.report.grids import Entry, Grid, Heading, Whisker, differences, missing, number, row, whiskers, words
-from loratory.report.study_table import COST, interval, means_said, runs_of, shown_metrics, spread
+from loratory.report.study_table import COST, interval, means_said, over_runs, runs_of, shown_metrics, spread
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed_costs import noun_of
@@ -33,7 +33,7 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         Heading("Trainable parameters", meaning="parameters that training changes"),
         Heading("Share", meaning="trainable of all parameters"),
         *(
-            Heading(title, meaning=f"median over {runs_of(study)}s")
+            Heading(title, meaning=over_runs(study, "median").strip())
             for key, (title, _) in COST.items()
             if key != "checkpoint_bytes"
         ),
@@ -110,9 +110,10 @@ def _score(cell: CellSummary, metric: str, whisker: Whisker | None) -> Entry:
 
 
 def pairs_grid(study: Summary, group: Group) -> Grid | None:
-    """Every pair of the group's cells on the metric of the study, with its difference and verdict; None without one."""
+    """Every pair of the group's cells on the metric of the study, with its difference and verdict; None without one,
+    or with one seed, of which no difference has an interval."""
     pairs = [p for p in study.pairs if p.a in group.ids and p.b in group.ids and p.metric == study.select]
-    if not pairs:
+    if not pairs or study.lone_seed:
         return None
     rows = []
     several = pairs[0].family > 1
@@ -227,7 +228,10 @@ def cost_numbers(study: Summary, group: Group) -> Grid:
     """Every cost with its spread over seeds."""
     headings = (
         Heading("Approach", numeric=False),
-        *(Heading(title, meaning=f"median, smallest to largest over {runs_of(study)}s") for title, _ in COST.values()),
+        *(
+            Heading(title, meaning=over_runs(study, "median, smallest to largest").strip())
+            for title, _ in COST.values()
+        ),
         *_price_heading(study),
         Heading("Tokens a second"),
         Heading("Padding", meaning="share of the rows computed that are no tokens"),
@@ -243,7 +247,7 @@ def cost_numbers(study: Summary, group: Group) -> Grid:
         entries.append(number(_median(cell, "tokens_per_second"), units.count))
         entries.append(number(cell.padding_share, show_share))
         rows.append(row([words(cell.approach), *entries], cell.id))
-    caption = f"Medians over {runs_of(study)}s, with the smallest and the largest"
+    caption = "Costs" if study.lone_seed else f"Medians over {runs_of(study)}s, with the smallest and the largest"
     return Grid(f"{group.key}-costs", caption, headings, tuple(rows))
 
 
@@ -264,6 +268,6 @@ def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric:
     longest = max((len(entries) for _, entries in lines), default=0)
     rows = [row([words(c.approach), *e, *(missing() for _ in range(longest - len(e)))], c.id) for c, e in lines]
     headings = (Heading("Approach", numeric=False), *(Heading(f"Epoch {n}") for n in range(1, longest + 1)))
-    over = noun_of(group.cells[0])
-    caption = f"{axes.metric_title(metric)} on validation, mean over {over}s, and the training time until then"
+    over = f", mean over {noun_of(group.cells[0])}s" if any(len(cell.runs) > 1 for cell in group.cells) else ""
+    caption = f"{axes.metric_title(metric)} on validation{over}, and the training time until then"
     return Grid(f"{group.key}-learning", caption, headings, tuple(rows))

@@ -14,7 +14,7 @@ from loratory.report.evidence import CellEvidence
 from loratory.report.families import members
 from loratory.report.fronts import quality_against_cost
 from loratory.report.grids import Grid
-from loratory.report.study_table import runs_of
+from loratory.report.study_table import over_runs
 from loratory.store.record import MEMORY_PARTS, TIME_PARTS
 from loratory.study.document import Group, Summary
 from loratory.study.observed_costs import noun_of
@@ -155,8 +155,9 @@ def _parts(
     show = units.memory if name == "memory" else units.duration
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
-    over = {"time": "of the run with the median total", "training": "of the run with the median"}
-    caption = f"{what} by part, {over.get(name, f'medians over {noun_of(having[0][0])}s')}"
+    over = {"time": ", of the run with the median total", "training": ", of the run with the median"}
+    several = any(len(cell.runs) > 1 for cell, _ in having)
+    caption = f"{what} by part{over.get(name, f', medians over {noun_of(having[0][0])}s') if several else ''}"
     grid = comparing.numbers(f"{group.key}-{name}", caption, columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
@@ -168,7 +169,7 @@ def _tuning_numbers(study: Summary, group: Group) -> Grid:
         for cell in group.cells
     ]
     columns = {rate: units.rate(rate) for rate in rates}
-    over = f", mean over {runs_of(study)}s" if study.tune_seeds == "each" else ""
+    over = f",{said}" if study.tune_seeds == "each" and (said := over_runs(study, "mean")) else ""
     caption = f"{axes.metric_title(study.select)} on validation by learning rate{over}"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
 

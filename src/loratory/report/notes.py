@@ -129,12 +129,13 @@ def _surroundings(records: Sequence[Record], names: Sequence[str]) -> list[str]:
             if (value := fact.of(records[number])) is not None:  # a record of an older version does not say it
                 found[value[:12] if fact is MODEL else value].append(names[number])
         if len(found) > 1:
-            sides = "; ".join(f"{value}: {_few(found[value])}" for value in sorted(found))
+            sides = "; ".join(f"{value}: {few(found[value])}" for value in sorted(found))
             lines.append(f"Different {fact.title} ({sides}): {fact.why}.")
     return lines
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The names, or the first of them and how many more there are."""
     more = len(names) - NAMED
     shown = list(names) if more <= 0 else [*names[:NAMED], f"{more:,} more"]
     return " and ".join(shown) if len(shown) < 3 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from loratory import __version__, units
 from loratory.problems import REGRESSION, SINGLE
-from loratory.report import axes, closer, comparing, data_seen, prose, provenance, said, sizes, theme
+from loratory.report import axes, choosing, closer, comparing, data_seen, prose, provenance, said, sizes, theme
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
@@ -95,7 +95,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         alerts=prose.alerts(study, evidence),
         how=prose.how(study),
         limits=prose.limits(study),
-        tuning_said=prose.tuning_said(study),
+        tuning_said=choosing.tuning_said(study),
         price_said=prose.price_said(study, evidence),
         axis_titles=axes.COSTS,
         over_data=comparing.over_data(study),
@@ -137,7 +137,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         pairs=comparing.pairs_grid(study, group),
         together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
         against=_reference(group),
-        expected_best_said=prose.expected_best_said(study, group),
+        expected_best_said=choosing.expected_best_said(study, group),
         costs=comparing.cost_numbers(study, group),
         said=said.questions(study, group),
         cells=cells,

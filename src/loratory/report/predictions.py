@@ -18,7 +18,7 @@ from loratory.data.columns import Text, on_one_line, parts
 from loratory.disk.files import new_file
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
-from loratory.units import MISSING, printable, signed
+from loratory.units import printable, signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,9 +55,14 @@ class Answers(ABC):
     def documents(self) -> Iterator[dict[str, Any]]:
         """The same of each text."""
 
+    @property
     @abstractmethod
-    def cells(self, number: int) -> tuple[str, str]:
-        """What text `number` is given, and how sure that is, for a table."""
+    def headings(self) -> tuple[str, ...]:
+        """Of a table's columns: what a text is given, and how sure that is where the model says it."""
+
+    @abstractmethod
+    def cells(self, number: int) -> tuple[str, ...]:
+        """What stands under them for text `number`."""
 
     @property
     def before(self) -> str:
@@ -86,7 +91,12 @@ class Predicted(Answers):
         for label, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
             yield {"label": label, "probabilities": dict(zip(self.labels, row, strict=True))}
 
-    def cells(self, number: int) -> tuple[str, str]:
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """A label, and its probability."""
+        return "Label", "Probability"
+
+    def cells(self, number: int) -> tuple[str, ...]:
         """The label and its probability."""
         return self.chosen[number], f"{self.probabilities[number].max():.3f}"
 
@@ -119,7 +129,12 @@ class PredictedLabels(Answers):
         for labels, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
             yield {"labels": labels, "probabilities": dict(zip(self.labels, row, strict=True))}
 
-    def cells(self, number: int) -> tuple[str, str]:
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Labels, and the probability of each."""
+        return "Labels", "Probability"
+
+    def cells(self, number: int) -> tuple[str, ...]:
         """The labels and their probabilities."""
         found = self.probabilities[number][self.sets[number] == 1]
         return ", ".join(self.chosen[number]) or "(none)", ", ".join(f"{one:.3f}" for one in found)
@@ -145,9 +160,14 @@ class PredictedNumbers(Answers):
         """`prediction` of each text."""
         return ({"prediction": number} for number in self.chosen)
 
-    def cells(self, number: int) -> tuple[str, str]:
-        """The number; nothing says how sure it is."""
-        return signed(f"{self.numbers[number]:.4g}"), MISSING
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """A number: nothing says how sure it is."""
+        return ("Prediction",)
+
+    def cells(self, number: int) -> tuple[str, ...]:
+        """The number."""
+        return (signed(f"{self.numbers[number]:.4g}"),)
 
 
 def _probabilities(before: str, labels: Sequence[str], found: NDArray[np.float64]) -> dict[str, list[Any]]:
@@ -155,20 +175,20 @@ def _probabilities(before: str, labels: Sequence[str], found: NDArray[np.float64
 
 
 def predictions_table(texts: Sequence[Text], models: Sequence[Answers]) -> RenderableType:
-    """One line a text: each model's label and its probability, and the text cut to the width."""
+    """One line a text: what each model says, and the text cut to the width."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text as Line
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     for model in models:
-        heading = {PredictedLabels: "Labels", PredictedNumbers: "Prediction"}.get(type(model), "Label")
+        heading, *sure = model.headings
         table.add_column(Line(printable(model.name or heading)), overflow="fold", max_width=24)
-        table.add_column("Probability", justify="right", no_wrap=True)
+        for title in sure:
+            table.add_column(title, justify="right", no_wrap=True)
     table.add_column("Text", overflow="ellipsis", no_wrap=True, ratio=1)  # the width that the others leave
     for number, text in enumerate(texts):
-        answers = (model.cells(number) for model in models)
-        cells = [cell for answer, probability in answers for cell in (Line(printable(answer)), probability)]
+        cells = [Line(printable(cell)) for model in models for cell in model.cells(number)]
         table.add_row(*cells, Line(printable(on_one_line(text))))
     return table
 

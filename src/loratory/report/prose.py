@@ -8,14 +8,14 @@ from loratory import units
 from loratory.errors import counted
 from loratory.evaluation.measures import ECE_BINS
 from loratory.evaluation.metrics import METRICS
-from loratory.report import axes
+from loratory.report import axes, choosing
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, runs_of
+from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, over_runs
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, ChoiceSummary, Observation
+from loratory.study.parts import Observation
 from loratory.study.resampling import DRAWS
 from loratory.study.statistics import MIN_FOLDS, MIN_SEEDS, MIN_UNITS
 
@@ -30,9 +30,6 @@ MANY = (
 
 SIZES_SAID = 3
 """Sentences over sizes of the training set that stand in the answer; all stand beneath their chart."""
-
-EDGES = 4
-"""Cells that are named whose seeds chose the smallest or largest rate."""
 
 SIZED = (
     "Smaller training sets lie within the larger ones and hold the classes in the same shares; validation and test "
@@ -56,6 +53,12 @@ COVERED = (
     "pretrained model."
 )
 """What intervals cover."""
+
+ONE_SEED = (
+    "There is one seed: another one, or other test examples, may order the approaches otherwise, and nothing here says "
+    "how easily."
+)
+"""In place of what intervals cover, where there is none."""
 
 COVERED_BY_FOLDS = (
     "Intervals are a guarded estimate: how much folds vary together, by the examples that their training sets share, "
@@ -136,9 +139,9 @@ def further(study: Summary, group: Group) -> list[Observation]:
 
 def facts(study: Summary) -> list[str]:
     """The study's size, a few words each."""
-    tried = {len(choice.trials) for choice in _tuned(study)}
+    tried = {len(choice.trials) for choice in choosing.tuned(study)}
     tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
-    seeds = " for every seed" if study.tune_seeds == "each" else ""
+    seeds = " for every seed" if study.tune_seeds == "each" and not study.lone_seed else ""
     seeds += "" if study.folds is None else " and fold" if seeds else " for every fold"
     device = (study.environment or {}).get("device")
     data = len({cell.data for cell in study.cells})
@@ -190,11 +193,10 @@ def alerts(study: Summary, evidence: Evidence) -> list[str]:
 
 def how(study: Summary) -> list[str]:
     """How the numbers came about."""
-    share = METRICS[study.select].unit == "share"
-    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
-        _choosing(study),
-        f"Then every approach was trained with the same {counted(len(study.seeds), 'seed')}; a seed decides the order "
+        choosing.how_chosen(study),
+        f"Then every approach was trained with {'the same ' if len(study.seeds) > 1 else ''}"
+        f"{counted(len(study.seeds), 'seed')}; a seed decides the order "
         "of the data, initialisation and dropout. "
         + (
             "The split into training, validation and test is the same for all."
@@ -203,6 +205,20 @@ def how(study: Summary) -> list[str]:
             "each fold is the test once, and its validation is split off from the others."
         ),
         *([SIZED] if study.sized else []),
+        *(_judging(study) if not study.lone_seed else []),
+        "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
+        "evaluation, saving and the check of what was saved, not the imports of a new process."
+        + (f" Times and memory are{medians}." if (medians := over_runs(study, "medians")) else ""),
+        f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability"
+        + ("." if study.lone_seed else ", all seeds together."),
+    ]
+
+
+def _judging(study: Summary) -> list[str]:
+    """How intervals, verdicts and fronts came about."""
+    share = METRICS[study.select].unit == "share"
+    margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
+    return [
         f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes."
         if study.folds is None
@@ -222,27 +238,7 @@ def how(study: Summary) -> list[str]:
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
         "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
         "there is no front.",
-        "Training time counts optimizer steps only, the device synchronised at both ends; total time adds set-up, "
-        "evaluation, saving and the check of what was saved, not the imports of a new process. Times and memory are "
-        f"medians over {runs_of(study)}s.",
-        f"Calibration: predictions in {ECE_BINS} equal bins of the top label's probability, all seeds together.",
     ]
-
-
-def _tuned(study: Summary) -> list[ChoiceSummary]:
-    """The choices that had trials."""
-    return [choice for cell in study.cells for choice in cell.tuning.choices if choice.trials]
-
-
-def _choosing(study: Summary) -> str:
-    if not (tuned := _tuned(study)):
-        return "Learning rates were not tuned: each approach has one that was given or is its default."
-    tried = counted(max(len(choice.trials) for choice in tuned), "learning rate")
-    who = "by every seed for itself" if study.tune_seeds == "each" else "with the first seed, for all seeds"
-    return (
-        f"For each approach {tried} were tried {who}, scored on validation alone; the one with the best validation "
-        f"{axes.metric_words(study.select)} was kept{_written_down(study)}."
-    )
 
 
 def price_said(study: Summary, evidence: Evidence) -> str:
@@ -260,57 +256,6 @@ def price_said(study: Summary, evidence: Evidence) -> str:
     )
 
 
-def tuning_said(study: Summary) -> str:
-    """What stands under the chart of learning rates."""
-    if study.tune_seeds == "each":
-        whose, who = ("seeds whose run", "seeds") if study.folds is None else ("runs that", "seeds of a fold or of two")
-        return (
-            f"Points: the mean over the {whose} completed, on validation, on which the rate was chosen. "
-            "Vertical lines: their range. "
-            f"Ringed: chosen, ×2 by two {who}, each of which trained its final run with it."
-        )
-    first = "The first seed" if study.folds is None else "The first seed of every fold"
-    return f"{first}, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every seed."
-
-
-def expected_best_said(study: Summary, group: Group) -> str:
-    """What stands under the chart of the expected best rate, with how many seeds it is the mean of."""
-    counts = sorted({_whole(cell) for cell in group.cells if cell.tuning.expected_best})
-    if study.tune_seeds == "first":
-        over = "of the first seed alone" if study.folds is None else "mean over folds, each of the first seed alone"
-    elif counts[-1:] == counts[:1]:
-        over = f"mean over {counted(counts[0], _choosing_noun(study))}" if counts else ""
-    else:
-        over = f"mean over {counts[0]} to {counts[-1]} {_choosing_noun(study)}s, those whose every rate completed"
-    return (
-        "What to expect of the best of so many rates drawn from those tried: how much an approach gains from tuning "
-        f"({over}; scores on validation, on which the rate was chosen)."
-    )
-
-
-def _choosing_noun(study: Summary) -> str:
-    """Who chooses a rate: a seed, or in each fold one anew."""
-    return "seed" if study.folds is None else "choice"
-
-
-def _whole(cell: CellSummary) -> int:
-    """How many choices of the cell have a score for every rate."""
-    choices = (choice for choice in cell.tuning.choices if choice.trials)
-    return sum(all(trial.score is not None for trial in choice.trials) for choice in choices)
-
-
-def _written_down(study: Summary) -> str:
-    """What the records prove of the choice: each final run names the selection that was there before it."""
-    late = sum(cell.scored_before for cell in study.cells)
-    if late:
-        its, were = ("its", "was") if late == 1 else ("their", "were")
-        return (
-            f"; but {counted(late, 'final run')} had been scored on test before {its} choice was made, for an earlier "
-            f"study file, and {were} used again"
-        )
-    return ", and each choice written down before any final run of it saw the test split"
-
-
 def limits(study: Summary) -> list[str]:
     """What the study does not show."""
     names = sorted({cell.data for cell in study.cells})
@@ -318,7 +263,7 @@ def limits(study: Summary) -> list[str]:
     device = (study.environment or {}).get("device")
     found = [
         f"It speaks of {listed(names)} with {listed(models)}: other data or models may come out otherwise.",
-        COVERED if study.folds is None else COVERED_BY_FOLDS,
+        ONE_SEED if study.lone_seed else COVERED if study.folds is None else COVERED_BY_FOLDS,
     ]
     if device:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
@@ -326,19 +271,20 @@ def limits(study: Summary) -> list[str]:
     if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
         found.append(LEFT_OVER)
     found += _made_otherwise(study)
-    if _tuned(study):
+    if choosing.tuned(study):
         found.append(
             "Only the learning rate was tuned. Batch size, epochs, warm-up and decay are the same for all, and may "
             "suit one approach better than another."
         )
-        found += [NOT_COVERED[study.tune_seeds]] if study.folds is None else [CHOSEN_IN_FOLDS]
+        not_covered = [] if study.lone_seed else [NOT_COVERED[study.tune_seeds]]
+        found += not_covered if study.folds is None else [CHOSEN_IN_FOLDS]
         found.append(
             "Each setting had the same number of trials; an approach with more settings had more chances to be the "
             "best by luck."
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")
-    found += _at_the_edge(study)
+    found += choosing.at_the_edge(study)
     if len(study.cells) == 1:
         found.append("With one setting there is no comparison.")
     return found
@@ -362,31 +308,3 @@ def _made_otherwise(study: Summary) -> list[str]:
             "in every layer."
         )
     return found
-
-
-def _at_the_edge(study: Summary) -> list[str]:
-    """The cells whose seeds chose the smallest or largest rate, worst first; two rates have no middle to choose."""
-    found = []
-    for cell in study.cells:
-        choices = [choice for choice in cell.tuning.choices if len(choice.trials) > 2]
-        if ends := sum(len(choice.seeds) for choice in choices if choice.at_end):
-            found.append((ends, sum(len(choice.seeds) for choice in choices), cell))
-    if not found:
-        return []
-    found.sort(key=lambda one: -one[0] / one[1])
-    several = len(study.groups) > 1
-    names = [
-        f"{_where(study, cell) if several else ''}{units.printable(cell.approach)}: {ends} of {counted(seeds, 'seed')}"
-        for ends, seeds, cell in found[:EDGES]
-    ]
-    further = [counted(len(found) - EDGES, "further cell")] if len(found) > EDGES else []
-    return [
-        f"The chosen learning rate of some cells is the smallest or largest tried ({listed([*names, *further])}): a "
-        "wider range may do better."
-    ]
-
-
-def _where(study: Summary, cell: CellSummary) -> str:
-    """`hutto:movies, ` with model and size too where there are several."""
-    model = f" with {cell.model}" if len({one.model for one in study.cells}) > 1 else ""
-    return f"{cell.data}{model}, {f'{cell.size}, ' if study.sized else ''}"

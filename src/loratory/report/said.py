@@ -62,6 +62,8 @@ def _elsewhere(study: Summary, one: Observation) -> bool:
     """Whether a table, a chart or an alert of the page says the same."""
     if one.topic in ("time", "memory"):  # beside another cell: the comparison stands nowhere else
         return len(one.cells) == 1
+    if one.topic == "fronts":  # the chart says that there is none
+        return not any(pair.verdict is not None for pair in study.pairs if pair.a in one.cells)
     if one.topic == "baselines":
         return one.figures.get("above") == 0 and bool(above_all(study))
     return one.topic in ("pairs", "total_time")

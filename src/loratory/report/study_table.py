@@ -30,13 +30,15 @@ CHOSEN = {
     "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
+    "alone": "Learning rate: chosen on validation.",
 }
-"""How rates came about, by the study's `tune_seeds`."""
+"""How rates came about, by the study's `tune_seeds`; `alone` where it has one seed."""
 
 
 CHOSEN_BY_FOLD = {
     "each": "Learning rate: each seed chose its own in each fold, on that fold's validation; ×2: for two runs.",
     "first": "Learning rate: chosen in each fold on its validation with the first seed, for all; ×2: for two runs.",
+    "alone": "Learning rate: chosen in each fold on its validation; ×2: for two folds.",
 }
 """The same in a study by folds."""
 
@@ -226,7 +228,7 @@ def notes(study: Summary) -> list[str]:
         *above_all(study),
         f"{SCORED[study.problem][0]}: on the test split, {means_said(study)}.{beside_metrics(study)}",
         *([over_folds_said(study.problem)] if study.folds is not None else []),
-        *([f"Times and memory: medians over {runs_of(study)}s."] if counts[-1:] > [1] or study.folds else []),
+        *([f"Times and memory:{over_runs(study, 'medians')}."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
         TIMES,
         *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
@@ -235,7 +237,8 @@ def notes(study: Summary) -> list[str]:
         *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
-        found.append(CHOSEN[study.tune_seeds] if study.folds is None else CHOSEN_BY_FOLD[study.tune_seeds])
+        who = "alone" if len(study.seeds) == 1 else study.tune_seeds
+        found.append(CHOSEN[who] if study.folds is None else CHOSEN_BY_FOLD[who])
     found += dict.fromkeys(
         f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
     )
@@ -268,6 +271,11 @@ def means_said(study: Summary) -> str:
 def runs_of(study: Summary) -> str:
     """What there are several numbers of: a seed, or a run where each seed has several folds."""
     return "seed" if study.folds is None else "run"
+
+
+def over_runs(study: Summary, what: str) -> str:
+    """` medians over seeds`, a space before it; nothing where a study has one seed."""
+    return "" if study.lone_seed else f" {what} over {runs_of(study)}s"
 
 
 def _folds_said(study: Summary, counts: Sequence[int]) -> str:

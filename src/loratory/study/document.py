@@ -103,6 +103,11 @@ class Summary:
         """What the labels are, the same in all data sets."""
         return problem_in(self.data[0].get("problem")) if self.data else METRICS[self.select].problems[0]
 
+    @property
+    def lone_seed(self) -> bool:
+        """Whether it has one seed and no folds, so that no number has a spread and no pair a verdict."""
+        return len(self.seeds) == 1 and self.folds is None
+
     def cell(self, name: str) -> CellSummary:
         """The cell with this id."""
         return next(cell for cell in self.cells if cell.id == name)

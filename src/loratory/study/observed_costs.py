@@ -176,12 +176,13 @@ def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
         return None
     level, found = scene.value(cell.time_to.score), cell.time_to.seconds
     seeds = counted(len(cell.runs), noun_of(cell))
+    of = f" (median of the {found.reached} of {seeds} that do)" if len(cell.runs) > 1 else ""
     if found.median is None:
         text = f"{cell.approach} reaches a validation {scene.short} of {level} with none of {seeds}."
     else:
         text = (
             f"{cell.approach} reaches a validation {scene.short} of {level}, looked at after each epoch, after "
-            f"{units.duration(found.median)} of training (median of the {found.reached} of {seeds} that do)."
+            f"{units.duration(found.median)} of training{of}."
         )
     return scene.say(text, (cell,), {"score": cell.time_to.score, "seconds": found.median, "reached": found.reached})
 

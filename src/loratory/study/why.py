@@ -117,19 +117,16 @@ def unknown(parts: Parts | None, show: Callable[[float], str]) -> str:
     )
 
 
-def time_said(
-    name: str, parts: Parts | None, *, frozen: bool, cpu: bool, other: tuple[str, Parts] | None = None
-) -> str:
-    """A sentence on where a run's training time went."""
+def time_said(parts: Parts | None, *, frozen: bool, cpu: bool) -> tuple[str, str]:
+    """The parts of a run's training time, largest first, and what dominates; no parts, and why, where they do not add
+    up."""
     if parts is None or shares(parts) is None:
-        return f"Training time of {name}: {unknown(parts, units.duration)}."
-    end = time_dominated(parts, frozen=frozen, cpu=cpu) or NOTHING
-    return f"Training time of {name}: {listed_parts(parts, units.duration, other, cpu=cpu)}; {end}."
+        return "", unknown(parts, units.duration)
+    return listed_parts(parts, units.duration, cpu=cpu), time_dominated(parts, frozen=frozen, cpu=cpu) or NOTHING
 
 
-def memory_said(name: str, parts: Parts | None, other: tuple[str, Parts] | None = None) -> str:
-    """A sentence on what a run's peak memory held."""
+def memory_said(parts: Parts | None) -> tuple[str, str]:
+    """As :func:`time_said`, of what a run's peak memory held."""
     if parts is None or shares(parts) is None:
-        return f"Peak memory of {name}: {unknown(parts, units.memory)}."
-    end = memory_dominated(parts) or NOTHING
-    return f"Peak memory of {name}: {listed_parts(parts, units.memory, other)}; {end}."
+        return "", unknown(parts, units.memory)
+    return listed_parts(parts, units.memory), memory_dominated(parts) or NOTHING
