@@ -1,0 +1,124 @@
+"""A whole study of ranks, from the command to its report: runs one by one, in cohorts, and what Trainer would need.
+
+    python benchmarks/rank_study.py --device cuda
+    python benchmarks/rank_study.py --device cpu --set models=DIR --set train.limit=200 --steps 4 --warmup 2
+
+Each way is the command `loratory study run` in a process of its own, timed from its start to its end, Python's and the
+libraries' start included; data and tokens are there before, as a first call that is not timed leaves them. Hugging
+Face's Trainer with PEFT, tuned, is measured on the steps of one of the study's runs (rank 8); its time for the study is
+its rate times the examples of all runs, without set-up, evaluation and saving, which it would need too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine import STEPS, Workers
+from workloads import Job, write_texts
+
+from loratory import units
+from loratory.engine.hardware import Hardware
+from loratory.models.source import pretrained
+from loratory.spec import HardwareSpec
+from loratory.store.record import RunRecord
+from loratory.study.reading import read_study
+
+WAYS = ("off", "auto", "16")
+"""What `--cohort` is given."""
+
+
+def main() -> None:
+    """Run, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("studies/ranks.yaml"))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--ways", default=",".join(WAYS), help="of --cohort")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--warmup", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--output", type=Path, help="a JSON file with all that was measured")
+    options = parser.parse_args()
+    settings = [*options.settings, f"train.device={options.device}"]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="ranks-") as place:
+        work = Path(place)
+        trainer = trainer_rate(options, settings, work)
+        study_run(options.study, work / "first", "off", [*settings, "seeds=[0]", "train.epochs=1"])
+        for way in options.ways.split(","):
+            seconds = study_run(options.study, work / way, way, settings)
+            rows.append({"cohort": way, "seconds": seconds, **counted(work / way)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    environment = Hardware.of(HardwareSpec(device=options.device)).record()
+    if options.output is not None:
+        said = {"environment": environment, "trainer_examples_per_second": trainer, "rows": rows}
+        options.output.write_text(json.dumps(said), encoding="utf8")
+    print(f"{options.study.stem}, {environment['device']}\n\n{table(rows, trainer)}")
+
+
+def study_run(file: Path, output: Path, cohort: str, settings: list[str]) -> float:
+    """Seconds of the whole command."""
+    command = [sys.executable, "-m", "loratory", "study", "run", str(file), "--output", str(output)]
+    command += ["--cohort", cohort, "--yes", *(word for one in settings for word in ("--set", one))]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def counted(study: Path) -> dict[str, Any]:
+    """Of the study's records: how many runs there are, how each was trained, and on how many examples in all."""
+    records = [RunRecord.read(path) for path in sorted((study / "runs").glob("*/run.json"))]
+    sizes = Counter(1 if record.cohort is None else len(record.cohort["members"]) for record in records)
+    return {
+        "runs": len(records),
+        "failed": sum(record.status != "completed" for record in records),
+        "alone": sizes[1],
+        "sizes": dict(sorted(sizes.items())),
+        "examples": sum(int(record.cost["examples"]) for record in records),
+    }
+
+
+def trainer_rate(options: argparse.Namespace, settings: list[str], work: Path) -> float:
+    """Examples a second that Trainer with PEFT, tuned, trains on texts of the study."""
+    spec, _ = read_study(options.study, [tuple(one.split("=", 1)) for one in settings])  # type: ignore[misc]
+    warmup, steps = STEPS[options.device, "short"]
+    warmup, steps = options.warmup or warmup, options.steps or steps
+    batch = int(spec.train.get("batch_size", 32))
+    write_texts(work / "short", "short", dataset=spec.data[0], count=(warmup + steps) * batch)
+    model = str(pretrained(spec.models[0]).place)
+    job = Job("tuned", "lora", "short", model, str(work / "short"), options.device, batch, warmup, steps, {})
+    return steps * batch / float(Workers(work).measure(job)["seconds"])
+
+
+def table(rows: list[dict[str, Any]], trainer: float) -> str:
+    """A Markdown table."""
+    lines = [
+        "| --cohort | runs | of them alone | the whole command | examples/s in all | Trainer + PEFT, by its rate "
+        "| over it |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        needed = row["examples"] / trainer
+        cells = [
+            row["cohort"],
+            f"{row['runs']:,}",
+            f"{row['alone']:,}",
+            units.duration(row["seconds"]),
+            f"{row['examples'] / row['seconds']:,.0f}",
+            f"{units.duration(needed)} ({trainer:,.0f} examples/s)",
+            f"{needed / row['seconds']:.1f}×",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
