@@ -22,7 +22,7 @@ from loratory.cli import main
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.member_steps import Member
 from loratory.engine.share import Alone
-from loratory.errors import OutOfMemoryError
+from loratory.errors import OutOfMemoryError, StorageError
 from loratory.evaluation import predictions
 from loratory.inputs import Inputs
 from loratory.methods import parse_spec
@@ -238,6 +238,28 @@ def test_runs_that_exist_or_have_a_checkpoint_are_left_to_themselves(
     assert sizes == [2]
     assert [one.job.id for one in done.outcomes] == [job.id for job in jobs]
     assert done.outcomes[0].record == first
+
+
+def test_a_disk_that_is_full_at_the_third_ends_the_study_and_loses_nothing(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are committed, none counts as failed, and the next time the others are trained."""
+    jobs, commit, calls = jobs_of(tiny_bert, tiny_csv, tmp_path), cohorts.commit, list[Path]()
+
+    def full(stage: Path, output: Path) -> None:
+        calls.append(output)
+        if len(calls) == 3:
+            raise StorageError("no space left")
+        commit(stage, output)
+
+    monkeypatch.setattr(cohorts, "commit", full)
+    (outcome,) = carry_out_task(Task(tuple(jobs)), Inputs()).outcomes
+    assert (outcome.record, str(outcome.stops)) == (None, "no space left")
+    assert sorted(path for path in tmp_path.iterdir() if path.name[0] != ".") == sorted(calls[:2])
+    assert [read_run(path).status for path in calls[:2]] == ["completed"] * 2
+    sizes = trained(monkeypatch)
+    assert [one.status for one in records_of(carry_out_task(Task(tuple(jobs)), Inputs()))] == ["completed"] * 4
+    assert sizes == [2]
 
 
 def test_a_signal_ends_it_and_the_next_time_goes_on(

@@ -94,7 +94,7 @@ def carry_out(job: Job, inputs: Inputs) -> Outcome:
     except OutOfMemoryError as error:
         return _failed(job, str(error), inputs)
     except (StorageError, ResourceError) as error:  # the next run would meet it too
-        return stopped(job, error)
+        return stopped([job], error)
     except LoratoryError as error:
         return _failed(job, str(error), inputs)
     except Exception as error:  # noqa: BLE001  # a defect in one setting's way does not end the others
@@ -139,13 +139,14 @@ def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
     return Outcome(job, record, stops=broken)
 
 
-def stopped(job: Job, error: LoratoryError) -> Outcome:
-    """The outcome of a run that failed for no fault of its own; its record is taken away, so that it is run again."""
-    with suppress(StorageError, OSError):
-        record = glance(job.output)
-        if record is not None and record.status == "failed":
-            shutil.rmtree(job.output)
-    return Outcome(job, None, stops=error)
+def stopped(jobs: Sequence[Job], error: LoratoryError) -> Outcome:
+    """The outcome of runs that failed for no fault of their own; their records go, so that they are run again."""
+    for job in jobs:
+        with suppress(StorageError, OSError):
+            record = glance(job.output)
+            if record is not None and record.status == "failed":
+                shutil.rmtree(job.output)
+    return Outcome(jobs[0], None, stops=error)
 
 
 def leave_failure(job: Job, message: str, inputs: Inputs) -> RunRecord:

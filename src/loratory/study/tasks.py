@@ -165,7 +165,7 @@ def _together(jobs: Sequence[Job], inputs: Inputs) -> Iterator[Outcome]:
     except OutOfMemoryError:
         parts = [anew[: len(anew) // 2], anew[len(anew) // 2 :]]
     except (StorageError, ResourceError) as error:  # the next run would meet it too
-        yield stopped(anew[0], error)
+        yield stopped(anew, error)
         return
     except Exception as error:  # noqa: BLE001  # one that fails by itself says so alone
         apart = first_line(error) if isinstance(error, ApartError | LoratoryError) else repr(error)
