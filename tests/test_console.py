@@ -111,7 +111,7 @@ def test_tokens_are_in_no_line_and_in_no_file(
         patch.setattr("accelerate.tracking.TensorBoardTracker.start", start)
         assert main([*command, "--output", str(tmp_path / "one"), "--debug"]) == 6
     with monkeypatch.context() as patch:  # while it trains: the run is recorded as failed
-        patch.setattr("loratory.run.save", start)
+        patch.setattr("loratory.written.save", start)
         assert main([*command, "--output", str(tmp_path / "two")]) != 0
     assert main([*command, "--output", str(tmp_path / "three")]) == 0
     assert (tmp_path / "two" / "run.json").is_file()

@@ -215,10 +215,10 @@ def test_from_python_it_is_the_commands_table(tiny_bert: Path, tiny_csv: Path, c
     assert "in 11 of 24 comparisons" in " ".join(found.table.notes)
     assert capsys.readouterr() == ("", "")
     for wrong, said in (
-        ({"ranks": [1], "rank": 2}, "--rank and --ranks: give one of the two"),
-        ({"batch_sizes": []}, r"--batch-sizes \[\]: write it as values"),
-        ({"memory": -1}, "--memory -1: write it as"),
-        ({"price_per_hour": -1}, "--price-per-hour -1: give an amount"),
+        ({"ranks": [1], "rank": 2}, "^rank and ranks: give one of the two"),
+        ({"batch_sizes": []}, r"^batch_sizes \[\]: write it as values"),
+        ({"memory": -1}, "^memory -1: write it as"),
+        ({"price_per_hour": -1}, "^price_per_hour -1: give an amount"),
     ):
         with pytest.raises(SettingsError, match=said):
             loratory.estimate(method="lora", **settings, **wrong)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import loratory.run as run_module
+import loratory.written as written_module
 from loratory import trained
 from loratory.data.batches import Batch
 from loratory.engine.step import Step
@@ -28,7 +28,7 @@ CPU = HardwareSpec(device="cpu", precision="fp32")
 def test_a_save_that_lost_the_head_fails_the_run(
     method: str, spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = run_module.save
+    save = written_module.save
 
     def tampered(setup: Any, stage: Path) -> int:
         size = save(setup, stage)
@@ -38,7 +38,7 @@ def test_a_save_that_lost_the_head_fails_the_run(
         save_file({**tensors, name: tensors[name] + 0.05}, path, metadata={"format": "pt"})
         return size
 
-    monkeypatch.setattr(run_module, "save", tampered)
+    monkeypatch.setattr(written_module, "save", tampered)
     with pytest.raises(TrainingError, match="other logits than the trained one"):
         train(spec(method, epochs=1), output=tmp_path / "run")
     record = find_run(tmp_path / "run")

@@ -41,7 +41,7 @@ def test_a_tuning_run_never_sees_the_test_split(
     assert len(predicted) == 1  # after training: validation, once
     assert set(run.record.quality) == {"validation"}
     assert sorted(path.name for path in run.directory.iterdir()) == ["history.jsonl", "manifest.json", "run.json"]
-    assert run.record.study == {"stage": "tuning", "selection": None, "runs_at_once": None}
+    assert run.record.study == {"stage": "tuning", "selection": None, "runs_at_once": None, "apart": None}
     assert run.record.quality["validation"] == runs["lora"].record.quality["validation"]
 
 

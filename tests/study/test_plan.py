@@ -41,7 +41,7 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         for trial, planned in zip(selection["trials"], choice["trials"], strict=True):
             record = found[trial["run"]]
             assert (trial["run"], trial["lr"]) == (planned["run"], planned["lr"])
-            assert record.study == {"stage": "tuning", "selection": None, "runs_at_once": 1}
+            assert record.study == {"stage": "tuning", "selection": None, "runs_at_once": 1, "apart": None}
             assert record.spec["seed"] == 3
             assert set(record.quality) == {"validation"}
             assert not (ran / "runs" / record.id / PREDICTIONS).exists()
@@ -49,7 +49,12 @@ def test_tuning_runs_never_see_the_test_and_a_choice_is_written_before_it_is_use
         assert [final["seed"] for final in choice["finals"]] == [3, 4]
         for final in choice["finals"]:
             record = found[final["run"]]
-            assert record.study == {"stage": "final", "selection": choice["selection"], "runs_at_once": 1}
+            assert record.study == {
+                "stage": "final",
+                "selection": choice["selection"],
+                "runs_at_once": 1,
+                "apart": None,
+            }
             assert set(record.quality) == {"validation", "test"}
             assert record.spec["training"]["lr"] == selection["chosen"]["lr"]
             assert os.stat(path).st_mtime <= os.stat(ran / "runs" / record.id / MANIFEST).st_mtime

@@ -66,7 +66,7 @@ def test_each_seed_chooses_from_its_own_trials_before_its_final_run(
         (final,) = choice["finals"]
         record = found[final["run"]]
         assert (record.spec["seed"], record.spec["training"]["lr"]) == (seed, selection["chosen"]["lr"])
-        assert record.study == {"stage": "final", "selection": choice["selection"], "runs_at_once": 1}
+        assert record.study == {"stage": "final", "selection": choice["selection"], "runs_at_once": 1, "apart": None}
         assert os.stat(path).st_mtime <= os.stat(out / "runs" / record.id / MANIFEST).st_mtime
     for cell in plan(out)["cells"]:  # one of the cell keeps its weights, whoever chose its rate
         finals = [found[final["run"]] for choice in cell["choices"] for final in choice["finals"]]
