@@ -145,7 +145,7 @@ def test_peaks_go_through_those_that_were_measured(accumulate: int, spec: Any) -
     def measured(size: int, slope: int) -> Calibration:
         tokens = max(count for order in orders for count in data.totals(order, Cut(size, accumulate)))
         parts = {"activations": 50 * tokens}
-        return Calibration(10_000 + slope * tokens, parts, tokens, timed_steps=0, train_seconds=0.0)
+        return Calibration(10_000 + slope * tokens, parts, tokens, timed_steps=0, train_seconds=0.0, bottom_seconds=0.0)
 
     for slope, expected in ((70, 70), (20, 50)):  # never less than the activations need
         peak = peaks(data, chosen, [measured(12, slope), measured(6, slope)])

@@ -25,7 +25,7 @@ from loratory.engine.course import Ended
 from loratory.engine.epoch import Progress
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, why_apart
-from loratory.engine.meter import Meter
+from loratory.engine.meter import Meter, Phase
 from loratory.engine.share import Alone, Share
 from loratory.engine.together import predict_cohort
 from loratory.errors import DivergedError, Interrupted
@@ -50,8 +50,20 @@ UNCOUNTED = ("lr", "weight_decay", "warmup", "max_grad_norm", "patience", "keep"
 """Settings on which neither time nor memory of a step depends."""
 
 
+_SPENT: tuple[Phase, ...] = ("train", "eval")
+"""Of these a member has seconds of its own; what is left (a frozen bottom's pass, scoring) was for all."""
+
+
 class ApartError(Exception):
-    """These runs are not trained at once; each of them can be, alone."""
+    """These runs are not trained at once; each of them can be, alone.
+
+    Attributes:
+        places: which of them do not fit; none where it is all of them.
+    """
+
+    def __init__(self, why: str, *places: int) -> None:
+        super().__init__(why)
+        self.places = places
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,8 @@ def alone_of(spec: RunSpec, inputs: Inputs) -> Alone:
     if found.train_seconds is None or found.peak_memory_bytes is None or found.memory_parts_bytes is None:
         raise ApartError("alone its step does not fit into the device's memory")
     return Alone(
-        step_seconds=found.train_seconds / found.steps,
+        bottom_seconds=(bottom := found.bottom_seconds or 0.0),
+        step_seconds=(found.train_seconds - bottom) / found.steps,
         timed_steps=found.timed_steps,
         memory_kind=found.memory_kind,
         peak_bytes=found.peak_memory_bytes,
@@ -120,12 +133,16 @@ def alone_of(spec: RunSpec, inputs: Inputs) -> Alone:
     )
 
 
-def fitting(alone: Sequence[Alone]) -> int:
-    """How many of these runs, from the first on, the free memory holds at once by their estimates; at least 1."""
+def fitting(alone: Sequence[Alone], shares: int = 1) -> int:
+    """How many of these runs, from the first on, the free memory holds at once by their estimates; at least 1.
+
+    Args:
+        shares: into how many parts that memory is divided, of which they get one.
+    """
     first = alone[0]
     cuda = first.memory_kind == "allocated"
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
-    left = FILLED * free - first.parts_bytes["weights"]
+    left = FILLED * free / shares - first.parts_bytes["weights"]
     for count, one in enumerate(alone):
         left -= one.own_bytes
         if left < 0:
@@ -134,14 +151,20 @@ def fitting(alone: Sequence[Alone]) -> int:
 
 
 def _prepared(wanted: Sequence[Wanted], hardware: Hardware, inputs: Inputs, meter: Meter) -> list[Setup]:
-    """All but the first have its frozen weights."""
+    """All but the first have its frozen weights.
+
+    Raises:
+        ApartError: one of them trains in no cohort.
+    """
     setups: list[Setup] = []
     with meter.phase("setup"):
-        for one in wanted:
+        for place, one in enumerate(wanted):
             first = setups[0] if setups else None
-            setups.append(prepare(one.spec, hardware, inputs, one.place, beside=first))
-            if setups[-1].trainable.converted is not None:
-                raise ApartError("a start of its own is taken out of the base's weights")
+            setups.append(made := prepare(one.spec, hardware, inputs, one.place, beside=first))
+            if (why := why_apart([_member(made)], made.hardware)) is not None:
+                raise ApartError(why, place)
+            if made.trainable.starts or made.trainable.companion is not None:
+                raise ApartError("its method does more than train what is free", place)
     return setups
 
 
@@ -180,7 +203,7 @@ def _shares(setups: Sequence[Setup], ended: Sequence[Ended], meter: Meter, alone
     names = [run_id(setup.spec, setup.fingerprint) for setup in setups]
     cohort = hashlib.sha256("\n".join(sorted(setup.fingerprint for setup in setups)).encode()).hexdigest()[:12]
     cost, count, texts = meter.record(), len(setups), setups[0].tokens["train"].tokens
-    scored = (meter.seconds["eval"] - sum(end.spent["eval"] for end in ended)) / count
+    common = {phase: (meter.seconds[phase] - sum(end.spent[phase] for end in ended)) / count for phase in _SPENT}
     return [
         Share(
             name=cohort,
@@ -188,9 +211,8 @@ def _shares(setups: Sequence[Setup], ended: Sequence[Ended], meter: Meter, alone
             alone=one,
             seconds={
                 "setup": meter.seconds["setup"] / count,
-                "train": end.spent["train"],
-                "eval": end.spent["eval"] + scored,
                 "checkpoint": 0.0,
+                **{phase: end.spent[phase] + common[phase] for phase in _SPENT},
             },
             peak=cost["peak_memory_bytes"],
             steps=end.history[-1]["step"],
@@ -212,7 +234,7 @@ def _left(
 ) -> RunRecord:
     """Commit what a run leaves; the record of one that diverged."""
     name, cohort = run_id(setup.spec, setup.fingerprint), share.cohort()
-    history = [{**row, "train_seconds": share.alone.step_seconds * row["step"]} for row in ended.history]
+    history = [{**row, "train_seconds": share.alone.train_seconds(row["step"])} for row in ended.history]
     try:
         with failures_recorded(setup, share, name, wanted.output, cohort):
             if ended.error is not None:

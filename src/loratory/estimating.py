@@ -50,7 +50,8 @@ class Estimate:
         operations: floating-point operations of all optimizer steps.
         steps, tokens: of the whole run.
         train_seconds: of all optimizer steps, from the time of those that were made.
-        timed_steps: how many of them were timed.
+        bottom_seconds: of these those of the one pass of a frozen bottom.
+        timed_steps: how many steps were timed.
         largest_batch: with a limit of memory: the most examples a step that stay below it, 0 for none.
         calibration_seconds: what it took to find out.
     """
@@ -67,6 +68,7 @@ class Estimate:
     steps: int
     tokens: int
     train_seconds: float | None
+    bottom_seconds: float | None
     timed_steps: int
     largest_batch: int | None
     calibration_seconds: float
@@ -117,6 +119,7 @@ def estimate(
         steps=training.epochs * math.ceil(len(data.labels) / training.batch_size),
         tokens=training.epochs * int(data.tokens.lengths.sum()),
         train_seconds=found.train_seconds if found is not None else None,
+        bottom_seconds=found.bottom_seconds if found is not None else None,
         timed_steps=found.timed_steps if found is not None else 0,
         largest_batch=largest,
         calibration_seconds=time.perf_counter() - begin,

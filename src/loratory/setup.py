@@ -213,6 +213,10 @@ def _prepare(
     )
 
 
+_BASE = ".base_layer."
+"""In the names of weights beside which PEFT put others."""
+
+
 def _share_frozen(base: Base, other: Base) -> None:
     """Let `base` have the frozen weights of `other`, where both have them.
 
@@ -221,9 +225,9 @@ def _share_frozen(base: Base, other: Base) -> None:
     """
     if base.digest != other.digest:
         raise ValueError(f"{base.source} has other weights than {other.source}")
-    theirs = dict(other.model.named_parameters())
+    theirs = {name.replace(_BASE, "."): parameter for name, parameter in other.model.named_parameters()}
     for name, parameter in base.model.named_parameters():
-        there = theirs.get(name)
+        there = theirs.get(name.replace(_BASE, "."))
         if there is not None and not parameter.requires_grad and not there.requires_grad:
             parameter.data = there.data
 

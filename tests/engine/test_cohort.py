@@ -200,6 +200,7 @@ def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, mon
     ("settings", "others", "said"),
     [
         ({"rank": 2, "dora": "on"}, {}, "lora_"),
+        ({"rank": 2, "targets": "layer.1.attention.self.query"}, {}, "its frozen bottom runs once"),
         ({"name": "hybrid"}, {}, "is trained"),
         ({"name": "bitfit"}, {}, "bias is trained"),
         ({"rank": 2}, {"batch_size": 8}, "batch_size differs"),

@@ -43,6 +43,7 @@ class Calibration:
         train_seconds: of all optimizer steps of the run: as many seconds a token as in the steps that were timed; and
             of the pass of a frozen bottom over all texts: as many a token as over the sample, where kernels are loaded
             in a second pass, and what the first took longer.
+        bottom_seconds: of these those of that pass.
     """
 
     peak_bytes: int
@@ -50,6 +51,7 @@ class Calibration:
     heaviest: int
     timed_steps: int
     train_seconds: float
+    bottom_seconds: float
 
 
 def calibrate(
@@ -111,6 +113,7 @@ def calibrate(
         parts_bytes={**parts, "rest": parts["rest"] + missing},
         heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
+        bottom_seconds=bottom_seconds,
         train_seconds=bottom_seconds + timed * spec.epochs * all_tokens / timed_tokens,
     )
 

@@ -76,8 +76,9 @@ def fit_cohort(
     if (why := why_apart(members, hardware)) is not None:
         raise ValueError(why)
     with ExitStack() as stack:
-        above = _above(members, data, validation, hardware, meter, stack)
-        return _fitted(members, *above, hardware, meter, on_step)
+        inner, data, validation, said = _above(members, data, validation, hardware, meter, stack)
+        ended, engine = _fitted(members, inner, data, validation, hardware, meter, on_step)
+        return ended, engine | said
 
 
 def _above(
@@ -87,15 +88,16 @@ def _above(
     hardware: Hardware,
     meter: Meter,
     stack: ExitStack,
-) -> tuple[Classifier | None, Labelled, Labelled | None]:
-    """What begins above the encoder, and the data, where all members train their heads alone: it runs once for all."""
+) -> tuple[Classifier | None, Labelled, Labelled | None, dict[str, Any]]:
+    """What begins above the encoder, the data, and what is said of it, where all members train their heads alone: the
+    encoder runs once for all."""
     host = members[0].classifier
     bottoms = [Bottom.of(member.classifier.model, host.family) for member in members]
     if not all(bottom is not None and bottom.whole for bottom in bottoms):
-        return None, data, validation
+        return None, data, validation, {}
     above = resumed(host, bottoms[0], data, validation, hardware, meter, lambda: None)
-    inner, data, validation, _ = stack.enter_context(above)
-    return inner, data, validation
+    inner, data, validation, said = stack.enter_context(above)
+    return inner, data, validation, {"frozen_bottom": said}
 
 
 def _fitted(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from loratory.engine.frozen import Bottom
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import alike
 from loratory.engine.members import Stacks, dropout_of, rank_of
@@ -63,6 +64,9 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
             return "parts of a model have rates of their own"
         if hardware.device.type == "cuda" and _dropped(member.classifier):
             return "LoRA drops its input, for which there is no kernel"
+        bottom = Bottom.of(member.classifier.model, member.classifier.family)
+        if bottom is not None and not bottom.whole:
+            return "its frozen bottom runs once"
         if (elsewhere := _trained_elsewhere(member.classifier)) is not None:
             return f"{elsewhere} is trained"
     return None

@@ -300,7 +300,7 @@ def _adapter(layer: Any) -> str | None:
 def rank_of(layer: Any) -> int:
     """Of the layer's update; 0 where it has none."""
     name = _adapter(layer)
-    return 0 if name is None else len(layer.lora_A[name].weight)
+    return 0 if name is None or name not in layer.lora_A else len(layer.lora_A[name].weight)
 
 
 def _weight(layer: Any, kind: str) -> nn.Parameter | None:

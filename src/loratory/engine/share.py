@@ -16,6 +16,7 @@ class Alone:
     """What such a run takes by itself, from a few of its steps that were made alone on the same device.
 
     Attributes:
+        bottom_seconds: of the one pass of a frozen bottom, if it has one.
         step_seconds: of an optimizer step.
         timed_steps: how many were timed.
         memory_kind: `allocated` on CUDA, `resident` on a CPU.
@@ -23,11 +24,16 @@ class Alone:
         parts_bytes: what that is made of.
     """
 
+    bottom_seconds: float
     step_seconds: float
     timed_steps: int
     memory_kind: str
     peak_bytes: int
     parts_bytes: dict[str, int]
+
+    def train_seconds(self, steps: int) -> float:
+        """Of so many optimizer steps, and of what is before them."""
+        return self.bottom_seconds + self.step_seconds * steps
 
     @property
     def own_bytes(self) -> int:
@@ -74,17 +80,12 @@ class Share:
         finally:
             self.seconds[name] += time.perf_counter() - begin
 
-    @property
-    def train_seconds(self) -> float:
-        """Of its optimizer steps, were they made alone."""
-        return self.alone.step_seconds * self.steps
-
     def record(self) -> dict[str, Any]:
         """The `cost` part of run.json."""
-        alone, train = self.alone, self.train_seconds
+        alone, train = self.alone, self.alone.train_seconds(self.steps)
         peak = dict.fromkeys(("allocated", "reserved", "resident")) | {alone.memory_kind: alone.peak_bytes}
         return {
-            "setup_seconds": self.seconds["setup"],
+            "setup_seconds": None,
             "train_seconds": train,
             "time_parts_seconds": None,
             "eval_seconds": None,
@@ -111,5 +112,5 @@ class Share:
             "members": list(self.members),
             "share_seconds": dict(self.seconds),
             "peak_memory_bytes": dict(self.peak),
-            "alone": {"step_seconds": self.alone.step_seconds, "timed_steps": self.alone.timed_steps},
+            "alone": {key: getattr(self.alone, key) for key in ("bottom_seconds", "step_seconds", "timed_steps")},
         }

@@ -115,7 +115,8 @@ def predict_cohort(
     """Of each member its logits (N, C) of each part, in fp32 on the CPU, in the data's order: all in one pass."""
     longest = max(int(data.tokens.lengths.max()) for data in parts.values())
     most = max(longest, TOKENS // len(members))
-    with joined(members, members[0].classifier, ranks_of(members), most, hardware) as one:
+    together = joined(members, members[0].classifier, ranks_of(members), most, hardware)
+    with hardware.deterministically(), together as one:
         found = {part: one.predict(data) for part, data in parts.items()}
     return [{part: logits[place] for part, logits in found.items()} for place in range(len(members))]
 

@@ -245,7 +245,7 @@ def price_said(study: Summary, evidence: Evidence) -> str:
     """What a run's price is, and what the whole study has cost; nothing where it has no price."""
     if study.price_per_hour is None:
         return ""
-    seconds = [float(record.cost.get("total_seconds") or 0.0) for record in evidence.records.values()]
+    seconds = [record.seconds for record in evidence.records.values()]
     each = f"Price of a run: its total time at {study.price_per_hour:g} an hour."
     if not sum(seconds):
         return each

@@ -84,8 +84,10 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it took, all in all; of one that trained in a cohort its share of that."""
-        return float(self.cost["total_seconds"] if self.cohort is None else sum(self.cohort["share_seconds"].values()))
+        """How long it took, all in all; of one that trained in a cohort its share of that. 0 where nobody knows."""
+        if self.cohort is not None:
+            return float(sum(self.cohort["share_seconds"].values()))
+        return float(self.cost.get("total_seconds") or 0.0)
 
     @property
     def problem(self) -> Problem:

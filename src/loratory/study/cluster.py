@@ -14,7 +14,6 @@ import os
 import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -155,11 +154,11 @@ class Cluster:
             elif ended[0] in self._starting:
                 self._came(ended[0])
                 self._deal()
-            elif (done := self._done(ended[0])) is not None:
-                return done
+            else:
+                return self._done(ended[0])
 
-    def _done(self, ended: Any) -> Done | None:
-        """How a task ended; None where the runs of a cohort are carried out again, each alone."""
+    def _done(self, ended: Any) -> Done:
+        """How a task ended; where a cohort was given up, its runs come back, to be carried out alone."""
         import ray
 
         task, worker = self._tasks.pop(ended)
@@ -170,9 +169,8 @@ class Cluster:
             return Done(task, [Outcome(task.jobs[0], None, stops=stops)])
         except ray.exceptions.RayError as error:
             message = f"Ray gave it up after {RETRIES + 1} times: {first_line(error)}"
-            if len(task.jobs) > 1 and task.apart is None:
-                self.submit(replace(task, apart=message))
-                return None
+            if len(task.jobs) > 1:
+                return Done(task, [], apart=message)
             return given_up(task, message, self._inputs)
         self._idle.append(worker)
         self._deal()

@@ -116,6 +116,7 @@ def execute(
         done = executor.next()
         if running.pop(done.task.name, None) is None:
             continue  # told twice, or late of one that was carried out again: what was told first counts
+        waiting += done.again
         for outcome in done.outcomes:
             if outcome.record is not None:
                 _say_if_apart(outcome.record, said)

@@ -78,7 +78,7 @@ def launch(
         raise SettingsError("--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved")
     trackers = chosen(tracker)
     cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
-    cohorts = Cohorts.read(cohort, cuda=cuda, alone=alone, tracked=bool(trackers))
+    cohorts = Cohorts.read(cohort, cuda=cuda, alone=alone, tracked=bool(trackers), kept=checkpoint_every is not None)
     Every.read(checkpoint_every)  # what cannot be meant is refused before anything is planned
     _check_place(directory)
     with launching(directory) as tell, of_the_file():

@@ -218,8 +218,12 @@ class CellSummary:
         return self.quality.get(split, {}).get(metric)
 
     def compares(self, other: CellSummary, cost: str) -> bool:
-        """Whether a cost compares with another cell's: a time not where more runs shared the device of one."""
-        return not cost.endswith("_seconds") or self.runs_at_once == other.runs_at_once
+        """Whether a cost compares with another cell's: a time not where more runs shared the device of one; time and
+        memory not where runs of one trained in cohorts, and stand there as estimates of themselves alone."""
+        timed = cost.endswith("_seconds")
+        if (timed or cost == "peak_memory_bytes") and (self.cohorts, other.cohorts) != (0, 0):
+            return False
+        return not timed or self.runs_at_once == other.runs_at_once
 
     def parameter(self, part: str) -> int | None:
         """A number of parameters, by its name in the record."""

@@ -274,9 +274,10 @@ def without_weights(plan: Plan) -> int:
 
 
 def not_alone(plan: Plan) -> int:
-    """How many final runs exist that shared their device with others of a study, or may have."""
+    """How many final runs exist that shared their device with others of a study, in a cohort too, or may have."""
     finals = [record for one in plan.cells for job in one.finals if (record := plan.records.get(job.id)) is not None]
-    return sum(lookup(record.study, "runs_at_once") != 1 for record in finals if record.status == "completed")
+    done = [record for record in finals if record.status == "completed"]
+    return sum(lookup(record.study, "runs_at_once") != 1 or record.cohort is not None for record in done)
 
 
 def differences_said(spec: StudySpec) -> list[str]:

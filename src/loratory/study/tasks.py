@@ -5,10 +5,12 @@ waiting runs ─▶ those that can share a base with the first ─▶ a task ─
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from loratory.cohorts import ApartError, Wanted, alone_of, fitting, train_together
+from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import COMMON
 from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, SettingsError, StorageError, first_line
 from loratory.inputs import Inputs
@@ -16,6 +18,8 @@ from loratory.methods import method_named, shares_base
 from loratory.store.checkpoints import has_any
 from loratory.store.directory import glance
 from loratory.study.jobs import Job, Outcome, carry_out, leave_failure, not_as_planned, stopped
+
+log = logging.getLogger("loratory")
 
 MOST = 16
 """Members of a cohort at most, where nobody says how many."""
@@ -34,17 +38,24 @@ class Cohorts:
     finals: bool = False
 
     @classmethod
-    def read(cls, said: str | None, *, cuda: bool, alone: bool, tracked: bool) -> Cohorts:
+    def read(
+        cls, said: str | None, *, cuda: bool, alone: bool = False, tracked: bool = False, kept: bool = False
+    ) -> Cohorts:
         """What `--cohort` says: `off`, `auto`, or a number.
 
         `auto` lets tuning runs share a base on CUDA, where one leaves most of the device idle. Final runs stay alone:
-        what a method costs is read from them. A tracker follows each run's steps, which a cohort has none of.
+        what a method costs is read from them. A tracker follows each run's steps, and states are kept of each run on
+        the way: a cohort has neither, and where one of these is asked for there are none.
+
+        Args:
+            alone, tracked, kept: whether final runs are to be alone on their device, whether trackers follow the runs,
+                and whether it was said how often states are kept.
 
         Raises:
             SettingsError: none of these, or against another flag.
         """
         if said is None or said == "auto":
-            return cls(MOST) if cuda and not tracked else cls()
+            return cls(MOST) if cuda and not tracked and not kept else cls()
         if said == "off":
             return cls()
         if not said.isascii() or not said.isdecimal() or int(said) < 2:
@@ -53,6 +64,8 @@ class Cohorts:
             raise SettingsError(f"--cohort {said}: final runs would share a device; leave --alone out, or give auto")
         if tracked:
             raise SettingsError(f"--cohort {said}: a tracker follows runs that are trained alone; leave one out")
+        if kept:
+            raise SettingsError(f"--cohort {said}: of runs that train at once no states are kept; leave one out")
         return cls(int(said), finals=True)
 
 
@@ -65,12 +78,10 @@ class Task:
 
     Attributes:
         at_once: how many tasks their device has under way at once; None where nobody knows.
-        apart: why each of several is carried out alone; None where they are to be a cohort.
     """
 
     jobs: tuple[Job, ...]
     at_once: int | None = None
-    apart: str | None = None
 
     @property
     def name(self) -> str:
@@ -80,10 +91,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A task that ended, and how its runs did; after one that stops the study, no further ones."""
+    """A task that ended, and how its runs did; after one that stops the study, no further ones.
+
+    Attributes:
+        apart: why those of its runs that have no outcome are to be carried out alone.
+    """
 
     task: Task
     outcomes: Sequence[Outcome]
+    apart: str | None = None
+
+    @property
+    def again(self) -> list[Job]:
+        """Its runs that are to be carried out alone."""
+        if self.apart is None:
+            return []
+        told = {outcome.job.id for outcome in self.outcomes}
+        return [
+            replace(job, place=replace(job.place, apart=self.apart)) for job in self.task.jobs if job.id not in told
+        ]
 
 
 def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
@@ -99,11 +125,16 @@ def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
 
 
 def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
-    """What runs of one cohort have in common; None of one that shares its base with none."""
+    """What runs of one cohort have in common; None of one that shares its base with none.
+
+    Dropout is drawn for a cohort as a whole, so that a run that promises to be deterministic has none, or is alone.
+    """
     spec, training = job.spec, job.spec.training
-    if cohorts.most < 2 or (job.place.stage == "final" and not cohorts.finals):
+    if cohorts.most < 2 or job.place.apart is not None or (job.place.stage == "final" and not cohorts.finals):
         return None
     if training.quantize != "off" or not shares_base(method_named(spec.method.name), spec.method):
+        return None
+    if spec.hardware.deterministic and (training.dropout != 0 or training.attention_dropout):
         return None
     settings = tuple(getattr(training, name) for name in COMMON)
     return spec.model, spec.data, spec.hardware, spec.method.name, settings, job.place.stage
@@ -112,7 +143,7 @@ def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
 def carry_out_task(task: Task, inputs: Inputs) -> Done:
     """Carry out a task's runs: as many at once as memory allows, each alone where they do not fit together."""
     outcomes: list[Outcome] = []
-    for outcome in _alone(task.jobs, task.apart, inputs) if task.apart else _together(task.jobs, inputs):
+    for outcome in _together(task.jobs, inputs, task.at_once or 1):
         outcomes.append(outcome)
         if outcome.stops is not None:
             break
@@ -120,42 +151,43 @@ def carry_out_task(task: Task, inputs: Inputs) -> Done:
 
 
 def given_up(task: Task, message: str, inputs: Inputs) -> Done:
-    """How a task ended whose process was lost too often: runs that were committed before are there."""
-    outcomes: list[Outcome] = []
+    """How a task of one run ended whose process was lost too often."""
+    (job,) = task.jobs
     try:
-        for job in task.jobs:
-            record = glance(job.output)
-            there = record is not None and record.status == "completed"
-            outcomes.append(Outcome(job, record if there else leave_failure(job, message, inputs)))
+        return Done(task, [Outcome(job, leave_failure(job, message, inputs))])
     except StorageError as error:
-        outcomes.append(Outcome(task.jobs[len(outcomes)], None, stops=error))
-    return Done(task, outcomes)
+        return Done(task, [Outcome(job, None, stops=error)])
 
 
-def _alone(jobs: Sequence[Job], why: str | None, inputs: Inputs) -> Iterator[Outcome]:
-    """Carry out runs one after the other; those that could have been a cohort say why they were none."""
+def _alone(jobs: Sequence[Job], inputs: Inputs, why: str | None = None) -> Iterator[Outcome]:
+    """Carry out runs one after the other; those that were to be in a cohort say why they were in none."""
     for job in jobs:
-        yield carry_out(replace(job, place=replace(job.place, apart=why)), inputs)
+        yield carry_out(job if why is None else replace(job, place=replace(job.place, apart=why)), inputs)
 
 
-def _together(jobs: Sequence[Job], inputs: Inputs) -> Iterator[Outcome]:
-    """Carry out runs at once. Those that exist, or have a checkpoint to go on from, are left to themselves."""
+def _together(jobs: Sequence[Job], inputs: Inputs, shares: int) -> Iterator[Outcome]:
+    """Carry out runs at once. Those that exist, or have a checkpoint to go on from, are left to themselves.
+
+    Args:
+        shares: into how many parts the device's memory is divided, of which they get one.
+    """
     if len(jobs) == 1:
-        yield from _alone(jobs, None, inputs)
+        yield from _alone(jobs, inputs)
         return
     begun = [job for job in jobs if glance(job.output) is not None or has_any(job.output)]
-    yield from _alone(begun, None, inputs)
+    yield from _alone(begun, inputs)
     anew = [job for job in jobs if job not in begun]
     if len(anew) < 2:
-        yield from _alone(anew, None, inputs)
+        yield from _alone(anew, inputs)
         return
-    parts, apart = [anew], None
+    parts, unfit, apart = [anew], list[Job](), ""
     try:
         for job in anew:
             if (otherwise := not_as_planned(job, inputs)) is not None:
                 yield Outcome(job, None, stops=otherwise)
                 return
-        count = fitting([alone_of(job.spec, inputs) for job in anew])
+        Hardware.of(anew[0].spec.hardware).free()  # what torch keeps of the cohort before is not taken
+        count = fitting([alone_of(job.spec, inputs) for job in anew], shares)
         if count == len(anew):
             wanted = [Wanted(job.spec, job.output, job.place, job.keep_weights) for job in anew]
             found = train_together(wanted, inputs)
@@ -167,7 +199,13 @@ def _together(jobs: Sequence[Job], inputs: Inputs) -> Iterator[Outcome]:
     except (StorageError, ResourceError) as error:  # the next run would meet it too
         yield stopped(anew, error)
         return
-    except Exception as error:  # noqa: BLE001  # one that fails by itself says so alone
-        apart = first_line(error) if isinstance(error, ApartError | LoratoryError) else repr(error)
-    for part in parts:
-        yield from _alone(part, apart, inputs) if apart else _together(part, inputs)
+    except ApartError as error:
+        unfit, apart = [anew[place] for place in error.places or range(len(anew))], str(error)
+        parts = [[job for job in anew if job not in unfit]]
+    except Exception as error:  # one that fails by itself says so alone
+        log.debug("a cohort failed", exc_info=True)
+        parts, unfit = [], anew
+        apart = first_line(error) if isinstance(error, LoratoryError) else repr(error)
+    yield from _alone(unfit, inputs, apart)
+    for part in filter(None, parts):
+        yield from _together(part, inputs, shares)

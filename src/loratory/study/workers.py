@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -155,17 +155,19 @@ class Workers:
         return min(self._gpus, key=lambda one: taken[one]) if self._gpus else None
 
     def _after_loss(self, worker: _Worker) -> Done | None:
-        """Carry the task of a lost process out in another one, the runs of a cohort each alone; its failure where it
-        was lost too often."""
+        """Carry the run of a lost process out in another one; its failure where it was lost too often. Runs of a cohort
+        come back, to be carried out alone."""
         task = worker.task
         assert task is not None
         worker.process.join()  # by itself, so that its exit code says how it ended
         self._end(worker)
         self._lost[task.name] += 1
         ended = f"its process ended with {_said(worker.process.exitcode)}"
+        if len(task.jobs) > 1:
+            return Done(task, [], apart=ended)
         if self._lost[task.name] <= RETRIES:
             log.warning("%s: %s; it is run again", task.name, ended)
-            self.submit(replace(task, apart=ended) if len(task.jobs) > 1 else task)
+            self.submit(task)
             return None
         message = f"{ended}, {counted(RETRIES + 1, 'time')}; it may need more memory than there is"
         return given_up(task, message, self._inputs)
