@@ -6,8 +6,12 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
+
+from loratory.evaluation.predictions import Predictions
 from loratory.report import choosing, closer, prose
 from loratory.report.disagreement import Disagreement, Disputed
+from loratory.report.evidence import CellEvidence
 from loratory.report.study_table import LEFT_OVER, study_table
 
 Document = dict[str, Any]
@@ -42,6 +46,16 @@ def test_scores_of_seeds_that_chose_for_themselves_are_means_over_them(summary: 
         cell["tuning"]["expected_best"] = [{"trials": 1, "score": 0.8}]
     study = read_back({**summary, "tune_seeds": "each", "cells": cells})
     assert "(mean over 5 seeds; scores" in choosing.expected_best_said(study, study.groups[0])
+
+
+def test_scores_of_classes_say_of_how_many_seeds(summary: Document, read_back: Any) -> None:
+    group = read_back(summary).groups[0]
+    labels = np.array([0, 1, 1])
+    test = Predictions(labels, np.eye(2, dtype=np.float32)[labels], np.arange(3), np.arange(3))
+    for seeds, said in ((3, ", all predictions of 3 seeds together"), (1, "")):
+        evidence = CellEvidence(("bad", "good"), (), (test,) * seeds)
+        grid = closer.classes_grid(group, group.cells[0], evidence)
+        assert grid.caption == f"Each class on the test split{said}"
 
 
 def test_disputed_examples_list_many_approaches_by_family(summary: Document, read_back: Any) -> None:

@@ -89,7 +89,8 @@ def classes_grid(group: Group, cell: CellSummary, evidence: CellEvidence) -> Gri
         Heading("F1"),
         Heading("Examples"),
     )
-    caption = f"Each {what} on the test split{', all predictions of {seeds} seeds together' if seeds > 1 else ''}"
+    together = f", all predictions of {seeds} seeds together" if seeds > 1 else ""
+    caption = f"Each {what} on the test split{together}"
     return Grid(f"{group.key}-{cell.id}-classes", caption, headings, tuple(rows))
 
 
