@@ -27,6 +27,7 @@ from workloads import Job, write_texts
 
 from loratory import units
 from loratory.engine.hardware import Hardware
+from loratory.flags import assignment
 from loratory.models.source import pretrained
 from loratory.spec import HardwareSpec
 from loratory.store.record import RunRecord
@@ -88,7 +89,7 @@ def counted(study: Path) -> dict[str, Any]:
 
 def trainer_rate(options: argparse.Namespace, settings: list[str], work: Path) -> float:
     """Examples a second that Trainer with PEFT, tuned, trains on texts of the study."""
-    spec, _ = read_study(options.study, [tuple(one.split("=", 1)) for one in settings])  # type: ignore[misc]
+    spec, _ = read_study(options.study, list(map(assignment, settings)))
     warmup, steps = STEPS[options.device, "short"]
     warmup, steps = options.warmup or warmup, options.steps or steps
     batch = int(spec.train.get("batch_size", 32))

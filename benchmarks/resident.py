@@ -1,15 +1,19 @@
 """The resident set of a training process on a CPU after each of its steps.
 
 python benchmarks/resident.py --workload long --batch 4
+python benchmarks/resident.py --workload short --batch 32 --steps 120 --give-back
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from workloads import LONGEST, METHODS, model_directory, write_texts
 
 from loratory.engine.epoch import Progress
@@ -29,6 +33,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="examples a step")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--give-back", action="store_true", help="do not tell glibc to keep freed memory")
+    parser.add_argument("--math", action="store_true", help="attention by plain products, not by torch's own kernel")
     options = parser.parse_args()
     process, found = psutil.Process(), list[int]()
 
@@ -45,7 +51,12 @@ def main() -> None:
         spec = spec_from_flags({**flags, "model": model, "device": "cpu", "epochs": 1})
         hardware = Hardware.of(spec.hardware)
         meter = Meter(hardware)
-        optimize(prepare(spec, hardware), meter, validated=False, on_step=on_step)
+        with ExitStack() as stack:
+            if options.give_back:
+                stack.enter_context(patch("loratory.engine.modules.keep_freed_memory", lambda: None))
+            if options.math:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            optimize(prepare(spec, hardware), meter, validated=False, on_step=on_step)
     print(hardware.record()["device"], f"{hardware.record()['threads']} threads, {hardware.record()['precision']}")
     print("MiB after each step:", *found)
     print(f"peak {meter.record()['peak_memory_bytes']['resident'] >> 20} MiB")

@@ -40,15 +40,8 @@ else:
         "loratory.api": ("compare", "estimate", "evaluate", "predict", "rerun", "run_study", "train"),
         "loratory.errors": (
             *("ColumnError", "DamagedError", "DataError", "DivergedError", "InputError", "LoratoryError"),
-            *(
-                "ModelError",
-                "OutOfMemoryError",
-                "ResourceError",
-                "SafetyError",
-                "SettingsError",
-                "StorageError",
-                "TrainingError",
-            ),
+            *("ModelError", "OutOfMemoryError", "ResourceError", "SafetyError", "SettingsError", "StorageError"),
+            "TrainingError",
         ),
         "loratory.estimates": ("Estimates",),
         "loratory.estimating": ("Estimate",),

@@ -23,6 +23,7 @@ from torch import Tensor
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.course import Ended
 from loratory.engine.epoch import Progress
+from loratory.engine.fit import FitResult
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, why_apart
 from loratory.engine.meter import Meter, Phase
@@ -48,7 +49,6 @@ FILLED = 0.9
 
 UNCOUNTED = ("lr", "weight_decay", "warmup", "max_grad_norm", "patience", "keep", "select")
 """Settings on which neither time nor memory of a step depends."""
-
 
 _SPENT: tuple[Phase, ...] = ("train", "eval")
 """Of these a member has seconds of its own; what is left (a frozen bottom's pass, scoring) was for all."""
@@ -95,14 +95,13 @@ def train_together(wanted: Sequence[Wanted], inputs: Inputs) -> list[RunRecord]:
         for one in wanted:
             stack.enter_context(claim(one.output))
         with memory_errors(spec, hardware):
-            setups = _prepared(wanted, hardware, inputs, meter)
-            members = [_member(setup) for setup in setups]
+            setups, members = _prepared(wanted, hardware, inputs, meter)
             if (why := why_apart(members, setups[0].hardware)) is not None:
                 raise ApartError(why)
             ended, engine, logits = _trained(setups, members, meter)
         shares = _shares(setups, ended, meter, alone)
         return [
-            _left(one, setup, end, share, scored, engine)
+            _left(one, setup, FitResult(end.history, end.best_epoch, engine), end.error, share, scored)
             for one, setup, end, share, scored in zip(wanted, setups, ended, shares, logits, strict=True)
         ]
 
@@ -150,22 +149,25 @@ def fitting(alone: Sequence[Alone], shares: int = 1) -> int:
     return len(alone)
 
 
-def _prepared(wanted: Sequence[Wanted], hardware: Hardware, inputs: Inputs, meter: Meter) -> list[Setup]:
+def _prepared(
+    wanted: Sequence[Wanted], hardware: Hardware, inputs: Inputs, meter: Meter
+) -> tuple[list[Setup], list[Member]]:
     """All but the first have its frozen weights.
 
     Raises:
         ApartError: one of them trains in no cohort.
     """
-    setups: list[Setup] = []
+    setups, members = list[Setup](), list[Member]()
     with meter.phase("setup"):
         for place, one in enumerate(wanted):
             first = setups[0] if setups else None
             setups.append(made := prepare(one.spec, hardware, inputs, one.place, beside=first))
-            if (why := why_apart([_member(made)], made.hardware)) is not None:
+            members.append(_member(made))
+            if (why := why_apart(members[-1:], made.hardware)) is not None:
                 raise ApartError(why, place)
             if made.trainable.starts or made.trainable.companion is not None:
                 raise ApartError("its method does more than train what is free", place)
-    return setups
+    return setups, members
 
 
 def _member(setup: Setup) -> Member:
@@ -227,23 +229,21 @@ def _shares(setups: Sequence[Setup], ended: Sequence[Ended], meter: Meter, alone
 def _left(
     wanted: Wanted,
     setup: Setup,
-    ended: Ended,
+    result: FitResult,
+    fault: DivergedError | None,
     share: Share,
     logits: dict[str, Tensor],
-    engine: dict[str, Any],
 ) -> RunRecord:
-    """Commit what a run leaves; the record of one that diverged."""
-    name, cohort = run_id(setup.spec, setup.fingerprint), share.cohort()
-    history = [{**row, "train_seconds": share.alone.train_seconds(row["step"])} for row in ended.history]
+    """Commit what a run leaves; the record of one that diverged, of a `fault`."""
+    name = run_id(setup.spec, setup.fingerprint)
+    for row in result.history:
+        row["train_seconds"] = share.alone.train_seconds(row["step"])
     try:
-        with failures_recorded(setup, share, name, wanted.output, cohort):
-            if ended.error is not None:
-                raise ended.error
+        with failures_recorded(setup, share, name, wanted.output):
+            if fault is not None:
+                raise fault
             with staging(wanted.output) as stage:
-                record = written(
-                    setup, share, name, stage,
-                    history=history, engine=engine, logits=logits, keep_weights=wanted.keep_weights, cohort=cohort,
-                )  # fmt: skip
+                record = written(setup, share, name, stage, result, logits, wanted.keep_weights)
                 commit(stage, wanted.output)
                 return record
     except DivergedError:

@@ -68,7 +68,6 @@ def record_of(
     error: str | None = None,
     engine: dict[str, Any] | None = None,
     weights: bool = False,
-    cohort: dict[str, Any] | None = None,
 ) -> RunRecord:
     """What is known of a run when it ends, well or not.
 
@@ -77,7 +76,6 @@ def record_of(
         error: what ended it.
         engine: how its steps were made.
         weights: whether it leaves them.
-        cohort: that in which it trained, as the record has it.
     """
     return RunRecord(
         id=name,
@@ -98,33 +96,25 @@ def record_of(
         error=error,
         study=asdict(setup.place) if setup.place is not None else None,
         weights=weights,
-        cohort=cohort,
+        cohort=meter.cohort(),
     )
 
 
 @contextmanager
-def failures_recorded(
-    setup: Setup, meter: Costs, name: str, directory: Path, cohort: dict[str, Any] | None = None
-) -> Iterator[None]:
-    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors.
-
-    Args:
-        cohort: that in which it trained, as the record has it.
-    """
+def failures_recorded(setup: Setup, meter: Costs, name: str, directory: Path) -> Iterator[None]:
+    """Leave a record of a run that does not complete, and let nothing out that is not one of our errors."""
     try:
         yield
     except (LoratoryError, OSError, KeyboardInterrupt) as error:  # staging knows which OSErrors are the disk's
-        _commit_failure(setup, meter, name, directory, error, cohort)
+        _commit_failure(setup, meter, name, directory, error)
         raise
     except Exception as error:  # whatever a library raises while training: recorded, and out as one of ours
         ours = TrainingError(f"training stopped with {type(error).__name__}: {first_line(error)}; --debug shows where")
-        _commit_failure(setup, meter, name, directory, ours, cohort)
+        _commit_failure(setup, meter, name, directory, ours)
         raise ours from error
 
 
-def _commit_failure(
-    setup: Setup, meter: Costs, name: str, directory: Path, error: BaseException, cohort: dict[str, Any] | None
-) -> None:
+def _commit_failure(setup: Setup, meter: Costs, name: str, directory: Path, error: BaseException) -> None:
     """Leave a record of a run that did not complete: failures count too. The first process does."""
     if not setup.hardware.processes.first:
         return
@@ -135,7 +125,7 @@ def _commit_failure(
         status = "diverged"
     elif isinstance(error, KeyboardInterrupt):
         status = "interrupted"
-    record = record_of(setup, meter, name, status, quality={}, error=str(error) or status, cohort=cohort)
+    record = record_of(setup, meter, name, status, quality={}, error=str(error) or status)
     try:
         with staging(directory) as stage:
             (stage / RECORD).write_text(record.to_json(), encoding="utf8")

@@ -144,12 +144,7 @@ def _train(
                     part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
                     for part in setup.scored
                 }
-            record = None
-            if stage is not None:
-                record = written(
-                    setup, meter, name, stage,
-                    history=result.history, engine=result.engine, logits=logits, keep_weights=keep_weights,
-                )  # fmt: skip
+            record = written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
         if stage is not None:
             _commit(stage, directory, checkpoints)
         if record is not None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loratory.engine.fit import FitResult
 from loratory.engine.meter import Costs
 from loratory.errors import DivergedError
 from loratory.evaluation import predictions
@@ -32,20 +32,14 @@ def written(
     meter: Costs,
     name: str,
     stage: Path,
-    *,
-    history: Sequence[Mapping[str, Any]],
-    engine: dict[str, Any],
+    result: FitResult,
     logits: dict[str, Tensor],
     keep_weights: bool,
-    cohort: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Everything that a completed run leaves, in `stage`; its record.
 
     Args:
-        history: a row an epoch.
-        engine: how its steps were made.
         logits: (N, C) of each scored part.
-        cohort: as in the record.
 
     Raises:
         DivergedError: logits are no finite numbers.
@@ -64,11 +58,9 @@ def written(
             chosen = None if thresholds is None else decided(logits[part].numpy(), thresholds)
             kept[part] = Predictions(split.labels, logits[part].numpy(), split.rows, split.units, chosen)
         predictions.write(stage / PREDICTIONS, kept)
-    (stage / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf8")
+    (stage / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in result.history), encoding="utf8")
     scores = {part: quality[part].record() for part in quality}
-    record = record_of(
-        setup, meter, name, "completed", quality=scores, engine=engine, weights=keep_weights, cohort=cohort
-    )
+    record = record_of(setup, meter, name, "completed", quality=scores, engine=result.engine, weights=keep_weights)
     (stage / RECORD).write_text(record.to_json(), encoding="utf8")
     return record
 

@@ -4,83 +4,13 @@ import json
 import re
 from typing import Any
 
-import numpy as np
 import pytest
+from compared import BASELINES, LORA, quality, record, records
 
-from loratory.errors import SettingsError
-from loratory.evaluation.baselines import Baseline
-from loratory.evaluation.metrics import score
-from loratory.evaluation.quality import Quality
 from loratory.methods import spec_from_flags
-from loratory.report.tables import check_price, comparison
+from loratory.report.tables import comparison
 from loratory.spec import DataSpec, TrainingSpec
 from loratory.units import MISSING
-
-
-def quality(names: tuple[str, ...] = ("negative", "positive"), labels: tuple[int, ...] = (0, 1, 1, 0, 1)) -> Quality:
-    logits = np.eye(len(names))[list(labels)] * 2
-    logits[0] = logits[0, ::-1]
-    return score(np.array(labels), logits, None, names)
-
-
-def record(
-    method: dict | None = None, *, status: str = "completed", spec: dict | None = None, **changes: object
-) -> dict:
-    found = {
-        "schema": 1,
-        "id": "0123456789abcdef",
-        "status": status,
-        "spec": {
-            "method": method or {"name": "standard"},
-            "model": "minilm",
-            "seed": 0,
-            "data": {"dataset": "hutto:movies", "limit": None},
-            "training": {"lr": None, "epochs": 2},
-            **(spec or {}),
-        },
-        "data": {"source": "hutto:movies", "digests": {"train": "t1", "validation": "v1", "test": "d1"}},
-        "parameters": {
-            "total": 22_861_826,
-            "trainable": 22_861_826,
-            "adapter": 0,
-            "head": 148_610,
-            "unfrozen": 22_713_216,
-        },
-        "cost": {
-            "train_seconds": 191.4,
-            "total_seconds": 240.0,
-            "peak_memory_bytes": {"allocated": None, "reserved": None, "resident": int(1.93 * 2**30)},
-        },
-        "quality": {"validation": quality().record(), "test": quality().record()},
-        "environment": {"device": "cpu", "threads": 2},
-    }
-    return {**found, **changes}
-
-
-LORA = {"name": "lora", "rank": 8, "alpha": 16, "targets": "attention"}
-HYBRID = {"name": "hybrid", "rank": 8, "targets": ["query", "value"], "unfrozen_layers": 2, "frozen_layers": 3}
-LORA_PARAMETERS = {"total": 22_935_554, "trainable": 222_338, "adapter": 73_728, "head": 148_610, "unfrozen": 0}
-HYBRID_PARAMETERS = {
-    "total": 22_900_000,
-    "trainable": 3_800_000,
-    "adapter": 49_152,
-    "head": 148_610,
-    "unfrozen": 3_602_238,
-}
-BASELINES = [
-    Baseline("majority class", quality(), 0.001, 0, {}),
-    Baseline("VADER", None, 0.0, 0, {}, "the labels are others"),
-    Baseline("TF-IDF + logistic regression", quality(), 1.93, 21_345, {}),
-]
-
-
-def records() -> list[dict]:
-    return [
-        record(),
-        record(LORA, parameters=LORA_PARAMETERS),
-        record(HYBRID, parameters=HYBRID_PARAMETERS),
-        record({"name": "head"}, status="out_of_memory", quality=None, cost=None, parameters=None),
-    ]
 
 
 def test_markdown_holds_what_the_study_asked_for() -> None:
@@ -347,60 +277,3 @@ def test_at_60_columns_the_comparison_says_everything(render: Any) -> None:
         ["73.7k", "148.6k", "0"],
     ]
     assert len(cells(text, "majority class")) == 2
-
-
-def test_energy_and_price_have_columns_where_there_are_any() -> None:
-    plain = comparison([record()])
-    assert {"Energy", "Price"}.isdisjoint(column.title for column in plain.shown)
-    used = record()
-    used["cost"] = {**used["cost"], "energy_joules": 36_000.0}
-    table = comparison([used, record(LORA)], price_per_hour=3.0)
-    cells = {column.title: [column.show(row) for row in table.rows] for column in table.shown}
-    assert cells["Energy"] == ["36.0 kJ", "–"]
-    assert cells["Price"] == ["0.2000", "0.2000"]  # 240 s at 3 an hour
-    assert "Price: total time at 3 an hour." in table.notes
-    assert any(note.startswith("Energy: what the whole device used") for note in table.notes)
-
-
-def test_a_price_is_of_each_device() -> None:
-    def priced(cost: dict, **changes: object) -> tuple[object, list[str]]:
-        run = record(**changes)
-        run["cost"] = {**run["cost"], **cost}
-        table = comparison([run], price_per_hour=3.0)
-        return table.rows[0]["price"], [note for note in table.notes if note.startswith("Price")]
-
-    assert priced({"devices": 1}) == priced({}) == (pytest.approx(0.2), ["Price: total time at 3 an hour."])
-    four = priced({"devices": None}, environment={"device": "NVIDIA H100", "processes": 4})
-    assert priced({"devices": 4}) == four == (pytest.approx(0.8), ["Price: total time at 3 an hour for each device."])
-
-
-def test_what_dominates_is_said_of_every_approach_or_why_it_is_not_known() -> None:
-    passes = {"forward": 60.0, "backward": 120.0, "optimizer": 8.0, "data": 2.0, "gaps": 1.4}
-    held = dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 100 * 2**20)
-
-    def costed(method: dict | None = None, **cost: object) -> dict:
-        found = record(method)
-        return {**found, "cost": {**found["cost"], **cost}}
-
-    reference = costed(time_parts_seconds=passes, memory_parts_bytes={**held, "rest": 2**20})
-    notes = comparison([reference, costed(LORA, memory_parts_bytes={**held, "rest": -(2**20)})]).notes
-    said = [note for note in notes if note.startswith(("Training time of", "Peak memory of"))]
-    assert [note.partition(": ")[0] for note in said] == [
-        f"{what} of {name}" for what in ("Training time", "Peak memory") for name in ("standard", "lora r=8 attention")
-    ]
-    assert said[0].endswith("94% are forward and backward passes through the whole model, all of which is trained.")
-    assert said[1].endswith(": what it went into is not known.")
-    assert said[2].endswith("50% are gradients and optimizer state, which fewer trained parameters save.")
-    assert said[3].endswith("come to more than the whole (rest −1 MiB), so that none is said to dominate.")
-    same = {"memory_parts_bytes": {**held, "rest": 2**30}}
-    notes = comparison([costed(**same), costed(LORA, **same)]).notes
-    (once,) = (note for note in notes if "most is neither the model nor its training state" in note)
-    assert once.startswith("Peak memory of standard and lora r=8 attention: most is")
-    assert sum(note.startswith("Peak memory of") and "rest 72% (1.0 GiB)" in note for note in notes) == 2
-    assert "Training time of standard and lora r=8 attention: what it went into is not known." in notes
-
-
-@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
-def test_a_price_is_a_number(price: float) -> None:
-    with pytest.raises(SettingsError, match=r"--price-per-hour .*: give an amount of 0 or more"):
-        check_price(price)

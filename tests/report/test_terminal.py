@@ -11,7 +11,8 @@ import pytest
 from loratory.evaluation.metrics import metrics_of, score
 from loratory.problems import SINGLE
 from loratory.report.predictions import Predicted, PredictedNumbers, predictions_table
-from loratory.report.terminal import quality_table
+from loratory.report.tables import Column, Table
+from loratory.report.terminal import ComparisonTable, quality_table
 
 LOGITS = np.array([[0.0, 2], [0, 2], [0, 2], [2, 0], [0, 2]])
 """Of five examples in two classes; the first is wrong."""
@@ -85,3 +86,18 @@ def test_a_number_has_no_probability_beside_it(render: Any) -> None:
     label = Predicted("b", ("good",), np.array([[1.0]]))
     text = render(predictions_table(["A film."], [number, label]))
     assert text.split()[:4] == ["Prediction", "b", "Probability", "Text"]
+
+
+def test_every_table_of_a_learning_curve_says_which_size(render: Any) -> None:
+    columns = (
+        Column("train_examples", "Training examples", "right", "", lambda row: str(row["train_examples"])),
+        Column("approach", "Approach", "left", "", lambda row: str(row["approach"])),
+        Column("lr", "Learning rate", "right", "", lambda row: str(row["lr"])),
+    )
+    rows = [{"train_examples": size, "approach": "head", "lr": 0.001} for size in (60, 7398)]
+    shown = render(ComparisonTable(Table(columns, tuple(rows), ())), width=200)
+    _, _, chosen = shown.partition("Chosen")
+    assert [line.split() for line in chosen.splitlines() if "head" in line] == [
+        ["60", "head", "0.001"],
+        ["7398", "head", "0.001"],
+    ]

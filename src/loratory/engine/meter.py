@@ -44,6 +44,10 @@ class Costs(Protocol):
         """The `cost` part of run.json."""
         ...
 
+    def cohort(self) -> dict[str, Any] | None:
+        """The `cohort` part of run.json; None of a run that trained alone."""
+        ...
+
 
 class Meter:
     """Counts time, work and memory from its construction on."""
@@ -216,6 +220,9 @@ class Meter:
             "devices": devices,
             "energy_joules": joules,
         }
+
+    def cohort(self) -> None:
+        """None: what a meter counts trained alone."""
 
 
 class _KernelPeak:

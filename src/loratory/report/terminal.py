@@ -29,6 +29,9 @@ WIDE = 110
 RATES = ("lr",)
 """The column that always stands in a table of its own: a cell may have as many as it has seeds."""
 
+ROW = ("data", "model", "train_examples", "approach")
+"""The columns that say which row it is, in every table."""
+
 COST = ("train_seconds", "total_seconds", "peak_memory_bytes", "energy_joules", "price")
 """The columns that stand in a table of their own where even that leaves too little room for the approach."""
 
@@ -59,8 +62,8 @@ class ComparisonTable:
         yield _grid(main, rows, gap=2 if wide else 1)
         for title, keys in asides.items():
             having = [row for row in rows if any(row.get(key) is not None for key in keys)]
-            aside = [column for column in columns if column.key in ("approach", *keys)]
-            if having and len(aside) > 1:
+            aside = [column for column in columns if column.key in (*ROW, *keys)]
+            if having and any(column.key in keys for column in aside):
                 yield Text(f"\n{title}", style="bold")
                 yield _grid(aside, having, gap=2)
         yield Text()

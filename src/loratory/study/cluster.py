@@ -222,5 +222,5 @@ def _carry_out(task: Task, environment: dict[str, str]) -> Done:
     os.environ.update(environment)
     try:
         return carry_out_task(task, _inputs())
-    except Interrupted:  # its node goes; as a lost worker's, its task is carried out again, from its checkpoint
+    except Interrupted:  # its node goes; as a lost worker's, its task is carried out again
         os._exit(1)

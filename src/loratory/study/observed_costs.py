@@ -91,7 +91,8 @@ def _against_standard(
             same = cost.kind == other.kind and cell.compares(standard, key)
             reason, more = ("", {}) if not same or cost.high < other.low else why_not(cell, standard)
             text, figures = f"{text}, {_relation(cost, other, show, same=same, noun=noun_of(cell))}", figures | more
-        end = reason or (f"; {said}" if (said := dominates(cell)) else "")
+        said = "" if cell.cohorts else dominates(cell)
+        end = reason or (f"; {said}" if said else "")
         found.append(scene.say(f"{text}{end}.", cells, figures))
     return found
 
@@ -104,6 +105,8 @@ def noun_of(cell: CellSummary) -> str:
 def _range(cell: CellSummary, cost: Cost, show: Callable[[float], str]) -> str:
     kind = {"allocated": "allocated on the GPU, ", "resident": "resident set, "}.get(cost.kind or "", "")
     seeds = counted(len(cost.values), noun_of(cell))
+    if cell.cohorts:
+        return f" ({kind}estimated from steps made alone with random weights, as its runs trained in cohorts)"
     if show(cost.low) == show(cost.high):
         return f" ({kind}{seeds})"
     return f" ({kind}median of {seeds}, {show(cost.low)} to {show(cost.high)})"
