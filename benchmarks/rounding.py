@@ -23,7 +23,7 @@ from loratory.data import Batch, Labelled, TokenTable, collate
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import quickened
 from loratory.methods import method_named, method_settings
-from loratory.models import flat
+from loratory.models import flat_attention
 from loratory.models.families import FAMILIES
 from loratory.models.flat import Classifier
 from loratory.models.load import Base
@@ -40,7 +40,7 @@ def classifier(layers: int, method: str) -> Classifier:
         vocab_size=200, hidden_size=256, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=512,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.04,
     )  # fmt: skip
-    model = BertForSequenceClassification._from_config(config, attn_implementation=flat.ATTENTION)
+    model = BertForSequenceClassification._from_config(config, attn_implementation=flat_attention.ATTENTION)
     base = Base(model, None, FAMILIES["bert"], "", "")
     method_named(method).prepare(base, method_settings({"name": method}), seed=0)
     for name, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def norms_in_fp32() -> Iterator[None]:
 
 def main() -> None:
     """Print a Markdown table."""
-    flat.register()
+    flat_attention.register()
     exact, rounded = (Hardware.of(HardwareSpec(device="cpu", precision=one)) for one in ("fp32", "bf16"))
     batch = texts()
     print("| layers | method | Loratory | stock | ÷ stock |\n|--:|---|--:|--:|--:|")

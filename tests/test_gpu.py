@@ -22,7 +22,8 @@ from loratory.errors import OutOfMemoryError
 from loratory.estimating import fits
 from loratory.methods import spec_from_flags
 from loratory.models.families import FAMILIES
-from loratory.models.flat import ATTENTION, Classifier
+from loratory.models.flat import Classifier
+from loratory.models.flat_attention import ATTENTION
 from loratory.run import Run, train
 from loratory.setup import prepare
 from loratory.spec import HardwareSpec, RunSpec

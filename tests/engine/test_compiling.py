@@ -15,8 +15,9 @@ from loratory.engine.compiling import SAVED, SECONDS, Compiled
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import quickened
 from loratory.methods import method_named, method_settings
-from loratory.models import flat
-from loratory.models.flat import ATTENTION, Classifier
+from loratory.models import flat_attention
+from loratory.models.flat import Classifier
+from loratory.models.flat_attention import ATTENTION
 from loratory.models.load import load_base
 from loratory.spec import HardwareSpec
 
@@ -83,7 +84,7 @@ def test_gradients_stay_the_same_and_the_code_of_one_layer_serves_all(
             classifier(batch)
         assert counter.frame_count == frames
         compiled.stop()
-    assert AttentionInterface()[ATTENTION] is flat.attend
+    assert AttentionInterface()[ATTENTION] is flat_attention.attend
     assert not any("forward" in vars(layer) for layer in base.family.blocks(base.model))
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 from loratory.data import Batch, collate
 from loratory.methods import method_named, method_settings
-from loratory.models import flat
+from loratory.models import flat, flat_attention
 from loratory.models.families import FAMILIES
-from loratory.models.flat import Classifier, Layout
+from loratory.models.flat import Classifier
+from loratory.models.flat_attention import Layout
 from loratory.models.load import load_base
 
 FLAT = [name for name, family in FAMILIES.items() if family.flat]
@@ -158,7 +159,9 @@ def attention(query: Any, key: Any, value: Any, where: Layout, *, window: int | 
     """(T, H, D) each -> (T, H, D), by way of what transformers calls."""
     rows = (part.transpose(0, 1).unsqueeze(0) for part in (query, key, value))
     width = None if window is None else window + 1
-    out, _ = flat.attend(torch.nn.Identity(), *rows, None, layout=where, dropout=dropout, sliding_window=width)
+    out, _ = flat_attention.attend(
+        torch.nn.Identity(), *rows, None, layout=where, dropout=dropout, sliding_window=width
+    )
     return out[0]
 
 
@@ -261,17 +264,49 @@ def test_a_padding_token_inside_a_text_is_counted_as_stock_does(family: str, mod
 def test_sequence_by_sequence_attention_gives_what_the_padded_view_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = torch.tensor([0, 9, 10, 31, 60], dtype=torch.int32)
     places = torch.cat([torch.arange(int(n)) for n in bounds.diff()])
-    layout = flat.Layout(bounds, 29, places)
+    layout = flat_attention.Layout(bounds, 29, places)
     results = []
     for apart in (10**6, 0):
-        monkeypatch.setattr(flat, "APART", apart)
+        monkeypatch.setattr(flat_attention, "APART", apart)
         torch.manual_seed(1)
         mixed = torch.randn(60, 3, 2, 16, requires_grad=True)
-        out = flat.attend_packed(mixed, layout, dropout=0.0)
+        out = flat_attention.attend_packed(mixed, layout, dropout=0.0)
         out.backward(torch.randn(60, 2, 16))
         results.append((out.detach(), mixed.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("apart", [10**6, 0])
+def test_in_bf16_a_cpu_attends_over_few_lengths(causal: bool, apart: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fills a sequence up is seen by nobody; a text by itself is attended as in fp32, up to rounding."""
+    monkeypatch.setattr(flat_attention, "APART", apart)
+    seen = set[int]()
+    for name, kept in (("scaled_dot_product_attention", F.scaled_dot_product_attention), ("bmm", torch.bmm)):
+
+        def looked(one: Any, *others: Any, kept: Any = kept, **more: Any) -> Any:
+            seen.add(one.shape[-2])
+            return kept(one, *others, **more)
+
+        monkeypatch.setattr(F if name != "bmm" else torch, name, looked)
+    bounds = torch.tensor([0, 9, 10, 31, 60], dtype=torch.int32)
+    places = torch.cat([torch.arange(int(n)) for n in bounds.diff()])
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.clear()
+        torch.manual_seed(1)
+        rows = torch.randn(3, 60, 2, 16).to(dtype).requires_grad_()
+        layout = flat_attention.Layout(bounds, 29, places, causal)
+        out, _ = flat_attention.attend(
+            torch.nn.Identity(), *(one.transpose(0, 1).unsqueeze(0) for one in rows), None, layout=layout
+        )
+        out[0].backward(torch.randn(60, 2, 16).to(dtype))
+        results.append((out.detach().float(), rows.grad.float()))
+    assert seen
+    assert {length % flat_attention.WIDTHS for length in seen} <= {0}
+    for exact, rounded in zip(*results, strict=True):
+        assert torch.linalg.vector_norm(exact - rounded) < 2e-2 * torch.linalg.vector_norm(exact)
 
 
 def test_a_decoder_without_a_padding_token_pads_with_its_end_of_text(

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from loratory.engine.modules import stand_in
-from loratory.models import flat
+from loratory.models import flat_attention
 
 SECONDS = 30.0
 """What compiling the layers of an encoder takes: ModernBERT-base on an H100, 20 to 30 s."""
@@ -56,8 +56,8 @@ class Compiled:
             plain: Any = layer.forward
             quick = torch.compile(plain, dynamic=True, backend=self._backend)
             self._undo.callback(stand_in(layer, partial(forward, plain, quick, layer)))
-        flat.register(torch.compiler.disable(flat.attend))  # type: ignore[no-untyped-call]  # torch's own
-        self._undo.callback(flat.register)
+        flat_attention.register(torch.compiler.disable(flat_attention.attend))  # type: ignore[no-untyped-call]  # torch's own
+        self._undo.callback(flat_attention.register)
 
     def stop(self) -> None:
         """Let the layers compute as before."""

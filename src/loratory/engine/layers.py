@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from loratory.engine.groups import Draws, Group, Shadows, joins, kernels
 from loratory.engine.hardware import Hardware
 from loratory.engine.modules import Dropout, stand_in
-from loratory.models.flat import ATTENTION, Layout, attend_packed
+from loratory.models.flat_attention import ATTENTION, Layout, attend_packed
 
 
 class _Project(torch.autograd.Function):

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from loratory import units
 from loratory.errors import ModelError, OutOfMemoryError, ResourceError, first_line
-from loratory.models import flat
+from loratory.models import flat_attention
 from loratory.models.door import adapter as adapters
 from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
 from loratory.models.families import Family, family_of
@@ -111,7 +111,7 @@ def load_base(
     if found.entries is not None:
         check_fits(name, found.entries, skeleton(found, labels, problem).model, family)
     _set_dropout(config, dropout, attention_dropout)
-    flat.register()
+    flat_attention.register()
     model, info = _loaded(
         AutoModelForSequenceClassification, found, config, seed=seed, flat_tokens=flat_tokens, quantization=quantization
     )
@@ -178,7 +178,7 @@ def skeleton(found: Pretrained, labels: tuple[str, ...], problem: Problem = SING
         ModelError: its settings do not go together.
     """
     config = found.config(labels, problem)
-    flat.register()
+    flat_attention.register()
     with quiet(), torch.device("meta"):
         model = _built(found.name, config)
     return Base(model, found.tokenizer, family_of(config), found.source, found.digest)
@@ -215,7 +215,7 @@ def drawn(
     _check_room(found.name, skeleton(found, labels, problem).model)
     config = found.config(labels, problem)
     _set_dropout(config, dropout, attention_dropout)
-    flat.register()
+    flat_attention.register()
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _built(found.name, config).float()
@@ -251,7 +251,7 @@ def load_state(
     except ModelError as error:
         raise ModelError(f"{where}: not the weights of {name!r} with {len(labels)} classes; {error}") from error
     check_finite(where, state)
-    flat.register()
+    flat_attention.register()
     config = found.config(labels, problem)
     with quiet():
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=_attention(config, True))
@@ -370,7 +370,7 @@ def _attention(config: PretrainedConfig, flat_tokens: bool) -> str:
     """Flat where the family can and its head reads first tokens; transformers' own padded attention elsewhere."""
     family = family_of(config)
     if flat_tokens and family.flat and getattr(config, "classifier_pooling", "cls") == "cls":
-        return flat.ATTENTION
+        return flat_attention.ATTENTION
     return "sdpa" if family.flat else "eager"
 
 
