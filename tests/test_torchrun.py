@@ -23,8 +23,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from loratory.cli import main
 from loratory.engine import energy, epoch, sums
 from loratory.engine.checkpoint import Pauses
+from loratory.engine.draws import mask
 from loratory.engine.epoch import Ready
-from loratory.engine.modules import Dropout
 from loratory.engine.predict import predict
 from loratory.engine.processes import Agreement, Processes
 from loratory.methods import spec_from_flags
@@ -152,7 +152,7 @@ def test_each_process_draws_masks_of_its_own() -> None:
     with torch.random.fork_rng(devices=[]):
         for rank in range(3):
             torch.manual_seed(Processes(rank=rank, count=3).seed(7))
-            drawn.append(Dropout(0.5).mask(torch.zeros(64, 8)))
+            drawn.append(mask(torch.zeros(64, 8), 0.5))
     assert not any(torch.equal(one, other) for one, other in combinations(drawn, 2))
     assert Processes().seed(7) == 7
 

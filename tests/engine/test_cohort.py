@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loratory.data import Labelled
+from loratory.engine import draws, members
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.course import Ended
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, why_apart
 from loratory.engine.meter import Meter
-from loratory.engine.modules import Dropout
 from loratory.engine.predict import predict
 from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
@@ -41,16 +41,18 @@ MIXED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 Models = list[tuple[Classifier, TrainableModel]]
 
 
-def prepared(directory: Any, settings: dict[str, Any], seed: int) -> tuple[Classifier, TrainableModel]:
-    base = load_base(str(directory), labels=("a", "b"), seed=seed, dropout=0.0)
+def prepared(
+    directory: Any, settings: dict[str, Any], seed: int, dropout: float = 0.0
+) -> tuple[Classifier, TrainableModel]:
+    base = load_base(str(directory), labels=("a", "b"), seed=seed, dropout=dropout)
     chosen = method_settings({"name": "lora", **settings})
     trainable = method_named(chosen.name).prepare(base, chosen, seed=seed)
     base.model.to(DEVICE)
     return Classifier(base.model, base.family, base.pad_id), trainable
 
 
-def models(directory: Any, mixed: Any = MIXED) -> Models:
-    return [prepared(directory, settings, others["seed"]) for settings, others in mixed]
+def models(directory: Any, mixed: Any = MIXED, dropout: float = 0.0) -> Models:
+    return [prepared(directory, settings, others["seed"], dropout) for settings, others in mixed]
 
 
 def spec(others: dict[str, Any], **more: Any) -> TrainingSpec:
@@ -70,7 +72,7 @@ def alone(made: Models, data: Labelled, mixed: Any = MIXED, *, validated: bool =
 
 
 def together(made: Models, data: Labelled, mixed: Any = MIXED, *, validated: bool = False, **more: Any) -> list[Ended]:
-    members = [
+    joined = [
         Member(
             classifier,
             spec(others, **more),
@@ -80,7 +82,7 @@ def together(made: Models, data: Labelled, mixed: Any = MIXED, *, validated: boo
         )
         for (classifier, _), (_, others) in zip(made, mixed, strict=True)
     ]
-    return fit_cohort(members, data, data if validated else None, hardware=HARDWARE, meter=Meter(HARDWARE))[0]
+    return fit_cohort(joined, data, data if validated else None, hardware=HARDWARE, meter=Meter(HARDWARE))[0]
 
 
 def scores(data: Labelled) -> Callable[[Tensor], dict[str, float]]:
@@ -161,7 +163,29 @@ def test_one_that_diverges_leaves_no_trace(tiny_bert: Any, labelled: Any) -> Non
         alike([solo[whole]], [joint[whole]])
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="needs a CPU: on CUDA members whose adapters drop their input are refused")
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_each_draws_the_masks_that_it_would_draw_alone(family: str, model_directory: Any, labelled: Any) -> None:
+    """Dropout in layers, before them and in the head, and LoRA's own, of which one has none; one leaves early."""
+    data = labelled(LENGTHS)
+    mixed: Any = [
+        ({"rank": 2, "lora_dropout": 0.3}, {"lr": 2e-3, "seed": 0, "epochs": 3}),
+        ({"rank": 4}, {"lr": 1e-3, "seed": 1, "epochs": 2}),
+        ({"rank": 8, "lora_dropout": 0.1, "targets": "all-linear"}, {"lr": 3e-3, "seed": 2, "epochs": 4}),
+    ]
+    directory = model_directory(family)
+    solo, joint = models(directory, mixed, 0.2), models(directory, mixed, 0.2)
+    results = alone(solo, data, mixed)
+    same(results, together(joint, data, mixed))
+    alike(solo, joint)
+    others = [(settings, {**more, "seed": more["seed"] + 7}) for settings, more in mixed]
+    again = alone(models(directory, mixed, 0.2), data, others)
+    assert all(
+        one.history[0]["loss"] != pytest.approx(other.history[0]["loss"], abs=1e-4)
+        for one, other in zip(results, again, strict=True)
+    )
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="needs a CPU: kernels draw their own masks")
 def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = labelled(LENGTHS[:4])
     mixed: Any = [
@@ -171,12 +195,13 @@ def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch:
     ]
     drawn = torch.rand(512, 512, generator=torch.Generator().manual_seed(0))
 
-    def mask(self: Dropout, x: Tensor) -> Tensor:
-        kept = drawn[: x.shape[0], : x.shape[1]].to(x) >= self.p
-        return kept.to(x.dtype) / (1 - self.p)
+    def mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+        kept = drawn[: x.shape[0], : x.shape[1]].to(x) >= p
+        return kept.to(x.dtype) / (1 - p)
 
-    monkeypatch.setattr(Dropout, "mask", mask)
-    solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
+    for module in (draws, members):
+        monkeypatch.setattr(module, "mask", mask)
+    solo, joint = models(tiny_bert, mixed, 0.3), models(tiny_bert, mixed, 0.3)
     same(alone(solo, data, mixed, epochs=1), together(joint, data, mixed, epochs=1), apart=1e-6)
     alike(solo, joint, apart=1e-5)
 
@@ -212,10 +237,10 @@ def test_what_does_not_fit_is_known_before(
 ) -> None:
     mixed: Any = [({"rank": 2}, {"lr": 1e-3, "seed": 0}), (settings, {"lr": 1e-3, "seed": 0, **others})]
     made = models(tiny_bert, mixed)
-    members = [
+    all_of = [
         Member(one, spec(more), more["lr"], more["seed"]) for (one, _), (_, more) in zip(made, mixed, strict=True)
     ]
-    assert said in str(why_apart(members, HARDWARE))
+    assert said in str(why_apart(all_of, HARDWARE))
     before = weights(made)
     with pytest.raises(ValueError, match=said):
         together(made, labelled(LENGTHS), mixed)
@@ -224,4 +249,4 @@ def test_what_does_not_fit_is_known_before(
         for was, now in zip(before, weights(made), strict=True)
         for name, value in was.items()
     )
-    assert why_apart(members[:1], HARDWARE) is None
+    assert why_apart(all_of[:1], HARDWARE) is None

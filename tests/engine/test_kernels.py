@@ -14,6 +14,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
+from loratory.engine.draws import Seeds  # noqa: E402
 from loratory.engine.kernels import add_norm, add_norm_backward, column_sums, drop, gelu_backward  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -31,7 +32,7 @@ def test_result_and_gradients_agree_with_fp64(rows: int, width: int, dropout: fl
         pytest.skip("takes the interpreter minutes")
     branch, residual, grad = (torch.randn(rows, width).to(DEVICE, dtype) for _ in range(3))
     weight, bias = (torch.randn(width, device=DEVICE) for _ in range(2))
-    seed = torch.tensor([5], device=DEVICE)
+    seed = Seeds(torch.tensor([5], device=DEVICE))
     result, kept = add_norm(branch, residual, weight, bias, 1e-5, dropout, seed, 3)
     ours = add_norm_backward(grad, kept, weight, dropout, seed, 3, weights=True, summed=True)
     exact = [x.double().requires_grad_() for x in (branch, residual, weight, bias)]
@@ -78,7 +79,7 @@ def test_gelu_comes_back_with_its_gradient_and_sum(rows: int, width: int, dtype:
 
 @pytest.mark.parametrize("width", [48, 768])
 def test_dropout_alone_is_drawn_again_alike_and_adds_to_what_is_there(width: int) -> None:
-    x, there, seed = (*torch.randn(2, 9, width, device=DEVICE), torch.tensor([5], device=DEVICE))
+    x, there, seed = (*torch.randn(2, 9, width, device=DEVICE), Seeds(torch.tensor([5], device=DEVICE)))
     once = drop(x, 0.3, seed, 2)
     mask = once.ne(0)
     assert float(mask.float().mean()) == pytest.approx(0.7, abs=0.08)
@@ -99,3 +100,27 @@ def test_masks_depend_on_seed_and_site() -> None:
     assert torch.equal(draw(1, 1), draw(1, 1))
     assert not torch.equal(draw(1, 1), draw(1, 2))
     assert not torch.equal(draw(1, 1), draw(2, 1))
+
+
+@pytest.mark.parametrize("width", [48, 768])
+def test_a_cohorts_member_draws_what_it_would_draw_alone(width: int) -> None:
+    """Dropout alone, by each member's own probability, and before a norm; filler is the last one's."""
+    bounds = [0, 7, 7, 20, 26]
+    owner = torch.tensor([0] * 7 + [2] * 13 + [3] * 9, device=DEVICE)
+    seeds = torch.tensor([5, 6, 2**31 - 1, 5], device=DEVICE)
+    own = Seeds(seeds, owner, torch.tensor(bounds, dtype=torch.int32, device=DEVICE))
+    dropouts = torch.tensor([0.3, 0.5, 0.0, 0.1], device=DEVICE)
+    x, residual, grad = torch.randn(3, 29, width, device=DEVICE)
+    weight, bias = torch.randn(2, width, device=DEVICE)
+    dropped = drop(x, dropouts, own, 4)
+    result, kept = add_norm(x, residual, weight, bias, 1e-5, 0.3, own, 3)
+    ours = add_norm_backward(grad, kept, weight, 0.3, own, 3, weights=False)
+    for member, (first, last) in enumerate(zip(bounds, [*bounds[1:-1], 29], strict=False)):
+        alone, rows = Seeds(seeds[member : member + 1]), slice(first, last)
+        if first == last:
+            continue
+        torch.testing.assert_close(dropped[rows], drop(x[rows], float(dropouts[member]), alone, 4), rtol=0, atol=1e-6)
+        expected, kept_alone = add_norm(x[rows], residual[rows], weight, bias, 1e-5, 0.3, alone, 3)
+        theirs = add_norm_backward(grad[rows], kept_alone, weight, 0.3, alone, 3, weights=False)
+        for one, other in ((result[rows], expected), *zip((part[rows] for part in ours[:2]), theirs[:2], strict=True)):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loratory.data import Batch, collate
 from loratory.engine import groups, layers
+from loratory.engine.draws import Draws
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Layer, quickened
 from loratory.methods import method_named, method_settings
@@ -55,13 +56,13 @@ def prepared(directory: Any, method: str, **settings: Any) -> Classifier:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The masks that our layers draw from now on, in their order."""
     masks: list[Tensor] = []
-    draw = layers.Dropout.mask
+    draw = Draws.mask
 
-    def recorded(self: layers.Dropout, x: Tensor) -> Tensor:
-        masks.append(draw(self, x))
+    def recorded(self: Draws, x: Tensor, p: Any) -> Tensor:
+        masks.append(draw(self, x, p))
         return masks[-1]
 
-    monkeypatch.setattr(layers.Dropout, "mask", recorded)
+    monkeypatch.setattr(Draws, "mask", recorded)
     return masks
 
 

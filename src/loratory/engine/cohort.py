@@ -29,6 +29,7 @@ from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, MemberSteps, why_apart
+from loratory.engine.members import Stream
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
 from loratory.engine.ready import own_layers
@@ -111,12 +112,17 @@ def _fitted(
 ) -> tuple[list[Ended], dict[str, Any]]:
     courses = [Course(member) for member in members]
     ranks = ranks_of(members)
+    epochs = max(one.spec.epochs for one in members)
+    steps = epochs * math.ceil(len(data.labels) / members[0].spec.batch_size)
+    streams = {one: Stream.of(one.seed, steps, hardware.device) for one in members}
     alive, epoch, done = courses, 1, 0
     moments: list[Tensor] | None = None
     engine: dict[str, Any] = {}
     while alive:
         here = [course.member for course in alive]
-        with _ready(here, inner, ranks, data, validation, epoch, hardware, meter) as run:
+        with _ready(
+            here, inner, ranks, [streams[one] for one in here], data, validation, epoch, hardware, meter
+        ) as run:
             engine = engine or run.engine
             if moments is not None:
                 run.one.resume(done, moments)
@@ -157,6 +163,7 @@ def _ready(
     members: Sequence[Member],
     inner: Classifier | None,
     ranks: dict[str, int],
+    streams: Sequence[Stream],
     data: Labelled,
     validation: Labelled | None,
     epoch: int,
@@ -178,15 +185,15 @@ def _ready(
         devices = [hardware.device] if hardware.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(hardware.deterministically())
-        one = stack.enter_context(joined(members, inner, ranks, most, hardware))
+        one = stack.enter_context(joined(members, inner, ranks, most, hardware, streams))
         with meter.phase("setup"):
-            if hardware.device.type == "cpu":
-                stack.enter_context(quicken(host.model))
+            stack.enter_context(quicken(host.model, one.quick.draws, host.family.blocks(host.model)))
             set_training(host.model, None)
             steps = MemberSteps(
                 one.classifier, members, one.stacks, hardware, each=math.ceil(len(data.labels) / cut.size),
                 class_weights=weights, refresh=one.quick.refresh, meter=meter,
             )  # fmt: skip
+            one.draws.done = steps.done
             step, engine = captured(
                 steps,
                 sizes.sum(axis=1).tolist(),

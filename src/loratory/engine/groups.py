@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,31 +16,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from loratory.engine.modules import Dropout
-
-
-def kernels() -> ModuleType:
-    """The CUDA kernels; Triton is there where CUDA is."""
-    from loratory.engine import kernels
-
-    return kernels
-
-
-class Draws:
-    """A seed on the device, drawn anew for each forward pass, from which every dropout site draws its own numbers."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seed = torch.zeros(1, dtype=torch.int64, device=device)
-        self._sites = 0
-
-    def refresh(self) -> None:
-        """Draw from torch's generator of the device."""
-        self.seed.random_(2**31)
-
-    def site(self) -> int:
-        """A number that no other site has."""
-        self._sites += 1
-        return self._sites
+from loratory.engine.draws import Draws, kernels
 
 
 class Shadows:
@@ -223,7 +198,7 @@ class Group:
         if not self.adapters:
             return y, []
         drops = training and self.dropout > 0
-        masks = [Dropout(self.dropout).mask(x) for _ in self.adapters] if drops and not x.is_cuda else []
+        masks = [self._draws.mask(x, self.dropout) for _ in self.adapters] if drops and not x.is_cuda else []
         if drops:
             parts = [self._drop(x, number, masks) @ self.a[one.part].t() for number, one in enumerate(self.adapters)]
             hidden = torch.cat(parts, dim=1)
@@ -302,6 +277,5 @@ class Group:
     def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
         """x∘M of the adapter `number`, added to `into` where that is given. On CUDA M is drawn again, not kept."""
         if x.is_cuda:
-            dropped: Tensor = kernels().drop(x, self.dropout, self._draws.seed, self._sites[number], into=into)
-            return dropped
+            return self._draws.drop(x, self.dropout, self._sites[number], into=into)
         return x * masks[number] if into is None else into.addcmul_(x, masks[number])

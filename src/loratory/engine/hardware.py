@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from loratory.engine.deterministic import EXACT, check_workspace, deterministic, fp32_precision
+from loratory.engine.draws import Draws
 from loratory.engine.processes import ALONE, Processes
 from loratory.errors import ResourceError, SettingsError, counted
 from loratory.models.families import Family
@@ -202,11 +203,9 @@ def _versions() -> dict[str, str]:
 
 
 def _wake(device: torch.device) -> None:
-    from loratory.engine import kernels
-
     with torch.cuda.device(device):  # a thread's own
         x = torch.zeros(32, 128, dtype=torch.bfloat16, device=device)
-        kernels.drop(x @ x.t() @ x, 0.5, torch.zeros(1, dtype=torch.int64, device=device), 0)
+        Draws(device).drop(x @ x.t() @ x, 0.5, 0)
         torch.cuda.synchronize()
 
 

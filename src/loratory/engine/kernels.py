@@ -5,7 +5,8 @@
     x = residual + h∘M,   y = (x - mean)·rstd·w + b          M: dropout's mask over its keeping probability
 
 The mask is drawn from a seed on the device and a site number, and drawn again in backward: it is never stored, and a
-captured graph draws new numbers at each replay because the seed is drawn on the device too.
+captured graph draws new numbers at each replay because the seed is drawn on the device too. Of a cohort each member has
+a seed, and draws what it would draw alone.
 """
 
 from __future__ import annotations
@@ -15,14 +16,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loratory.engine.draws import Seeds
+
 _ROUNDS = 7
 """Of Philox4x32: seven pass every test of randomness that Salmon et al. (2011, table 2) put it to."""
 
 
 @triton.jit
-def _kept(seeds, site, rows, dropout, ROUNDS: tl.constexpr, R: tl.constexpr, N: tl.constexpr):
-    """(R, N) mask of `rows` over its keeping probability: four numbers a Philox call."""
-    seed = tl.load(seeds) * 4096 + site
+def _kept(
+    SEEDS, OWNER, BOUNDS, DROPOUTS, site, rows, count, dropout,
+    MANY: tl.constexpr, EACH: tl.constexpr, ROUNDS: tl.constexpr, R: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """(R, N) mask of `rows` over its keeping probability: four numbers a Philox call. Of `MANY` members each row has
+    its member's seed, and is counted from that one's first; where `EACH` has a dropout of its own, that too."""
+    if MANY:
+        member = tl.load(OWNER + rows, mask=rows < count, other=0)
+        seed = (tl.load(SEEDS + member) * 4096 + site)[:, None]
+        rows -= tl.load(BOUNDS + member)
+        if EACH:
+            dropout = tl.load(DROPOUTS + member)[:, None]
+    else:
+        seed = tl.load(SEEDS) * 4096 + site
     places = rows.to(tl.int32)[:, None] * (N // 4) + tl.arange(0, N // 4)[None, :]
     a, b, c, d = tl.randint4x(seed, places, ROUNDS)
     draws = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (R, N))
@@ -31,8 +45,8 @@ def _kept(seeds, site, rows, dropout, ROUNDS: tl.constexpr, R: tl.constexpr, N: 
 
 @triton.jit
 def _norm_forward(
-    H, R, W, B, Y, X, MEAN, RSTD, seeds, site, count, width, eps, dropout,
-    DROP: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+    H, R, W, B, Y, X, MEAN, RSTD, SEEDS, OWNER, BOUNDS, site, count, width, eps, dropout,
+    DROP: tl.constexpr, MANY: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, N)
@@ -40,7 +54,7 @@ def _norm_forward(
     place = rows[:, None] * width + columns[None, :]
     h = tl.load(H + place, mask=inside, other=0.0).to(tl.float32)
     if DROP:
-        h *= _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
+        h *= _kept(SEEDS, OWNER, BOUNDS, SEEDS, site, rows, count, dropout, MANY, False, ROUNDS, ROWS, N)
     x = h + tl.load(R + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(X + place, x.to(X.dtype.element_ty), mask=inside)
     mean = tl.sum(x, 1) / width
@@ -56,9 +70,9 @@ def _norm_forward(
 
 @triton.jit
 def _norm_backward(
-    G, X, W, MEAN, RSTD, DR, DH, SUMS, seeds, site, count, width, dropout,
-    EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, ROUNDS: tl.constexpr,
-    ROWS: tl.constexpr, N: tl.constexpr,
+    G, X, W, MEAN, RSTD, DR, DH, SUMS, SEEDS, OWNER, BOUNDS, site, count, width, dropout,
+    EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, MANY: tl.constexpr,
+    ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     columns = tl.arange(0, N)
@@ -84,7 +98,7 @@ def _norm_backward(
         dx = tl.where(there, rstd[:, None] * (g - down[:, None] - normal * along[:, None]), 0.0)
         tl.store(DR + place, dx.to(DR.dtype.element_ty), mask=there)
         if DROP:
-            dx *= _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
+            dx *= _kept(SEEDS, OWNER, BOUNDS, SEEDS, site, rows, count, dropout, MANY, False, ROUNDS, ROWS, N)
             tl.store(DH + place, dx.to(DH.dtype.element_ty), mask=there)
         if BRANCH:
             grad_h += dx
@@ -99,14 +113,16 @@ def _norm_backward(
 
 @triton.jit
 def _dropped(
-    X, Y, seeds, site, count, width, dropout,
-    ADD: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+    X, Y, SEEDS, OWNER, BOUNDS, DROPOUTS, site, count, width, dropout,
+    ADD: tl.constexpr, MANY: tl.constexpr, EACH: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, N)
     inside = (rows < count)[:, None] & (columns < width)[None, :]
     place = rows[:, None] * width + columns[None, :]
-    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32) * _kept(seeds, site, rows, dropout, ROUNDS, ROWS, N)
+    y = tl.load(X + place, mask=inside, other=0.0).to(tl.float32)
+    y *= _kept(SEEDS, OWNER, BOUNDS, DROPOUTS, site, rows, count, dropout, MANY, EACH, ROUNDS, ROWS, N)
     if ADD:
         y += tl.load(Y + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
@@ -149,16 +165,28 @@ def _column_sums(
     tl.store(SUMS + tl.program_id(1) * width + columns, tl.sum(summed, 0), mask=columns < width)
 
 
-def drop(x: Tensor, dropout: float, seed: Tensor, site: int, *, into: Tensor | None = None) -> Tensor:
-    """x∘M, (T, H), or `into` with that added to it in place."""
+def drop(x: Tensor, dropout: float | Tensor, seeds: Seeds, site: int, *, into: Tensor | None = None) -> Tensor:
+    """x∘M, (T, H), or `into` with that added to it in place.
+
+    Args:
+        dropout: of a cohort it may be each member's own, (K,) fp32 on the device.
+    """
     count, width = x.shape
+    each = isinstance(dropout, Tensor)
     y = torch.empty_like(x) if into is None else into
     columns, warps = _tile(width)
     _dropped[(count,)](
-        x, y, seed, site, count, width, dropout,
-        ADD=into is not None, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
+        x, y, *_pointers(seeds), dropout if each else seeds.seed, site, count, width, 0.0 if each else dropout,
+        ADD=into is not None, MANY=seeds.owner is not None, EACH=each, ROUNDS=_ROUNDS, ROWS=1, N=columns,
+        num_warps=warps,
     )  # fmt: skip
     return y
+
+
+def _pointers(seeds: Seeds) -> tuple[Tensor, Tensor, Tensor]:
+    """A kernel's arguments; what is not there is not read."""
+    seed, owner, bounds = seeds
+    return seed, seed if owner is None else owner, seed if bounds is None else bounds
 
 
 def _tile(width: int) -> tuple[int, int]:
@@ -168,7 +196,7 @@ def _tile(width: int) -> tuple[int, int]:
 
 
 def add_norm(
-    branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: float, seed: Tensor, site: int
+    branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: float, seeds: Seeds, site: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """LayerNorm(residual + dropout(branch)), (T, H) each, and what backward needs."""
     count, width = branch.shape
@@ -176,14 +204,14 @@ def add_norm(
     mean, rstd = (torch.empty(count, dtype=torch.float32, device=branch.device) for _ in range(2))
     columns, warps = _tile(width)
     _norm_forward[(count,)](
-        branch, residual, weight, bias, y, x, mean, rstd, seed, site, count, width, eps, dropout,
-        DROP=dropout > 0, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
+        branch, residual, weight, bias, y, x, mean, rstd, *_pointers(seeds), site, count, width, eps, dropout,
+        DROP=dropout > 0, MANY=seeds.owner is not None, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
     )  # fmt: skip
     return y, (x, mean, rstd)
 
 
 def add_norm_backward(
-    grad: Tensor, kept: tuple[Tensor, Tensor, Tensor], weight: Tensor, dropout: float, seed: Tensor, site: int, *,
+    grad: Tensor, kept: tuple[Tensor, Tensor, Tensor], weight: Tensor, dropout: float, seeds: Seeds, site: int, *,
     weights: bool, summed: bool = False,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """The gradients of branch and residual (T, H), and sums over T in fp32, (H,) each.
@@ -203,9 +231,9 @@ def add_norm_backward(
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
     sums = torch.empty(kinds, programs, width, dtype=torch.float32, device=x.device) if kinds else mean
     _norm_backward[(programs,)](
-        grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, seed, site, count, width, dropout,
-        EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, ROUNDS=_ROUNDS, ROWS=rows, N=columns,
-        num_warps=warps,
+        grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, *_pointers(seeds), site, count, width, dropout,
+        EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, MANY=seeds.owner is not None, ROUNDS=_ROUNDS,
+        ROWS=rows, N=columns, num_warps=warps,
     )  # fmt: skip
     return grad_branch, grad_residual, list(sums.sum(1)) if kinds else []
 

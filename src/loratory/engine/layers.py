@@ -27,7 +27,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from loratory.engine.groups import Draws, Group, Shadows, joins, kernels
+from loratory.engine.draws import Draws, kernels
+from loratory.engine.groups import Group, Shadows, joins
 from loratory.engine.hardware import Hardware
 from loratory.engine.modules import Dropout, stand_in
 from loratory.models.flat_attention import ATTENTION, Layout, attend_packed
@@ -67,10 +68,10 @@ class AddNorm:
         p = float(getattr(self.drop, "p", 0.0)) if training else 0.0
         norm = self.norm
         if branch.is_cuda:
-            seed = self._draws.seed
-            y, kept = kernels().add_norm(branch, residual, norm.weight, norm.bias, norm.eps, p, seed, self._site)
+            seeds = self._draws.seeds(len(branch))
+            y, kept = kernels().add_norm(branch, residual, norm.weight, norm.bias, norm.eps, p, seeds, self._site)
             return y, kept
-        mask = [Dropout(p).mask(branch)] if p > 0 else []
+        mask = [self._draws.mask(branch, p)] if p > 0 else []
         x = torch.addcmul(residual, branch, mask[0]) if mask else residual + branch
         y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
         return y, (x, mean, rstd, *mask)
@@ -84,7 +85,7 @@ class AddNorm:
         if x.is_cuda:
             p = float(getattr(self.drop, "p", 0.0)) if training else 0.0
             branch, residual, sums = kernels().add_norm_backward(
-                grad, (x, mean, rstd), self.norm.weight, p, self._draws.seed, self._site,
+                grad, (x, mean, rstd), self.norm.weight, p, self._draws.seeds(len(grad)), self._site,
                 weights=self.free, summed=summed,
             )  # fmt: skip
             return branch, residual, sums[:2] if self.free else [], sums[-1] if summed else None

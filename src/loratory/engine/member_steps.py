@@ -12,9 +12,10 @@ from torch import Tensor
 from loratory.engine.frozen import Bottom
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import alike
-from loratory.engine.members import Stacks, dropout_of, rank_of
+from loratory.engine.members import rank_of
 from loratory.engine.meter import Meter
 from loratory.engine.passes import Passes
+from loratory.engine.stacks import Stacks
 from loratory.engine.step import linear_schedule
 from loratory.models.flat import Classifier
 from loratory.problems import REGRESSION
@@ -62,8 +63,6 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     for member in members:
         if member.rates:
             return "parts of a model have rates of their own"
-        if hardware.device.type == "cuda" and _dropped(member.classifier):
-            return "LoRA drops its input, for which there is no kernel"
         bottom = Bottom.of(member.classifier.model, member.classifier.family)
         if bottom is not None and not bottom.whole:
             return "its frozen bottom runs once"
@@ -74,10 +73,6 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
 
 COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
 """Settings that the members share."""
-
-
-def _dropped(classifier: Classifier) -> bool:
-    return any(rank_of(module) and dropout_of(module) > 0 for module in classifier.model.modules())
 
 
 def _trained_elsewhere(classifier: Classifier) -> str | None:

@@ -18,8 +18,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from loratory.engine.groups import Draws, Group, Shadows, product32
-from loratory.engine.modules import Dropout
+from loratory.data.batches import Batch
+from loratory.engine.draws import Draws, Seeds, mask
+from loratory.engine.groups import Group, Shadows, product32
+from loratory.engine.stacks import Stack, Stacks
+from loratory.models.flat import ROUNDED
 
 
 def member_kernels() -> ModuleType:
@@ -37,19 +40,50 @@ class Rows:
         members: K.
         bounds: (K + 1,) int32 on the device, where each member's rows begin, and where the last one's end.
         most: rows that a member has at most, in any batch.
+        spans: the same bounds on the host, on a CPU.
+        examples: sequences of each.
+        owner: (T,) int64 whose each row is, on CUDA; filler counts as the last one's.
     """
 
     members: int
     most: int
     bounds: Tensor
     spans: list[tuple[int, int]] = field(default_factory=list)
+    examples: int = 0
+    owner: Tensor | None = None
+    _own: list[tuple[int, int]] = field(default_factory=list)
+    _counted: int = 0
 
-    def begin(self, cu_seqlens: Tensor, examples: int) -> None:
-        """Of a batch that holds `examples` sequences of each member, one member after the other."""
-        self.bounds = cu_seqlens[: self.members * examples + 1 : examples].contiguous()
-        if not self.bounds.is_cuda:
-            ends = self.bounds.tolist()
-            self.spans = list(pairwise(ends))
+    def begin(self, batch: Batch) -> None:
+        """Of a batch that holds as many sequences of each member, one member after the other; those of weight 0, behind
+        a member's own, only fill it up."""
+        self.examples = each = len(batch) // self.members
+        self.bounds = batch.cu_seqlens[: self.members * each + 1 : each].contiguous()
+        if self.bounds.is_cuda:
+            places = torch.arange(batch.tokens, dtype=torch.int32, device=self.bounds.device)
+            self.owner = torch.searchsorted(self.bounds[1:-1], places, right=True)
+            return
+        ends = batch.cu_seqlens.tolist()
+        self.spans = list(pairwise(ends[: self.members * each + 1 : each]))
+        self._counted = int(batch.weights[:each].count_nonzero())
+        self._own = [(first, ends[each * member + self._counted]) for member, (first, _) in enumerate(self.spans)]
+
+    def divided(self, rows: int) -> tuple[list[tuple[int, int]], int]:
+        """Each member's own part of so many rows, on a CPU: of a batch's tokens, or of its pooled sequences; and to a
+        multiple of what these would be filled up if the member were alone."""
+        if rows != self.members * self.examples:
+            return self._own, ROUNDED
+        firsts = [self.examples * member for member in range(self.members)]
+        return [(first, first + self._counted) for first in firsts], 1
+
+    def owned(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Whose each of so many rows is, and where each member's begin, on CUDA."""
+        assert self.owner is not None
+        if rows != self.members * self.examples:
+            return self.owner, self.bounds
+        each = self.examples
+        bounds = torch.arange(self.members + 1, dtype=torch.int32, device=self.bounds.device) * each
+        return torch.arange(rows, device=self.bounds.device) // each, bounds
 
     def narrow(self, x: Tensor, weight: Tensor, scale: Tensor, into: Tensor) -> None:
         """`into[t] = scale[m] * (x[t] @ weight[m].T)` for rows t of member m: (T, I), (K, R, I), (K, R) to (T, R)."""
@@ -75,84 +109,66 @@ class Rows:
         for member, (first, last) in enumerate(self.spans):
             into[member] = product32(p[first:last].t(), q[first:last])
 
-    def masks(self, x: Tensor, dropouts: Sequence[float]) -> Tensor:
-        """Dropout's mask of `x` (T, I) over its keeping probability, each member's rows by its own probability."""
-        mask = torch.ones_like(x)
-        for (first, last), p in zip(self.spans, dropouts, strict=True):
-            if p > 0:
-                mask[first:last] = Dropout(p).mask(x[first:last])
-        return mask
 
-
-@dataclass(eq=False)
-class Stack:
-    """One parameter of all K members: (K, …) a view of the flat memory of all of them."""
-
-    parameters: Sequence[nn.Parameter | None]
-    """Each member's own; None where it has none, whose place stays zero."""
-    shape: tuple[int, ...]
-    decays: bool
-    place: slice = field(default_factory=lambda: slice(0))
-    leaf: Tensor = field(default_factory=lambda: torch.empty(0))
-    """What is trained."""
-    gradient: Tensor = field(default_factory=lambda: torch.empty(0))
-    """(K, …) where its gradient is gathered, a view too."""
-
-    @property
-    def size(self) -> int:
-        """Numbers of one member's."""
-        return int(torch.Size(self.shape).numel())
-
-
-class Stacks:
-    """What K members train, in rows of flat memory: weights and gradients (K, P) in fp32.
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """What a member's masks come from: the numbers that it would draw alone.
 
     Attributes:
-        weights, gradients: (K, P); made by :meth:`allocate`.
-        decayed: (P,) 1 where weight decay counts, else 0.
+        generator: on a CPU.
+        planned: on CUDA (steps,) the seed of each forward pass.
     """
 
-    def __init__(self, members: int) -> None:
-        self.members = members
-        self.stacks: list[Stack] = []
+    generator: torch.Generator
+    planned: Tensor | None
 
-    def add(self, parameters: Sequence[nn.Parameter | None], shape: Sequence[int], *, decays: bool) -> Stack:
-        """A parameter of the members, in `shape`, of which each fills the corner that it has."""
-        self.stacks.append(Stack(parameters, tuple(shape), decays))
-        return self.stacks[-1]
+    @classmethod
+    def of(cls, seed: int, steps: int, device: torch.device) -> Stream:
+        """Of a member with that seed, which makes so many steps at most."""
+        generator = torch.Generator(device).manual_seed(seed)
+        if device.type != "cuda":
+            return cls(generator, None)
+        planned = torch.zeros(steps, dtype=torch.int64, device=device)
+        for step in planned.unbind():  # one by one, as a run alone draws them
+            step.random_(2**31, generator=generator)
+        return cls(generator, planned)
 
-    def allocate(self, device: torch.device) -> None:
-        """Make the memory, and let the members' own parameters be views of it."""
-        total = 0
-        for stack in self.stacks:
-            stack.place = slice(total, total + stack.size)
-            total += -(-stack.size // 16) * 16  # each begins at a multiple of 64 bytes
-        self.weights = torch.zeros(self.members, total, device=device)
-        self.gradients = torch.zeros_like(self.weights)
-        self.decayed = torch.zeros(total, device=device)
-        for stack in self.stacks:
-            leaf = self.weights[:, stack.place].view(self.members, *stack.shape)
-            for member, parameter in enumerate(stack.parameters):
-                if parameter is not None:
-                    corner = leaf[member][tuple(slice(0, size) for size in parameter.shape)]
-                    parameter.data = corner.copy_(parameter.detach())
-            stack.leaf = leaf.detach().requires_grad_()
-            stack.gradient = self.gradients[:, stack.place].view(self.members, *stack.shape)
-            self.decayed[stack.place] = float(stack.decays)
 
-    def gather(self) -> None:
-        """Bring all gradients into their memory, and drop them where autograd left them."""
-        found = [stack.leaf.grad for stack in self.stacks if stack.leaf.grad is not None]
-        torch._foreach_copy_([stack.gradient for stack in self.stacks], found)
-        for stack in self.stacks:
-            stack.leaf.grad = None
+class MemberDraws(Draws):
+    """The masks of a cohort's members, each from its own stream. Attention's own dropout is drawn for all at once.
 
-    def restore(self) -> None:
-        """Give each member's parameters memory of their own again."""
-        for stack in self.stacks:
-            for parameter in stack.parameters:
-                if parameter is not None:
-                    parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    Attributes:
+        done: (1,) steps made so far: the counter of whoever makes them.
+    """
+
+    def __init__(self, rows: Rows, streams: Sequence[Stream]) -> None:
+        super().__init__(rows.bounds.device)
+        self._rows, self._streams = rows, streams
+        self.seed = torch.zeros(rows.members, dtype=torch.int64, device=rows.bounds.device)
+        self.done = torch.zeros(1, dtype=torch.int64, device=rows.bounds.device)
+        planned = [one.planned for one in streams if one.planned is not None]
+        self._planned = torch.stack(planned, dim=1) if planned else None
+
+    def refresh(self) -> None:
+        """As of a run alone."""
+        self._calls = 0
+        if self._planned is not None:
+            self.seed.copy_(torch.index_select(self._planned, 0, self.done)[0])
+
+    def seeds(self, rows: int) -> Seeds:
+        """As of a run alone."""
+        return Seeds(self.seed, *self._rows.owned(rows))
+
+    def mask(self, x: Tensor, p: float | Sequence[float]) -> Tensor:
+        """As of a run alone."""
+        ps = [p] * len(self._streams) if isinstance(p, float) else p
+        found = torch.ones_like(x)
+        spans, filled = self._rows.divided(len(x))
+        for (first, last), one, stream in zip(spans, ps, self._streams, strict=True):
+            if one > 0:
+                alone = x.new_empty(last - first + (first - last) % filled, *x.shape[1:])
+                found[first:last] = mask(alone, one, stream.generator)[: last - first]
+        return found
 
 
 @dataclass(eq=False)
@@ -163,6 +179,9 @@ class _Update:
     part: slice
     b: Stack
     dropouts: list[float]
+    on_device: Tensor
+    """The same, (K,) fp32."""
+    site: int
 
 
 class MemberGroup(Group):
@@ -201,8 +220,10 @@ class MemberGroup(Group):
                 bs = [_weight(layer, "lora_B") for layer in adapted]
                 stack = stacks.add(bs, (size, rank), decays=True)
                 drops = [dropout_of(layer) for layer in adapted]
-                self.updates.append(_Update(slice(start, start + size), slice(row, row + rank), stack, drops))
-                sources.append((slice(row, row + rank), [_weight(layer, "lora_A") for layer in adapted]))
+                place, part = slice(start, start + size), slice(row, row + rank)
+                there = torch.tensor(drops, device=self.weight.device)
+                self.updates.append(_Update(place, part, stack, drops, there, draws.site()))
+                sources.append((part, [_weight(layer, "lora_A") for layer in adapted]))
                 scale = torch.tensor([[_scale(layer)] * rank for layer in adapted])
                 self._scales.append(scale.to(self.weight.device))
                 row += rank
@@ -225,6 +246,12 @@ class MemberGroup(Group):
     def _drops(self, one: _Update, training: bool) -> bool:
         return training and any(p > 0 for p in one.dropouts)
 
+    def _masked(self, x: Tensor, one: _Update, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
+        """x∘M of an update, added to `into` where that is given, by each member's own dropout."""
+        if x.is_cuda:
+            return self._draws.drop(x, one.on_device, one.site, into=into)
+        return x * masks[0] if into is None else into.addcmul_(x, masks[0])
+
     def forward(self, x: Tensor, *, training: bool) -> tuple[Tensor, list[Tensor]]:
         """As of a group."""
         y = torch.nn.functional.linear(x, self.weight, self.bias)
@@ -233,10 +260,9 @@ class MemberGroup(Group):
         hidden = x.new_empty(len(x), self.rank)
         masks = []
         for one, a, b, scale in zip(self.updates, self._a, self._b, self._scales, strict=True):
-            dropped = x
-            if self._drops(one, training):
-                masks.append(self._of.masks(x, one.dropouts))
-                dropped = x * masks[-1]
+            if self._drops(one, training) and not x.is_cuda:
+                masks.append(self._draws.mask(x, one.dropouts))
+            dropped = self._masked(x, one, masks[-1:]) if self._drops(one, training) else x
             part = hidden[:, one.part]
             self._of.narrow(dropped, a, scale, part)
             self._of.widen(part, b, y[:, one.out])
@@ -263,7 +289,7 @@ class MemberGroup(Group):
             if self._drops(one, training):
                 through = torch.zeros_like(result)
                 self._of.widen(inner[:, one.part], a.transpose(1, 2), through)
-                result.addcmul_(through, next(masks))
+                self._masked(through, one, [next(masks)] if kept[1:] else [], into=result)
             else:
                 self._of.widen(inner[:, one.part], a.transpose(1, 2), result)
         return result
@@ -285,7 +311,9 @@ class MemberGroup(Group):
         hidden, masks = kept[0], iter(kept[1:])
         of_a, of_b = [], []
         for one, a in zip(self.updates, self.stacked_a, strict=True):
-            dropped = x * next(masks) if self._drops(one, training) else x
+            dropped = x
+            if self._drops(one, training):
+                dropped = self._masked(x, one, [next(masks)] if kept[1:] else [])
             of_a.append(x.new_empty(self._of.members, *a.shape, dtype=torch.float32))
             self._of.outer(inner[:, one.part], dropped, of_a[-1])
             of_b.append(x.new_empty(self._of.members, *one.b.shape, dtype=torch.float32))

@@ -1,14 +1,14 @@
-"""Modules that compute what torch's own compute, at less cost on a CPU.
+"""Modules that compute what torch's own compute: dropout with the run's own masks, embeddings at less cost on a CPU.
 
-`quicken` puts them in the place of `nn.Dropout` and `nn.Embedding` before training on a CPU; parameters keep their
-names and values.
+`quicken` puts them in the place of `nn.Dropout` and `nn.Embedding` before training; parameters keep their names and
+values.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,36 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_DRAWS = 1 << 16
-"""A 64-bit random integer is cut into four draws of 16 bits: p is met to 1/65536."""
+from loratory.engine.draws import Draws
 
 
 class Dropout(nn.Module):
-    """Dropout with masks cut from 64-bit random integers; `bernoulli_` draws each element by itself.
+    """Dropout whose masks are the run's own."""
 
-    Kept elements are scaled by the inverse of the probability with which they are really kept, so that the expectation
-    is exact, up to the rounding of that number to the input's dtype.
-    """
-
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, draws: Draws) -> None:
         super().__init__()
-        self.p = p
-        self._dropped = min(round(p * _DRAWS), _DRAWS - 1)  # of 65536 equally likely draws
+        self.p, self._draws = float(p), draws
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape."""
-        if not self.training or self._dropped == 0:
-            return x
-        return x * self.mask(x)
-
-    def mask(self, x: Tensor) -> Tensor:
-        """0 or 1/(1-p) for each element of `x`, in its dtype, from torch's global generator."""
-        count = x.numel()
-        draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
-        kept = torch.empty_like(x)
-        # written as 0 and 1 straight into x's dtype: a boolean mask would be converted in another pass
-        torch.ge(draws.view(torch.int16)[:count].view(x.shape), self._dropped - _DRAWS // 2, out=kept)
-        return kept.mul_(_DRAWS / (_DRAWS - self._dropped))
+        return self._draws.dropped(x, self.p) if self.training and self.p > 0 else x
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -133,19 +116,27 @@ def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], Non
 
 
 @contextmanager
-def quicken(model: nn.Module) -> Iterator[list[Embedding]]:
-    """Replace dropouts and trained embeddings in `model`, in place; at the end the modules are what they were.
+def quicken(model: nn.Module, draws: Draws, layers: Iterable[nn.Module]) -> Iterator[list[Embedding]]:
+    """Replace dropouts, and on a CPU trained embeddings, in `model`, in place; at the end the modules are what they
+    were.
 
     Gives the embeddings, whose gradients must be cleared after each step.
+
+    Args:
+        draws: where masks come from.
+        layers: the encoder's. On CUDA dropouts inside them stay torch's: they may be compiled, or have kernels.
     """
-    keep_freed_memory()
+    cpu = draws.seed.device.type == "cpu"
+    stock = set() if cpu else {module for layer in layers for module in layer.modules()}
+    if cpu:
+        keep_freed_memory()
     embeddings: list[Embedding] = []
     with ExitStack() as stack:
-        for module in list(model.modules()):
+        for module in [module for module in model.modules() if module not in stock]:
             for name, child in list(module.named_children()):
                 if type(child) is nn.Dropout:
-                    setattr(module, name, Dropout(child.p))
-                elif type(child) is nn.Embedding and child.weight.requires_grad and _plain(child):
+                    setattr(module, name, Dropout(child.p, draws))
+                elif cpu and type(child) is nn.Embedding and child.weight.requires_grad and _plain(child):
                     embeddings.append(Embedding(child))
                     setattr(module, name, embeddings[-1])
                 else:

@@ -89,7 +89,7 @@ def ready(
         classifier, data, validation, frozen = above
         set_training(model, bottom)
         with meter.phase("setup"):
-            embeddings = stack.enter_context(quicken(model)) if hardware.device.type == "cpu" else []
+            embeddings = stack.enter_context(quicken(model, quick.draws, family.blocks(model)))
             total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
             if companion is not None:
                 stack.enter_context(companion.over(total))

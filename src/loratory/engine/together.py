@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from loratory.data.batches import Batch, Labelled, collate
-from loratory.engine.groups import Draws, Group, Shadows
+from loratory.engine.groups import Group, Shadows
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Layer, Quickened, alike
 from loratory.engine.member_steps import Member
-from loratory.engine.members import MemberGroup, Rows, Stacks, rank_of, stacked_layers
+from loratory.engine.members import MemberDraws, MemberGroup, Rows, Stream, rank_of, stacked_layers
 from loratory.engine.modules import stand_in
+from loratory.engine.stacks import Stacks
 from loratory.models.flat import Classifier
 
 TOKENS = 8192
@@ -46,7 +47,7 @@ class Together(Classifier):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (K·B, C)."""
-        self.whose.begin(batch.cu_seqlens, len(batch) // self.whose.members)
+        self.whose.begin(batch)
         return super().__call__(batch)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -70,6 +71,7 @@ class Joined:
 
     classifier: Together
     quick: Quickened
+    draws: MemberDraws
     stacks: Stacks
     most: int
     hardware: Hardware
@@ -94,7 +96,12 @@ class Joined:
 
 @contextmanager
 def joined(
-    members: Sequence[Member], inner: Classifier, ranks: Mapping[str, int], most: int, hardware: Hardware
+    members: Sequence[Member],
+    inner: Classifier,
+    ranks: Mapping[str, int],
+    most: int,
+    hardware: Hardware,
+    streams: Sequence[Stream] = (),
 ) -> Iterator[Joined]:
     """Let the first member's model compute for all, with what they train in one memory; at the end each has its own.
 
@@ -102,11 +109,13 @@ def joined(
         inner: the first member's, or what begins above the frozen bottom of all.
         ranks: as :func:`ranks_of` gives them.
         most: tokens that a member will have in a batch, at most.
+        streams: what each one's masks come from, where they are trained.
     """
     host = members[0].classifier
     rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
-    with _stacked(members, ranks, rows, hardware) as (quick, stacks):
-        yield Joined(Together(host.model, host.family, inner.pad_id, inner, rows), quick, stacks, most, hardware)
+    draws = MemberDraws(rows, streams)
+    with _stacked(members, ranks, rows, draws, hardware) as (quick, stacks):
+        yield Joined(Together(host.model, host.family, inner.pad_id, inner, rows), quick, draws, stacks, most, hardware)
 
 
 def predict_cohort(
@@ -132,12 +141,12 @@ def ranks_of(members: Sequence[Member]) -> dict[str, int]:
 
 @contextmanager
 def _stacked(
-    members: Sequence[Member], ranks: Mapping[str, int], rows: Rows, hardware: Hardware
+    members: Sequence[Member], ranks: Mapping[str, int], rows: Rows, draws: MemberDraws, hardware: Hardware
 ) -> Iterator[tuple[Quickened, Stacks]]:
     family = members[0].classifier.family
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     stacks = Stacks(len(members))
-    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), Draws(hardware.device), dtype)
+    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), draws, dtype)
     heads = [
         pair
         for path in family.head
@@ -162,7 +171,7 @@ def _quickened(
     rows: Rows,
     stacks: Stacks,
     shadows: Shadows,
-    draws: Draws,
+    draws: MemberDraws,
     dtype: torch.dtype,
 ) -> tuple[Quickened, list[MemberGroup]]:
     """The layers of the first member's model, computed for all members."""

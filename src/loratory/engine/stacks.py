@@ -1,0 +1,80 @@
+"""What the members of a cohort train, in flat memory: a row for each member, a view of all rows for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(eq=False)
+class Stack:
+    """One parameter of all K members: (K, …) a view of the flat memory of all of them."""
+
+    parameters: Sequence[nn.Parameter | None]
+    """Each member's own; None where it has none, whose place stays zero."""
+    shape: tuple[int, ...]
+    decays: bool
+    place: slice = field(default_factory=lambda: slice(0))
+    leaf: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What is trained."""
+    gradient: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(K, …) where its gradient is gathered, a view too."""
+
+    @property
+    def size(self) -> int:
+        """Numbers of one member's."""
+        return int(torch.Size(self.shape).numel())
+
+
+class Stacks:
+    """What K members train, in rows of flat memory: weights and gradients (K, P) in fp32.
+
+    Attributes:
+        weights, gradients: (K, P); made by :meth:`allocate`.
+        decayed: (P,) 1 where weight decay counts, else 0.
+    """
+
+    def __init__(self, members: int) -> None:
+        self.members = members
+        self.stacks: list[Stack] = []
+
+    def add(self, parameters: Sequence[nn.Parameter | None], shape: Sequence[int], *, decays: bool) -> Stack:
+        """A parameter of the members, in `shape`, of which each fills the corner that it has."""
+        self.stacks.append(Stack(parameters, tuple(shape), decays))
+        return self.stacks[-1]
+
+    def allocate(self, device: torch.device) -> None:
+        """Make the memory, and let the members' own parameters be views of it."""
+        total = 0
+        for stack in self.stacks:
+            stack.place = slice(total, total + stack.size)
+            total += -(-stack.size // 16) * 16  # each begins at a multiple of 64 bytes
+        self.weights = torch.zeros(self.members, total, device=device)
+        self.gradients = torch.zeros_like(self.weights)
+        self.decayed = torch.zeros(total, device=device)
+        for stack in self.stacks:
+            leaf = self.weights[:, stack.place].view(self.members, *stack.shape)
+            for member, parameter in enumerate(stack.parameters):
+                if parameter is not None:
+                    corner = leaf[member][tuple(slice(0, size) for size in parameter.shape)]
+                    parameter.data = corner.copy_(parameter.detach())
+            stack.leaf = leaf.detach().requires_grad_()
+            stack.gradient = self.gradients[:, stack.place].view(self.members, *stack.shape)
+            self.decayed[stack.place] = float(stack.decays)
+
+    def gather(self) -> None:
+        """Bring all gradients into their memory, and drop them where autograd left them."""
+        found = [stack.leaf.grad for stack in self.stacks if stack.leaf.grad is not None]
+        torch._foreach_copy_([stack.gradient for stack in self.stacks], found)
+        for stack in self.stacks:
+            stack.leaf.grad = None
+
+    def restore(self) -> None:
+        """Give each member's parameters memory of their own again."""
+        for stack in self.stacks:
+            for parameter in stack.parameters:
+                if parameter is not None:
+                    parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
