@@ -95,7 +95,8 @@ def test_masks_depend_on_seed_and_site() -> None:
     one, zero = torch.ones(64, device=DEVICE), torch.zeros(64, device=DEVICE)
 
     def draw(seed: int, site: int) -> torch.Tensor:
-        return add_norm(branch, residual, one, zero, 1e-5, 0.5, torch.tensor([seed], device=DEVICE), site)[0]
+        seeds = Seeds(torch.tensor([seed], device=DEVICE))
+        return add_norm(branch, residual, one, zero, 1e-5, 0.5, seeds, site)[0]
 
     assert torch.equal(draw(1, 1), draw(1, 1))
     assert not torch.equal(draw(1, 1), draw(1, 2))
