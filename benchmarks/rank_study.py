@@ -4,7 +4,7 @@
     python benchmarks/rank_study.py --device cpu --set models=DIR --set train.limit=200 --steps 4 --warmup 2
 
 Each way is the command `loratory study run` in a process of its own, timed from its start to its end, Python's and the
-libraries' start included; data and tokens are there before, as a first call that is not timed leaves them. Hugging
+libraries' start included; data and tokens are there before, as a first run that is not timed leaves them. Hugging
 Face's Trainer with PEFT, tuned, is measured on the steps of one of the study's runs (rank 8); its time for the study is
 its rate times the examples of all runs, without set-up, evaluation and saving, which it would need too.
 """
@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ranks-") as place:
         work = Path(place)
         trainer = trainer_rate(options, settings, work)
-        study_run(options.study, work / "first", "off", [*settings, "seeds=[0]", "train.epochs=1"])
+        first_run(options.study, work / "first", settings)
         for way in options.ways.split(","):
             seconds = study_run(options.study, work / way, way, settings)
             rows.append({"cohort": way, "seconds": seconds, **counted(work / way)})
@@ -72,6 +72,17 @@ def study_run(file: Path, output: Path, cohort: str, settings: list[str]) -> flo
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
+
+
+def first_run(file: Path, output: Path, settings: list[str]) -> None:
+    """Train a head for an epoch on the study's texts, so that their tokens are there."""
+    spec, _ = read_study(file, list(map(assignment, settings)))
+    command = [sys.executable, "-m", "loratory", "train", "--method", "head", "--epochs", "1", "--output", str(output)]
+    command += ["--dataset", spec.data[0], "--model", spec.models[0], "--device", str(spec.train["device"])]
+    for name in ("max_length", "limit"):
+        if name in spec.train:
+            command += [f"--{name.replace('_', '-')}", str(spec.train[name])]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def counted(study: Path) -> dict[str, Any]:
