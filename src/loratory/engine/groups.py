@@ -115,6 +115,8 @@ class _Adapter:
     a: nn.Parameter
     b: nn.Parameter
     scale: float
+    site: int
+    """Where its input's mask is drawn: of its layer, whichever others have updates."""
 
 
 def joins(layers: Sequence[nn.Module]) -> bool:
@@ -150,14 +152,15 @@ class Group:
         self.dropout = 0.0
         start = row = 0
         multiple = _multiple(self.weight.device)
-        for layer, size in zip(layers, self._sizes, strict=True):
+        self._draws, self.sites = draws, [draws.site() for _ in layers]
+        for layer, size, site in zip(layers, self._sizes, self.sites, strict=True):
             if isinstance(layer, LoraLayer):
                 known: Any = layer
                 (name,) = known.active_adapters
                 a, b = known.lora_A[name].weight, known.lora_B[name].weight
                 rank, rows = len(a), -(-len(a) // multiple) * multiple
                 place, part = slice(start, start + size), slice(row, row + rows)
-                self.adapters.append(_Adapter(place, part, rank, a, b, float(known.scaling[name])))
+                self.adapters.append(_Adapter(place, part, rank, a, b, float(known.scaling[name]), site))
                 self.dropout = float(getattr(known.lora_dropout[name], "p", 0))
                 row += rows
             start += size
@@ -168,7 +171,6 @@ class Group:
             own = [slice(one.part.start, one.part.start + one.rank) for one in self.adapters]
             blocks = [(one.out, columns, one.b, one.scale) for one, columns in zip(self.adapters, own, strict=True)]
             self.b = shadows.blocks(blocks, start, row)  # s·B, (O, r of all)
-        self._draws, self._sites = draws, [draws.site() for _ in self.adapters]
         trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
         self.parameters: list[Any] = trained
         self.parameters += [p for adapter in self.adapters for p in (adapter.a, adapter.b)]
@@ -277,5 +279,5 @@ class Group:
     def _drop(self, x: Tensor, number: int, masks: Sequence[Tensor], *, into: Tensor | None = None) -> Tensor:
         """x∘M of the adapter `number`, added to `into` where that is given. On CUDA M is drawn again, not kept."""
         if x.is_cuda:
-            return self._draws.drop(x, self.dropout, self._sites[number], into=into)
+            return self._draws.drop(x, self.dropout, self.adapters[number].site, into=into)
         return x * masks[number] if into is None else into.addcmul_(x, masks[number])

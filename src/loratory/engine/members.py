@@ -222,7 +222,7 @@ class MemberGroup(Group):
                 drops = [dropout_of(layer) for layer in adapted]
                 place, part = slice(start, start + size), slice(row, row + rank)
                 there = torch.tensor(drops, device=self.weight.device)
-                self.updates.append(_Update(place, part, stack, drops, there, draws.site()))
+                self.updates.append(_Update(place, part, stack, drops, there, self.sites[number]))
                 sources.append((part, [_weight(layer, "lora_A") for layer in adapted]))
                 scale = torch.tensor([[_scale(layer)] * rank for layer in adapted])
                 self._scales.append(scale.to(self.weight.device))

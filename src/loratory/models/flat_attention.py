@@ -28,7 +28,7 @@ APART = 80
 """On a CPU batches with a sequence longer than this are attended sequence by sequence: scores of a padded view would
 take more time and memory than that saves in calls."""
 
-WIDTHS = 16
+WIDTHS = 32
 """On a CPU lengths in bf16 are filled up to a multiple of this inside attention: oneDNN makes and keeps a kernel for
 every shape, and torch's own attention does in every thread."""
 
