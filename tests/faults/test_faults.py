@@ -133,7 +133,7 @@ def test_a_study_s_file_that_is_killed_anywhere_is_an_old_or_a_new_one(tmp_path:
     assert at > 20
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EACCES])
 @pytest.mark.parametrize("work", [committed, over_failure])
 def test_a_disk_that_refuses_anything_is_one_line_and_nothing_is_lost(tmp_path: Path, work: Any, number: int) -> None:
     refused = 0
