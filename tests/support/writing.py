@@ -36,7 +36,8 @@ class Fault:
 class Writes:
     """Those of this process below `folder`; from the one with the number `at` on, from 1, `fault` comes.
 
-    What makes them is not to be undone: for a process that was forked for it.
+    The filter is not to be undone: it is for a process that was forked for it. A program that this one starts has the
+    filter and no handler, and is killed by its first write.
 
     Raises:
         UnarmedError: see there.
