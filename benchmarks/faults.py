@@ -1,8 +1,8 @@
 """Processes killed, stopped and refused on purpose: `python benchmarks/faults.py [--seconds S]` prints what came of it.
 
 The long form of tests/faults: the store's own steps at every operation, then a tiny run that keeps checkpoints and a
-tiny study (random weights), killed at every operation in turn and, with their process group, at random moments, for as
-many seconds as are given.
+tiny study (random weights), killed at every operation and every write in turn or refused there, and killed with their
+process group at random moments, for as many seconds as are given.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from disturbing import Work, ended, inputs, quiet, said, scores, steps, together, tried
 from faulting import faults, kill, refuse
+from writing import Fault, Writes, compiled
 
 from loratory.cli import main
 from loratory.disk.manifest import verified
@@ -50,35 +49,88 @@ train: {{epochs: 1, max_length: 16, batch_size: 32, device: cpu, precision: fp32
 """
 
 
+REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE)
+
 STUDYS = ("plan.json", "summary.json", "selections")
 """Files of a study's own that are read again."""
 
 
-def every_operation(
-    name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
-) -> Counter[str]:
-    """Killed right before each operation on the disk in turn, and called again."""
+class Counted(Protocol):
+    """How many operations there were."""
 
-    def some(first: int) -> Counter[str]:
-        found, at, whole = Counter[str](), first + 1, False
-        while time.monotonic() < until and not whole:
-            place = folder / f"{name}-{at}" / "out"
+    @property
+    def count(self) -> int: ...
 
-            def killed(at: int = at, place: Path = place) -> None:
-                with faults(at, kill):
-                    work(place)
 
-            code = ended(killed)
-            whole = code == 0
-            if not whole:
-                tried(work, place, expected, found, code)
-                at += at_once
-        return found + Counter({"time was up": int(not whole)})
+Faulty = Callable[[int, Path], AbstractContextManager[Counted]]
+"""(number, place) -> inside, a fault comes at the operation with this number, on whatever belongs to the place."""
 
-    found = together(at_once, some)
-    late = found.pop("time was up", 0)
-    print(f"{name}, killed at {'each operation' if not late else 'operations, until time was up'}: {said(found)}")
-    return found
+OPERATIONS: dict[str, list[Faulty]] = {
+    "killed": [lambda at, place: faults(at, kill)],
+    "refused": [lambda at, place, number=number: faults(at, refuse(number)) for number in REFUSALS],  # type: ignore[misc]
+}
+
+WRITES = {
+    "killed": [Fault()],
+    "refused": [Fault(number) for number in REFUSALS],
+    "cut in half, then killed or refused for good": [
+        Fault(number, cut=True, for_good=number != 0) for number in (0, errno.ENOSPC, errno.EIO)
+    ],
+}
+
+
+def writing(fault: Fault) -> Faulty:
+    """This fault at a write to the place or beside it."""
+    return lambda at, place: nullcontext(Writes(place.parent, at, fault))
+
+
+class Trial(Protocol):
+    """(work's name, work, folder, scores, when to end, processes at a time) -> what came of it, which it prints."""
+
+    def __call__(
+        self, name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int, /
+    ) -> Counter[str]: ...
+
+
+def every(how: str, what: str, ways: list[Faulty]) -> Trial:
+    """At each operation of a kind in turn, in each of these ways, the fault comes; and the call is made again."""
+
+    def trial(
+        name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
+    ) -> Counter[str]:
+        def some(first: int) -> Counter[str]:
+            found = Counter[str]()
+            for number, faulty in enumerate(ways):
+                at, whole = first + 1, False
+                while time.monotonic() < until and not whole:
+                    place = folder / f"{name}-{how}-{what}-{number}-{at}" / "out"
+                    code = ended(partial(disturbed, work, place, faulty, at))
+                    whole = code == 0
+                    if not whole:
+                        found[f"exit {code}"] += code != -signal.SIGKILL
+                        tried(work, place, expected, found, code)
+                        shutil.rmtree(place.parent, ignore_errors=True)
+                        at += at_once
+                found["time was up"] += not whole
+            return found
+
+        found = together(at_once, some)
+        where = f"at {what}s, until time was up" if found.pop("time was up", 0) else f"at each {what}"
+        went_on = f"; exit {WENT_ON} is one that went on" if found[f"exit {WENT_ON}"] else ""
+        print(f"{name}, {how} {where}: {said(found)}{went_on}", flush=True)
+        return found
+
+    return trial
+
+
+WENT_ON = 9
+
+
+def disturbed(work: Work, place: Path, faulty: Faulty, at: int) -> None:
+    """Ends the process with 0 where there was no such operation."""
+    with faulty(at, place) as operations:
+        work(place)
+    os._exit(0 if operations.count < at else WENT_ON)
 
 
 def random_moments(
@@ -100,64 +152,6 @@ def random_moments(
 
     found = together(at_once, some)
     print(f"{name}, killed with its process group at random moments: {said(found)}")
-    return found
-
-
-def refused(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int) -> Counter[str]:
-    """Each operation on the disk in turn is refused, with each errno, and the call made again."""
-
-    def some(first: int) -> Counter[str]:
-        found = Counter[str]()
-        for number in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE):
-            at, whole = first + 1, False
-            while time.monotonic() < until and not whole:
-                place = folder / f"{name}-{number}-{at}" / "out"
-
-                def faulty(at: int = at, place: Path = place, number: int = number) -> None:
-                    with faults(at, refuse(number)) as operations:
-                        work(place)
-                    os._exit(0 if operations.count < at else 9)
-
-                code = ended(faulty)
-                whole = code == 0
-                found[f"exit {code}"] += not whole
-                if not whole:
-                    tried(work, place, expected, found, code)
-                at += at_once
-            found["time was up"] += not whole
-        return found
-
-    found = together(at_once, some)
-    late = found.pop("time was up", 0)
-    where = "each operation" if not late else "operations, until time was up"
-    print(f"{name}, refused at {where}: {said(found)}; exit 9 is one that went on")
-    return found
-
-
-INJECTED = {"killed": "signal=SIGKILL", "refused with ENOSPC": "error=ENOSPC", "refused with EIO": "error=EIO"}
-"""What strace does at a write."""
-
-
-def every_write(name: str, work: Work, folder: Path, expected: dict[str, Any], until: float) -> Counter[str]:
-    """As :func:`every_operation`, at each write(2) of a fresh process under strace."""
-    found, ends = Counter[str](), []
-    for how, injected in INJECTED.items():
-        at, whole = 0, False
-        while time.monotonic() < until and not whole:
-            at += 1
-            place = folder / f"{name}-{injected[-6:]}-write-{at}" / "out"
-            words = ["strace", "-qq", "-o", os.devnull, "-e", "trace=write", "-e", f"inject=write:{injected}:when={at}"]
-            code = subprocess.run(
-                [*words, sys.executable, __file__, "--one", name, str(folder), str(place)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-            whole = code == 0
-            if not whole:
-                tried(work, place, expected, found, code)
-        ends.append(f"{how} at write 1 to {at - whole}{'' if whole else ' (time was up)'}")
-    print(f"{name}, {', '.join(ends)}: {said(found)}")
     return found
 
 
@@ -265,15 +259,9 @@ def main_() -> None:
     parser.add_argument("--rounds", type=int, default=200, help="of eight launchers")
     parser.add_argument("--at-once", type=int, default=2, help="processes that are disturbed at a time")
     parser.add_argument("--places", type=int, default=0, help="of each file, where not every byte is flipped")
-    parser.add_argument("--writes", action="store_true", help="fault each write with strace too, which takes long")
-    parser.add_argument("--one", nargs=3, metavar=("WHAT", "FOLDER", "PLACE"), help="what strace is given")
+    parser.add_argument("--writes", action="store_true", help="fault each write of a run and a study, and try no more")
     asked = parser.parse_args()
     quiet()
-    if asked.one:
-        what, name, place = asked.one
-        os.environ["LORATORY_DATA"] = str(Path(name) / "data")
-        works(Path(name))[what](Path(place))
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LORATORY_DATA"] = str(folder / "data")
@@ -282,27 +270,36 @@ def main_() -> None:
         run, study = works(folder).values()
         for one in (run, study):  # undisturbed, and what it imports is loaded
             one(folder / one.__name__ / "out")
-        launchers_at, stopped_at = folder / "launchers", folder / "stopped"
-        launchers(launchers_at, asked.rounds)
-        stopped_holders(stopped_at)
-        checkpoint = checkpoint_of(spec_in(folder), folder / "kept" / "run")
-        others = [one.name for one in (folder / "study" / "out").iterdir() if one.name not in STUDYS]
-        own = shutil.copytree(folder / "study" / "out", folder / "own", ignore=shutil.ignore_patterns(*others))
-        for what, place, read in (
-            ("a run", folder / "run" / "out", all_of_a_run),
-            ("a checkpoint", checkpoint, all_of_a_run),
-            ("a study's own files", Path(own), all_of_a_study),
-        ):
-            flips(what, place, read, asked.at_once, asked.places)
-        share, found = asked.seconds / 6, Counter[str]()
+        if not asked.writes:
+            the_store(folder, asked)
+        compiled()
+        at_writes = [every(how, "write", [writing(fault) for fault in given]) for how, given in WRITES.items()]
+        at_operations = [every(how, "operation", ways) for how, ways in OPERATIONS.items()]
+        trials = at_writes if asked.writes else [*at_operations, random_moments, *at_writes]
+        share, found = asked.seconds / (2 * len(trials)), Counter[str]()
         for one in (run, study):
             expected = scores(folder / one.__name__ / "out")
-            for trial in (every_operation, random_moments, refused):
+            for trial in trials:
                 found += trial(one.__name__, one, folder, expected, time.monotonic() + share, asked.at_once)
-            if asked.writes:
-                found += every_write(one.__name__, one, folder, expected, time.monotonic() + 2 * share)
         print(f"in all: {said(found)}")
-        clocks(run, folder, scores(folder / "run" / "out"))
+        if not asked.writes:
+            clocks(run, folder, scores(folder / "run" / "out"))
+
+
+def the_store(folder: Path, asked: argparse.Namespace) -> None:
+    """Its steps by themselves: locks, fences, and damage to what it reads."""
+    launchers_at, stopped_at = folder / "launchers", folder / "stopped"
+    launchers(launchers_at, asked.rounds)
+    stopped_holders(stopped_at)
+    checkpoint = checkpoint_of(spec_in(folder), folder / "kept" / "run")
+    others = [one.name for one in (folder / "study" / "out").iterdir() if one.name not in STUDYS]
+    own = shutil.copytree(folder / "study" / "out", folder / "own", ignore=shutil.ignore_patterns(*others))
+    for what, place, read in (
+        ("a run", folder / "run" / "out", all_of_a_run),
+        ("a checkpoint", checkpoint, all_of_a_run),
+        ("a study's own files", Path(own), all_of_a_study),
+    ):
+        flips(what, place, read, asked.at_once, asked.places)
 
 
 def spec_in(folder: Path) -> RunSpec:

@@ -2,6 +2,7 @@
 
 python benchmarks/same.py --device cpu --processes 20
 python benchmarks/same.py --device cuda --processes 10      with --deterministic
+python benchmarks/same.py --device cuda --families          each family of models, tiny and random, twice in one process
 
 Each process trains the same spec from the beginning; weights and predictions are compared by SHA-256 with those of the
 first. One run more is ended by SIGTERM after some of its steps, chosen at random, and each time gone on with in a new
@@ -20,23 +21,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from workloads import LONGEST, model_directory, write_texts
+from workloads import LONGEST, model_directory, write_made_up, write_texts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from again import KINDS, fitted_twice, supported
+from tiny import WORDS, save_model
 
 from loratory.engine.epoch import Progress
-from loratory.errors import Interrupted
+from loratory.errors import Interrupted, LoratoryError, first_line
 from loratory.methods import spec_from_flags
+from loratory.models.families import FAMILIES
 from loratory.run import train
-
-FLAGS: dict[str, dict[str, Any]] = {
-    "standard": {"method": "standard"},
-    "lora": {"method": "lora", "rank": 8, "targets": "attention", "dropout": 0.1},
-    "hybrid": {"method": "hybrid", "rank": 8, "unfrozen_layers": 1},
-}
 
 
 def main() -> int:
@@ -48,18 +50,21 @@ def main() -> int:
     parser.add_argument("--model", default="minilm", help="minilm, roberta-base (random weights), tiny or a directory")
     parser.add_argument("--tokenizer", default="minilm")
     parser.add_argument("--dataset", default="hutto:movies")
-    parser.add_argument("--methods", default=",".join(FLAGS))
+    parser.add_argument("--methods", default=",".join(KINDS))
     parser.add_argument("--processes", type=int, default=20, help="that train each method")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--interruptions", type=int, default=3, help="of one run more")
     parser.add_argument("--steps", type=int, default=20, help="of each of two epochs, 32 examples each")
     parser.add_argument("--deterministic", choices=["on", "off"], help="on for CUDA, off for a CPU")
+    parser.add_argument("--families", action="store_true", help="instead: tiny models of every family, in one process")
     options = parser.parse_args()
     given = {
         "device": options.device, "threads": options.threads, "epochs": 2, "max_length": LONGEST["short"], "seed": 3,
         "deterministic": options.deterministic or ("on" if options.device == "cuda" else "off"),
     }  # fmt: skip
+    if options.families:
+        return families(given)
     print(f"{_device(options.device)}, torch {torch.__version__}, {options.model}, threads {options.threads}", end="")
     print(f", --deterministic {given['deterministic']}, {2 * options.steps} steps\n", flush=True)
     print("| method | processes | weights | predictions | interrupted after steps, gone on with in a new process |")
@@ -72,7 +77,7 @@ def main() -> int:
         write_texts(work / "texts", "short", dataset=options.dataset, count=options.steps * 32)
         files = {"dataset": "train", "validation": "validation", "test": "test"}
         given |= {flag: str(work / "texts" / f"{name}.csv") for flag, name in files.items()}
-        methods = {method: {**given, **FLAGS[method]} for method in options.methods.split(",")}
+        methods = {method: {**given, **KINDS[method]} for method in options.methods.split(",")}
         _trained(next(iter(methods.values())), work / "first")  # it fills the cache of tokens
         with ThreadPoolExecutor(options.at_once) as pool:
             waiting = [(method, started(pool, method, flags, work, options)) for method, flags in methods.items()]
@@ -81,6 +86,39 @@ def main() -> int:
                 print(row, flush=True)
                 same = same and found
     return 0 if same else 1
+
+
+def families(given: dict[str, Any]) -> int:
+    """Train a tiny model of each family twice in this process, in each way, and print whether the same bytes came."""
+    print(f"{_device(given['device'])}, torch {torch.__version__}, tiny models, threads {given['threads']}", end="")
+    print(f", --deterministic {given['deterministic']}\n\n| family | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
+    possible, found = set(supported()), Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="same-") as place:
+        work = Path(place)
+        os.environ["LORATORY_DATA"] = str(work / "data")
+        write_made_up(work / "texts", "short", count=128, words=len(WORDS))
+        given |= {"dataset": str(work / "texts" / "train.csv"), "max_length": 48, "lr": 1e-3, "dropout": 0.1}
+        for family in FAMILIES:
+            model = str(save_model(family, work / family))
+            said = [
+                _twice({**given, **KINDS[kind], "model": model}) if (family, kind) in possible else "refused"
+                for kind in KINDS
+            ]
+            print(f"| {family} | {' | '.join(said)} |", flush=True)
+            found.update(said)
+    print("\n" + ", ".join(f"{said}: {count}" for said, count in found.items()))
+    return int(found[DIFFERENT] > 0)
+
+
+SAME, DIFFERENT = "the same bytes", "different bytes"
+
+
+def _twice(flags: dict[str, Any]) -> str:
+    try:
+        first, second = fitted_twice(spec_from_flags(flags))
+    except LoratoryError as error:  # what has no deterministic form is named
+        return first_line(error)
+    return SAME if first == second else DIFFERENT
 
 
 Digests = tuple[str, str]

@@ -23,8 +23,8 @@ FIRST = """# Commands
 
 Written by `python docs/commands.py` from the program itself, and checked; the examples are the README's, in whose order
 a test runs them. `loratory COMMAND --help` says the same. Hyphens and underscores both work in flags. `--debug` with
-any command shows a traceback with its error; `loratory --version` says which version this is. Exit codes and errors:
-[errors.md](errors.md).
+any command shows a traceback with its error, and of a study where a run or a cohort failed; `loratory --version` says
+which version this is. Exit codes and errors: [errors.md](errors.md).
 """
 GROUPS = {
     "run": ("Settings of a run", "What is trained, and how"),

@@ -22,7 +22,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line
 import pytest
 from forking import Fork
 from pairs import COLUMNS
-from tiny import CONFIGS, SPECIAL, WORDS, qwen_tokenizer, word_tokenizer
+from tiny import SPECIAL, WORDS, save_model
 
 from loratory.cli import main
 from loratory.data import PACKAGED
@@ -89,28 +89,12 @@ def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
     """(family, **changes to its configuration) -> a directory with a tiny random pretrained encoder and a tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from loratory.models.source import quiet
-
     made: dict[str, Path] = {}
 
     def make(family: str, **changes: Any) -> Path:
         key = f"{family}{sorted(changes.items())}"
         if key not in made:
-            place = tmp_path_factory.mktemp(family)
-            config = AutoConfig.for_model(family, **{**CONFIGS[family], **changes})
-            with quiet(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1)
-                model = AutoModel.from_config(config)
-                for name, parameter in model.named_parameters():
-                    if parameter.ndim == 1:  # biases of 0 and norms of 1 would hide a mistake
-                        parameter.data += 0.1 * torch.randn_like(parameter)
-                    assert "lora" not in name
-                model.save_pretrained(place)
-            (qwen_tokenizer() if family == "qwen2" else word_tokenizer()).save_pretrained(place)
-            made[key] = place
+            made[key] = save_model(family, tmp_path_factory.mktemp(family), **changes)
         return made[key]
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from loratory.evaluation.measures import log_softmax
 from loratory.methods import METHODS, parse_spec
 from loratory.models.families import FAMILIES
 from loratory.run import Run, train
-from loratory.spec import HardwareSpec
+from loratory.spec import DataSpec, HardwareSpec
 from loratory.store.directory import read_run
 
 CPU = HardwareSpec(device="cpu", precision="fp32")
@@ -176,6 +177,12 @@ def test_without_output_the_run_lies_in_models_under_its_id(
     run = train(spec("head", epochs=1))
     assert run.directory == Path("models") / run.record.id
     assert read_run(run.directory) == run.record
+
+
+@pytest.mark.parametrize("name", ["../../x.csv", "-rf.csv", "Ünïcode $(x).csv", "." * 3, "a" * 200 + ".csv", "\x1b[2J"])
+def test_an_id_is_a_plain_name_whatever_files_are_called(name: str, spec: Any) -> None:
+    given = spec("lora").model_copy(update={"model": name, "data": DataSpec(dataset=name)})
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", run_module.run_id(given, "f" * 64))
 
 
 def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> None:

@@ -313,7 +313,8 @@ def models(as_json: Json = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and raises nothing.
 
-    Underscores in flags are read as hyphens. `--debug` anywhere shows a traceback for an error.
+    Underscores in flags are read as hyphens. `--debug` anywhere shows tracebacks: of an error, and of what failed in a
+    study that went on.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -323,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(Lines())
     log = logging.getLogger("loratory")
     log.handlers[:] = [handler]
-    log.setLevel(logging.INFO if rank() == 0 else logging.ERROR)  # downloads say that they are under way
+    told = logging.DEBUG if debug else logging.INFO  # downloads say that they are under way
+    log.setLevel(told if rank() == 0 else logging.ERROR)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that a CPU has no 4-bit kernels; we refuse it
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:

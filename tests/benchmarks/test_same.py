@@ -56,3 +56,19 @@ def test_a_run_that_differs_is_told(
     monkeypatch.setattr(sys, "argv", [*WORDS, str(tiny_csv), "--methods", "lora", "--interruptions", "0"])
     assert same.main() == 1
     assert "| lora | 2 | 2 different | 2 different |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("other", "code"), [(False, 0), (True, 1)])
+def test_each_family_is_trained_twice_and_one_that_differs_is_told(
+    other: bool, code: int, same: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = same.fitted_twice
+    monkeypatch.setattr(same, "FAMILIES", {name: same.FAMILIES[name] for name in ("albert",)})
+    monkeypatch.setattr(same, "fitted_twice", lambda spec: ("one", "two") if other else before(spec))
+    monkeypatch.setattr(sys, "argv", ["same.py", "--families"])
+    monkeypatch.setenv("LORATORY_DATA", "")  # so that it is put back
+    assert same.main() == code
+    found = "different bytes" if other else "the same bytes"
+    out = capsys.readouterr().out
+    assert f"\n| albert | {found} | {found} | refused |\n" in out
+    assert f"{found}: 2, refused: 1" in out

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from again import KINDS, fitted_twice, supported
 from safetensors.torch import load_file
 
 from loratory.engine import deterministic as module
@@ -174,3 +175,22 @@ def test_no_stopwatch_chooses_the_precision_of_a_deterministic_run(
     assert Hardware.of(HardwareSpec(device="cpu", deterministic=strict)).precision == chosen
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert Hardware.of(HardwareSpec(device="cpu", deterministic=strict)).precision == "fp32"
+
+
+@pytest.mark.parametrize(("family", "kind"), supported())
+def test_each_family_gives_the_same_bytes_again(family: str, kind: str, spec: Any, model_directory: Any) -> None:
+    flags = {
+        "dropout": 0.1,
+        "epochs": 1,
+        "limit": 64,
+        "deterministic": True,
+        **KINDS[kind],
+        "model": str(model_directory(family)),
+    }
+    first, second = fitted_twice(spec(**flags))
+    assert first == second
+
+
+def test_another_seed_gives_other_bytes(spec: Any) -> None:
+    found = {digest for seed in (0, 1) for digest in fitted_twice(spec("standard", epochs=1, seed=seed))}
+    assert len(found) == 2

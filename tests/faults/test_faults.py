@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from faulting import faults, kill, refuse, stop
+from writing import Fault, UnarmedError, Writes, compiled
 
 from loratory.errors import StorageError
 from loratory.store.directory import claim, commit, find_run, read_run, staging
@@ -132,7 +133,7 @@ def test_a_study_s_file_that_is_killed_anywhere_is_an_old_or_a_new_one(tmp_path:
     assert at > 20
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EACCES])
 @pytest.mark.parametrize("work", [committed, over_failure])
 def test_a_disk_that_refuses_anything_is_one_line_and_nothing_is_lost(tmp_path: Path, work: Any, number: int) -> None:
     refused = 0
@@ -297,3 +298,79 @@ def test_a_damaged_run_of_a_study_is_set_aside_and_run_again(
 @pytest.fixture
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+
+
+FAULTS = [
+    *[Fault(number, cut=cut) for number in (0, errno.ENOSPC, errno.EIO, errno.EROFS) for cut in (False, True)],
+    Fault(errno.ENOSPC, cut=True, for_good=True),
+]
+
+
+@pytest.fixture(scope="module")
+def writes_are_met(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where they cannot be."""
+    try:
+        compiled()
+    except UnarmedError as error:
+        pytest.skip(str(error))
+
+    def armed() -> None:
+        Writes(tmp_path_factory.mktemp("armed"), 1, Fault())
+
+    if code_of(forked(armed)) != 0:
+        pytest.skip("the system allows no filter")
+
+
+def at_a_write(work: Callable[[Path], None], output: Path, at: int, fault: Fault) -> int:
+    """How a process ends that has a fault at a write; with 0 where there was no such write."""
+
+    def disturbed() -> None:
+        writes = Writes(output.parent, at, fault)
+        work(output)
+        if writes.count >= at:
+            os._exit(WENT_ON)
+
+    return code_of(forked(disturbed))
+
+
+WENT_ON = 9
+
+
+@pytest.mark.usefixtures("writes_are_met")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("work", [committed, over_failure])
+def test_at_each_write_a_fault_leaves_a_run_whole_or_not_there(tmp_path: Path, work: Any, fault: Fault) -> None:
+    for at in count(1):
+        output = tmp_path / str(at) / "run"
+        ended = at_a_write(work, output, at, fault)
+        if ended == 0:
+            break
+        assert ended == (5 if fault.error else -signal.SIGKILL)
+        assert not output.exists() or read_run(output).id == "one"
+        work(output)
+        assert read_run(output) == RECORD
+        assert left(output.parent) == []
+    assert at > 4
+
+
+@pytest.mark.usefixtures("writes_are_met")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("fault", [Fault(), Fault(errno.EIO), Fault(errno.ENOSPC, cut=True, for_good=True)], ids=str)
+def test_at_writes_of_other_libraries_a_fault_leaves_a_run_that_goes_on(
+    tmp_path: Path, spec: Any, fault: Fault
+) -> None:
+    """transformers' Python, safetensors' Rust and Arrow's C++."""
+    from loratory.run import train
+
+    def training(output: Path) -> None:
+        train(spec("head", epochs=1), output=output)
+
+    training(tmp_path / "whole")
+    whole = read_run(tmp_path / "whole")
+    for at in (2, 4, 6):
+        output = tmp_path / str(at) / "run"
+        assert at_a_write(training, output, at, fault) == (5 if fault.error else -signal.SIGKILL)
+        training(output)
+        assert read_run(output).quality == whole.quality
+        assert left(output.parent) == []

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import torch
 from carried_out import at_once, failing, numbers
 
 import loratory.study.jobs as jobs
@@ -200,6 +201,18 @@ def test_a_run_that_fails_is_a_record_and_the_study_goes_on(
     }
 
 
+def test_a_run_that_does_not_fit_into_memory_is_a_record_that_says_so_and_the_study_goes_on(
+    study_file: Any, tmp_path: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    monkeypatch.setattr(jobs, "train", failing(full, lambda spec: spec.training.lr == 1e-2))
+    assert main(["study", "run", str(study_file()), "--output", str(tmp_path / "out")]) == 0
+    found = records(tmp_path / "out").values()
+    assert sorted(record.status for record in found) == ["completed"] * 7 + ["out_of_memory"]
+    (error,) = (record.error for record in found if record.error)
+    assert "--batch-size" in error or "--method" in error
+
+
 def test_a_cell_of_which_all_trials_fail_has_no_final_runs(
     study_file: Any, tmp_path: Path, plan: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +252,8 @@ def test_the_second_launcher_names_the_first_and_stops(ran: Path, study_file: An
         assert err.count("\n") == 1
         assert f"process {os.getpid()} on " in err
         assert "has been running it since " in err
+        assert main(["compare", *[str(path) for path in (ran / "runs").iterdir()]]) == 0
+        capsys.readouterr()
         assert main(["study", "status", str(ran)]) == 0
         assert f"process {os.getpid()} on" in " ".join(capsys.readouterr().out.split())
     assert (ran / "plan.json").read_bytes() == before

@@ -12,6 +12,7 @@ import pytest
 from cohort_jobs import jobs_of, records_of, trained
 
 from loratory import cohorts
+from loratory.cli import main
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.member_steps import Member
 from loratory.engine.share import Alone
@@ -69,7 +70,37 @@ def test_a_defect_in_the_cohorts_way_ends_no_run(
 ) -> None:
     trained(monkeypatch, broken="odd")
     done = carry_out_task(Task(tuple(jobs_of(tiny_bert, tiny_csv, tmp_path))), Inputs())
-    assert [(one.status, one.study["apart"]) for one in records_of(done)] == [("completed", "ValueError('odd')")] * 4
+    why = "training at once stopped with ValueError: odd; --debug shows where"
+    assert [(one.status, one.study["apart"]) for one in records_of(done)] == [("completed", why)] * 4
+    ((trace,),) = {outcome.traces for outcome in done.outcomes}
+    assert "in fitted\n" in trace
+    assert trace.endswith("ValueError: odd\n")
+
+
+PAIR = """
+name: pair
+data: [{data}]
+models: [{model}]
+methods: [{{name: lora, tune: {{lr: [5e-3, 1e30]}}}}]
+seeds: [3]
+train: {{epochs: 1, max_length: 32, batch_size: 32, device: cpu, precision: fp32, threads: 1,
+  warmup: 0, max_grad_norm: 0}}
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_people_are_told_of_a_defect_in_the_cohorts_way_once_and_shown_where_if_they_ask(
+    debug: bool, study_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    trained(monkeypatch, broken="odd")
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    command = ["study", "run", str(study_file(PAIR)), "--output", str(tmp_path / "out"), "--cohort", "2"]
+    assert main([*command, *["--debug"] * debug]) == 0
+    err = capsys.readouterr().err
+    told = "trained alone and in no cohort: training at once stopped with ValueError: odd; --debug shows where"
+    assert err.count(told) == 1
+    assert [err.count("ValueError: odd\n"), err.count("DivergedError: ")] == [int(debug)] * 2
+    assert ("Traceback" in err) == debug
 
 
 def test_one_that_diverges_is_a_record_and_the_others_go_on(tiny_bert: Path, tiny_csv: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 WORDS = [f"w{n}" for n in range(96)]
@@ -104,3 +105,27 @@ def qwen_tokenizer() -> Any:
     return Qwen2Tokenizer(
         vocab=vocabulary, merges=pairs, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", bos_token="[CLS]"
     )
+
+
+def save_model(family: str, place: Path, **changes: Any) -> Path:
+    """Write a tiny random pretrained encoder and its tokenizer to `place`, and give that.
+
+    Args:
+        changes: to the family's configuration.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from loratory.models.source import quiet
+
+    config = AutoConfig.for_model(family, **{**CONFIGS[family], **changes})
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModel.from_config(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # biases of 0 and norms of 1 would hide a mistake
+                parameter.data += 0.1 * torch.randn_like(parameter)
+            assert "lora" not in name
+        model.save_pretrained(place)
+    (qwen_tokenizer() if family == "qwen2" else word_tokenizer()).save_pretrained(place)
+    return place

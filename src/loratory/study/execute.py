@@ -118,6 +118,7 @@ def execute(
             continue  # told twice, or late of one that was carried out again: what was told first counts
         waiting += done.again
         for outcome in done.outcomes:
+            _show(outcome.traces, said)
             if outcome.record is not None:
                 _say_if_apart(outcome.record, said)
                 waiting += plan.finished(outcome.job, outcome.record)
@@ -132,6 +133,15 @@ def _say_if_apart(record: RunRecord, said: set[str]) -> None:
     if isinstance(why, str) and why not in said:
         said.add(why)
         log.warning("%s, and others if need be, trained alone and in no cohort: %s", record.id, why)
+
+
+def _show(traces: Sequence[str], said: set[str]) -> None:
+    """Tracebacks, for `--debug`, line by line; one that several runs share once."""
+    for trace in traces:
+        if trace not in said:
+            said.add(trace)
+            for line in trace.splitlines():
+                log.debug("%s", line)
 
 
 def _is_final(job: Job) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -60,6 +61,8 @@ class Outcome:
     """Of a run that completed or failed; None where the study must stop."""
     stops: LoratoryError | None = None
     """Why no further run can succeed."""
+    traces: tuple[str, ...] = ()
+    """Where the cohort failed that it was to be in, and the run itself: tracebacks, which `--debug` shows."""
 
 
 def known(asked: Sequence[Asked], inputs: Inputs) -> list[tuple[str, str, RunSpec]]:
@@ -121,13 +124,14 @@ def not_as_planned(job: Job, inputs: Inputs) -> LoratoryError | None:
 
 
 def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
-    """The outcome of a run that failed, its device asked whether it can go on."""
+    """The outcome of a run that failed just now, its device asked whether it can go on."""
+    trace = traceback.format_exc()
     try:
         record = glance(job.output)
         if record is None or record.status == "interrupted":
             record = leave_failure(job, message, inputs)
     except StorageError as error:
-        return Outcome(job, None, stops=error)
+        return Outcome(job, None, stops=error, traces=(trace,))
     broken = None
     if job.spec.hardware.device == "cuda":
         try:
@@ -136,7 +140,7 @@ def _failed(job: Job, message: str, inputs: Inputs) -> Outcome:
             broken = ResourceError(
                 f"the GPU answers no more after {job.id} ({first_line(error)}); start the study again"
             )
-    return Outcome(job, record, stops=broken)
+    return Outcome(job, record, stops=broken, traces=(trace,))
 
 
 def stopped(jobs: Sequence[Job], error: LoratoryError) -> Outcome:

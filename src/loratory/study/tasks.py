@@ -5,7 +5,7 @@ waiting runs ─▶ those that can share a base with the first ─▶ a task ─
 
 from __future__ import annotations
 
-import logging
+import traceback
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +18,6 @@ from loratory.methods import method_named, shares_base
 from loratory.store.checkpoints import has_any
 from loratory.store.directory import glance
 from loratory.study.jobs import Job, Outcome, carry_out, leave_failure, not_as_planned, stopped
-
-log = logging.getLogger("loratory")
 
 MOST = 16
 """Members of a cohort at most, where nobody says how many."""
@@ -159,10 +157,15 @@ def given_up(task: Task, message: str, inputs: Inputs) -> Done:
         return Done(task, [Outcome(job, None, stops=error)])
 
 
-def _alone(jobs: Sequence[Job], inputs: Inputs, why: str | None = None) -> Iterator[Outcome]:
-    """Carry out runs one after the other; those that were to be in a cohort say why they were in none."""
+def _alone(
+    jobs: Sequence[Job], inputs: Inputs, why: str | None = None, traces: tuple[str, ...] = ()
+) -> Iterator[Outcome]:
+    """Carry out runs one after the other; those that were to be in a cohort say why they were in none, and where it
+    failed if it did.
+    """
     for job in jobs:
-        yield carry_out(job if why is None else replace(job, place=replace(job.place, apart=why)), inputs)
+        outcome = carry_out(job if why is None else replace(job, place=replace(job.place, apart=why)), inputs)
+        yield replace(outcome, traces=traces + outcome.traces)
 
 
 def _together(jobs: Sequence[Job], inputs: Inputs, shares: int) -> Iterator[Outcome]:
@@ -180,7 +183,7 @@ def _together(jobs: Sequence[Job], inputs: Inputs, shares: int) -> Iterator[Outc
     if len(anew) < 2:
         yield from _alone(anew, inputs)
         return
-    parts, unfit, apart = [anew], list[Job](), ""
+    parts, unfit, apart, traces = [anew], list[Job](), "", tuple[str, ...]()
     try:
         for job in anew:
             if (otherwise := not_as_planned(job, inputs)) is not None:
@@ -202,10 +205,11 @@ def _together(jobs: Sequence[Job], inputs: Inputs, shares: int) -> Iterator[Outc
     except ApartError as error:
         unfit, apart = [anew[place] for place in error.places or range(len(anew))], str(error)
         parts = [[job for job in anew if job not in unfit]]
-    except Exception as error:  # one that fails by itself says so alone
-        log.debug("a cohort failed", exc_info=True)
-        parts, unfit = [], anew
-        apart = first_line(error) if isinstance(error, LoratoryError) else repr(error)
-    yield from _alone(unfit, inputs, apart)
+    except LoratoryError as error:  # one that fails by itself says so alone
+        parts, unfit, apart, traces = [], anew, first_line(error), (traceback.format_exc(),)
+    except Exception as error:  # noqa: BLE001  # a defect in the cohorts' way ends no run, and is told
+        parts, unfit, traces = [], anew, (traceback.format_exc(),)
+        apart = f"training at once stopped with {type(error).__name__}: {first_line(error)}; --debug shows where"
+    yield from _alone(unfit, inputs, apart, traces)
     for part in filter(None, parts):
         yield from _together(part, inputs, shares)
