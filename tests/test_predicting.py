@@ -188,12 +188,29 @@ def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> No
 def test_models_of_one_column_say_it(runs: dict[str, Run]) -> None:
     lora, head = predicting.find([runs["lora"].directory, runs["head"].directory])
     assert predicting.learned_columns([lora, head]) == ("text", None)
-    assert head.record is not None
-    data = head.record.spec["data"] | {"text_column": "review"}
-    other = replace(head, record=replace(head.record, spec=head.record.spec | {"data": data}))
+    assert head.data is not None
+    other = replace(head, data=head.data.model_copy(update={"text_column": "review"}))
     assert predicting.learned_columns([other]) == ("review", None)
     assert predicting.learned_columns([lora, other]) is None
-    assert predicting.learned_columns([lora, predicting.Found("", Path("m.pth"), None)]) is None
+    assert predicting.learned_columns([lora, predicting.Found("", Path("m.pth"), None, None)]) is None
+
+
+def test_a_pth_file_remembers_the_columns_of_training(
+    spec: Any, texts: list[tuple[str, str]], tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.DataFrame([(text[:6], text, label) for text, label in texts], columns=["title", "body", "label"])
+    table.to_csv(tmp_path / "in.csv", index=False)
+    columns = {"dataset": str(tmp_path / "in.csv"), "text_column": "title,body", "epochs": 1}
+    run = train(spec("head", **columns), output=tmp_path / "run")
+    assert main(["export", "--model-path", str(run.directory), "--output", str(tmp_path / "m.pth")]) == 0
+    for model, name in ((tmp_path / "m.pth", "pth.csv"), (run.directory, "run.csv")):
+        words = ["--model-path", str(model), "--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / name)]
+        assert main(["predict", *words]) == 0
+        assert "texts of 'title,body', as the model was trained" in capsys.readouterr().err
+    assert (tmp_path / "pth.csv").read_text() == (tmp_path / "run.csv").read_text()
+    (tmp_path / "m.json").unlink()
+    assert main(["predict", "--model-path", str(tmp_path / "m.pth"), "--input", str(tmp_path / "in.csv")]) == 3
+    assert "no column 'text'" in capsys.readouterr().err
 
 
 VALUES = st.none() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")) | st.booleans()

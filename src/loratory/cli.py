@@ -215,6 +215,8 @@ def predict(
         print_json(shown.predictions_document(given, said))
     else:
         show(shown.predictions_table(given, said))
+    for rule in [] if as_json else [one.rule for one in said if one.rule is not None]:
+        (say if output is None else tell)(rule)
 
 
 @app.command()

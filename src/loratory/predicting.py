@@ -20,9 +20,10 @@ from loratory.errors import ColumnError, DataError, SettingsError, counted
 from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
 from loratory.models.load import Bases
+from loratory.models.pth import Card
 from loratory.problems import MULTI, REGRESSION
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
-from loratory.spec import DataSpec, HardwareSpec
+from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.record import RunRecord
 from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
 
@@ -41,6 +42,8 @@ class Found:
     path: Path
     record: RunRecord | None
     """None for a `.pth` file."""
+    data: DataSpec | None
+    """What it was trained on; None for a `.pth` file without its card."""
 
 
 def find(paths: Sequence[Path]) -> list[Found]:
@@ -49,15 +52,21 @@ def find(paths: Sequence[Path]) -> list[Found]:
     Raises:
         SettingsError: one stands there twice.
         StorageError: one is not there, is damaged, or has no weights.
+        ModelError: the card of a `.pth` file is none.
     """
     for position, path in enumerate(paths):
         if path.resolve() in (other.resolve() for other in paths[:position]):
             raise SettingsError(f"--model-path {path}: it is given twice; its columns would be the same")
         check_there(path)
-    return [
-        Found(name, path, None if path.suffix == ".pth" else with_weights(path))
-        for name, path in zip(_names(paths), paths, strict=True)
-    ]
+    return [_found(name, path) for name, path in zip(_names(paths), paths, strict=True)]
+
+
+def _found(name: str, path: Path) -> Found:
+    if path.suffix == ".pth":
+        card = Card.read(path.with_suffix(".json"))
+        return Found(name, path, None, None if card is None else validated(DataSpec, card.data))
+    record = with_weights(path)
+    return Found(name, path, record, parse_spec(record.spec).data)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -90,8 +99,8 @@ def predict(
     long = next((n for n, text in enumerate(texts, 1) if any(len(one) > LONGEST for one in parts(text).values())), None)
     if long is not None:
         raise DataError(f"text {long} of {len(texts):,} has more than {LONGEST:,} characters; cut it")
-    for record in (found.record for found in models if found.record is not None):
-        check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
+    for data in (found.data for found in models if found.data is not None):
+        check_kind(data, pairs=are_pairs(texts))
     _warn_of_empty(texts)
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
@@ -126,7 +135,8 @@ def answers(name: str, trained: Trained, texts: Sequence[Text]) -> Answers:
         return PredictedNumbers(name, trained.labels, logits[:, 0].numpy())
     if trained.problem == MULTI:
         assert trained.thresholds is not None
-        return PredictedLabels(name, trained.labels, sigmoid(logits.numpy()), trained.thresholds)
+        probabilities = sigmoid(logits.numpy())
+        return PredictedLabels(name, trained.labels, probabilities, trained.thresholds, bool(trained.digests))
     return Predicted(name, trained.labels, logits.softmax(dim=-1).numpy())
 
 
@@ -135,8 +145,8 @@ Columns = tuple[str, str | None]
 
 
 def learned_columns(models: Sequence[Found]) -> Columns | None:
-    """The columns on which all of `models` were trained; None where they differ, or a `.pth` file does not say."""
-    data = [parse_spec(found.record.spec).data for found in models if found.record is not None]
+    """The columns on which all of `models` were trained; None where they differ, or a `.pth` file has no card."""
+    data = [found.data for found in models if found.data is not None]
     columns = {(one.text_column, one.pair_column) for one in data}
     return columns.pop() if len(columns) == 1 and len(data) == len(models) else None
 
