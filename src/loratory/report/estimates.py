@@ -99,7 +99,7 @@ def _columns(memory: int | None, price_per_hour: float | None) -> tuple[Column, 
 
 def _largest(row: Row) -> str:
     """The largest batch; where that is every text, the limit is theirs and not the memory's."""
-    size = row.get("largest_batch")
+    size: Any = row.get("largest_batch")
     return f"all {counted(size, 'text')}" if size and size == row.get("train_examples") else units.count(size)
 
 
