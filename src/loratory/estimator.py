@@ -57,10 +57,10 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
     choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is no test split: what is to
     be tested is not given to `fit`.
 
-    As `loratory.train` does, `fit` leaves the examples in a file in `given` in the data directory, called by its digest,
-    and their tokens in `tokens` there: the run's record names that file, from which a run that was saved is evaluated,
-    exported and run again, and fits of the same examples share it. Whoever needs none of these may remove it. The same
-    X, y, parameters, machine and versions give the same estimator.
+    As `loratory.train` does, `fit` leaves the examples in a file in `given` in the data directory, called by its
+    digest, and their tokens in `tokens` there: the run's record names that file, from which a run that was saved is
+    evaluated, exported and run again, and fits of the same examples share it. Whoever needs none of these may remove
+    it. The same X, y, parameters, machine and versions give the same estimator.
 
     Args:
         method: one of `loratory.methods.METHODS`, or `peft:TYPE`.

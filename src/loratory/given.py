@@ -19,7 +19,8 @@ from typing import Any
 from loratory.data import checked, data_directory, gathered
 from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
-from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
+from loratory.data.files import Row, Table
+from loratory.data.header import LABEL, PAIR, TEXT
 from loratory.disk.files import write_durably
 from loratory.errors import DataError, LoratoryError, StorageError
 

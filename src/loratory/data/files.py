@@ -13,8 +13,7 @@ import io
 import json
 import logging
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +21,25 @@ from typing import IO, Literal
 
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
-from loratory.errors import ColumnError, DataError, counted
+from loratory.data.header import (
+    PAIR,
+    TEXT,
+    Found,
+    Wanted,
+    find_columns,
+    joined,
+    listed,
+    of_columns,
+    of_header,
+    pieces_of,
+    refuse_missing,
+)
+from loratory.errors import DataError, counted
 
 log = logging.getLogger("loratory")
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
-
-TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
-
-Wanted = Mapping[str, str]
-"""The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
-
-A name, or a number from 0 where no column has that name; for the text also several with commas between them.
-"""
-
-Found = Mapping[str, Sequence[str]]
-"""The names of the columns that each flag means."""
 
 Cells = dict[str, object]
 """Some of one row's cells, by column."""
@@ -193,7 +194,7 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
         if first is None:
             raise _empty(path, wanted)
         header = first[1]
-        found = _of_header(path, header, wanted)
+        found = of_header(str(path), header, wanted)
         places = [[header.index(name) for name in names] for names in found.values()]
         for line, cells in records:
             if len(cells) != len(header):
@@ -204,7 +205,7 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
                 also = f"; also {counted(uneven, 'further row')} with another number of cells" if uneven else ""
                 raise DataError(
                     f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
-                    f"({_listed(header)}); {_CUT if cut else ''}{remedy}{also}"
+                    f"({listed(header)}); {_CUT if cut else ''}{remedy}{also}"
                 )
             values = tuple([joined([cells[place] for place in columns]) for columns in places])
             yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
@@ -230,7 +231,7 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
         header = next((line.strip() for line in file if line.strip()), "")
     names = {",": "commas", "\t": "tabs", ";": "';'"}
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
-    asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
+    asked = {piece for flag, column in wanted.items() for piece in (column, *pieces_of(flag, column))}
     missing = {column for column in asked if not column.isdecimal()} - cells[delimiter]
     found = next((mark for mark in names if mark != delimiter and mark in header and missing & cells[mark]), None)
     if found is None:
@@ -257,75 +258,6 @@ def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[
         csv.field_size_limit(before)
 
 
-def _of_header(path: Path, header: list[str], wanted: Wanted) -> Found:
-    twice = [name for name, count in Counter(header).items() if count > 1 and name]
-    if twice:
-        raise DataError(f"{path}: the header has {twice[0]!r} more than once; rename one")
-    return find_columns(str(path), header, wanted)
-
-
-def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
-    """The columns that the flags mean, among those there are.
-
-    Raises:
-        ColumnError: there is none of that name or number, with those there are and the flags that say others.
-        DataError: two flags mean one.
-    """
-    names = list(known)
-    found: dict[str, list[str]] = {}
-    for flag, column in wanted.items():
-        pieces = [column] if column in names else _pieces(flag, column)
-        found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
-    _refuse_missing(where, names, found)
-    flags: dict[str, str] = {}
-    for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
-        if column in flags:
-            raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
-        flags[column] = flag
-    return found
-
-
-def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
-    """Every column must be among the `known` ones."""
-    names = list(known)
-    missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
-    lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
-    if lacking:
-        flags = ", ".join(flag for flag, columns in missing.items() if columns)
-        asked = {name.strip().casefold() for columns in missing.values() for name in columns}
-        alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
-        raise ColumnError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
-
-
-def _pieces(flag: str, column: str) -> list[str]:
-    return [piece.strip() for piece in column.split(",")] if flag == TEXT else [column]
-
-
-def _is_place(piece: str, names: list[str]) -> bool:
-    return piece not in names and piece.isdecimal() and int(piece) < len(names)
-
-
-def joined(cells: Sequence[object]) -> object:
-    """One cell as it is; of several the texts that are not empty, a line break between them; a cell that is no text
-    comes back alone, for whoever refuses it.
-    """
-    if len(cells) == 1:
-        return cells[0]
-    wrong = [cell for cell in cells if not isinstance(cell, str) and cell is not None]
-    return wrong[0] if wrong else "\n".join(cell for cell in cells if isinstance(cell, str) and cell.strip())
-
-
-def of_columns(columns: Mapping[str, Sequence[object]], found: Found) -> Iterator[tuple[object, ...]]:
-    """What stands under each flag, row by row, of columns as they are kept."""
-    kept = [[columns[name] for name in names] for names in found.values()]
-    for cells in zip(*(zip(*one, strict=True) for one in kept), strict=True):
-        yield tuple([joined(one) for one in cells])
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
-
-
 def _others(row: Cells, found: Found) -> Cells:
     used = {name for names in found.values() for name in names}
     return {column: value for column, value in row.items() if column not in used}
@@ -345,7 +277,7 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
                 found = find_columns(f"{path}: line {line}", record, wanted)
                 needed = {name for names in found.values() for name in names}
             if not needed <= record.keys():
-                _refuse_missing(f"{path}: line {line}", record, found)
+                refuse_missing(f"{path}: line {line}", record, found)
             values = tuple([joined([record[name] for name in names]) for names in found.values()])
             yield line, values, _others(record, found) if whole else {}
 
@@ -381,7 +313,7 @@ def _parquet(path: Path, content: Content, wanted: Wanted, whole: bool) -> Itera
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            found = _of_header(path, names, wanted)
+            found = of_header(str(path), names, wanted)
             read = names if whole else [name for named in found.values() for name in named]
             for batch in file.iter_batches(_ROWS, columns=None if whole else read):
                 columns = {name: batch.column(name).to_pylist() for name in read}
