@@ -13,8 +13,8 @@ import io
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -34,7 +34,7 @@ from loratory.data.header import (
     pieces_of,
     refuse_missing,
 )
-from loratory.errors import DataError, counted
+from loratory.errors import ColumnError, DataError, RowError, counted
 
 log = logging.getLogger("loratory")
 
@@ -76,7 +76,7 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
 
     Raises:
         DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column;
-            here or while the rows are gone through.
+            here or while the rows are gone through. A RowError comes after the last row.
     """
     suffix = path.suffix.lower()
     known = suffix in SUFFIXES
@@ -196,30 +196,58 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
         header = first[1]
         found = of_header(str(path), header, wanted)
         places = [[header.index(name) for name in names] for names in found.values()]
-        for line, cells in records:
-            if len(cells) != len(header):
-                few = len(cells) < len(header)
-                remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
-                others, uneven = _uneven(records, len(header))
-                cut = few and not content.ended and not others
-                also = f"; also {counted(uneven, 'further row')} with another number of cells" if uneven else ""
-                raise DataError(
-                    f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
-                    f"({listed(header)}); {_CUT if cut else ''}{remedy}{also}"
-                )
-            values = tuple([joined([cells[place] for place in columns]) for columns in places])
-            yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
+        unread, uneven, last = _Unread(), None, 0
+        try:
+            for last, cells in records:
+                if len(cells) == len(header):
+                    values = tuple([joined([cells[place] for place in columns]) for columns in places])
+                    yield last, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
+                    continue
+                uneven = uneven or (last, len(cells))
+                unread.add("", "row", "with another number of cells")
+        except DataError as error:
+            unread.add(str(error), "row", "whose quotes cannot be read")
+    if uneven is not None:
+        unread.first = _uneven_said(path, *uneven, header, cut=last == uneven[0] and not content.ended)
+    unread.refuse()
     if not content.ended:
         log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
 
 
-def _uneven(records: Iterator[tuple[int, list[str]]], width: int) -> tuple[int, int]:
-    """How many records follow, and how many of them have not `width` cells; as far as they can be read."""
-    count = uneven = 0
-    with suppress(DataError):  # a quote that is never closed is told when the first fault is mended
-        for _, cells in records:
-            count, uneven = count + 1, uneven + (len(cells) != width)
-    return count, uneven
+def _uneven_said(path: Path, line: int, cells: int, header: list[str], *, cut: bool) -> str:
+    few = cells < len(header)
+    remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
+    has = f"line {line} has {counted(cells, 'cell')}, the header has {len(header)} ({listed(header)})"
+    return f"{path}: {has}; {_CUT if cut and few else ''}{remedy}"
+
+
+class _Unread:
+    """Rows that cannot be read: they are refused once all others have been, so that these are looked at, too."""
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        """What is said of the first one."""
+        self._more: Counter[tuple[str, str]] = Counter()
+
+    def add(self, said: str, noun: str, what: str) -> None:
+        """Take note of one.
+
+        Args:
+            said: of this one, if it is the first.
+            noun, what: what further ones are called.
+        """
+        if self.first is None:
+            self.first = said
+        else:
+            self._more[noun, what] += 1
+
+    def refuse(self) -> None:
+        """Raise a RowError where there is one."""
+        if self.first is not None:
+            more = ", ".join(
+                f"{counted(count, f'further {noun}')} {what}" for (noun, what), count in self._more.items()
+            )
+            raise RowError(f"{self.first}; also {more}" if more else self.first)
 
 
 _CUT = "the file ends inside this line: is it whole? Else "
@@ -264,7 +292,7 @@ def _others(row: Cells, found: Found) -> Cells:
 
 
 def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
-    found, needed = None, set[str]()
+    found, needed, unread = None, set[str](), _Unread()
     with _opened(path, "\n") as file:  # no other ends: U+2028 may stand in a JSON string
         for line, written in enumerate(file, start=1):
             if not written.strip():
@@ -272,25 +300,20 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
             try:
                 record = _record(path, line, written)
             except DataError as error:
-                raise DataError(f"{error}{_no_objects(file)}") from None
+                unread.add(str(error), "line", "without an object")
+                continue
             if found is None:  # numbers count the first object's keys
                 found = find_columns(f"{path}: line {line}", record, wanted)
                 needed = {name for names in found.values() for name in names}
-            if not needed <= record.keys():
+            if needed <= record.keys():
+                values = tuple([joined([record[name] for name in names]) for names in found.values()])
+                yield line, values, _others(record, found) if whole else {}
+                continue
+            try:
                 refuse_missing(f"{path}: line {line}", record, found)
-            values = tuple([joined([record[name] for name in names]) for names in found.values()])
-            yield line, values, _others(record, found) if whole else {}
-
-
-def _no_objects(file: Iterable[str]) -> str:
-    """How many of the lines that follow are no JSON objects either: the end of an error's line."""
-    count = 0
-    for written in file:
-        try:
-            count += bool(written.strip()) and not isinstance(json.loads(written), dict)
-        except (ValueError, RecursionError):
-            count += 1
-    return f"; also {counted(count, 'further line')} without an object" if count else ""
+            except ColumnError as error:
+                unread.add(str(error), "line", "without a column")
+    unread.refuse()
 
 
 def _record(path: Path, line: int, written: str) -> Cells:

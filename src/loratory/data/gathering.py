@@ -13,7 +13,7 @@ from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWrite
 from loratory.data.files import Table, Unit
 from loratory.data.header import GROUP, LABEL, PAIR, TEXT
 from loratory.data.targets import Numbers, Target, class_name, read_targets
-from loratory.errors import DataError, counted
+from loratory.errors import DataError, RowError, counted
 from loratory.problems import REGRESSION
 
 
@@ -68,6 +68,8 @@ class Columns:
     """SHA-256 of the file's bytes; empty where there is no file."""
     faults: Mapping[Fault, Rows] = field(default_factory=dict)
     """Which rows have each."""
+    unread: str | None = None
+    """What is said of rows that could not be read at all, which have no place in the columns."""
 
 
 def gathered(table: Table, problem: str | None = None, separator: str | None = None) -> Columns:
@@ -78,31 +80,35 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
         separator: what `--label-separator` says.
 
     Raises:
-        DataError: as :func:`loratory.data.files.read_table`.
+        DataError: as :func:`loratory.data.files.read_table`; rows that cannot be read are kept for :func:`checked`.
         StorageError: there is no room for the texts.
     """
     labels = CellReader(untyped=table.untyped, flag=problem, separator=separator)
     groups = Coder[object]() if GROUP in table.flags else None
     faults: dict[Fault, Rows] = {}
+    unread: str | None = None
     at = {flag: place for place, flag in enumerate(table.flags)}
     text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
     with TextWriter() as texts, TextWriter() as seconds:
-        for place, values, _ in table.rows:
-            found = [
-                _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
-                None if labels.add(place, values[label_at]) else NO_LABEL,
-            ]
-            if pair_at is not None:
-                found.append(_add_text(seconds, values[pair_at], NO_PAIR, NO_SECOND_STRING))
-            if groups is not None and group_at is not None:
-                found.append(_add_group(groups, values[group_at]))
-            for fault in found:
-                if fault is not None:
-                    count, places = faults.get(fault, NONE)
-                    faults[fault] = count + 1, [*places, place][:LISTED]
+        try:
+            for place, values, _ in table.rows:
+                found = [
+                    _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
+                    None if labels.add(place, values[label_at]) else NO_LABEL,
+                ]
+                if pair_at is not None:
+                    found.append(_add_text(seconds, values[pair_at], NO_PAIR, NO_SECOND_STRING))
+                if groups is not None and group_at is not None:
+                    found.append(_add_group(groups, values[group_at]))
+                for fault in found:
+                    if fault is not None:
+                        count, places = faults.get(fault, NONE)
+                        faults[fault] = count + 1, [*places, place][:LISTED]
+        except RowError as error:
+            unread = str(error)
         read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
     kept = None if groups is None else groups.done()
-    return Columns(read, labels.done(), kept, table.unit, table.digest, faults)
+    return Columns(read, labels.done(), kept, table.unit, table.digest, faults, unread)
 
 
 def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> Fault | None:
@@ -151,14 +157,14 @@ def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False)
 
     def refuse(count: int, places: Sequence[int], what: str, remedy: str) -> None:
         if count:
-            _refuse(where, columns.unit, [unlabelled, *before, ((count, places), (what, remedy)), *after])
+            _refuse(where, columns, [unlabelled, *before, ((count, places), (what, remedy)), *after])
 
     labels: Coded[Target] | Numbers
     if as_int:
         labels = columns.labels.values.converted(lambda value: int(str(value).strip().partition(".")[0]))
     else:
         labels = read_targets(columns.labels, how, refuse)
-    _refuse(where, columns.unit, [unlabelled, *before, *after])
+    _refuse(where, columns, [unlabelled, *before, *after])
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
     return Examples(columns.texts, labels, range(len(columns.texts)), groups)
 
@@ -176,19 +182,21 @@ def _unlabelled(columns: Columns, how: Reading) -> Faulty:
     return (count, places), (what, remedy)
 
 
-def _refuse(where: str, unit: Unit, faults: Iterable[Faulty]) -> None:
+def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
     """Refuse rows at fault: what to do about the first fault, and what else there is to mend."""
     found = [
-        (counted(count, "row"), what, _listed(unit, count, places), remedy)
+        (f"{counted(count, 'row')} {what} ({_listed(columns.unit, count, places)})", remedy)
         for (count, places), (what, remedy) in faults
         if count
     ]
-    if not found:
-        return
-    rows, what, listed, remedy = found[0]
-    also = "".join(f", {rows} {what} ({listed})" for rows, what, listed, _ in found[1:])
-    more = f"; also{also[1:]}" if also else ""
-    raise DataError(f"{where}: {rows} {what} ({listed}); {remedy}, or remove the row{more}")
+    said = columns.unread
+    if said is None and found:
+        (first, remedy), *found = found
+        said = f"{where}: {first}; {remedy}, or remove the row"
+    if said is not None:
+        also = ", ".join(rows for rows, _ in found)
+        joint = ", " if "; also " in said else "; also "
+        raise DataError(f"{said}{joint}{also}" if also else said)
 
 
 def _listed(unit: Unit, count: int, places: Sequence[int]) -> str:
