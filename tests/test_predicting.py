@@ -169,7 +169,7 @@ def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> No
     def read(header: str, column: str | None = None, learned: Any = ("review", None)) -> Any:
         path = tmp_path / "a.csv"
         path.write_text(f"{header}\n" + ",".join(f"in {name}" for name in header.split(",")) + "\n", encoding="utf8")
-        return predicting.given_texts(path, column, None, learned)[0]
+        return predicting.given_texts(path, column, None, learned).texts
 
     assert read("id,text,review") == ["in review"]
     assert read("id,text,review", "text") == ["in text"]
@@ -255,7 +255,7 @@ def test_texts_that_are_no_unicode_are_one_line(
     path.write_text('{"text": "fine"}\n{"text": "half \\ud83d"}\n')
     command = ["predict", "--model-path", str(run_directory)]
     assert main([*command, "--input", str(path)]) == 3
-    assert capsys.readouterr().err.startswith("error: text 2 of 2 holds half a surrogate pair")
+    assert capsys.readouterr().err.startswith(f"error: {path}: line 2 holds half a surrogate pair")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf8"))
     assert main(command) == 3
     assert capsys.readouterr().err.startswith("error: standard input: not utf")

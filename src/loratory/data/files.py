@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -113,7 +113,25 @@ def _refuse_other_format(path: Path) -> None:
             raise DataError(f"{path}: is {what}, whatever it is called; {remedy.format(path.stem)}")
 
 
-def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> tuple[list[Text], list[Cells]]:
+@dataclass(frozen=True)
+class Asked:
+    """N texts to label, and where each stands."""
+
+    texts: Sequence[Text]
+    source: str
+    """The file, or what else they come from."""
+    unit: str
+    places: Sequence[int]
+    """(N,) of what the unit is: lines and texts from 1, positions from 0."""
+    others: Sequence[Cells] | None = None
+    """What else stands in each one's row; None where there are no rows."""
+
+    def at(self, number: int) -> str:
+        """Where text `number`, from 0, stands."""
+        return f"{self.source}: {self.unit} {self.places[number]}"
+
+
+def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> Asked:
     """The texts to label in `path`, and what else stands in each one's row: a table, or the lines of a `.txt` file,
     blank ones too.
 
@@ -127,11 +145,12 @@ def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> 
         if pair_column is not None:
             raise DataError(f"{path}: its lines are single texts; give a table with both columns, or no {PAIR}")
         found = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
-        return [*found], [{} for _ in found]
+        return Asked(found, str(path), "line", range(1, len(found) + 1), [{} for _ in found])
     columns = {TEXT: text_column} | ({} if pair_column is None else {PAIR: pair_column})
     table = read_table(path, columns, whole=True)
     texts: list[Text] = []
     others: list[Cells] = []
+    places: list[int] = []
     for place, cells, other in table.rows:
         for column, cell in zip(columns.values(), cells, strict=True):
             if not isinstance(cell, str):
@@ -141,7 +160,8 @@ def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> 
         first, *second = map(str, cells)
         texts.append((first, second[0]) if second else first)
         others.append(other)
-    return texts, others
+        places.append(place)
+    return Asked(texts, str(path), table.unit, places, others)
 
 
 def lines(file: Iterable[str]) -> list[str]:

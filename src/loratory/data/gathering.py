@@ -5,8 +5,12 @@ table of rows ─▶ columns, and what is at fault with them ─▶ examples
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loratory.data.cells import LISTED, CellReader, Cells, Reading, is_mark, missing
 from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
@@ -28,6 +32,8 @@ class Examples:
     """0-based row of the file or data set as it was read, header and blank lines not counted."""
     groups: Coded[str] | None = None
     """What each example belongs to (a document, an author), where the source says it."""
+    lines: NDArray[np.uint32] | None = None
+    """(N,) where each row begins in its file, from 1; None where the source has no lines."""
 
 
 NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, LONG, NO_GROUP, NO_NAME = FAULTS = (
@@ -68,6 +74,8 @@ class Columns:
     """SHA-256 of the file's bytes; empty where there is no file."""
     faults: Mapping[Fault, Rows] = field(default_factory=dict)
     """Which rows have each."""
+    lines: NDArray[np.uint32] | None = None
+    """Of each row, where places count lines."""
     unread: str | None = None
     """What is said of rows that could not be read at all, which have no place in the columns."""
 
@@ -87,11 +95,14 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
     groups = Coder[object]() if GROUP in table.flags else None
     faults: dict[Fault, Rows] = {}
     unread: str | None = None
+    lines = array("I")
     at = {flag: place for place, flag in enumerate(table.flags)}
     text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
     with TextWriter() as texts, TextWriter() as seconds:
         try:
             for place, values, _ in table.rows:
+                if table.unit == "line":
+                    lines.append(place)
                 found = [
                     _add_text(texts, values[text_at], NO_TEXT, NO_STRING),
                     None if labels.add(place, values[label_at]) else NO_LABEL,
@@ -108,7 +119,8 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
             unread = str(error)
         read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
     kept = None if groups is None else groups.done()
-    return Columns(read, labels.done(), kept, table.unit, table.digest, faults, unread)
+    begins = np.array(lines, dtype=np.uint32) if table.unit == "line" else None
+    return Columns(read, labels.done(), kept, table.unit, table.digest, faults, begins, unread)
 
 
 def _add_text(texts: TextWriter, cell: object, missing: Fault, wrong: Fault) -> Fault | None:
@@ -166,7 +178,7 @@ def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False)
         labels = read_targets(columns.labels, how, refuse)
     _refuse(where, columns, [unlabelled, *before, *after])
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
-    return Examples(columns.texts, labels, range(len(columns.texts)), groups)
+    return Examples(columns.texts, labels, range(len(columns.texts)), groups, columns.lines)
 
 
 def _unlabelled(columns: Columns, how: Reading) -> Faulty:
