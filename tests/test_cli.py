@@ -156,7 +156,7 @@ def test_each_line_has_its_prediction_and_blank_ones_are_named(
         assert main([*command, *given]) == 0
         out, err = capsys.readouterr()
         assert [row["text"] for row in json.loads(out)] == ["w0 w1", "", "  ", "w3\u2028w4"]
-        assert "2 texts of 4 are empty (texts 2, 3): what is predicted for them means nothing" in err
+        assert "2 texts of 4 are empty (lines 2, 3): what is predicted for them means nothing" in err
     assert main([*command, "w0"]) == 0
     assert "empty" not in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from loratory.engine.calibrate import Calibration
 from loratory.engine.hardware import Hardware
 from loratory.engine.operations import operations
 from loratory.errors import ModelError, SettingsError
-from loratory.estimates import byte_count, grid
+from loratory.estimates import Estimates, byte_count, grid
 from loratory.estimating import estimate, largest_batch, peaks
 from loratory.flags import whole
 from loratory.inputs import Inputs
@@ -119,6 +120,14 @@ def test_a_limit_of_memory_gives_the_largest_batch(spec: Any) -> None:
     assert sizes[1] is not None
     assert sizes[2] is not None
     assert 0 < sizes[1] <= sizes[2]
+
+
+def test_a_largest_batch_that_is_every_text_says_so(spec: Any) -> None:
+    one = estimate(spec("head"), memory=2**50, seconds=0.0)
+    assert one.largest_batch == one.train_examples == 84
+    for size, shown in ((84, "all 84 texts"), (83, "83"), (0, "0")):
+        table = Estimates((replace(one, largest_batch=size),), memory=2**50).table
+        assert f"| {shown} |" in table.to_markdown()
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(0, 110), st.integers(0, 110))

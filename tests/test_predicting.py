@@ -169,7 +169,7 @@ def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> No
     def read(header: str, column: str | None = None, learned: Any = ("review", None)) -> Any:
         path = tmp_path / "a.csv"
         path.write_text(f"{header}\n" + ",".join(f"in {name}" for name in header.split(",")) + "\n", encoding="utf8")
-        return predicting.given_texts(path, column, None, learned)[0]
+        return predicting.given_texts(path, column, None, learned).texts
 
     assert read("id,text,review") == ["in review"]
     assert read("id,text,review", "text") == ["in text"]
@@ -188,12 +188,29 @@ def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> No
 def test_models_of_one_column_say_it(runs: dict[str, Run]) -> None:
     lora, head = predicting.find([runs["lora"].directory, runs["head"].directory])
     assert predicting.learned_columns([lora, head]) == ("text", None)
-    assert head.record is not None
-    data = head.record.spec["data"] | {"text_column": "review"}
-    other = replace(head, record=replace(head.record, spec=head.record.spec | {"data": data}))
+    assert head.data is not None
+    other = replace(head, data=head.data.model_copy(update={"text_column": "review"}))
     assert predicting.learned_columns([other]) == ("review", None)
     assert predicting.learned_columns([lora, other]) is None
-    assert predicting.learned_columns([lora, predicting.Found("", Path("m.pth"), None)]) is None
+    assert predicting.learned_columns([lora, predicting.Found("", Path("m.pth"), None, None)]) is None
+
+
+def test_a_pth_file_remembers_the_columns_of_training(
+    spec: Any, texts: list[tuple[str, str]], tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.DataFrame([(text[:6], text, label) for text, label in texts], columns=["title", "body", "label"])
+    table.to_csv(tmp_path / "in.csv", index=False)
+    columns = {"dataset": str(tmp_path / "in.csv"), "text_column": "title,body", "epochs": 1}
+    run = train(spec("head", **columns), output=tmp_path / "run")
+    assert main(["export", "--model-path", str(run.directory), "--output", str(tmp_path / "m.pth")]) == 0
+    for model, name in ((tmp_path / "m.pth", "pth.csv"), (run.directory, "run.csv")):
+        words = ["--model-path", str(model), "--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / name)]
+        assert main(["predict", *words]) == 0
+        assert "texts of 'title,body', as the model was trained" in capsys.readouterr().err
+    assert (tmp_path / "pth.csv").read_text() == (tmp_path / "run.csv").read_text()
+    (tmp_path / "m.json").unlink()
+    assert main(["predict", "--model-path", str(tmp_path / "m.pth"), "--input", str(tmp_path / "in.csv")]) == 3
+    assert "no column 'text'" in capsys.readouterr().err
 
 
 VALUES = st.none() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")) | st.booleans()
@@ -238,7 +255,7 @@ def test_texts_that_are_no_unicode_are_one_line(
     path.write_text('{"text": "fine"}\n{"text": "half \\ud83d"}\n')
     command = ["predict", "--model-path", str(run_directory)]
     assert main([*command, "--input", str(path)]) == 3
-    assert capsys.readouterr().err.startswith("error: text 2 of 2 holds half a surrogate pair")
+    assert capsys.readouterr().err.startswith(f"error: {path}: line 2 holds half a surrogate pair")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf8"))
     assert main(command) == 3
     assert capsys.readouterr().err.startswith("error: standard input: not utf")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from loratory.exporting.export import export
 from loratory.models.source import quiet
 from loratory.predicting import answers
 from loratory.problems import MULTI, REGRESSION, SINGLE, problem_in
+from loratory.report.predictions import PredictedLabels
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
 from loratory.store.directory import read_run
@@ -159,9 +161,24 @@ def test_predictions_are_labels_from_their_thresholds_on(made: Any, tmp_path: Pa
     assert [row["labels"] for row in rows] == [";".join(labels) or ";" for labels in said.chosen]
     capsys.readouterr()
     assert main([*command, "--json", *texts]) == 0
-    assert [row["labels"] for row in json.loads(capsys.readouterr().out)] == said.chosen
+    found = json.loads(capsys.readouterr().out)
+    assert [row["labels"] for row in found] == said.chosen
+    assert all(list(row["thresholds"].values()) == list(run.record.thresholds) for row in found)
     assert main([*command, *texts]) == 0
-    assert "Labels" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Labels" in shown
+    cuts = ", ".join(f"{name} {cut:.3f}" for name, cut in zip(opened.labels, run.record.thresholds, strict=True))
+    rule = f"Thresholds (the probability from which on a label is given, chosen on validation): {cuts}"
+    assert rule in shown
+    assert main([*command, "--output", str(tmp_path / "again.csv"), *texts]) == 0
+    assert rule in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_many_labels_some_thresholds_are_named() -> None:
+    many = PredictedLabels("m", tuple(f"l{n}" for n in range(40)), np.ones((1, 40)), np.full(40, 0.5))
+    assert many.rule.startswith("Thresholds of m (")
+    assert many.rule.endswith("l11 0.500, and 28 more (--json has all)")
+    assert "validation" not in replace(many, on_validation=False).rule
 
 
 def test_predictions_of_a_regression_are_numbers(made: Any, files: Any, tmp_path: Path, capsys: Any) -> None:

@@ -31,7 +31,7 @@ def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
         assert part in text
     out, err = capsys.readouterr()
     assert "s: 1 cell: 2 tuning runs and 1 final run, none exists yet" in out
-    assert "Time: unknown until the first run" in out
+    assert "Time: unknown until the first run (loratory estimate, with the settings of one, says that run's)" in out
     assert err == ""
     assert main(["study", "run", str(path), "--output", str(tmp_path / "out"), "--set", "seeds=[0, 1]"]) == 0
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -93,13 +94,14 @@ def train(
     )
     spec = spec_from_flags({"method": method, **flags})
     followers = [tracker] if isinstance(tracker, str) else tracker
-    return train_run(
-        spec,
-        output=_path(output),
-        tracker=followers,
-        checkpoint_every=checkpoint_every,
-        on_step=on_step or (lambda progress: None),
-    )
+    with nullcontext() if texts is None else given.called():
+        return train_run(
+            spec,
+            output=_path(output),
+            tracker=followers,
+            checkpoint_every=checkpoint_every,
+            on_step=on_step or (lambda progress: None),
+        )
 
 
 def estimate(
@@ -171,8 +173,9 @@ def evaluate(
     read = _examples(texts, labels, dataset, settings)
     hardware, data = divided(_given(device=device, **{**settings, **read}))
     path = Path(model_path)
-    opened = trained.open_trained(path, hardware=hardware, model=_name(model), data=validated(DataSpec, data))
-    return trained.evaluate(path, opened, given=data, split=split)
+    with nullcontext() if texts is None else given.called():
+        opened = trained.open_trained(path, hardware=hardware, model=_name(model), data=validated(DataSpec, data))
+        return trained.evaluate(path, opened, given=data, split=split)
 
 
 @overload

@@ -206,8 +206,12 @@ def predict(
     if texts and pair_column is not None:
         raise SettingsError("--pair-column: a TEXT stands alone; give a table with both columns, --input FILE")
     learned = predicting.learned_columns(models)
-    given, others = (texts, None) if texts else predicting.given_texts(input_file, text_column, pair_column, learned)
-    said = predicting.predict(models, given, hardware=divided(flags)[0], model=model)
+    if texts:
+        asked = predicting.of_arguments(texts)
+    else:
+        asked = predicting.given_texts(input_file, text_column, pair_column, learned)
+    given, others = asked.texts, asked.others
+    said = predicting.predict(models, asked, hardware=divided(flags)[0], model=model)
     if output is not None:
         shown.write_predictions(output, given, said, others)
         tell(f"{output} holds {counted(len(given), 'prediction')}")
@@ -215,6 +219,8 @@ def predict(
         print_json(shown.predictions_document(given, said))
     else:
         show(shown.predictions_table(given, said))
+    for rule in [] if as_json else [one.rule for one in said if one.rule is not None]:
+        (say if output is None else tell)(rule)
 
 
 @app.command()

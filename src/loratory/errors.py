@@ -4,6 +4,7 @@
     ├── SettingsError        2   a flag, key or value that cannot be meant
     ├── DataError            3   a file, column, row or label that cannot be learned from
     │   ├── ColumnError      3   a column that a table has not
+    │   ├── RowError         3   rows of a table that cannot be read
     │   └── InputError       3   X or y of an estimator; a ValueError too
     ├── ModelError           4   a model that is missing, damaged or does not fit
     ├── StorageError         5   a path that is missing, cannot be written, or holds something else
@@ -69,6 +70,10 @@ class DataError(LoratoryError):
 
 class ColumnError(DataError):
     """A column that a table has not."""
+
+
+class RowError(DataError):
+    """Rows of a table that cannot be read, where all others were."""
 
 
 class InputError(DataError, ValueError):

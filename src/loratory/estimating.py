@@ -53,6 +53,7 @@ class Estimate:
         bottom_seconds: of these those of the one pass of a frozen bottom.
         timed_steps: how many steps were timed.
         largest_batch: with a limit of memory: the most examples a step that stay below it, 0 for none.
+        train_examples: all there are, which no step has more of.
         calibration_seconds: what it took to find out.
     """
 
@@ -71,6 +72,7 @@ class Estimate:
     bottom_seconds: float | None
     timed_steps: int
     largest_batch: int | None
+    train_examples: int
     calibration_seconds: float
     device: str
     spec: dict[str, Any]
@@ -122,6 +124,7 @@ def estimate(
         bottom_seconds=found.bottom_seconds if found is not None else None,
         timed_steps=found.timed_steps if found is not None else 0,
         largest_batch=largest,
+        train_examples=len(data.labels),
         calibration_seconds=time.perf_counter() - begin,
         device=facts.device,
         spec=facts.spec.model_dump(mode="json"),

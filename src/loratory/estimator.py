@@ -30,7 +30,7 @@ from loratory.data.columns import Text
 from loratory.data.files import encodable
 from loratory.disk.manifest import MANIFEST
 from loratory.errors import DataError, InputError, SettingsError, counted, first_line
-from loratory.given import as_texts, not_text
+from loratory.given import as_texts, called, not_text
 from loratory.keywords import as_keywords
 from loratory.problems import FLAG_OF, MULTI, REGRESSION, SINGLE, Problem
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
@@ -57,8 +57,10 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
     choose the epoch where `settings` say `keep="best"`, and are scored in `record_`. There is no test split: what is to
     be tested is not given to `fit`.
 
-    As `loratory.train` does, `fit` leaves the examples in a file in the data directory, called by its digest. The same
-    X, y, parameters, machine and versions give the same estimator.
+    As `loratory.train` does, `fit` leaves the examples in a file in `given` in the data directory, called by its
+    digest, and their tokens in `tokens` there: the run's record names that file, from which a run that was saved is
+    evaluated, exported and run again, and fits of the same examples share it. Whoever needs none of these may remove
+    it. The same X, y, parameters, machine and versions give the same estimator.
 
     Args:
         method: one of `loratory.methods.METHODS`, or `peft:TYPE`.
@@ -115,7 +117,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         if seed < 0:
             raise SettingsError(f"random_state {seed}: give 0 or more")
         flags = {**self._flags(), "problem": FLAG_OF[problem], "seed": seed, "split_seed": seed, "test_fraction": 0}
-        with tempfile.TemporaryDirectory() as place, _input_errors(), as_keywords():
+        with tempfile.TemporaryDirectory() as place, _input_errors(), as_keywords(), called("X and y"):
             run = api.train(texts, labels, output=Path(place) / "run", checkpoint_every="never", **flags)
             fitted = _Fitted({path.name: path.read_bytes() for path in run.directory.iterdir()})
         self.record_ = run.record

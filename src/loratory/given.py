@@ -8,19 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
 from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
-from loratory.data.files import LABEL, PAIR, TEXT, Row, Table
+from loratory.data.files import Row, Table
+from loratory.data.header import LABEL, PAIR, TEXT
 from loratory.disk.files import write_durably
-from loratory.errors import DataError, StorageError
+from loratory.errors import DataError, LoratoryError, StorageError
 
 WHERE = "texts and labels"
+
+FOLDER = "given"
+
+
+@contextmanager
+def called(name: str = WHERE) -> Iterator[None]:
+    """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
+    known = re.compile(rf"{re.escape(str(data_directory() / FOLDER))}[/\\][0-9a-f]{{32}}\.jsonl|{WHERE}")
+
+    def renamed(line: logging.LogRecord) -> bool:
+        line.msg, line.args = known.sub(name, line.getMessage()), ()
+        return True
+
+    log = logging.getLogger("loratory")
+    log.addFilter(renamed)
+    try:
+        yield
+    except LoratoryError as error:
+        error.args = (known.sub(name, str(error)),)
+        raise
+    finally:
+        log.removeFilter(renamed)
 
 
 def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None) -> Path:
@@ -52,7 +78,7 @@ def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None
     examples = checked(WHERE, columns, recognised(columns.labels, problem, None))
     labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
     content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
-    path = data_directory() / "given" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
+    path = data_directory() / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
     try:
         there = path.is_file() and path.read_bytes() == content.encode()
     except OSError as error:

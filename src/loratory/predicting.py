@@ -15,18 +15,21 @@ from pathlib import Path
 
 from loratory.data.cells import LISTED
 from loratory.data.columns import LONGEST, Text, are_pairs, parts
-from loratory.data.files import Cells, encodable, lines, read_texts
+from loratory.data.files import Asked, encodable, lines, read_texts
 from loratory.errors import ColumnError, DataError, SettingsError, counted
 from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
 from loratory.models.load import Bases
+from loratory.models.pth import Card
 from loratory.problems import MULTI, REGRESSION
 from loratory.report.predictions import Answers, Predicted, PredictedLabels, PredictedNumbers
-from loratory.spec import DataSpec, HardwareSpec
+from loratory.spec import DataSpec, HardwareSpec, validated
 from loratory.store.record import RunRecord
 from loratory.trained import Trained, check_kind, check_there, open_run, open_trained, with_weights
 
 log = logging.getLogger("loratory")
+
+STDIN = "standard input"
 
 USUAL: str = DataSpec.model_fields["text_column"].default
 """What the column of texts is called where nobody says it."""
@@ -41,6 +44,8 @@ class Found:
     path: Path
     record: RunRecord | None
     """None for a `.pth` file."""
+    data: DataSpec | None
+    """What it was trained on; None for a `.pth` file without its card."""
 
 
 def find(paths: Sequence[Path]) -> list[Found]:
@@ -49,15 +54,21 @@ def find(paths: Sequence[Path]) -> list[Found]:
     Raises:
         SettingsError: one stands there twice.
         StorageError: one is not there, is damaged, or has no weights.
+        ModelError: the card of a `.pth` file is none.
     """
     for position, path in enumerate(paths):
         if path.resolve() in (other.resolve() for other in paths[:position]):
             raise SettingsError(f"--model-path {path}: it is given twice; its columns would be the same")
         check_there(path)
-    return [
-        Found(name, path, None if path.suffix == ".pth" else with_weights(path))
-        for name, path in zip(_names(paths), paths, strict=True)
-    ]
+    return [_found(name, path) for name, path in zip(_names(paths), paths, strict=True)]
+
+
+def _found(name: str, path: Path) -> Found:
+    if path.suffix == ".pth":
+        card = Card.read(path.with_suffix(".json"))
+        return Found(name, path, None, None if card is None else validated(DataSpec, card.data))
+    record = with_weights(path)
+    return Found(name, path, record, parse_spec(record.spec).data)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -69,30 +80,32 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def predict(
-    models: Sequence[Found], texts: Sequence[Text], *, hardware: HardwareSpec, model: str | None = None
+    models: Sequence[Found], asked: Asked | Sequence[Text], *, hardware: HardwareSpec, model: str | None = None
 ) -> list[Answers]:
     """What each of `models` says of the texts.
 
     Args:
+        asked: texts, or texts with where they stand, which errors name; of others the positions from 0.
         model: for `.pth` files without their cards, as :func:`loratory.trained.open_trained` takes it.
 
     Raises:
         DataError: there is no text, or one that is not Unicode.
         LoratoryError: a model cannot be loaded.
     """
+    if not isinstance(asked, Asked):
+        asked = Asked(asked, "texts", "position", range(len(asked)))
+    texts = asked.texts
     if not texts:
         raise DataError("no text to predict; give texts as arguments, --input FILE, or lines on standard input")
-    odd = next((number for number, text in enumerate(texts, start=1) if not encodable(text)), None)
+    odd = next((number for number, text in enumerate(texts) if not encodable(text)), None)
     if odd is not None:
-        raise DataError(
-            f"text {odd} of {len(texts):,} holds half a surrogate pair, or bytes that are no UTF-8; mend it"
-        )
-    long = next((n for n, text in enumerate(texts, 1) if any(len(one) > LONGEST for one in parts(text).values())), None)
+        raise DataError(f"{asked.at(odd)} holds half a surrogate pair, or bytes that are no UTF-8; mend it")
+    long = next((n for n, text in enumerate(texts) if any(len(one) > LONGEST for one in parts(text).values())), None)
     if long is not None:
-        raise DataError(f"text {long} of {len(texts):,} has more than {LONGEST:,} characters; cut it")
-    for record in (found.record for found in models if found.record is not None):
-        check_kind(parse_spec(record.spec).data, pairs=are_pairs(texts))
-    _warn_of_empty(texts)
+        raise DataError(f"{asked.at(long)} has more than {LONGEST:,} characters; cut it")
+    for data in (found.data for found in models if found.data is not None):
+        check_kind(data, pairs=are_pairs(texts))
+    _warn_of_empty(asked)
     adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
     records = [record for record in adapters if record is not None]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
@@ -100,15 +113,16 @@ def predict(
     return [answers(found.name, _opened(found, bases, hardware, model), texts) for found in models]
 
 
-def _warn_of_empty(texts: Sequence[Text]) -> None:
+def _warn_of_empty(asked: Asked) -> None:
     """Each text of an input keeps its place, an empty one too, which training would refuse: the log names it."""
-    empty = [str(n) for n, text in enumerate(texts, 1) if not all(one.strip() for one in parts(text).values())]
+    found = zip(asked.places, asked.texts, strict=True)
+    empty = [str(place) for place, text in found if not all(one.strip() for one in parts(text).values())]
     if empty:
         shown = ", ".join(empty[:LISTED]) + (", …" if len(empty) > LISTED else "")
         one = len(empty) == 1
-        said = f"{counted(len(empty), 'text')} of {len(texts):,} {'is' if one else 'are'} empty"
+        said = f"{counted(len(empty), 'text')} of {len(asked.texts):,} {'is' if one else 'are'} empty"
         log.warning(
-            f"{said} ({'text' if one else 'texts'} {shown}): "
+            f"{asked.source}: {said} ({asked.unit if one else f'{asked.unit}s'} {shown}): "
             f"what is predicted for {'it' if one else 'them'} means nothing; training takes no such text"
         )
 
@@ -126,7 +140,8 @@ def answers(name: str, trained: Trained, texts: Sequence[Text]) -> Answers:
         return PredictedNumbers(name, trained.labels, logits[:, 0].numpy())
     if trained.problem == MULTI:
         assert trained.thresholds is not None
-        return PredictedLabels(name, trained.labels, sigmoid(logits.numpy()), trained.thresholds)
+        probabilities = sigmoid(logits.numpy())
+        return PredictedLabels(name, trained.labels, probabilities, trained.thresholds, bool(trained.digests))
     return Predicted(name, trained.labels, logits.softmax(dim=-1).numpy())
 
 
@@ -135,15 +150,20 @@ Columns = tuple[str, str | None]
 
 
 def learned_columns(models: Sequence[Found]) -> Columns | None:
-    """The columns on which all of `models` were trained; None where they differ, or a `.pth` file does not say."""
-    data = [parse_spec(found.record.spec).data for found in models if found.record is not None]
+    """The columns on which all of `models` were trained; None where they differ, or a `.pth` file has no card."""
+    data = [found.data for found in models if found.data is not None]
     columns = {(one.text_column, one.pair_column) for one in data}
     return columns.pop() if len(columns) == 1 and len(data) == len(models) else None
 
 
+def of_arguments(texts: Sequence[str]) -> Asked:
+    """The texts of a command line."""
+    return Asked(texts, "arguments", "text", range(1, len(texts) + 1))
+
+
 def given_texts(
     path: Path | None, column: str | None, pair_column: str | None = None, learned: Columns | None = None
-) -> tuple[Sequence[Text], list[Cells] | None]:
+) -> Asked:
     """The texts of a file, and the other cells of each one's row; or the lines of standard input.
 
     Args:
@@ -162,14 +182,15 @@ def given_texts(
     if pair_column is not None:
         raise SettingsError("--pair-column: a line holds one text; give a table with both columns, --input FILE")
     if sys.stdin is None or (path is None and sys.stdin.isatty()):
-        return [], None
+        return Asked([], STDIN, "line", [])
     try:
-        return lines(sys.stdin), None
+        found = lines(sys.stdin)
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input: not {error.encoding} ({error.reason}); save the texts as UTF-8") from None
+        raise DataError(f"{STDIN}: not {error.encoding} ({error.reason}); save the texts as UTF-8") from None
+    return Asked(found, STDIN, "line", range(1, len(found) + 1))
 
 
-def _table_texts(path: Path, pair_column: str | None, learned: Columns) -> tuple[list[Text], list[Cells]]:
+def _table_texts(path: Path, pair_column: str | None, learned: Columns) -> Asked:
     """The texts of the `learned` columns; where the table lacks them, of the usual one, or the line names both."""
     column, pair = learned[0], pair_column or learned[1]
     try:

@@ -19,6 +19,7 @@ from typing import Any
 import sklearn.metrics  # noqa: F401  imported here so that importing it counts in no run's time
 
 from loratory.checkpointing import Every, RunKeeper, forgotten_if_diverged
+from loratory.doubts import warn_of_run
 from loratory.engine.checkpoint import Keeper
 from loratory.engine.deterministic import check_workspace
 from loratory.engine.epoch import Progress
@@ -111,6 +112,8 @@ def _train(
     processes, meter = hardware.processes, Meter(hardware)
     with memory_errors(spec, hardware), meter.phase("setup"):
         setup = prepare(spec, hardware, inputs, place)
+    if place is None:  # a study says it once
+        warn_of_run(setup.spec, setup.dataset)
     name = run_id(setup.spec, setup.fingerprint)
     directory = output if output is not None else Path("models") / name
     with ExitStack() as stack:

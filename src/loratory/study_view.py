@@ -34,7 +34,8 @@ def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
         lines.append(f"{counted(failed, 'run')} failed and will not be run again (--retry-failed does)")
     if progress.done < progress.runs:
         left = progress.seconds_until(tuning, finals)
-        seconds = "unknown until the first run" if left is None else f"about {units.duration(left)}"
+        unknown = "unknown until the first run (loratory estimate, with the settings of one, says that run's)"
+        seconds = unknown if left is None else f"about {units.duration(left)}"
         peak = progress.memory_bytes
         memory = "unknown until the first run" if peak is None else f"about {units.memory(peak)} a run"
         at_once = f"{counted(tuning, 'run')} at once"

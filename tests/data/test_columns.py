@@ -104,7 +104,8 @@ def test_a_name_that_is_a_number_is_missed_where_a_later_row_lacks_it(tmp_path: 
 def test_texts_to_label_are_read_alike_and_their_other_columns_stay(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf8")
-    texts, others = read_texts(path, "1,body")
+    asked = read_texts(path, "1,body")
+    texts, others = asked.texts, asked.others
     assert tuple(texts) == JOINED
     assert others == [{"id": row["id"], "stars": row["stars"]} for row in ROWS]
 

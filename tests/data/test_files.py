@@ -165,6 +165,33 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         b'text,label\none\ntwo\n"x,a\n',
         ["line 2 has 1 cell", "; add what is missing; also 1 further row with another number of cells"],
     ),
+    "a short row, and a quote that is never closed, of which both are said": (
+        "a.csv",
+        b'text,label\none\n"x,a\n',
+        ["line 2 has 1 cell", "; add what is missing; also 1 further row whose quotes cannot be read"],
+    ),
+    "faults of every kind": (
+        "a.csv",
+        b'text,label\nx,a\none\n ,b\ny,\n,\nthree,of,them\nz,b\n"w,a\n',
+        [
+            "line 3 has 1 cell, the header has 2 ('text', 'label'); add what is missing; also 1 further row with "
+            "another number of cells, 1 further row whose quotes cannot be read, 2 rows without a label (lines 5, 6), "
+            "2 rows without a text (lines 4, 6)"
+        ],
+    ),
+    "a quote that is never closed, and what is before it": (
+        "a.csv",
+        b'text,label\nx,a\n ,b\n"w,a\n',
+        ["line 4: a quote opens and is never closed", "written twice; also 1 row without a text (line 3)"],
+    ),
+    "lines without a column, and lines that are no objects": (
+        "a.jsonl",
+        b'{"text": "x", "label": 1}\n{"text": "y"}\n{"label": 2}\n[]\n{"text": "z", "label": null}\n',
+        [
+            "line 2: no column 'label'; columns: 'text'; set --label-column; also 1 further line without a column, "
+            "1 further line without an object, 1 row without a label (line 5)"
+        ],
+    ),
     "several lines that are no objects": (
         "a.jsonl",
         b'{"text": \n\n[1]\n{"text": "x", "label": 1}\n' + b"[" * 100_000,

@@ -23,6 +23,7 @@ from loratory.data import (
     content,
     epoch_order,
     files,
+    header,
     load_source,
     make_dataset,
     normalised,
@@ -195,7 +196,7 @@ def test_lines_are_counted_across_blocks(before: bytes, block: int) -> None:
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, more: bytes) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\nx,a\n" * 2)
-    table = files.read_table(path, {files.TEXT: "text", files.LABEL: "label"})
+    table = files.read_table(path, {header.TEXT: "text", header.LABEL: "label"})
     path.write_bytes(path.read_bytes() + more)
     with pytest.raises(DataError, match=r"a\.csv: (it changed while it was read|line 5: a quote opens)"):
         list(table.rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,15 +67,32 @@ def test_equal_texts_and_conflicts_are_counted_within_and_across(files: Files) -
     assert equal.across == {"train-validation": 1, "train-test": 1, "validation-test": 0}
     first = equal.largest[0]
     assert first.listed == (
-        Place("train", 0, "bad"),
-        Place("train", 20, "bad"),
-        Place("train", 21, "good"),
-        Place("test", 5, "bad"),
+        Place("train", 0, 1, "bad"),
+        Place("train", 20, 21, "bad"),
+        Place("train", 21, 22, "good"),
+        Place("test", 5, 6, "bad"),
     )
     assert (first.labels, first.similarity, first.texts) == (("bad", "good"), 1.0, (sentence(0),))
     assert equal.largest[1].listed[1].part == "validation"  # of equal size, before the one within a part
     assert found.conflicting == (first,)
     assert found.near.groups == 0
+
+
+def test_rows_stand_in_the_lines_of_their_files(tmp_path: Path) -> None:
+    """Blank lines, and texts of several lines, count; a source without lines has rows from 1."""
+    own, test = tmp_path / "a.csv", tmp_path / "b.parquet"
+    rows = [(f'"{sentence(n)}\nits second line"', "ab"[n % 2]) for n in range(20)]
+    own.write_text("\ntext,label\n\n" + "\n".join(f"{text},{label}\n" for text, label in rows), encoding="utf8")
+    pd.DataFrame({"text": [sentence(n) for n in range(50, 60)], "label": list("ab") * 5}).to_parquet(test)
+    dataset = make_dataset(DataSpec(dataset=str(own), test=str(test)))
+    written = own.read_text("utf8").split("\n")
+    for split in (dataset.train, dataset.validation):
+        for position, text in enumerate(split.texts):
+            unit, line = split.place(position).split()
+            assert unit == "line"
+            assert written[int(line) - 1] == '"' + str(text).split("\n")[0]
+    assert [dataset.test.place(position) for position in range(2)] == ["row 1", "row 2"]
+    assert dataset.test.lines is None
 
 
 def test_near_duplicates_are_counted_within_and_across(files: Files) -> None:

@@ -43,7 +43,8 @@ def test_a_column_comes_out_as_it_went_in(suffix: str, texts: list[str]) -> None
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
         write(path, texts)
-        found, others = read_texts(path, "review")
+        asked = read_texts(path, "review")
+        found, others = asked.texts, asked.others
         assert found == texts
         assert others == [{"id": str(n), "stars": "5"} for n in range(len(texts))]
 
@@ -60,13 +61,13 @@ def test_each_line_of_a_text_file_is_a_text(lines: list[str], end: str, last: bo
         path = Path(folder) / "A.TXT"
         content = end.join(lines) + (end if last and lines else "")
         path.write_bytes((("\ufeff" if mark else "") + content).encode())
-        assert read_texts(path, "review")[0] == lines
+        assert read_texts(path, "review").texts == lines
 
 
 def test_it_needs_no_label_column(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("review\nw1\n", encoding="utf-8")
-    assert read_texts(path, "review")[0] == ["w1"]
+    assert read_texts(path, "review").texts == ["w1"]
 
 
 BAD: dict[str, tuple[str, bytes, list[str]]] = {

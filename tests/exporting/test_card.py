@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -15,12 +17,17 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from loratory.exporting.card import code
+from loratory.data import Labelled, TokenTable
+from loratory.exporting.card import code, model_card
+from loratory.exporting.checked import Examples
 from loratory.exporting.export import export
+from loratory.exporting.source import Source
+from loratory.methods import parse_spec
 from loratory.run import Run, train
 from loratory.units import printable
 
 SECTIONS = ["Use", "Labels", "Data", "Settings", "Results", "Limits", "Licence"]
+NO_EXAMPLES = Examples(Labelled(TokenTable(np.empty(0, np.int32), np.zeros(1, np.int64)), np.empty(0)), "none", None)
 HOSTILE = ["a | b `c` ``d``", "---\n# w\n```\n<script>", "[x](y) *z* &lt; \u202e"]
 
 
@@ -70,6 +77,31 @@ def test_labels_and_names_of_files_break_nothing(
     exec(compile(program, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert any(text in printed for label in HOSTILE for text in (label, repr(label)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"text_column": "title,body"},
+            ["- text column: `title,body` (columns by commas: their cells that are not empty, a line break between"],
+        ),
+        (
+            {"text_column": "a", "pair_column": "b", "label_column": "stars"},
+            ["- text column: `a`\n", "- column of the second text: `b`\n", "- label column: `stars`\n"],
+        ),
+    ],
+)
+def test_the_card_says_which_columns_were_read_and_how_they_were_joined(
+    columns: dict[str, str], said: list[str], runs: dict[str, Run]
+) -> None:
+    record = runs["lora"].record
+    read = replace(record, spec=record.spec | {"data": record.spec["data"] | columns})
+    source = Source(runs["lora"].directory, read, parse_spec(read.spec), local_names=True)
+    card = model_card(source, "adapter", NO_EXAMPLES, 0.0)
+    for line in said:
+        assert card.count(line) == 1
+    assert "data.text_column" not in card
 
 
 def test_the_card_holds_the_records_numbers(runs: dict[str, Run], tmp_path: Path) -> None:

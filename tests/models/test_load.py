@@ -92,6 +92,12 @@ def test_a_model_of_the_hub_comes_through_the_same_door(
         load_base("someone/bert", labels=LABELS, seed=0)
 
 
+def test_without_the_hub_an_error_names_the_model_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"model .someone/none.: .*; without the hub there is minilm, or a directory"):
+        load_base("someone/none", labels=LABELS, seed=0)
+
+
 @pytest.mark.parametrize("number", [0, 1, -1])
 def test_a_missing_shard_is_named(number: int, sharded: Path) -> None:
     gone = shards(sharded)[number]

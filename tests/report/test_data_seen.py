@@ -45,7 +45,7 @@ def test_findings_and_lengths_are_there(record: RunRecord) -> None:
     assert sum(float(row.entries[1].value or 0) for row in found.lengths.rows) == 2 * 122
     assert [one.title for one in found.findings][-2:] == ["Label conflicts", "Maximum length"]
     assert "1 text with more than one label." in found.findings[-2].sentences
-    assert found.note.startswith("Rows count from 0")
+    assert found.note.startswith("Lines are those of the file, from 1")
 
 
 def test_without_the_model_there_are_no_lengths(record: RunRecord) -> None:

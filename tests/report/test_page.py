@@ -277,7 +277,8 @@ def test_texts_of_disputed_examples_stand_on_the_page_where_the_data_are_at_hand
     assert found is not None
     assert (found.of, found.all) == (1, len(test))
     (one,) = found.examples
-    assert (one.row, one.text) == (int(test.rows[3]), test.texts[3])
+    assert (one.place, one.text) == (test.place(3), test.texts[3])
+    assert one.place == f"line {test.rows[3] + 2}"
     assert one.right == {"c1": (2, 2), "c2": (0, 2)}
     for change in (
         {"dataset": "hub:somewhere"},

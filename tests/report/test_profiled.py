@@ -61,9 +61,9 @@ def test_it_is_read_at_80_columns_and_commands_no_terminal(hostile: Profiled) ->
 
 def test_counts_and_rows_are_said(hostile: Profiled) -> None:
     text = " ".join(shown(hostile).split())
-    assert re.search(r"3 rows: train 40, 43, 44|3 rows, labels .*: (train|validation|test) 40, 43, 44", text)
+    assert re.search(r"3 rows: train line 41, 44, 45|3 rows, labels .*: (train|validation|test) line 41, 44, 45", text)
     assert "1 text with more than one label." in text
-    assert re.search(r"(train|validation|test) 40 \(no\), 43 \(no\), 44 \(\\x1b\[31mred", text)
+    assert re.search(r"(train|validation|test) line 41 \(no\), 44 \(no\), 45 \(\\x1b\[31mred", text)
     assert "MinHash with LSH (48 permutations, 12 bands, seed 0)" in text
     assert "1 text has more than the 64 tokens" in text
     assert "--max-length 32 cuts 1 text" in text

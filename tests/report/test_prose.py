@@ -61,11 +61,11 @@ def test_scores_of_classes_say_of_how_many_seeds(summary: Document, read_back: A
 def test_disputed_examples_list_many_approaches_by_family(summary: Document, read_back: Any) -> None:
     group = read_back(summary).groups[0]
     right = {"c1": (5, 5), "c2": (0, 5), "c3": (0, 5), "c4": (2, 5)}
-    found = Disagreement((Disputed(7, "bad", right, "so so"),), 1, 120)
+    found = Disagreement((Disputed("line 7", "bad", right, "so so"),), 1, 120)
     few = closer.disagreement_grid(group, found)
     assert [heading.text for heading in few.headings][:2] == ["Text and label", "standard"]
     assert [entry.text for entry in few.rows[0].entries] == ["so so", "5 of 5", "0 of 5", "0 of 5", "2 of 5"]
-    assert few.rows[0].entries[0].sub == "bad; row 7"
+    assert few.rows[0].entries[0].sub == "bad; line 7"
     more = dataclasses.replace(group, cells=(*group.cells, dataclasses.replace(group.cells[3], id="c5", approach="h2")))
     many = closer.disagreement_grid(
         more, Disagreement((dataclasses.replace(found.examples[0], right={**right, "c5": (5, 5)}),), 1, 120)

@@ -111,6 +111,17 @@ def test_cost_is_that_of_a_run_alone_and_the_cohorts_stands_beside_it(studied: d
     assert len(said) == 6
     estimated = "estimated from steps made alone with random weights, as its runs trained in cohorts)."
     assert all(text.endswith(estimated) for text in said)
+    (one,) = [one for one in summary["observations"] if one["topic"] == "together"]
+    made = [record for record in records(studied["together"]).values() if record.cohort is not None]
+    shares = sum(record.cohort["share_seconds"]["train"] for record in made)
+    assert one["figures"]["runs"] == len(made)
+    assert one["figures"]["share_seconds"] == pytest.approx(shares)
+    assert one["figures"]["alone_seconds"] == pytest.approx(sum(record.cost["train_seconds"] for record in made))
+    assert one["text"].startswith(f"{len(made)} runs trained in cohorts")
+    assert "an estimated" in one["text"]
+    assert "their shares of the cohorts" in page
+    alone = json.loads((studied["alone"] / "summary.json").read_text("utf8"))
+    assert not [one for one in alone["observations"] if one["topic"] == "together"]
 
 
 def test_training_one_again_says_that_it_trained_at_once_with_others(studied: dict[str, Path], records: Any) -> None:

@@ -144,7 +144,15 @@ WRONG = {
         "it belongs to lora, hybrid",
     ),
     "unknown setting": (with_line("rank:", "rnk:"), "line 7: 'rnk' is not a setting of lora; did you mean 'rank'?"),
-    "rate beside tune": (with_line("rank: [1, 8]", "lr: 1e-3"), "line 7: 'lr' is not a setting of lora"),
+    "rate beside tune": (
+        with_line("rank: [1, 8]", "lr: 1e-3"),
+        "line 7: 'lr' is not a setting of lora; learning rates stand in tune, a single one too: tune: {lr: [0.001]}",
+    ),
+    "flag of train": (
+        with_line("rank: [1, 8]", "batch_size: 8"),
+        "line 7: 'batch_size' is not a setting of lora; it is the same for all: train: {batch_size: 8}",
+    ),
+    "data in a method": (with_line("rank: [1, 8]", "dataset: x"), "not a setting of lora; data sets stand in data"),
     "wrong setting": (with_line("[1, 8]", "[1, 0]"), "line 7: rank 0: input should be greater than or equal to 1"),
     "setting of another kind": (with_line("[1, 8]", "[one]"), "line 7: rank 'one': input should be a valid integer"),
     "twice with other rates": (

@@ -15,6 +15,9 @@ from loratory.errors import DataError, SettingsError, counted
 from loratory.problems import MULTI, SINGLE
 from loratory.spec import DataSpec
 
+NAMED = 5
+"""Further classes that an error names."""
+
 
 def fold_of(spec: DataSpec) -> tuple[int, int] | None:
     """Which fold is the test, from 1, and of how many; None where there are none.
@@ -74,16 +77,23 @@ def _refuse_small(
     fold: tuple[int, int] | None,
 ) -> None:
     """Refuse a class that not every part, and not every fold, would have."""
-    for label in np.unique(rows.strata).tolist():  # others stand in a given file only, which is refused for that
-        holding = int(units.holding[label])
-        found = counted(holding, "distinct text" if rows.groups is None else "group")
-        small = f"{where}: class {meaning.names[label]!r} has {found}, too few for"
-        alike = _alike_said(meaning, label)
-        remedy = f"add some, merge the class with another, or remove it{meaning.otherwise}"
-        if fold is not None and not _enough(holding, fold[1], len(fractions)):
-            raise DataError(f"{small} {fold[1]} folds; {alike}take fewer folds, {remedy}")
-        if fractions and holding <= len(fractions):
-            raise DataError(f"{small} {len(fractions) + 1} parts; {alike}{remedy}")
+    holding = {
+        label: int(units.holding[label]) for label in np.unique(rows.strata).tolist()
+    }  # of others no row is here
+    if fold is not None:
+        few = [label for label, held in holding.items() if not _enough(held, fold[1], len(fractions))]
+        into, fewer = f"{fold[1]} folds", "take fewer folds, "
+    else:
+        few = [label for label, held in holding.items() if fractions and held <= len(fractions)]
+        into, fewer = f"{len(fractions) + 1} parts", ""
+    if few:
+        first, *others = few
+        found = counted(holding[first], "distinct text" if rows.groups is None else "group")
+        named = ", ".join(f"{meaning.names[label]!r} {holding[label]}" for label in others[:NAMED])
+        also = f" (also {named}{', …' if len(others) > NAMED else ''})" if others else ""
+        remedy = f"{fewer}add some, merge the class with another, or remove it{meaning.otherwise}"
+        small = f"{where}: class {meaning.names[first]!r} has {found}, too few for {into}{also}"
+        raise DataError(f"{small}; {_alike_said(meaning, first)}{remedy}")
 
 
 def _alike_said(meaning: Meaning, label: int) -> str:

@@ -14,31 +14,32 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
-from loratory.errors import ColumnError, DataError, counted
+from loratory.data.header import (
+    PAIR,
+    TEXT,
+    Found,
+    Wanted,
+    find_columns,
+    joined,
+    listed,
+    of_columns,
+    of_header,
+    pieces_of,
+    refuse_missing,
+)
+from loratory.errors import ColumnError, DataError, RowError, counted
 
 log = logging.getLogger("loratory")
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
-
-TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
-
-Wanted = Mapping[str, str]
-"""The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
-
-A name, or a number from 0 where no column has that name; for the text also several with commas between them.
-"""
-
-Found = Mapping[str, Sequence[str]]
-"""The names of the columns that each flag means."""
 
 Cells = dict[str, object]
 """Some of one row's cells, by column."""
@@ -75,7 +76,7 @@ def read_table(path: Path, wanted: Wanted, *, whole: bool = False) -> Table:
 
     Raises:
         DataError: the file is missing, not a regular file, of an unknown format, damaged, empty, or lacks a column;
-            here or while the rows are gone through.
+            here or while the rows are gone through. A RowError comes after the last row.
     """
     suffix = path.suffix.lower()
     known = suffix in SUFFIXES
@@ -112,7 +113,25 @@ def _refuse_other_format(path: Path) -> None:
             raise DataError(f"{path}: is {what}, whatever it is called; {remedy.format(path.stem)}")
 
 
-def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> tuple[list[Text], list[Cells]]:
+@dataclass(frozen=True)
+class Asked:
+    """N texts to label, and where each stands."""
+
+    texts: Sequence[Text]
+    source: str
+    """The file, or what else they come from."""
+    unit: str
+    places: Sequence[int]
+    """(N,) of what the unit is: lines and texts from 1, positions from 0."""
+    others: Sequence[Cells] | None = None
+    """What else stands in each one's row; None where there are no rows."""
+
+    def at(self, number: int) -> str:
+        """Where text `number`, from 0, stands."""
+        return f"{self.source}: {self.unit} {self.places[number]}"
+
+
+def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> Asked:
     """The texts to label in `path`, and what else stands in each one's row: a table, or the lines of a `.txt` file,
     blank ones too.
 
@@ -126,11 +145,12 @@ def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> 
         if pair_column is not None:
             raise DataError(f"{path}: its lines are single texts; give a table with both columns, or no {PAIR}")
         found = lines(io.StringIO(decoded(path, read_bytes(path)), newline=None))
-        return [*found], [{} for _ in found]
+        return Asked(found, str(path), "line", range(1, len(found) + 1), [{} for _ in found])
     columns = {TEXT: text_column} | ({} if pair_column is None else {PAIR: pair_column})
     table = read_table(path, columns, whole=True)
     texts: list[Text] = []
     others: list[Cells] = []
+    places: list[int] = []
     for place, cells, other in table.rows:
         for column, cell in zip(columns.values(), cells, strict=True):
             if not isinstance(cell, str):
@@ -140,7 +160,8 @@ def read_texts(path: Path, text_column: str, pair_column: str | None = None) -> 
         first, *second = map(str, cells)
         texts.append((first, second[0]) if second else first)
         others.append(other)
-    return texts, others
+        places.append(place)
+    return Asked(texts, str(path), table.unit, places, others)
 
 
 def lines(file: Iterable[str]) -> list[str]:
@@ -193,32 +214,60 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
         if first is None:
             raise _empty(path, wanted)
         header = first[1]
-        found = _of_header(path, header, wanted)
+        found = of_header(str(path), header, wanted)
         places = [[header.index(name) for name in names] for names in found.values()]
-        for line, cells in records:
-            if len(cells) != len(header):
-                few = len(cells) < len(header)
-                remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
-                others, uneven = _uneven(records, len(header))
-                cut = few and not content.ended and not others
-                also = f"; also {counted(uneven, 'further row')} with another number of cells" if uneven else ""
-                raise DataError(
-                    f"{path}: line {line} has {counted(len(cells), 'cell')}, the header has {len(header)} "
-                    f"({_listed(header)}); {_CUT if cut else ''}{remedy}{also}"
-                )
-            values = tuple([joined([cells[place] for place in columns]) for columns in places])
-            yield line, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
+        unread, uneven, last = _Unread(), None, 0
+        try:
+            for last, cells in records:
+                if len(cells) == len(header):
+                    values = tuple([joined([cells[place] for place in columns]) for columns in places])
+                    yield last, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
+                    continue
+                uneven = uneven or (last, len(cells))
+                unread.add("", "row", "with another number of cells")
+        except DataError as error:
+            unread.add(str(error), "row", "whose quotes cannot be read")
+    if uneven is not None:
+        unread.first = _uneven_said(path, *uneven, header, cut=last == uneven[0] and not content.ended)
+    unread.refuse()
     if not content.ended:
         log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
 
 
-def _uneven(records: Iterator[tuple[int, list[str]]], width: int) -> tuple[int, int]:
-    """How many records follow, and how many of them have not `width` cells; as far as they can be read."""
-    count = uneven = 0
-    with suppress(DataError):  # a quote that is never closed is told when the first fault is mended
-        for _, cells in records:
-            count, uneven = count + 1, uneven + (len(cells) != width)
-    return count, uneven
+def _uneven_said(path: Path, line: int, cells: int, header: list[str], *, cut: bool) -> str:
+    few = cells < len(header)
+    remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
+    has = f"line {line} has {counted(cells, 'cell')}, the header has {len(header)} ({listed(header)})"
+    return f"{path}: {has}; {_CUT if cut and few else ''}{remedy}"
+
+
+class _Unread:
+    """Rows that cannot be read: they are refused once all others have been, so that these are looked at, too."""
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        """What is said of the first one."""
+        self._more: Counter[tuple[str, str]] = Counter()
+
+    def add(self, said: str, noun: str, what: str) -> None:
+        """Take note of one.
+
+        Args:
+            said: of this one, if it is the first.
+            noun, what: what further ones are called.
+        """
+        if self.first is None:
+            self.first = said
+        else:
+            self._more[noun, what] += 1
+
+    def refuse(self) -> None:
+        """Raise a RowError where there is one."""
+        if self.first is not None:
+            more = ", ".join(
+                f"{counted(count, f'further {noun}')} {what}" for (noun, what), count in self._more.items()
+            )
+            raise RowError(f"{self.first}; also {more}" if more else self.first)
 
 
 _CUT = "the file ends inside this line: is it whole? Else "
@@ -230,7 +279,7 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
         header = next((line.strip() for line in file if line.strip()), "")
     names = {",": "commas", "\t": "tabs", ";": "';'"}
     cells = {mark: {cell.strip(' "') for cell in header.split(mark)} for mark in names}
-    asked = {piece for flag, column in wanted.items() for piece in (column, *_pieces(flag, column))}
+    asked = {piece for flag, column in wanted.items() for piece in (column, *pieces_of(flag, column))}
     missing = {column for column in asked if not column.isdecimal()} - cells[delimiter]
     found = next((mark for mark in names if mark != delimiter and mark in header and missing & cells[mark]), None)
     if found is None:
@@ -257,82 +306,13 @@ def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[
         csv.field_size_limit(before)
 
 
-def _of_header(path: Path, header: list[str], wanted: Wanted) -> Found:
-    twice = [name for name, count in Counter(header).items() if count > 1 and name]
-    if twice:
-        raise DataError(f"{path}: the header has {twice[0]!r} more than once; rename one")
-    return find_columns(str(path), header, wanted)
-
-
-def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
-    """The columns that the flags mean, among those there are.
-
-    Raises:
-        ColumnError: there is none of that name or number, with those there are and the flags that say others.
-        DataError: two flags mean one.
-    """
-    names = list(known)
-    found: dict[str, list[str]] = {}
-    for flag, column in wanted.items():
-        pieces = [column] if column in names else _pieces(flag, column)
-        found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
-    _refuse_missing(where, names, found)
-    flags: dict[str, str] = {}
-    for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
-        if column in flags:
-            raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
-        flags[column] = flag
-    return found
-
-
-def _refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
-    """Every column must be among the `known` ones."""
-    names = list(known)
-    missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
-    lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
-    if lacking:
-        flags = ", ".join(flag for flag, columns in missing.items() if columns)
-        asked = {name.strip().casefold() for columns in missing.values() for name in columns}
-        alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
-        raise ColumnError(f"{where}: no column {lacking}; columns: {_listed(names)}; {alike} {flags}")
-
-
-def _pieces(flag: str, column: str) -> list[str]:
-    return [piece.strip() for piece in column.split(",")] if flag == TEXT else [column]
-
-
-def _is_place(piece: str, names: list[str]) -> bool:
-    return piece not in names and piece.isdecimal() and int(piece) < len(names)
-
-
-def joined(cells: Sequence[object]) -> object:
-    """One cell as it is; of several the texts that are not empty, a line break between them; a cell that is no text
-    comes back alone, for whoever refuses it.
-    """
-    if len(cells) == 1:
-        return cells[0]
-    wrong = [cell for cell in cells if not isinstance(cell, str) and cell is not None]
-    return wrong[0] if wrong else "\n".join(cell for cell in cells if isinstance(cell, str) and cell.strip())
-
-
-def of_columns(columns: Mapping[str, Sequence[object]], found: Found) -> Iterator[tuple[object, ...]]:
-    """What stands under each flag, row by row, of columns as they are kept."""
-    kept = [[columns[name] for name in names] for names in found.values()]
-    for cells in zip(*(zip(*one, strict=True) for one in kept), strict=True):
-        yield tuple([joined(one) for one in cells])
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
-
-
 def _others(row: Cells, found: Found) -> Cells:
     used = {name for names in found.values() for name in names}
     return {column: value for column, value in row.items() if column not in used}
 
 
 def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
-    found, needed = None, set[str]()
+    found, needed, unread = None, set[str](), _Unread()
     with _opened(path, "\n") as file:  # no other ends: U+2028 may stand in a JSON string
         for line, written in enumerate(file, start=1):
             if not written.strip():
@@ -340,25 +320,20 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
             try:
                 record = _record(path, line, written)
             except DataError as error:
-                raise DataError(f"{error}{_no_objects(file)}") from None
+                unread.add(str(error), "line", "without an object")
+                continue
             if found is None:  # numbers count the first object's keys
                 found = find_columns(f"{path}: line {line}", record, wanted)
                 needed = {name for names in found.values() for name in names}
-            if not needed <= record.keys():
-                _refuse_missing(f"{path}: line {line}", record, found)
-            values = tuple([joined([record[name] for name in names]) for names in found.values()])
-            yield line, values, _others(record, found) if whole else {}
-
-
-def _no_objects(file: Iterable[str]) -> str:
-    """How many of the lines that follow are no JSON objects either: the end of an error's line."""
-    count = 0
-    for written in file:
-        try:
-            count += bool(written.strip()) and not isinstance(json.loads(written), dict)
-        except (ValueError, RecursionError):
-            count += 1
-    return f"; also {counted(count, 'further line')} without an object" if count else ""
+            if needed <= record.keys():
+                values = tuple([joined([record[name] for name in names]) for names in found.values()])
+                yield line, values, _others(record, found) if whole else {}
+                continue
+            try:
+                refuse_missing(f"{path}: line {line}", record, found)
+            except ColumnError as error:
+                unread.add(str(error), "line", "without a column")
+    unread.refuse()
 
 
 def _record(path: Path, line: int, written: str) -> Cells:
@@ -381,7 +356,7 @@ def _parquet(path: Path, content: Content, wanted: Wanted, whole: bool) -> Itera
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            found = _of_header(path, names, wanted)
+            found = of_header(str(path), names, wanted)
             read = names if whole else [name for named in found.values() for name in named]
             for batch in file.iter_batches(_ROWS, columns=None if whole else read):
                 columns = {name: batch.column(name).to_pylist() for name in read}

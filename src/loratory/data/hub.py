@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loratory.data.files import LABEL, Found, Row, Table, Wanted, find_columns, of_columns
+from loratory.data.files import Row, Table
+from loratory.data.header import LABEL, Found, Wanted, find_columns, of_columns
 from loratory.errors import DataError, ResourceError
 
 log = logging.getLogger("loratory")

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.columns import Coded, Coder, Pairs, Text, Texts, chunked
-from loratory.data.sources import Examples, Source
+from loratory.data.gathering import Examples
+from loratory.data.sources import Source
 from loratory.data.targets import (
     Label,
     Target,

@@ -23,6 +23,8 @@ class Place:
     """train, validation or test."""
     row: int
     """0-based row of the file or data set that the part was read from, header and blank lines not counted."""
+    line: int | None
+    """Where it begins in the file, from 1; None where the source has no lines."""
     label: str
 
 
@@ -65,7 +67,8 @@ class Seen(Sequence[Text]):
         """Where a row stands in the data."""
         number, position = self._at(row)
         split = self.dataset.split(PARTS[number])
-        return Place(PARTS[number], int(split.rows[position]), self.label(row))
+        line = None if split.lines is None else int(split.lines[position])
+        return Place(PARTS[number], int(split.rows[position]), line, self.label(row))
 
     def label(self, row: int) -> str:
         """A row's label."""

@@ -36,6 +36,11 @@ from loratory.spec import DataSpec, validated
 log = logging.getLogger("loratory")
 
 
+def place_said(row: int, line: int | None) -> str:
+    """How people are told of a row, which programs count from 0: `line 7`, or `row 6` where there are no lines."""
+    return f"row {row + 1}" if line is None else f"line {line}"
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """N examples of one part."""
@@ -49,6 +54,12 @@ class Split:
     """(N,) 0-based rows of the file or data set that the part was read from."""
     units: NDArray[np.int64]
     """(N,) numbers from 0, the same for examples that are never parted: they are not independent of each other."""
+    lines: NDArray[np.uint32] | None = None
+    """(N,) where the rows begin in their file, from 1; None where the source has no lines."""
+
+    def place(self, position: int) -> str:
+        """Where an example stands, for people: its line of the file, or its row from 1 where there are no lines."""
+        return place_said(int(self.rows[position]), None if self.lines is None else int(self.lines[position]))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -171,7 +182,8 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
         if lost := sorted(meaning.there(whole.labels) - meaning.there(parts["train"].labels)):
             name = meaning.names[lost[0]]
             raise SettingsError(f"--limit {spec.limit}: no text with the label {name!r} is among so few; raise it")
-    split = {part: _split(parts[part], meaning) for part in PARTS}
+    lines = {part: (source.parts.get(part) or source.parts.get("all") or source.parts["train"]).lines for part in PARTS}
+    split = {part: _split(parts[part], meaning, lines[part]) for part in PARTS}
     if meaning.problem == MULTI and (split["train"].labels == split["train"].labels[0]).all():
         raise DataError(
             f"{spec.dataset}: every training text has the same labels; nothing to learn (list the labels that a text "
@@ -271,15 +283,20 @@ def _refuse_unseen(train: Rows, other: Rows, part: str, meaning: Meaning, where:
         )
 
 
-def _split(rows: Rows, meaning: Meaning) -> Split:
+def _split(rows: Rows, meaning: Meaning, lines: NDArray[np.uint32] | None) -> Split:
+    """
+    Args:
+        lines: of all rows of the source that the part was cut from.
+    """
     state = hashlib.sha256()
     begin = 0
     for chunk in rows.texts.chunks():
         of = meaning.written(rows.labels[begin : begin + len(chunk)])
-        lines = [f"[{json.dumps(text)}, {label}]\n" for text, label in zip(chunk, of, strict=True)]
-        state.update("".join(lines).encode())
+        written = [f"[{json.dumps(text)}, {label}]\n" for text, label in zip(chunk, of, strict=True)]
+        state.update("".join(written).encode())
         begin += len(chunk)
     _, first, unit = np.unique(together(rows.ids, rows.groups), return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int64)
     number[np.argsort(first)] = np.arange(len(first))  # in the order in which they stand in the part
-    return Split(rows.texts, meaning.array(rows.labels), state.hexdigest(), rows.numbers, number[unit])
+    own = None if lines is None else lines[rows.numbers]
+    return Split(rows.texts, meaning.array(rows.labels), state.hexdigest(), rows.numbers, number[unit], own)

@@ -159,6 +159,18 @@ def otherwise(names: Sequence[Label]) -> str:
     return ""
 
 
+def joined_by(names: Sequence[Label]) -> str | None:
+    """The mark that seems to stand between several labels in classes of these names: half of them, and three or more,
+    have it, and the pieces between come twice on average; None where there is none."""
+    for mark in SEPARATORS:
+        joined = [one for name in names if isinstance(name, str) and len(one := _pieces(name, mark)) > 1]
+        if len(joined) >= max(3, len(names) / 2):
+            pieces = [piece for one in joined for piece in one]
+            if 2 * len({*pieces}) <= len(pieces):
+                return mark
+    return None
+
+
 def alike_but_for_case(names: Sequence[Label]) -> list[tuple[str, ...]]:
     """Classes or labels that differ in nothing but upper and lower case, each time all of them, in order."""
     of: dict[str, list[str]] = {}

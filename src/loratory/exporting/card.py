@@ -21,6 +21,7 @@ from loratory.exporting.checked import Examples
 from loratory.exporting.source import Source
 from loratory.models.quantized import SETTINGS
 from loratory.problems import MULTI, REGRESSION, SINGLE, Problem
+from loratory.spec import DataSpec
 from loratory.store.naming import flat
 
 CARD = "README.md"
@@ -211,6 +212,7 @@ def _data(source: Source) -> Iterator[str]:
     for what, name in named.items():
         if name is not None:
             yield f"- {what}: {code(_public(name))}"
+    yield from _columns(spec)
     if data["revision"]:
         yield f"- revision: {code(str(data['revision']))}"
     yield f"- SHA-256 of the source: `{data['digest']}`"
@@ -231,13 +233,28 @@ def _data(source: Source) -> Iterator[str]:
         yield f"- rows without a class, left out: {data['dropped']:,}"
 
 
+def _columns(spec: DataSpec) -> Iterator[str]:
+    """Where the texts stand in a table, and what was made of several columns."""
+    if spec.dataset.startswith("hutto:"):
+        return
+    several = " (columns by commas: their cells that are not empty, a line break between them, are one text)"
+    joined = several if "," in spec.text_column else ""
+    yield f"- text column: {code(spec.text_column)}{joined}"
+    if spec.pair_column is not None:
+        yield f"- column of the second text: {code(spec.pair_column)}"
+    yield f"- label column: {code(spec.label_column)}"
+
+
 def _public(name: str) -> str:
     """A data set's name without folders of this machine."""
     return name if name.startswith(("hutto:", "hub:")) else Path(name).name
 
 
-PLACES = {"model", "data.dataset", "data.validation", "data.test"}
-"""Settings that name files, and stand elsewhere in the card."""
+PLACES = {
+    *("model", "data.dataset", "data.validation", "data.test"),
+    *("data.text_column", "data.pair_column", "data.label_column"),
+}
+"""Settings that name files and columns, and stand elsewhere in the card."""
 
 
 def _settings(source: Source) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
@@ -121,7 +122,14 @@ def _from_hub(source: str, *, weights: bool) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {source!r}: {first_line(error)}") from error
+        offline = isinstance(error, LocalEntryNotFoundError)  # no network, or it is not to be asked
+        there = f"; without the hub there is {packaged_models()}, or a directory" if offline else ""
+        raise ModelError(f"model {source!r}: {first_line(error)}{there}") from error
+
+
+def packaged_models() -> str:
+    """The names of the models that ship with the package index."""
+    return ", ".join(name for name, packaged in PACKAGED.items() if packaged.kind == "model")
 
 
 def _check_description(place: Path) -> dict[str, Any]:
@@ -159,11 +167,11 @@ def locate(name: str) -> str:
         return str(fetch(name))
     if Path(name).is_dir():
         return name
-    models = [item for item, packaged in PACKAGED.items() if packaged.kind == "model"]
     if name.startswith((".", "/")) or name.count("/") > 1 or Path(name).exists():
         raise ModelError(
-            f"model {name!r} is not a directory; give a directory, a hub id, or one of: {', '.join(models)}"
+            f"model {name!r} is not a directory; give a directory, a hub id, or one of: {packaged_models()}"
         )
+    models = packaged_models().split(", ")
     if "/" not in name and nearest(name, models).startswith("did you mean"):
         raise ModelError(f"unknown model {name!r}; {nearest(name, models)}")
     return name

@@ -110,8 +110,8 @@ def disagreement_grid(group: Group, found: Disagreement) -> Grid:
     headings = (Heading("Text and label" if with_text else "Row and label", numeric=False), *right)
     rows = []
     for one in found.examples:
-        at, label = f"row {one.row}", units.printable(one.label)
-        first = Entry(units.printable(one.text), f"{label}; {at}") if one.text else Entry(at, label, str(one.row))
+        at, label = one.place, units.printable(one.label)
+        first = Entry(units.printable(one.text), f"{label}; {at}") if one.text else Entry(at, label, at.split()[1])
         if len(cells) > SIDE:
             every = [places[cell.id] for cell in cells if _share(one.right, cell) == 1]
             none = [places[cell.id] for cell in cells if _share(one.right, cell) == 0]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loratory.data import make_dataset
 from loratory.data.columns import on_one_line
+from loratory.data.splits import place_said
 from loratory.data.targets import shown
 from loratory.errors import LoratoryError
 from loratory.problems import REGRESSION
@@ -32,7 +33,8 @@ LONGEST = 400
 class Disputed:
     """One test example; `right` has (seeds right, seeds) by cell id."""
 
-    row: int
+    place: str
+    """Its line of the file, or its row."""
     label: str
     right: Mapping[str, tuple[int, int]]
     text: str | None = None
@@ -74,19 +76,19 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     texts = _texts(record, test.rows[chosen])
     examples = tuple(
         Disputed(
-            row=int(test.rows[position]),
+            place=texts.get(int(test.rows[position]), (place_said(int(test.rows[position]), None), None))[0],
             label=shown(test.labels[position : position + 1], found[0].labels)[0],
             right={name: (int(one.right[position]), len(one.tests)) for name, one in cells.items()},
-            text=texts.get(int(test.rows[position])),
+            text=texts.get(int(test.rows[position]), ("", None))[1],
         )
         for position in chosen
     )
     return Disagreement(examples, int((gap >= 1).sum()), len(gap))
 
 
-def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, str]:
-    """The texts of the test examples `rows`, of every fold where the run is of one, where the data set is at hand, and
-    is the one that the run saw; else none."""
+def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+    """The places and texts of the test examples `rows`, of every fold where the run is of one, where the data set is
+    at hand, and is the one that the run saw; else none."""
     try:
         spec = validated(DataSpec, record.spec["data"])
         if not data_at_hand(spec):
@@ -103,7 +105,7 @@ def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, str]:
         log.warning("the page goes without texts of examples: %s is not what the runs saw", spec.dataset)
         return {}
     return {
-        int(part.rows[position]): _cut(on_one_line(part.texts[position]))
+        int(part.rows[position]): (part.place(position), _cut(on_one_line(part.texts[position])))
         for part in parts
         for position in np.flatnonzero(np.isin(part.rows, rows)).tolist()
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loratory import units
+from loratory.errors import counted
 from loratory.report.tables import Column, Row, Table, priced
 from loratory.store.record import MEMORY_PARTS
 
@@ -63,7 +64,7 @@ def _row(one: Mapping[str, Any]) -> Row:
     parts = one["memory_parts_bytes"] or {}
     keys = ("approach", "batch_size", "fits", "train_seconds", "peak_memory_bytes", "checkpoint_bytes", "operations")
     return {
-        **{key: one[key] for key in (*keys, "largest_batch")},
+        **{key: one[key] for key in (*keys, "largest_batch", "train_examples")},
         **{key: one["parameters"][key] for key in ("total", "trainable", "adapter", "head", "unfrozen")},
         **{f"{part}_bytes": parts.get(part) for part in MEMORY_PARTS},
     }
@@ -88,10 +89,18 @@ def _columns(memory: int | None, price_per_hour: float | None) -> tuple[Column, 
         *(column(f"{part}_bytes", part.capitalize(), units.memory, f"memory: {part}") for part in MEMORY_PARTS),
         column("checkpoint_bytes", "On disk", units.memory, "bytes of the weights that a run saves"),
         column("operations", "Operations", _operations, "floating-point operations of all steps"),
-        column("largest_batch", "Largest batch", units.count, "examples a step that fit", shown=memory is not None),
+        Column(
+            "largest_batch", "Largest batch", "right", "examples a step that fit", _largest, shown=memory is not None
+        ),
         column("price", "Price", units.price, "of the training time", shown=price_per_hour is not None),
         column("fits", "Fits", str, "whether the device's memory sufficed", shown=False),
     )
+
+
+def _largest(row: Row) -> str:
+    """The largest batch; where that is every text, the limit is theirs and not the memory's."""
+    size: Any = row.get("largest_batch")
+    return f"all {counted(size, 'text')}" if size and size == row.get("train_examples") else units.count(size)
 
 
 def _peak(number: float | None) -> str:

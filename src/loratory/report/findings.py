@@ -9,6 +9,7 @@ from loratory import units
 from loratory.data.overlap import SIDES
 from loratory.data.profile import KEPT, MULTIPLE, Cut, Group, Profile, Repeats, Rows, Search, Tokens
 from loratory.data.seen import Place
+from loratory.data.splits import place_said
 from loratory.errors import counted
 
 GROUPS = 3
@@ -17,7 +18,7 @@ GROUPS = 3
 NAMED = 6
 """Rows of a group, and of a list, that are named."""
 
-ROWS_SAID = "Rows count from 0 in the file or data set as it was read, header and blank lines not counted."
+ROWS_SAID = "Lines are those of the file, from 1; where data have no lines, rows count from 1."
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,11 @@ def _named(group: Group, *, labels: bool = False) -> str:
 
 
 def _names(places: Iterable[Place], total: int, *, labels: bool = False) -> str:
-    """`train 3, 17; test 4 and 12 more`."""
+    """`train line 3, 17; test line 4 and 12 more`."""
     by_part: dict[str, list[str]] = {}
     named = list(places)[:NAMED]
     for place in named:
-        by_part.setdefault(place.part, []).append(f"{place.row} ({place.label})" if labels else str(place.row))
+        unit, number = place_said(place.row, place.line).split()
+        by_part.setdefault(f"{place.part} {unit}", []).append(f"{number} ({place.label})" if labels else number)
     more = f" and {total - len(named):,} more" if total > len(named) else ""
     return "; ".join(f"{part} {', '.join(rows)}" for part, rows in by_part.items()) + more

@@ -21,6 +21,7 @@ from loratory.report import axes, choosing, closer, comparing, data_seen, prose,
 from loratory.report.disagreement import Disagreement, disputed
 from loratory.report.drawing import Drawn
 from loratory.report.evidence import Evidence
+from loratory.report.findings import ROWS_SAID
 from loratory.report.grids import Grid
 from loratory.report.study_table import runs_of
 from loratory.study.document import Group, Summary
@@ -155,12 +156,11 @@ def _reference(group: Group) -> str:
 
 
 def _how_to_find(group: Group, found: Disagreement | None) -> str:
-    counted_from = "Rows count from 0 in the file or data set as it was read, header and blank lines not counted"
     if found is None or any(one.text is not None for one in found.examples):
-        return f"{counted_from}. The texts are copied from {group.data}."
+        return f"{ROWS_SAID} The texts are copied from {group.data}."
     return (
-        f"{counted_from}: with pandas, pandas.read_csv(...).iloc[row]. The texts are not here because {group.data} was "
-        "not at hand without network when this page was written."
+        "Rows count from 1, header and blank lines not counted: with pandas, pandas.read_csv(...).iloc[row - 1]. The "
+        f"texts are not here because {group.data} was not at hand without network when this page was written."
     )
 
 

@@ -29,6 +29,9 @@ SEPARATOR = ";"
 OURS = ("label", "labels", "prediction")
 """What a model's own column may be called: the input's columns of these names are renamed, whatever the model says."""
 
+NAMED = 12
+"""Labels whose thresholds are named in a line."""
+
 Cells = Mapping[str, object]
 """Cells of a row by column."""
 
@@ -63,6 +66,11 @@ class Answers(ABC):
     @abstractmethod
     def cells(self, number: int) -> tuple[str, ...]:
         """What stands under them for text `number`."""
+
+    @property
+    def rule(self) -> str | None:
+        """By what labels are given, in a sentence; None where it is the most probable one, or a number."""
+        return None
 
     @property
     def before(self) -> str:
@@ -109,6 +117,8 @@ class PredictedLabels(Answers):
     """(N, C), each label's own."""
     thresholds: NDArray[np.float64]
     """(C,)."""
+    on_validation: bool = True
+    """Whether these were chosen there; else nothing says so."""
 
     @cached_property
     def sets(self) -> NDArray[np.int64]:
@@ -125,9 +135,21 @@ class PredictedLabels(Answers):
         return {f"{self.before}labels": self.chosen} | _probabilities(self.before, self.labels, self.probabilities)
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """`labels` and `probabilities` of each text."""
+        """`labels`, `probabilities` and `thresholds` of each text."""
+        cuts = dict(zip(self.labels, self.thresholds.tolist(), strict=True))
         for labels, row in zip(self.chosen, self.probabilities.tolist(), strict=True):
-            yield {"labels": labels, "probabilities": dict(zip(self.labels, row, strict=True))}
+            yield {"labels": labels, "probabilities": dict(zip(self.labels, row, strict=True)), "thresholds": cuts}
+
+    @property
+    def rule(self) -> str:
+        """From which probability on each label is given; of many labels the first."""
+        cuts = zip(self.labels[:NAMED], self.thresholds.tolist(), strict=False)
+        shown = ", ".join(f"{printable(label)} {cut:.3f}" for label, cut in cuts)
+        more = len(self.labels) - NAMED
+        rest = f", and {more:,} more (--json has all)" if more > 0 else ""
+        of = f"of {printable(self.name)} " if self.name else ""
+        chosen = ", chosen on validation" if self.on_validation else ""
+        return f"Thresholds {of}(the probability from which on a label is given{chosen}): {shown}{rest}"
 
     @property
     def headings(self) -> tuple[str, ...]:

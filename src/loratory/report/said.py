@@ -19,7 +19,7 @@ FIRST = 4
 QUESTIONS = {
     "How good they are": ("incomplete", "best", "baselines", "ranks", "pairs"),
     "What is trained": ("parameters",),
-    "How long it takes": ("time", "reached", "total_time"),
+    "How long it takes": ("time", "together", "reached", "total_time"),
     "How much memory it takes": ("memory",),
     "Quality against cost": ("fronts",),
 }

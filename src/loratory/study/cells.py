@@ -23,6 +23,7 @@ from loratory.study.parts import (
     Reached,
     Spread,
     TimeTo,
+    Together,
     TrialSummary,
     Tuning,
 )
@@ -65,6 +66,7 @@ def _cell(cell: CellRuns, name: str, select: str, target: float | None) -> CellS
         scored_before=sum(choice.scored_before for choice in cell.choices),
         runs_at_once=_runs_at_once(records),
         cohorts=sum(lookup(record, "cohort") is not None for record in records),
+        together=_together(cell, records),
         own_layers=_own_layers(records),
         frozen_bottom=any(lookup(record, "environment", "engine", "frozen_bottom") for record in records),
         time_parts_seconds=_time_parts(records, costs),
@@ -88,6 +90,18 @@ def _train_examples(records: Sequence[Mapping[str, Any]]) -> int | None:
 def _runs_at_once(records: Sequence[Mapping[str, Any]]) -> int | None:
     found = _numbers(records, "study", "runs_at_once")
     return None if found is None else int(max(found))
+
+
+def _together(cell: CellRuns, records: Sequence[Mapping[str, Any]]) -> Together | None:
+    timed = [(trial.share_seconds, trial.train_seconds) for trial in cell.trials if trial.status == "completed"]
+    timed += [
+        (lookup(record, "cohort", "share_seconds", "train"), lookup(record, "cost", "train_seconds"))
+        for record in records
+    ]
+    found = [(share, alone) for share, alone in timed if share is not None and alone is not None]
+    if not found:
+        return None
+    return Together(len(found), sum(share for share, _ in found), sum(alone for _, alone in found))
 
 
 def _own_layers(records: Sequence[Mapping[str, Any]]) -> int | None:

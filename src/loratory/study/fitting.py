@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loratory.doubts import of_data, of_rates, warn
 from loratory.errors import SettingsError, counted
 from loratory.evaluation.metrics import LEADING
 from loratory.inputs import Inputs
@@ -62,6 +63,16 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         except SettingsError as error:
             said = approach(cell.method.model_dump(mode="json"))
             raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None
+
+
+def warn_of_study(spec: StudySpec, inputs: Inputs) -> None:
+    """Say once, in the log, what is doubtful about a study's data and rates, as of a single run."""
+    rates = {method.name: method.rates for method in spec.methods}
+    warn(line for name, tried in rates.items() for line in of_rates(f"{spec.name}: {name}: lr", tried))
+    first = {cell.data: cell for cell in reversed(spec.cells())}
+    for data in spec.data:
+        run = spec.run(first[data], lr=None, seed=spec.seeds[0], fold=spec.rounds[0])
+        warn(of_data(inputs.dataset(run.data), run.data, tested=spec.folds is None))
 
 
 def _check_sizes(spec: StudySpec, inputs: Inputs) -> None:

@@ -18,7 +18,7 @@ from loratory.store.directory import counted_run, set_aside
 from loratory.store.naming import lookup
 from loratory.study.cluster import Cluster
 from loratory.study.execute import Executor, InProcess, execute, finals_at_once
-from loratory.study.fitting import check_settings, judged
+from loratory.study.fitting import check_settings, judged, warn_of_study
 from loratory.study.jobs import Job
 from loratory.study.layout import PLAN, RUNS, STUDY, read_json
 from loratory.study.lock import launching
@@ -87,6 +87,7 @@ def launch(
         inputs = Inputs()
         spec = judged(spec, inputs)
         check_settings(spec, inputs)
+        warn_of_study(spec, inputs)
         tell.held.write(directory / STUDY, text)
         beside = torch.cuda.device_count() if executor == "ray" and cuda else 1  # each GPU of a node has its worker
         threads = _threads(directory, spec, workers or beside)

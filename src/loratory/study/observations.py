@@ -1,6 +1,6 @@
 """What may be said of a study, in sentences: each from the figures beside it, none beyond its verdict.
 
-sizes ─▶ parameters ─▶ quality of each pair ─▶ the best ─▶ baselines ─▶ ranks ─▶ time ─▶ memory ─▶ fronts
+sizes ─▶ parameters ─▶ quality of each pair ─▶ the best ─▶ baselines ─▶ ranks ─▶ time ─▶ cohorts ─▶ memory ─▶ fronts
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from loratory.study.observed import Scene, place_said
-from loratory.study.observed_costs import fronts_seen, memory, parameters, reached, time, total_time
+from loratory.study.observed_costs import fronts_seen, memory, parameters, reached, time, together, total_time
 from loratory.study.observed_quality import beside_baselines, best, comparisons, incomplete, ranks
 from loratory.study.observed_sizes import sizes_seen
 from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, size_of
@@ -22,6 +22,7 @@ TOPICS: Mapping[str, Callable[[Scene], list[Observation]]] = {
     "baselines": beside_baselines,
     "ranks": ranks,
     "time": time,
+    "together": together,
     "reached": reached,
     "total_time": total_time,
     "memory": memory,

@@ -48,6 +48,25 @@ def time(scene: Scene) -> list[Observation]:
     return _against_standard(scene, "train_seconds", "trains for", units.duration, _why_not_faster, _time_went_into)
 
 
+def together(scene: Scene) -> list[Observation]:
+    """What training at once came to, of all cells of which runs did: a measured time beside an estimated one."""
+    cells = [cell for cell in scene.cells if cell.together is not None]
+    found = [cell.together for cell in cells if cell.together is not None]
+    runs, shares, alone = (
+        sum(getattr(one, key) for one in found) for key in ("runs", "share_seconds", "alone_seconds")
+    )
+    if not runs or not alone:
+        return []
+    share, side = units.percent(abs(1 - shares / alone)), "less" if shares < alone else "more"
+    text = (
+        f"{counted(runs, 'run')} trained in cohorts, tuning and final runs counted: their shares of the cohorts' "
+        f"training come to {units.duration(shares)} in all; one at a time their steps would have taken an estimated "
+        f"{units.duration(alone)}, from steps timed alone with random weights, so that cohorts took about {share} "
+        f"{side}."
+    )
+    return [scene.say(text, cells, {"runs": runs, "share_seconds": shares, "alone_seconds": alone})]
+
+
 def reached(scene: Scene) -> list[Observation]:
     """How soon validation scores reach one level."""
     return [found for cell in scene.cells if (found := _reached(scene, cell)) is not None]

@@ -158,6 +158,18 @@ class TimeTo:
 
 
 @dataclass(frozen=True)
+class Together:
+    """What training at once came to for the runs of a cell that did so, tuning runs among them: seconds of optimizer
+    steps, and of what is before them, over all of these runs."""
+
+    runs: int
+    share_seconds: float
+    """Their shares of what their cohorts' training took, measured."""
+    alone_seconds: float
+    """What their steps would have taken one run at a time: an estimate from a few that were timed alone."""
+
+
+@dataclass(frozen=True)
 class CellSummary:
     """One setting: data set, model, method's settings, and the chosen learning rates; all its seeds."""
 
@@ -190,6 +202,8 @@ class CellSummary:
     """At most how many of the study's runs the device of a final run had at once; None where a record does not say."""
     cohorts: int = 0
     """How many of its final runs trained in a cohort: their times and memory are those of steps made alone."""
+    together: Together | None = None
+    """Of its completed runs that trained in a cohort; None where none did."""
     own_layers: int | None = None
     """How many layers the engine computed itself; None where a record does not say."""
     frozen_bottom: bool = False

@@ -182,11 +182,24 @@ def _method(found: Document, number: int, given: Any) -> MethodGrid:
         if key in ("name", "tune"):
             continue
         if key not in fields:
-            owners = [other.name for other in METHODS.values() if key in other.settings.model_fields]
-            hint = f"it belongs to {', '.join(owners)}" if owners else nearest(key, {*fields, "tune"} - {"name"})
+            hint = _hint(key, value, {*fields, "tune"} - {"name"})
             raise SettingsError(f"{found.at((*path, key))}: {key!r} is not a setting of {name}; {hint}")
         grid[key] = tuple(_values(found, (*path, key), name, value))
     return MethodGrid(name=name, values=grid, rates=_rates(found, (*path, "tune"), given.get("tune")))
+
+
+def _hint(key: str, value: Any, known: set[str]) -> str:
+    """Where a key stands that a method has not."""
+    flag = key.replace("-", "_")
+    if flag in ("lr", "learning_rate"):
+        rates = ", ".join(map(str, value if isinstance(value, list) else [value]))
+        return f"learning rates stand in tune, a single one too: tune: {{lr: [{rates}]}}"
+    owners = [other.name for other in METHODS.values() if flag in other.settings.model_fields]
+    if owners:
+        return f"it belongs to {', '.join(owners)}"
+    if flag in ELSEWHERE:
+        return ELSEWHERE[flag]
+    return nearest(key, known) if group_of(flag) is None else f"it is the same for all: train: {{{flag}: {value}}}"
 
 
 def _values(found: Document, path: Keys, method: str, value: Any) -> list[Any]:

@@ -38,6 +38,8 @@ class Trial:
     score: float | None
     """The study's `select` metric on validation; None where the run did not complete."""
     train_seconds: float | None
+    share_seconds: float | None
+    """Its share of what its cohort's training took; None where it trained alone."""
     history: History
     error: str | None
 
@@ -240,6 +242,7 @@ def _trial(lr: float, directory: Path, record: RunRecord, select: str) -> Trial:
         status=record.status,
         score=lookup(record.quality, "validation", select),
         train_seconds=lookup(record.cost, "train_seconds"),
+        share_seconds=lookup(record.cohort, "share_seconds", "train"),
         history=_history(directory),
         error=record.error,
     )

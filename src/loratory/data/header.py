@@ -1,0 +1,95 @@
+"""The columns of a table that are read: which of them each flag means, and what stands there in a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from loratory.errors import ColumnError, DataError
+
+TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
+
+Wanted = Mapping[str, str]
+"""The columns to read as the user says them, each under the flag that names it; there is always a `--text-column`.
+
+A name, or a number from 0 where no column has that name; for the text also several with commas between them.
+"""
+
+Found = Mapping[str, Sequence[str]]
+"""The names of the columns that each flag means."""
+
+
+def of_header(where: str, header: list[str], wanted: Wanted) -> Found:
+    """The columns that the flags mean, of a header in which no name may stand twice.
+
+    Raises:
+        DataError: as :func:`find_columns`; or one does.
+    """
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise DataError(f"{where}: the header has {twice[0]!r} more than once; rename one")
+    return find_columns(where, header, wanted)
+
+
+def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
+    """The columns that the flags mean, among those there are.
+
+    Raises:
+        ColumnError: there is none of that name or number, with those there are and the flags that say others.
+        DataError: two flags mean one.
+    """
+    names = list(known)
+    found: dict[str, list[str]] = {}
+    for flag, column in wanted.items():
+        pieces = [column] if column in names else pieces_of(flag, column)
+        found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
+    refuse_missing(where, names, found)
+    flags: dict[str, str] = {}
+    for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
+        if column in flags:
+            raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
+        flags[column] = flag
+    return found
+
+
+def refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
+    """Every column must be among the `known` ones."""
+    names = list(known)
+    missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
+    lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
+    if lacking:
+        flags = ", ".join(flag for flag, columns in missing.items() if columns)
+        asked = {name.strip().casefold() for columns in missing.values() for name in columns}
+        alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
+        raise ColumnError(f"{where}: no column {lacking}; columns: {listed(names)}; {alike} {flags}")
+
+
+def pieces_of(flag: str, column: str) -> list[str]:
+    """The columns that a flag names: several by commas of the text, else one."""
+    return [piece.strip() for piece in column.split(",")] if flag == TEXT else [column]
+
+
+def _is_place(piece: str, names: list[str]) -> bool:
+    return piece not in names and piece.isdecimal() and int(piece) < len(names)
+
+
+def joined(cells: Sequence[object]) -> object:
+    """One cell as it is; of several the texts that are not empty, a line break between them; a cell that is no text
+    comes back alone, for whoever refuses it.
+    """
+    if len(cells) == 1:
+        return cells[0]
+    wrong = [cell for cell in cells if not isinstance(cell, str) and cell is not None]
+    return wrong[0] if wrong else "\n".join(cell for cell in cells if isinstance(cell, str) and cell.strip())
+
+
+def of_columns(columns: Mapping[str, Sequence[object]], found: Found) -> Iterator[tuple[object, ...]]:
+    """What stands under each flag, row by row, of columns as they are kept."""
+    kept = [[columns[name] for name in names] for names in found.values()]
+    for cells in zip(*(zip(*one, strict=True) for one in kept), strict=True):
+        yield tuple([joined(one) for one in cells])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Columns as an error names them."""
+    return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
