@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +24,18 @@ from loratory.methods import spec_from_flags
 from loratory.run import optimize
 from loratory.setup import prepare
 
+SHOWN = (1, 2, 5, 10, 20, 40, 80)
+"""Steps after which mappings are shown."""
+
+
+def mappings(process: psutil.Process) -> str:
+    """MiB of the resident set by kind: the heap, other memory of no file, code made while running, and files."""
+    kinds = Counter[str]()
+    for one in process.memory_maps(grouped=False):
+        kind = "heap" if one.path == "[heap]" else "code" if "x" in one.perms else "anonymous"
+        kinds["files" if one.path.startswith("/") else kind] += one.rss
+    return ", ".join(f"{kind} {size >> 20}" for kind, size in sorted(kinds.items()))
+
 
 def main() -> None:
     """Train and print, in MiB."""
@@ -34,12 +47,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--give-back", action="store_true", help="do not tell glibc to keep freed memory")
+    parser.add_argument("--mappings", action="store_true", help="after some steps, of which kinds of memory it is")
     parser.add_argument("--math", action="store_true", help="attention by plain products, not by torch's own kernel")
     options = parser.parse_args()
     process, found = psutil.Process(), list[int]()
 
     def on_step(progress: Progress) -> None:
         found.append(process.memory_info().rss >> 20)
+        if options.mappings and progress.step in SHOWN:
+            print(f"after {progress.step}:", mappings(process), flush=True)
 
     with tempfile.TemporaryDirectory(prefix="resident-") as work:
         data = Path(work) / "texts"

@@ -59,6 +59,8 @@ def main() -> int:
     parser.add_argument("--deterministic", choices=["on", "off"], help="on for CUDA, off for a CPU")
     parser.add_argument("--families", action="store_true", help="instead: tiny models of every family, in one process")
     options = parser.parse_args()
+    if options.device == "cuda":  # before anything starts CUDA
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     given = {
         "device": options.device, "threads": options.threads, "epochs": 2, "max_length": LONGEST["short"], "seed": 3,
         "deterministic": options.deterministic or ("on" if options.device == "cuda" else "off"),
