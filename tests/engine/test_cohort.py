@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.flat import Classifier
 from loratory.models.load import load_base
+from loratory.problems import MULTI, REGRESSION, SINGLE, Problem
 from loratory.spec import HardwareSpec, TrainingSpec
 
 DEVICE: Any = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,17 +45,18 @@ Models = list[tuple[Classifier, TrainableModel]]
 
 
 def prepared(
-    directory: Any, settings: dict[str, Any], seed: int, dropout: float = 0.0
+    directory: Any, settings: dict[str, Any], seed: int, dropout: float = 0.0, problem: Problem = SINGLE
 ) -> tuple[Classifier, TrainableModel]:
-    base = load_base(str(directory), labels=("a", "b"), seed=seed, dropout=dropout)
+    names = ("price",) if problem == REGRESSION else ("a", "b")
+    base = load_base(str(directory), labels=names, problem=problem, seed=seed, dropout=dropout)
     chosen = method_settings({"name": "lora", **settings})
     trainable = method_named(chosen.name).prepare(base, chosen, seed=seed)
     base.model.to(DEVICE)
     return Classifier(base.model, base.family, base.pad_id), trainable
 
 
-def models(directory: Any, mixed: Any = MIXED, dropout: float = 0.0) -> Models:
-    return [prepared(directory, settings, others["seed"], dropout) for settings, others in mixed]
+def models(directory: Any, mixed: Any = MIXED, dropout: float = 0.0, problem: Problem = SINGLE) -> Models:
+    return [prepared(directory, settings, others["seed"], dropout, problem) for settings, others in mixed]
 
 
 def spec(others: dict[str, Any], **more: Any) -> TrainingSpec:
@@ -128,6 +132,37 @@ def test_each_ends_as_it_would_alone(family: str, model_directory: Any, labelled
         assert torch.allclose(
             predict(classifier, data, hardware=HARDWARE), predict(other, data, hardware=HARDWARE), atol=1e-3
         )
+
+
+@pytest.mark.parametrize("problem", [MULTI, REGRESSION])
+def test_sets_of_labels_and_numbers_are_learned_as_alone(
+    problem: Problem, tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A regression's logits are on the scale of the data when they are scored, and its head when it is done."""
+    draw = np.random.default_rng(0)
+    labels = draw.normal(100.0, 5.0, len(LENGTHS)) if problem == REGRESSION else draw.integers(0, 2, (len(LENGTHS), 2))
+    data = replace(labelled(LENGTHS), labels=labels)
+    seen: list[Tensor] = []
+
+    def scores(data: Labelled) -> Callable[[Tensor], dict[str, float]]:
+        return lambda logits: seen.append(logits) or {"loss": float(logits.mean())}
+
+    monkeypatch.setitem(globals(), "scores", scores)
+    mixed: Any = [
+        ({"rank": 2}, {"lr": 0.004, "seed": 0, "epochs": 3}),
+        ({"rank": 8, "targets": "all-linear"}, {"lr": 0.002, "seed": 1, "epochs": 5, "keep": "best"}),
+    ]
+    solo, joint = models(tiny_bert, mixed, problem=problem), models(tiny_bert, mixed, problem=problem)
+    results = alone(solo, data, mixed, validated=True)
+    first = sorted(float(one.mean()) for one in seen)
+    seen.clear()
+    same(results, together(joint, data, mixed, validated=True))
+    assert sorted(float(one.mean()) for one in seen) == pytest.approx(first, abs=1e-2)
+    alike(solo, joint, apart=2e-2 if problem == REGRESSION else 2e-3)  # times the targets' deviation of 5
+    for (classifier, _), (other, _) in zip(solo, joint, strict=True):
+        found = predict(other, data, hardware=HARDWARE)
+        assert torch.allclose(predict(classifier, data, hardware=HARDWARE), found, atol=2e-2)
+        assert problem == MULTI or float(found.mean()) == pytest.approx(100.0, abs=5.0)
 
 
 def test_one_that_ends_leaves_the_others_as_they_were(tiny_bert: Any, labelled: Any) -> None:

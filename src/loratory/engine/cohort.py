@@ -35,6 +35,8 @@ from loratory.engine.modules import quicken
 from loratory.engine.ready import own_layers
 from loratory.engine.together import Joined, joined, ranks_of
 from loratory.models.flat import Classifier
+from loratory.models.output import Scale
+from loratory.problems import REGRESSION
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class _Ready(Steps):
     one: MemberSteps
     joined: Joined
     validation: Labelled | None
+    scale: Scale | None
+    """That on which regressions are trained; what they give is on it until it is folded in."""
 
     def _loss(self, epoch: int) -> float:
         """The sum over those members whose loss is a finite number."""
@@ -115,13 +119,15 @@ def _fitted(
     epochs = max(one.spec.epochs for one in members)
     steps = epochs * math.ceil(len(data.labels) / members[0].spec.batch_size)
     streams = {one: Stream.of(one.seed, steps, hardware.device) for one in members}
+    host = members[0].classifier
+    scale = Scale.of(data.labels, host.output) if host.problem == REGRESSION else None
     alive, epoch, done = courses, 1, 0
     moments: list[Tensor] | None = None
     engine: dict[str, Any] = {}
     while alive:
         here = [course.member for course in alive]
         with _ready(
-            here, inner, ranks, [streams[one] for one in here], data, validation, epoch, hardware, meter
+            here, inner, ranks, [streams[one] for one in here], scale, data, validation, epoch, hardware, meter
         ) as run:
             engine = engine or run.engine
             if moments is not None:
@@ -137,6 +143,9 @@ def _fitted(
             stay = [place for place, course in enumerate(alive) if not course.over]
             moments = [moment[stay].clone() for moment in run.one.moments]
         alive = [course for course in alive if not course.over]
+    if scale is not None:
+        for member in members:
+            scale.fold(member.classifier.output)
     return [course.ended for course in courses], engine
 
 
@@ -151,7 +160,8 @@ def _epoch(run: _Ready, alive: Sequence[Course], epoch: int, on_step: Callable[[
     logits: Sequence[Tensor | None] = [None] * len(alive)
     with meter.phase("eval"):
         if run.validation is not None:
-            logits = list(run.joined.predict(run.validation))
+            found = run.joined.predict(run.validation)
+            logits = list(found if run.scale is None else run.scale.back(found))
     spent = {phase: (meter.seconds[phase] - before[phase]) / len(alive) for phase in ("train", "eval")}
     for place, (course, of_it) in enumerate(zip(alive, logits, strict=True)):
         row = {"epoch": epoch, "step": done, "loss": losses[place], "lr": rates[place]}
@@ -164,6 +174,7 @@ def _ready(
     inner: Classifier | None,
     ranks: dict[str, int],
     streams: Sequence[Stream],
+    scale: Scale | None,
     data: Labelled,
     validation: Labelled | None,
     epoch: int,
@@ -191,7 +202,7 @@ def _ready(
             set_training(host.model, None)
             steps = MemberSteps(
                 one.classifier, members, one.stacks, hardware, each=math.ceil(len(data.labels) / cut.size),
-                class_weights=weights, refresh=one.quick.refresh, meter=meter,
+                class_weights=weights, scale=scale, refresh=one.quick.refresh, meter=meter,
             )  # fmt: skip
             one.draws.done = steps.done
             step, engine = captured(
@@ -207,7 +218,7 @@ def _ready(
         engine |= {"own_layers": own_layers(host, one.quick), "cohort": len(members)}
         yield _Ready(
             one.classifier, joint, data.tokens.lengths, orders, cut, None, one.quick, steps, step, hardware, meter,
-            engine, one, validation,
+            engine, one, validation, scale,
         )  # fmt: skip
 
 

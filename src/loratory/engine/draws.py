@@ -74,8 +74,7 @@ class Draws:
     def refresh(self) -> None:
         """To be called before each forward pass in training."""
         self._calls = 0
-        if self.seed.is_cuda:
-            self.seed.random_(2**31)
+        self.seed.random_(2**31)
 
     def site(self) -> int:
         """A number that no other site has."""

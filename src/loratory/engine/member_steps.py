@@ -18,7 +18,7 @@ from loratory.engine.passes import Passes
 from loratory.engine.stacks import Stacks
 from loratory.engine.step import linear_schedule
 from loratory.models.flat import Classifier
-from loratory.problems import REGRESSION
+from loratory.models.output import Scale
 from loratory.spec import TrainingSpec
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
@@ -58,8 +58,6 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
         return "batches are computed in parts"
     if not first.classifier.flat:
         return "batches run padded"
-    if first.classifier.problem == REGRESSION:
-        return "a regression's head is folded by its scale"
     for member in members:
         if member.rates:
             return "parts of a model have rates of their own"
@@ -108,6 +106,7 @@ class MemberSteps(Passes):
         *,
         each: int,
         class_weights: Sequence[float] | None,
+        scale: Scale | None,
         refresh: Callable[[], None],
         meter: Meter,
     ) -> None:
@@ -115,10 +114,11 @@ class MemberSteps(Passes):
         Args:
             each: steps of an epoch.
             class_weights: what the loss of an example of each class counts, (C,).
+            scale: that on which regressions are trained.
         """
         super().__init__(
             classifier, members[0].spec, hardware, losses=(len(members),), class_weights=class_weights,
-            refresh=refresh, clock=meter.clock,
+            scale=scale, refresh=refresh, clock=meter.clock,
         )  # fmt: skip
         self.stacks, device = stacks, hardware.device
         totals = [member.spec.epochs * each for member in members]

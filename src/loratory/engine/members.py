@@ -8,7 +8,7 @@ A rank smaller than the largest is filled up with zeros, which stay zero: their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import ModuleType
@@ -154,6 +154,9 @@ class MemberDraws(Draws):
         self._calls = 0
         if self._planned is not None:
             self.seed.copy_(torch.index_select(self._planned, 0, self.done)[0])
+            return
+        for seed, stream in zip(self.seed, self._streams, strict=True):  # nobody reads it, but alone it is drawn
+            seed.random_(2**31, generator=stream.generator)
 
     def seeds(self, rows: int) -> Seeds:
         """As of a run alone."""
@@ -345,55 +348,3 @@ def dropout_of(layer: Any) -> float:
     """Of the input of the layer's update; 0 where it has none."""
     name = _adapter(layer)
     return 0.0 if name is None else float(getattr(layer.lora_dropout[name], "p", 0.0))
-
-
-def stacked_layers(heads: Sequence[nn.Module], stacks: Stacks) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """For each layer with weights in the members' heads, the first member's, what computes it for all of them.
-
-    Args:
-        heads: the same part of each member's head.
-
-    Raises:
-        TypeError: a layer that is neither linear nor a LayerNorm.
-    """
-    found: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
-    for same in zip(*(head.modules() for head in heads), strict=True):
-        own = [dict(module.named_parameters(recurse=False)) for module in same]
-        if not own[0]:
-            continue
-        if not isinstance(same[0], nn.Linear | nn.LayerNorm):
-            raise TypeError(f"a head with a {type(same[0]).__name__}")
-        stacked = {
-            name: stacks.add([one[name] for one in own], parameter.shape, decays=parameter.ndim > 1)
-            for name, parameter in own[0].items()
-        }
-        make = _linear if isinstance(same[0], nn.Linear) else _normed
-        found.append((same[0], make(same[0], stacked)))
-    return found
-
-
-def _linear(layer: nn.Module, stacked: dict[str, Stack]) -> Callable[[Tensor], Tensor]:
-    weight, bias = stacked["weight"], stacked.get("bias")
-
-    def forward(x: Tensor) -> Tensor:
-        members = len(weight.leaf)
-        rows = x.reshape(members, -1, x.shape[-1])
-        y = torch.bmm(rows, weight.leaf.transpose(1, 2))
-        if bias is not None:
-            y = y + bias.leaf.unsqueeze(1)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    return forward
-
-
-def _normed(layer: Any, stacked: dict[str, Stack]) -> Callable[[Tensor], Tensor]:
-    weight, bias = stacked["weight"], stacked.get("bias")
-
-    def forward(x: Tensor) -> Tensor:
-        rows = x.reshape(len(weight.leaf), -1, x.shape[-1])
-        y = torch.nn.functional.layer_norm(rows, rows.shape[-1:], eps=layer.eps) * weight.leaf.unsqueeze(1)
-        if bias is not None:
-            y = y + bias.leaf.unsqueeze(1)
-        return y.view(x.shape)
-
-    return forward

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,3 +79,55 @@ class Stacks:
             for parameter in stack.parameters:
                 if parameter is not None:
                     parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+
+
+def stacked_layers(heads: Sequence[nn.Module], stacks: Stacks) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """For each layer with weights in the members' heads, the first member's, what computes it for all of them.
+
+    Args:
+        heads: the same part of each member's head.
+
+    Raises:
+        TypeError: a layer that is neither linear nor a LayerNorm.
+    """
+    found: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
+    for same in zip(*(head.modules() for head in heads), strict=True):
+        own = [dict(module.named_parameters(recurse=False)) for module in same]
+        if not own[0]:
+            continue
+        if not isinstance(same[0], nn.Linear | nn.LayerNorm):
+            raise TypeError(f"a head with a {type(same[0]).__name__}")
+        stacked = {
+            name: stacks.add([one[name] for one in own], parameter.shape, decays=parameter.ndim > 1)
+            for name, parameter in own[0].items()
+        }
+        make = _linear if isinstance(same[0], nn.Linear) else _normed
+        found.append((same[0], make(same[0], stacked)))
+    return found
+
+
+def _linear(layer: nn.Module, stacked: dict[str, Stack]) -> Callable[[Tensor], Tensor]:
+    weight, bias = stacked["weight"], stacked.get("bias")
+
+    def forward(x: Tensor) -> Tensor:
+        members = len(weight.leaf)
+        rows = x.reshape(members, -1, x.shape[-1])
+        y = torch.bmm(rows, weight.leaf.transpose(1, 2))
+        if bias is not None:
+            y = y + bias.leaf.unsqueeze(1)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return forward
+
+
+def _normed(layer: Any, stacked: dict[str, Stack]) -> Callable[[Tensor], Tensor]:
+    weight, bias = stacked["weight"], stacked.get("bias")
+
+    def forward(x: Tensor) -> Tensor:
+        rows = x.reshape(len(weight.leaf), -1, x.shape[-1])
+        y = torch.nn.functional.layer_norm(rows, rows.shape[-1:], eps=layer.eps) * weight.leaf.unsqueeze(1)
+        if bias is not None:
+            y = y + bias.leaf.unsqueeze(1)
+        return y.view(x.shape)
+
+    return forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ from loratory.engine.groups import Group, Shadows
 from loratory.engine.hardware import Hardware
 from loratory.engine.layers import Layer, Quickened, alike
 from loratory.engine.member_steps import Member
-from loratory.engine.members import MemberDraws, MemberGroup, Rows, Stream, rank_of, stacked_layers
+from loratory.engine.members import MemberDraws, MemberGroup, Rows, Stream, rank_of
 from loratory.engine.modules import stand_in
-from loratory.engine.stacks import Stacks
+from loratory.engine.stacks import Stacks, stacked_layers
 from loratory.models.flat import Classifier
+from loratory.problems import REGRESSION
 
 TOKENS = 8192
 """A batch that is predicted has at most so many tokens of all members, counted as if padded, but one text of each."""
@@ -82,7 +83,10 @@ class Joined:
         model.eval()
         self.quick.shadows.refresh()
         order, results = [], []
-        with torch.inference_mode():
+        with torch.inference_mode(), ExitStack() as stack:
+            if self.classifier.problem == REGRESSION:
+                layer = self.classifier.output
+                stack.callback(stand_in(layer, _apart_from_autocast(layer.forward)))
             for chosen, _ in data.by_length(tokens=max(1, min(TOKENS // members, self.most))):
                 batch = collate(data.tokens, data.labels, np.tile(chosen, members)).to(self.hardware.device)
                 with self.hardware.autocast():
@@ -92,6 +96,16 @@ class Joined:
             found = torch.empty_like(logits)
             found.index_copy_(1, torch.cat(order).to(logits.device), logits)
             return found.cpu()
+
+
+def _apart_from_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """As :func:`loratory.models.output.in_fp32`, of all members."""
+
+    def exact(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden.float())
+
+    return exact
 
 
 @contextmanager
