@@ -25,7 +25,7 @@ from loratory.engine.course import Ended
 from loratory.engine.epoch import Progress
 from loratory.engine.fit import FitResult
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import Member, why_apart
+from loratory.engine.member_steps import Member, why_alone, why_apart, why_none
 from loratory.engine.meter import Meter, Phase
 from loratory.engine.share import Alone, Share
 from loratory.engine.together import predict_cohort
@@ -155,7 +155,7 @@ def _prepared(
     """All but the first have its frozen weights.
 
     Raises:
-        ApartError: one of them trains in no cohort.
+        ApartError: one of them trains in no cohort, or none does.
     """
     setups, members = list[Setup](), list[Member]()
     with meter.phase("setup"):
@@ -163,7 +163,9 @@ def _prepared(
             first = setups[0] if setups else None
             setups.append(made := prepare(one.spec, hardware, inputs, one.place, beside=first))
             members.append(_member(made))
-            if (why := why_apart(members[-1:], made.hardware)) is not None:
+            if (why := why_none(members[-1], made.hardware)) is not None:
+                raise ApartError(why)
+            if (why := why_alone(members[-1])) is not None:
                 raise ApartError(why, place)
             if made.trainable.starts or made.trainable.companion is not None:
                 raise ApartError("its method does more than train what is free", place)

@@ -47,26 +47,34 @@ class Member:
 def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     """Why these cannot train in one cohort; None where they can."""
     first = members[0]
+    if (why := why_none(first, hardware)) is not None:
+        return why
+    for name in COMMON:
+        if len({getattr(member.spec, name) for member in members}) > 1:
+            return f"{name} differs"
+    return next((why for member in members if (why := why_alone(member)) is not None), None)
+
+
+def why_none(one: Member, hardware: Hardware) -> str | None:
+    """Why no run of this base and these common settings trains in a cohort; None where they can."""
     if hardware.processes.count > 1:
         return "several processes train"
     if hardware.checkpointing:
         return "layers are checkpointed"
-    for name in COMMON:
-        if len({getattr(member.spec, name) for member in members}) > 1:
-            return f"{name} differs"
-    if first.spec.accumulate > 1:
+    if one.spec.accumulate > 1:
         return "batches are computed in parts"
-    if not first.classifier.flat:
-        return "batches run padded"
-    for member in members:
-        if member.rates:
-            return "parts of a model have rates of their own"
-        bottom = Bottom.of(member.classifier.model, member.classifier.family)
-        if bottom is not None and not bottom.whole:
-            return "its frozen bottom runs once"
-        if (elsewhere := _trained_elsewhere(member.classifier)) is not None:
-            return f"{elsewhere} is trained"
-    return None
+    return None if one.classifier.flat else "batches run padded"
+
+
+def why_alone(member: Member) -> str | None:
+    """Why this one trains in no cohort, whatever the others; None where it can."""
+    if member.rates:
+        return "parts of a model have rates of their own"
+    bottom = Bottom.of(member.classifier.model, member.classifier.family)
+    if bottom is not None and not bottom.whole:
+        return "its frozen bottom runs once"
+    elsewhere = _trained_elsewhere(member.classifier)
+    return None if elsewhere is None else f"{elsewhere} is trained"
 
 
 COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
