@@ -61,7 +61,7 @@ def test_each_seed_chooses_or_the_first_for_all(tmp_path: Path) -> None:
 def test_a_grid_of_one_rate_and_no_grid_need_no_tuning(tmp_path: Path) -> None:
     text = GOOD.replace("[2e-5, 1.0e-4]", "1e-4").replace(", tune: {lr: [5e-4, 2e-3]}", "")
     spec = read(text, tmp_path)
-    assert (spec.trials, spec.choosing, spec.runs) == (0, ((3, 1),), 5 * 2)
+    assert (spec.tuned, spec.choosing, spec.runs) == (False, ((3, 1),), 5 * 2)
     assert [cell.rates for cell in spec.cells()][:2] == [(1e-4,), ()]
 
 
