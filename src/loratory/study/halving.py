@@ -23,9 +23,10 @@ def rungs(rates: int, epochs: int, factor: int | None) -> tuple[Rung, ...]:
 
     Successive halving of Jamieson & Talwalkar (2016, "Non-stochastic best arm identification and hyperparameter
     optimization", AISTATS) with the factor η of Li et al. (2018, "Hyperband", JMLR): with n rates, E epochs and s
-    halvings, rung i = 0 … s has floor(n / η^i) rates, each trained for max(1, round(E / η^(s-i))) epochs. s is the most
+    halvings, rung i = 0 … s has floor(n / η^i) rates, each trained for max(1, floor(E / η^(s-i))) epochs. s is the most
     that leaves a rate in the last rung and gives every rung more epochs than the one before. A trial of a later rung is
-    trained from the first step on: earlier epochs are made again, and count again.
+    trained from the first step on: earlier epochs are made again, and count again. Both are rounded down, so that this
+    never trains more epochs than the whole grid; with η = 2 and one halving it trains about as many.
 
     Args:
         factor: η; None for the whole grid, one rung.
@@ -47,9 +48,7 @@ def trials(found: Sequence[Rung]) -> int:
 
 
 def _with(halvings: int, rates: int, epochs: int, factor: int) -> tuple[Rung, ...]:
-    return tuple(
-        Rung(rates // factor**i, max(1, round(epochs / factor ** (halvings - i)))) for i in range(halvings + 1)
-    )
+    return tuple(Rung(rates // factor**i, max(1, epochs // factor ** (halvings - i))) for i in range(halvings + 1))
 
 
 def _drops(found: Sequence[Rung]) -> bool:

@@ -342,6 +342,8 @@ def _check_halving(found: Document, spec: StudySpec) -> None:
                 f"{where}: halving {method.halving} with {counted(spec.epochs, 'epoch')}: no rate can be "
                 "dropped before the last; give train more epochs, or leave halving out"
             )
+        if method.halving is not None and own == len(method.rates) * spec.epochs:
+            log.warning("%s: halving trains %s for each choice, as the whole grid does", where, counted(own, "epoch"))
         first, its = budgets[0]
         if own != its:
             raise SettingsError(
