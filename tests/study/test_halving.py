@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from loratory.cli import main
 from loratory.errors import SettingsError
 from loratory.evaluation.metrics import METRICS
+from loratory.report.choosing import how_chosen
+from loratory.report.drawing import draw
+from loratory.report.study_table import study_table
 from loratory.store.record import RunRecord
 from loratory.study.document import Summary
 from loratory.study.halving import Rung, budget, rungs, trials
@@ -244,3 +247,21 @@ def test_a_selection_whose_rungs_do_not_follow_is_found(tmp_path: Path) -> None:
     assert not Kept(tmp_path, 2.0, tried).follows(METRICS["accuracy"])
     assert Kept(tmp_path, 2.0, {**tried, "b": (1, 2.0, 0.95)}).follows(METRICS["accuracy"])
     assert not Kept(tmp_path, 1.0, {**tried, "b": (1, 2.0, 0.95)}).follows(METRICS["accuracy"])
+
+
+def test_the_page_says_how_rates_were_dropped_and_what_it_cost(studied: dict[str, Path], tmp_path: Path) -> None:
+    summary = Summary.read(studied["alone"])
+    said = how_chosen(summary)
+    assert "4 learning rates were tried with the first seed" in said
+    assert "(4 rates for 1 epoch, 2 for 2: 6 runs). Every approach had the same budget, 8 epochs for each choice" in said
+    assert "A rate that starts slowly may have been dropped too early." in said
+    (group,) = summary.groups
+    drawn = draw(summary, group, {})
+    assert drawn.expected_best is None
+    assert drawn.tuning is not None
+    assert drawn.tuning.grid is not None
+    names = [line.entries[0].text for line in drawn.tuning.grid.rows]
+    assert names == [f"{cell.approach}, {epochs}" for cell in group.cells for epochs in ("1 epoch", "2 epochs")]
+    header, *rows = study_table(summary).to_csv().splitlines()
+    places = [header.split(",").index(name) for name in ("tuning_runs", "tuning_epochs")]
+    assert [row.split(",")[place] for row in rows[:2] for place in places] == ["6", "8", "6", "8"]
