@@ -253,7 +253,9 @@ def test_the_page_says_how_rates_were_dropped_and_what_it_cost(studied: dict[str
     summary = Summary.read(studied["alone"])
     said = how_chosen(summary)
     assert "4 learning rates were tried with the first seed" in said
-    assert "(4 rates for 1 epoch, 2 for 2: 6 runs). Every approach had the same budget, 8 epochs for each choice" in said
+    assert (
+        "(4 rates for 1 epoch, 2 for 2: 6 runs). Every approach had the same budget, 8 epochs for each choice" in said
+    )
     assert "A rate that starts slowly may have been dropped too early." in said
     (group,) = summary.groups
     drawn = draw(summary, group, {})
