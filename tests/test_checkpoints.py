@@ -37,6 +37,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {**WATCHED, "class_weights": "balanced"}),
     ("hybrid", {**WATCHED, "activation_checkpointing": "on"}),
     ("lora", {"precision": "bf16"}),
+    ("lora", {"epochs": 4, "until": 2}),
 ]
 
 

@@ -135,7 +135,7 @@ def progress_shown(spec: RunSpec) -> Iterator[Callable[[Any], None]]:
                 task,
                 total=progress.total_steps,
                 completed=progress.step,
-                description=f"{spec.method.name}: epoch {progress.epoch} of {spec.training.epochs}",
+                description=f"{spec.method.name}: epoch {progress.epoch} of {spec.training.last_epoch}",
                 rate=f"{speed * spec.training.batch_size:,.0f} examples/s" if speed else "",
             )
 

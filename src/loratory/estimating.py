@@ -118,8 +118,8 @@ def estimate(
         memory_parts_bytes=found.parts_bytes if found is not None else None,
         checkpoint_bytes=facts.checkpoint_bytes,
         operations=facts.operations,
-        steps=training.epochs * math.ceil(len(data.labels) / training.batch_size),
-        tokens=training.epochs * int(data.tokens.lengths.sum()),
+        steps=training.last_epoch * math.ceil(len(data.labels) / training.batch_size),
+        tokens=training.last_epoch * int(data.tokens.lengths.sum()),
         train_seconds=found.train_seconds if found is not None else None,
         bottom_seconds=found.bottom_seconds if found is not None else None,
         timed_steps=found.timed_steps if found is not None else 0,
@@ -172,7 +172,7 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
         data=data,
         parameters=setup.trainable.counts(),
         checkpoint_bytes=bytes_of_weights(setup),
-        operations=operations(setup.classifier, data.tokens.lengths, epochs=training.epochs),
+        operations=operations(setup.classifier, data.tokens.lengths, epochs=training.last_epoch),
         device=setup.hardware.record()["device"],
     )
     if hardware.device.type == "cpu" and _of_training(facts) > psutil.virtual_memory().available:
@@ -213,7 +213,7 @@ def peaks(data: Labelled, spec: RunSpec, found: Sequence[Calibration]) -> Callab
     if one.heaviest != other.heaviest:
         slope = max(slope, (one.peak_bytes - other.peak_bytes) / (one.heaviest - other.heaviest))
     fixed = one.peak_bytes - slope * one.heaviest
-    orders = Orders(len(data.labels), spec.seed, spec.training.epochs)
+    orders = Orders(len(data.labels), spec.seed, spec.training.last_epoch)
 
     def peak(size: int) -> float:
         cut = Cut(size, spec.training.accumulate)

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from loratory.errors import SettingsError, nearest
 
@@ -117,6 +118,11 @@ class TrainingSpec(Settings):
     """How it is trained: AdamW with linear warm-up and decay."""
 
     epochs: int = Field(3, ge=1, description="passes over the training data")
+    until: int | None = Field(
+        None,
+        ge=1,
+        description="train so many of the epochs alone; the schedule stays that of all (default: all)",
+    )
     batch_size: int = Field(32, ge=1, description="examples an optimizer step sees, in each process")
     accumulate: int = Field(
         1, ge=1, description="parts a batch is computed in: less memory, the same sum; dropout draws differ"
@@ -147,6 +153,22 @@ class TrainingSpec(Settings):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label's probability that is spread over all classes"
     )
+
+    @field_validator("until")
+    @classmethod
+    def _within(cls, until: int | None, info: ValidationInfo) -> int | None:
+        """No more epochs than there are; all of them are said in one way alone, so that a run has one name."""
+        epochs = info.data.get("epochs")
+        if until is None or epochs is None:
+            return until
+        if until > epochs:
+            raise PydanticCustomError("beyond", "above the epochs, {epochs}; give fewer", {"epochs": epochs})
+        return None if until == epochs else until
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which training ends; warm-up and decay are those of all `epochs`."""
+        return self.epochs if self.until is None else self.until
 
 
 class HardwareSpec(Settings):
@@ -191,6 +213,8 @@ class RunSpec(Settings):
         spec = self.model_dump(mode="json")
         if not self.hardware.deterministic:  # runs of before this setting are the runs without it
             del spec["hardware"]["deterministic"]
+        if self.training.until is None:
+            del spec["training"]["until"]
         document = {"spec": spec, **context}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

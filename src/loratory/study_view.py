@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from loratory.study.jobs import Job
     from loratory.study.plan import Plan
-    from loratory.study.progress import Progress, Status
+    from loratory.study.progress import CellProgress, Progress, Status
 
 
 def plan_lines(plan: Plan, tuning: int, finals: int) -> list[str]:
@@ -85,6 +85,8 @@ def _run_said(plan: Plan, job: Job, progress: Progress) -> str:
     name = next(f"{cell.data} {cell.method}" for cell in progress.cells if cell.id == of)
     limit = f"limit {job.spec.data.limit or 'all'}, " if len(plan.spec.limits) > 1 else ""
     limit += f"fold {job.spec.data.fold} of {plan.spec.folds}, " if plan.spec.folds is not None else ""
+    until = job.spec.training.until
+    limit += f"{counted(until, 'epoch')} of {job.spec.training.epochs}, " if until is not None else ""
     setting = f"{limit}{job.place.stage}, lr {record.spec['training']['lr']:g}, seed {record.spec['seed']}"
     if record.status != "completed":
         return f"{name} ({setting}): {record.status.replace('_', ' ')}: {record.error}"
@@ -121,6 +123,13 @@ def result_shown(directory: Path) -> RenderableType:
     return Group(study_table(summary).to_rich(), *(Text(f"\n{answer}") for answer in answers(summary)), Text())
 
 
+def _halving_said(cell: CellProgress) -> list[str]:
+    """The trials of each rung, `9/9 for 1, 1/3 for 3 epochs`, and the epochs trained in tuning, of how many."""
+    rungs = ", ".join(f"{rung.trials_done}/{rung.trials} for {rung.epochs}" for rung in cell.rungs)
+    done, every = cell.tuning_epochs
+    return [f"{rungs} epochs", f"{done}/{every}"]
+
+
 def status_table(status: Status) -> RenderableType:
     """A study's cells, how far each has come, and who runs the study."""
     from rich.box import SIMPLE_HEAD
@@ -133,8 +142,9 @@ def status_table(status: Status) -> RenderableType:
     varied = [key for key in ("data", "model", "limit") if len({getattr(cell, key) for cell in progress.cells}) > 1]
     for name in ("cell", *varied, "method"):
         table.add_column(name.capitalize(), overflow="fold")
-    for name in ("Tuning", "lr", "Final", "Failed", "Best"):
-        table.add_column(name, justify="right", no_wrap=name != "lr")
+    halved = any(cell.rungs for cell in progress.cells)
+    for name in ("Tuning", *(["Rungs", "Epochs of tuning"] if halved else []), "lr", "Final", "Failed", "Best"):
+        table.add_column(name, justify="right", no_wrap=name not in ("lr", "Rungs", "Epochs of tuning"))
     for cell in progress.cells:
         rates = Counter(sorted(status.chosen[cell.id].values()))
         texts = [
@@ -142,6 +152,7 @@ def status_table(status: Status) -> RenderableType:
             *(str(getattr(cell, key) or "all") for key in varied),
             cell.method,
             f"{cell.trials_done}/{cell.trials}",
+            *(_halving_said(cell) if halved else []),
         ]
         texts += [units.rates(rates), f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")

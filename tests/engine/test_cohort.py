@@ -166,18 +166,19 @@ def test_sets_of_labels_and_numbers_are_learned_as_alone(
 
 
 def test_one_that_ends_leaves_the_others_as_they_were(tiny_bert: Any, labelled: Any) -> None:
-    """By its epochs, by patience, or at the end of all, with its best weights or its last."""
+    """By its epochs, some of them, by patience, or at the end of all, with its best weights or its last."""
     data = labelled(LENGTHS)
     mixed: Any = [
         ({"rank": 2}, {"lr": 0.003, "seed": 0, "epochs": 2}),
         ({"rank": 4}, {"lr": 0.02, "seed": 1, "epochs": 9, "patience": 1, "keep": "best"}),
         ({"rank": 8}, {"lr": 0.001, "seed": 2, "epochs": 5, "keep": "best"}),
         ({"rank": 1}, {"lr": 0.002, "seed": 3, "epochs": 6}),
+        ({"rank": 2}, {"lr": 0.003, "seed": 0, "epochs": 6, "until": 3}),
     ]
     solo, joint = models(tiny_bert, mixed), models(tiny_bert, mixed)
     results = alone(solo, data, mixed, validated=True)
     lengths = [len(result.history) for result in results]
-    assert lengths[0] == 2
+    assert (lengths[0], lengths[4]) == (2, 3)
     assert lengths[1] < 9
     assert any(result.best_epoch < len(result.history) for result in results)
     same(results, together(joint, data, mixed, validated=True))

@@ -100,6 +100,29 @@ def test_a_batch_computed_in_parts_gives_the_same_weights(parts: int, tiny_bert:
 
 
 @pytest.mark.parametrize("method", ["standard", "lora"])
+def test_training_until_an_epoch_is_the_beginning_of_the_whole_run(method: str, tiny_bert: Any, labelled: Any) -> None:
+    data, found = labelled(LENGTHS), []
+    for until in (None, 2):
+        classifier, _ = prepared(tiny_bert, method, dropout=0.2)
+        meter, scores = Meter(HARDWARE), [0.3, 0.2, 0.1, 0.4]
+        result = fitted(
+            classifier, data, meter=meter, scores=scores, epochs=4, until=until, keep="best", patience=2, lr=1e-3
+        )
+        rows = [{key: value for key, value in row.items() if key != "train_seconds"} for row in result.history]
+        found.append((rows, meter.examples, meter.tokens, classifier.seen, result.best_epoch))
+    (whole, examples, tokens, seen, _), (rows, some, few, begun, best) = found
+    assert (len(whole), len(rows), best) == (3, 2, 1)
+    assert rows == whole[:2]
+    assert (some * 3, few * 3) == (examples * 2, tokens * 2)
+    assert begun[1:] == seen[1 : len(begun)]  # the first is the largest, of which the memory is measured
+
+
+def test_all_epochs_are_asked_for_in_one_way() -> None:
+    assert TrainingSpec(epochs=3, until=3) == TrainingSpec(epochs=3)
+    assert (TrainingSpec(epochs=3).last_epoch, TrainingSpec(epochs=3, until=2).last_epoch) == (3, 2)
+
+
+@pytest.mark.parametrize("method", ["standard", "lora"])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(method: str, tiny_bert: Any, labelled: Any) -> None:
     data = labelled(LENGTHS)
 

@@ -86,7 +86,10 @@ def test_adalora_makes_its_last_cut_whatever_the_share_after_it(spec: Any, tmp_p
     assert sum(kept) == 2 * len(kept) > 0
 
 
-@pytest.mark.parametrize(("own", "line"), [({"patience": 1}, "--patience 1"), ({"keep": "best"}, "--keep best")])
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [({"patience": 1}, "--patience 1"), ({"keep": "best"}, "--keep best"), ({"until": 1}, "--until 1")],
+)
 def test_adalora_ends_with_its_last_step(own: dict[str, Any], line: str, spec: Any, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"^{line}: adalora .*; leave one of the two out$"):
         train(spec("adalora", **own), output=tmp_path / "run")

@@ -199,6 +199,7 @@ def spec_of(method: str, **flags: object) -> dict:
 
 OTHER = {
     "epochs": (5, "3, 5"),
+    "until": (2, "default, 2"),
     "batch_size": (16, "32, 16"),
     "accumulate": (2, "1, 2"),
     "weight_decay": (0.1, "0.01, 0.1"),

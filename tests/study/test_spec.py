@@ -61,7 +61,7 @@ def test_each_seed_chooses_or_the_first_for_all(tmp_path: Path) -> None:
 def test_a_grid_of_one_rate_and_no_grid_need_no_tuning(tmp_path: Path) -> None:
     text = GOOD.replace("[2e-5, 1.0e-4]", "1e-4").replace(", tune: {lr: [5e-4, 2e-3]}", "")
     spec = read(text, tmp_path)
-    assert (spec.trials, spec.choosing, spec.runs) == (0, ((3, 1),), 5 * 2)
+    assert (spec.tuned, spec.choosing, spec.runs) == (False, ((3, 1),), 5 * 2)
     assert [cell.rates for cell in spec.cells()][:2] == [(1e-4,), ()]
 
 
@@ -92,6 +92,10 @@ def test_an_override_stands_in_place_of_what_the_file_says(tmp_path: Path) -> No
 def with_line(old: str, new: str) -> str:
     assert GOOD.count(old) == 1
     return GOOD.replace(old, new)
+
+
+def halved(factor: str) -> str:
+    return with_line("lr: [2e-5, 1.0e-4]", f"lr: [2e-5, 1.0e-4], halving: {factor}")
 
 
 DEEP = "[" * 13 + "]" * 13
@@ -144,6 +148,36 @@ WRONG = {
         "it belongs to lora, hybrid",
     ),
     "unknown setting": (with_line("rank:", "rnk:"), "line 7: 'rnk' is not a setting of lora; did you mean 'rank'?"),
+    "halving of one": (halved("1"), "line 6: halving 1: give a whole number from 2 on: one rate of so many goes on"),
+    "halving of none": (halved("0"), "line 6: halving 0: give a whole number from 2 on"),
+    "negative halving": (halved("-3"), "line 6: halving -3: give a whole number from 2 on"),
+    "halving as text": (halved("third"), "line 6: halving 'third': give a whole number from 2 on"),
+    "halving as a fraction": (halved("2.0"), "line 6: halving 2.0: give a whole number from 2 on"),
+    "halving or not": (halved("true"), "line 6: methods.0.tune.halving is true; nothing in a study is true or false"),
+    "halving without rates": (
+        with_line("{lr: [2e-5, 1.0e-4]}", "{halving: 2}"),
+        "line 6: tune: give the learning rates to try",
+    ),
+    "halving of a single rate": (
+        with_line("lr: [2e-5, 1.0e-4]", "lr: 1e-4, halving: 2"),
+        "line 6: halving 2: 1 learning rate cannot leave one of 2; give at least 2 rates",
+    ),
+    "halving of too few rates": (
+        halved("3"),
+        "line 6: halving 3: 2 learning rates cannot leave one of 3; give at least 3 rates, or a smaller number",
+    ),
+    "halving in one epoch": (
+        halved("2").replace("epochs: 2", "epochs: 1"),
+        "line 6: halving 2 with 1 epoch: no rate can be dropped before the last; give train more epochs",
+    ),
+    "other budgets in epochs": (
+        halved("2").replace("epochs: 2", "epochs: 3"),
+        "line 7: tuning lora trains 6 epochs for each choice and tuning standard 5 (runs x epochs); with halving every",
+    ),
+    "until in a study": (
+        with_line("{epochs: 2,", "{epochs: 2, until: 1,"),
+        "line 9: 'until' does not belong into train: how far tuning",
+    ),
     "rate beside tune": (
         with_line("rank: [1, 8]", "lr: 1e-3"),
         "line 7: 'lr' is not a setting of lora; learning rates stand in tune, a single one too: tune: {lr: [0.001]}",

@@ -79,12 +79,12 @@ def calibrate(
     """
     processes, size = hardware.processes, spec.batch_size * hardware.processes.count
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
-    orders = Orders(len(data.labels), seed, spec.epochs)
+    orders = Orders(len(data.labels), seed, spec.last_epoch)
     frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
     sample = _sampled(data, orders, cut, MOST_STEPS * size, frozen=frozen)
     meter = Meter(hardware)
     meter.start_memory()
-    made = spec.model_copy(update={"epochs": 2})
+    made = spec.model_copy(update={"epochs": 2, "until": None})
     prepared = partial(
         ready, classifier, sample.data, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
         starts=dict.fromkeys(starts, 1), companion=companion, orders=[sample.heavy, sample.typical],
@@ -114,7 +114,7 @@ def calibrate(
         heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
         timed_steps=count,
         bottom_seconds=bottom_seconds,
-        train_seconds=bottom_seconds + timed * spec.epochs * all_tokens / timed_tokens,
+        train_seconds=bottom_seconds + timed * spec.last_epoch * all_tokens / timed_tokens,
     )
 
 

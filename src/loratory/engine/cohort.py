@@ -116,7 +116,7 @@ def _fitted(
 ) -> tuple[list[Ended], dict[str, Any]]:
     courses = [Course(member) for member in members]
     ranks = ranks_of(members)
-    epochs = max(one.spec.epochs for one in members)
+    epochs = max(one.spec.last_epoch for one in members)
     steps = epochs * math.ceil(len(data.labels) / members[0].spec.batch_size)
     streams = {one: Stream.of(one.seed, steps, hardware.device) for one in members}
     host = members[0].classifier
@@ -188,7 +188,7 @@ def _ready(
     weights = data.balanced(host.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, class_weights=weights)
     seeds = tuple(member.seed for member in members)
-    orders = JointOrders(len(data.labels), seeds, max(member.spec.epochs for member in members))
+    orders = JointOrders(len(data.labels), seeds, max(member.spec.last_epoch for member in members))
     sizes = np.concatenate([joint.sizes(order, cut) for order in orders[epoch - 1 :]])  # (steps, K)
     longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
     most = max(*longest, int(sizes.max()))

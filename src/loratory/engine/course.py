@@ -65,7 +65,7 @@ class Course:
             fault = "logits are no finite numbers"
         scores = self.member.score(logits) if fault is None and logits is not None else {}
         ended.history.append({**row, **scores})
-        self.over = fault is not None or epoch == spec.epochs
+        self.over = fault is not None or epoch == spec.last_epoch
         if fault is not None:
             ended.error = DivergedError(f"{fault} in epoch {epoch} (step {row['step']}); use a smaller --lr")
             return

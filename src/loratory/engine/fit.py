@@ -1,7 +1,7 @@
 """The one training loop.
 
     run the frozen bottom of the encoder once, where there is one
-    for each epoch, until there were so many without a better one as the spec has patience for:
+    for each epoch to be trained, until there were so many without a better one as the spec has patience for:
         for each batch of its order: one step (forward, loss, backward, clip, AdamW, schedule)
         validate
 
@@ -115,7 +115,7 @@ def fit(
         at = restored(run, found) if found is not None else Standing()
         del found
         pauses = Pauses(keeper, Agreement(hardware.processes, hardware.device))
-        while at.epoch <= spec.epochs and not at.stopped:
+        while at.epoch <= spec.last_epoch and not at.stopped:
             at.seen = run.epoch(at.epoch, on_step, seen=at.seen, pause=pauses)
             if not pauses.now(meter.steps):
                 with suppress(Stopped):  # the state is that of before, and the run that goes on validates first
@@ -164,7 +164,7 @@ def _validate(
         if at.best is None or better(scores, at.best[1]):
             at.best = epoch, scores
             at.kept = run.weights() if watching.keep == "best" else None
-        elif watching.patience is not None and epoch - at.best[0] >= watching.patience and epoch < watching.epochs:
+        elif watching.patience is not None and epoch - at.best[0] >= watching.patience and epoch < watching.last_epoch:
             log.info("stopped after epoch %d: none was better since epoch %d", epoch, at.best[0])
             at.stopped = True
     at.epoch, at.seen = epoch + 1, 0

@@ -69,7 +69,7 @@ def ready(
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
     if orders is None:
-        orders = Orders(len(data.labels), seed, spec.epochs)
+        orders = Orders(len(data.labels), seed, spec.last_epoch)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
     scale = Scale.of(data.labels, classifier.output) if classifier.problem == REGRESSION else None
@@ -90,7 +90,8 @@ def ready(
         set_training(model, bottom)
         with meter.phase("setup"):
             embeddings = stack.enter_context(quicken(model, quick.draws, family.blocks(model)))
-            total = spec.epochs * math.ceil(len(data.labels) / (cut.size * cut.processes))
+            each = math.ceil(len(data.labels) / (cut.size * cut.processes))
+            total = spec.epochs * each  # of the schedule
             if companion is not None:
                 stack.enter_context(companion.over(total))
             one = Step(
@@ -101,7 +102,7 @@ def ready(
             step, engine = captured(
                 one,
                 [tokens for order in orders for tokens in data.totals(order, cut)],
-                steps=total,
+                steps=spec.last_epoch * each,
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
                 compiled=compiled,
@@ -113,7 +114,7 @@ def ready(
         meter.clock.bottom = meter.seconds["train"]
         if starts:
             stack.callback(_set_free, one)
-        said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.epochs)}
+        said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.last_epoch)}
         facts = {"own_layers": own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
         _log(facts, hardware)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own

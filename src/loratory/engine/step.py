@@ -52,7 +52,7 @@ class Step(Passes):
 
         Args:
             lr: peak learning rate.
-            total: steps that will be made; the schedule ends there.
+            total: steps of the schedule; fewer may be made.
             rates: what the learning rate is multiplied by, for the parameters where that is not 1.
             companion: adds its penalty to each step's loss, and follows the optimizer.
             class_weights: what the loss of an example of each class counts, (C,).

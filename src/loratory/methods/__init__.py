@@ -108,6 +108,8 @@ def _check_whole(spec: RunSpec) -> None:
     name, training = spec.method.name, spec.training
     if training.patience is not None:
         raise SettingsError(f"--patience {training.patience}: {name} needs all its steps; leave one of the two out")
+    if training.until is not None:
+        raise SettingsError(f"--until {training.until}: {name} needs all its steps; leave one of the two out")
     if training.keep == "best":
         raise SettingsError(f"--keep best: {name} is done after its last epoch alone; leave one of the two out")
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from loratory import units
 from loratory.errors import counted
 from loratory.report import axes
+from loratory.study import halving
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, ChoiceSummary
 
 EDGES = 4
 """Cells that are named whose seeds chose the smallest or largest rate."""
+
+RUNGS = (
+    "With halving a rate's score is that of the last rung that it reached; lines join rates that were trained for as "
+    "many epochs. What to expect of the best of so many rates is not shown: those that were dropped have no score "
+    "after all epochs."
+)
+"""What is to be said of the chart of learning rates where rates were dropped."""
 
 
 def tuned(study: Summary) -> list[ChoiceSummary]:
@@ -22,17 +30,36 @@ def how_chosen(study: Summary) -> str:
     """How many rates were tried by whom, and which was kept."""
     if not (choices := tuned(study)):
         return "Learning rates were not tuned: each approach has one that was given or is its default."
-    tried = counted(max(len(choice.trials) for choice in choices), "learning rate")
+    tried = counted(max(len(choice.rates) for choice in choices), "learning rate")
     who = " by every seed for itself" if study.tune_seeds == "each" else " with the first seed, for all seeds"
     who = "" if study.lone_seed else who
+    best = axes.metric_words(study.select) + (" after all epochs" if study.halved else "")
     return (
         f"For each approach {tried} were tried{who}, scored on validation alone; the one with the best validation "
-        f"{axes.metric_words(study.select)} was kept{_written_down(study)}."
+        f"{best} was kept{_written_down(study)}."
+        f"{halving_said(study)}"
+    )
+
+
+def halving_said(study: Summary) -> str:
+    """What tuning with successive halving cost, and what it costs in certainty."""
+    kinds = list(dict.fromkeys(cell.tuning.rungs for cell in study.cells if cell.tuning.rungs))
+    if not kinds:
+        return ""
+    how = "; or ".join(f"{halving.said(rungs)}: {counted(halving.trials(rungs), 'run')}" for rungs in kinds)
+    return (
+        f" Rates were dropped at equal epochs by successive halving ({how}). Every approach had the same budget, "
+        f"{counted(halving.budget(kinds[0]), 'epoch')} for each choice; those that a run of a later rung makes again "
+        "count again. A rate that starts slowly may have been dropped too early."
     )
 
 
 def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
+    return _points_said(study) + (f" {RUNGS}" if study.halved else "")
+
+
+def _points_said(study: Summary) -> str:
     if study.lone_seed:
         return "Scored on validation, on which the rate was chosen. Ringed: chosen."
     if study.tune_seeds == "each":
@@ -89,7 +116,7 @@ def at_the_edge(study: Summary) -> list[str]:
     """The cells whose seeds chose the smallest or largest rate, worst first; two rates have no middle to choose."""
     found = []
     for cell in study.cells:
-        choices = [choice for choice in cell.tuning.choices if len(choice.trials) > 2]
+        choices = [choice for choice in cell.tuning.choices if len(choice.rates) > 2]
         if ends := sum(len(choice.seeds) for choice in choices if choice.at_end):
             found.append((ends, sum(len(choice.seeds) for choice in choices), cell))
     if not found:

@@ -158,6 +158,7 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
         Heading("Approach", numeric=False, lead=True),
         *([Heading("Data and model", numeric=False)] if several else []),
         *([Heading("Fold")] if study.folds is not None else []),
+        *([Heading("Epochs")] if study.halved else []),
         Heading("Seed"),
         Heading("Learning rate"),
         Heading("Status", numeric=False),
@@ -182,6 +183,7 @@ def runs_grid(study: Summary, evidence: Evidence) -> Grid:
                 record = evidence.records.get(name)
                 fold = (record.spec.get("data") or {}).get("fold") if record is not None else None
                 said = [number(fold, _whole)] if study.folds is not None else []
+                said += [number(None if record is None else record.epochs, _whole)] if study.halved else []
                 said += _run_entries(record, study.select, status, error)
                 rows.append(row([_run_name(name), Entry(stage), words(cell.approach), *where, *said], cell.id))
     caption = "Every run, with how it ended; the name of its directory ends in what stands under Run"

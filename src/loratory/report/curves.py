@@ -7,6 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 from loratory import units
+from loratory.errors import counted
 from loratory.report import axes, theme
 from loratory.report.charts import (
     Along,
@@ -182,11 +183,12 @@ def tuning(members: Sequence[Member], metric: str) -> Chart | None:
     tooltip += [alt.Tooltip("shown:N", title=axes.metric_title(metric)), alt.Tooltip("chosen:Q", title="Chosen by")]
     ringed = base.transform_filter("datum.chosen > 0")
     ink = theme.color("ink")
+    joined = ["cell:N", "epochs:N"] if any("epochs" in row for row in rows) else "cell:N"
     crowded = len({row["cell"] for row in rows}) > COUNTED  # their counts would cover one another
     counts = alt.ExprRef("datum.cell === cell ? 1 : 0") if crowded else pale()
     layers = [
         base.mark_rule(opacity=pale()).encode(x=x, y=low, y2="high:Q", color=color),
-        base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail="cell:N"),
+        base.mark_line(strokeWidth=1.4, opacity=pale()).encode(x=x, y=y, color=color, detail=joined),
         base.mark_point(size=50, filled=True, opacity=pale()).encode(
             x=x, y=y, color=color, shape=shape, tooltip=tooltip
         ),
@@ -204,9 +206,11 @@ def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> d
     show = axes.show_metric(metric)
     low, high = min(score.values), max(score.values)
     ends = f" ({show(low)} to {show(high)} over {noun_of(member.cell)}s)" if len(score.values) > 1 else ""
-    runs = sum(trial.lr == tried.lr for trial in member.cell.tuning.trials)
+    runs = tried.runs or sum(trial.lr == tried.lr for trial in member.cell.tuning.trials)
     if len(score.values) < runs:
         ends += f", {len(score.values)} of {runs} completed"
+    if tried.epochs is not None:
+        ends += f", after {counted(tried.epochs, 'epoch')}"
     return {
         **_names(member),
         "x": tried.lr,
@@ -216,6 +220,7 @@ def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> d
         "rate": units.rate(tried.lr),
         "chosen": tried.chosen,
         "count": f"×{tried.chosen}" if len(member.cell.tuning.chosen) > 1 else "",
+        **({} if tried.epochs is None else {"epochs": tried.epochs}),
         "gap": 14 if tried.chosen else 8,  # beyond the ring
         "shown": show(score.mean) + ends,
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratory import units
+from loratory.errors import counted
 from loratory.report import axes, comparing, curves
 from loratory.report.beside import baselines
 from loratory.report.calibration import calibration, scatter
@@ -164,14 +165,21 @@ def _parts(
 
 def _tuning_numbers(study: Summary, group: Group) -> Grid:
     rates = sorted({one.lr for cell in group.cells for one in cell.tuning.rates})
-    lines = [
-        (cell.approach, {one.lr: one.score.mean for one in cell.tuning.rates if one.score is not None})
-        for cell in group.cells
-    ]
+    lines = [line for cell in group.cells for line in _tried(cell)]
     columns = {rate: units.rate(rate) for rate in rates}
     over = f",{said}" if study.tune_seeds == "each" and (said := over_runs(study, "mean")) else ""
     caption = f"{axes.metric_title(study.select)} on validation by learning rate{over}"
     return comparing.numbers(f"{group.key}-tuning", caption, columns, lines, axes.show_metric(study.select))
+
+
+def _tried(cell: CellSummary) -> list[tuple[str, dict[float, float]]]:
+    """The mean score of each rate; with halving a line for each rung, with those that went no further."""
+    rates = [(one.epochs, one.lr, one.score.mean) for one in cell.tuning.rates if one.score is not None]
+    found = []
+    for epochs in sorted({epochs for epochs, _, _ in rates}, key=lambda epochs: epochs or 0):
+        name = cell.approach if epochs is None else f"{cell.approach}, {counted(epochs, 'epoch')}"
+        found.append((name, {lr: mean for of, lr, mean in rates if of == epochs}))
+    return found or [(cell.approach, {})]
 
 
 def _best_numbers(study: Summary, group: Group) -> Grid:

@@ -139,7 +139,7 @@ def further(study: Summary, group: Group) -> list[Observation]:
 
 def facts(study: Summary) -> list[str]:
     """The study's size, a few words each."""
-    tried = {len(choice.trials) for choice in choosing.tuned(study)}
+    tried = {len(choice.rates) for choice in choosing.tuned(study)}
     tuned = " to ".join(map(str, sorted({min(tried), max(tried)}))) if tried else ""
     seeds = " for every seed" if study.tune_seeds == "each" and not study.lone_seed else ""
     seeds += "" if study.folds is None else " and fold" if seeds else " for every fold"
@@ -279,8 +279,8 @@ def limits(study: Summary) -> list[str]:
         not_covered = [] if study.lone_seed else [NOT_COVERED[study.tune_seeds]]
         found += not_covered if study.folds is None else [CHOSEN_IN_FOLDS]
         found.append(
-            "Each setting had the same number of trials; an approach with more settings had more chances to be the "
-            "best by luck."
+            f"Each setting had the same {'budget of epochs' if study.halved else 'number of trials'}; an approach with "
+            "more settings had more chances to be the best by luck."
         )
     else:
         found.append("Nothing was tuned for an approach: a better setting of one may change the order.")

@@ -99,6 +99,8 @@ def _cell_row(cell: CellSummary) -> dict[str, str | int | float | None]:
     for key in COST:
         cost = cell.cost.get(key)
         row |= {key: cost.median, f"{key}_low": cost.low, f"{key}_high": cost.high} if cost is not None else {}
+    if (budget := cell.tuning.budget) is not None:
+        row |= {"tuning_runs": budget[0], "tuning_epochs": budget[1]}
     memory = cell.cost.get("peak_memory_bytes")
     row["peak_memory_kind"] = memory.kind if memory is not None else None
     for metric in METRICS:
@@ -176,6 +178,14 @@ def _columns(study: Summary) -> tuple[Column, ...]:
         _column("seeds", "Seeds", units.count, "seeds that finished", uneven),
         _column("failed", "Failed", units.count, "runs that did not complete", False),
         Column("lr", "Learning rate", "left", "chosen", _show_rates, any(cell.tuning.trials for cell in study.cells)),
+        *(
+            [
+                _column("tuning_runs", "Tuning runs", units.count, "of all its choices of a rate"),
+                _column("tuning_epochs", "Tuning epochs", units.count, "that these runs trained, some of them again"),
+            ]
+            if study.halved
+            else []
+        ),
         _column("trainable", "Trainable parameters", units.count, "parameters that training changes"),
         _column("total", "Total", units.count, "all parameters", False),
         _column("trainable_share", "Share", show_share, "trainable of all parameters"),

@@ -83,6 +83,12 @@ class RunRecord:
         return tuple(str(label) for label in self.data["labels"])
 
     @property
+    def epochs(self) -> int | None:
+        """How many epochs it was to train; None where its spec does not say."""
+        training = self.spec.get("training") or {}
+        return training.get("until") or training.get("epochs")
+
+    @property
     def seconds(self) -> float:
         """How long it took, all in all; of one that trained in a cohort its share of that. 0 where nobody knows."""
         if self.cohort is not None:

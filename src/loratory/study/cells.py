@@ -177,21 +177,31 @@ def _padding(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _tuning(cell: CellRuns, select: str) -> Tuning:
-    scores: dict[float, list[float]] = {trial.lr: [] for trial in sorted(cell.trials, key=lambda trial: trial.lr)}
-    for trial in cell.trials:
-        if trial.score is not None:
-            scores[trial.lr].append(trial.score)
     taken = [choice.lr for choice in cell.choices for _ in choice.seeds]
     return Tuning(
         choices=tuple(_choice(choice) for choice in cell.choices),
-        rates=tuple(RateTried(lr, over_seeds(one) if one else None, taken.count(lr)) for lr, one in scores.items()),
-        expected_best=_expected_best(cell, select),
+        rates=tuple(_rate(cell, lr, taken.count(lr)) for lr in sorted({trial.lr for trial in cell.trials})),
+        expected_best=() if cell.rungs else _expected_best(cell, select),
+        rungs=cell.rungs,
     )
 
 
+def _rate(cell: CellRuns, lr: float, chosen: int) -> RateTried:
+    """Scores of different rungs are not mixed: those of its last one count."""
+    trials = [trial for trial in cell.trials if trial.lr == lr]
+    epochs = max(trial.epochs or 0 for trial in trials) if cell.rungs else None
+    trials = [trial for trial in trials if epochs in (None, trial.epochs)]
+    scores = [trial.score for trial in trials if trial.score is not None]
+    return RateTried(lr, over_seeds(scores) if scores else None, chosen, epochs, len(trials))
+
+
 def _choice(choice: ChoiceRuns) -> ChoiceSummary:
-    trials = tuple(TrialSummary(trial.lr, trial.score, trial.status, trial.run) for trial in choice.trials)
-    return ChoiceSummary(choice.seeds, choice.lr, choice.selection, trials, choice.hopeless, choice.fold)
+    trials = tuple(
+        TrialSummary(trial.lr, trial.score, trial.status, trial.run, trial.epochs) for trial in choice.trials
+    )
+    return ChoiceSummary(
+        choice.seeds, choice.lr, choice.selection, trials, choice.hopeless, choice.fold, choice.planned
+    )
 
 
 def _expected_best(cell: CellRuns, select: str) -> tuple[ExpectedBest, ...]:

@@ -108,6 +108,11 @@ class Summary:
         """Whether it has one seed and no folds, so that no number has a spread and no pair a verdict."""
         return len(self.seeds) == 1 and self.folds is None
 
+    @property
+    def halved(self) -> bool:
+        """Whether rates were dropped by successive halving, so that trials differ in their epochs."""
+        return any(cell.tuning.rungs for cell in self.cells)
+
     def cell(self, name: str) -> CellSummary:
         """The cell with this id."""
         return next(cell for cell in self.cells if cell.id == name)

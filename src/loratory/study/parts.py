@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from loratory.study.halving import Rung
+
 COSTS = (
     "train_seconds",
     "total_seconds",
@@ -74,6 +76,8 @@ class TrialSummary:
     score: float | None
     status: str
     run: str
+    epochs: int | None = None
+    """How many it was to train; None where its record does not say."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,18 @@ class ChoiceSummary:
     """Every trial failed, so that these seeds have no final run."""
     fold: int | None = None
     """The fold that is the test of its runs."""
+    planned: tuple[int, ...] = ()
+    """How many trials each rung has or will have, where there are several rungs."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Those tried, smallest first."""
+        return tuple(sorted({trial.lr for trial in self.trials}))
 
     @property
     def at_end(self) -> bool:
         """Whether it is the smallest or the largest rate tried."""
-        rates = [trial.lr for trial in self.trials]
-        return len(rates) > 1 and self.lr in (min(rates), max(rates))
+        return len(self.rates) > 1 and self.lr in (self.rates[0], self.rates[-1])
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,13 @@ class RateTried:
 
     lr: float
     score: Spread | None
-    """On validation, over the trials that completed; None without one."""
+    """On validation, over the trials that completed, with halving those of its last rung; None without one."""
     chosen: int
     """How many seeds take it."""
+    epochs: int | None = None
+    """With halving: of the last rung in which it was tried, by any seed."""
+    runs: int | None = None
+    """How many trials it had, with halving in that rung; None in a summary of before."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +133,25 @@ class Tuning:
     rates: tuple[RateTried, ...]
     """Smallest first."""
     expected_best: tuple[ExpectedBest, ...]
-    """The mean of the seeds' curves, of those seeds of which every trial completed."""
+    """The mean of the seeds' curves, of those seeds of which every trial completed; none with halving, as trials of
+    fewer epochs are no tries of a whole run."""
+    rungs: tuple[Rung, ...] = ()
+    """Of each choice, where rates were dropped by successive halving."""
 
     @property
     def trials(self) -> tuple[TrialSummary, ...]:
         """Those of every choice."""
         return tuple(trial for choice in self.choices for trial in choice.trials)
+
+    @property
+    def budget(self) -> tuple[int, int] | None:
+        """With halving: runs and epochs that its tuning trains, all choices together; fewer than the file asked for
+        where more rates failed than were to be dropped."""
+        if not self.rungs:
+            return None
+        planned = [list(zip(self.rungs, choice.planned, strict=True)) for choice in self.choices]
+        runs = sum(count for one in planned for _, count in one)
+        return runs, sum(count * rung.epochs for one in planned for rung, count in one)
 
     @property
     def chosen(self) -> dict[float, int]:

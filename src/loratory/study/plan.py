@@ -1,6 +1,7 @@
 """A study's runs: which there are, which exist, and which come next.
 
     cell ─▶ choices ─▶ trials (a rate each, one seed, validation only) ─▶ selection, written ─▶ finals (its seeds, test)
+                         └─▶ with halving the best of them again, for more epochs, rung by rung ─┘
 
 `plan.json` says it on disk: each cell's choices with their trials, selection and finals, runs by their ids. A run's id
 comes from what decides its result, so that a plan made again finds the runs of before, also those of another file.
@@ -22,7 +23,7 @@ from loratory.store.directory import drop_weights, settle, whole_run
 from loratory.store.naming import lookup
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
-from loratory.study.choice import CellPlan, Choice
+from loratory.study.choice import CellPlan, Choice, Trial
 from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json, sealed
 from loratory.study.selection import Tried
@@ -75,7 +76,7 @@ class Plan:
         self.cells = self._with_trials()
         for one in self.cells:
             for choice in one.choices:
-                self._look_up([job for _, job in choice.trials])
+                self._look_up([trial.job for trial in choice.trials])
                 self._advance(one, choice)
         self._write()
 
@@ -87,8 +88,8 @@ class Plan:
 
     @property
     def tuning(self) -> int:
-        """How many of them are tuning runs."""
-        return sum(len(choice.trials) for one in self.cells for choice in one.choices)
+        """How many of them are tuning runs, those of rungs to come among them."""
+        return sum(sum(choice.planned(one.cell.rungs)) for one in self.cells for choice in one.choices)
 
     @property
     def done(self) -> int:
@@ -127,23 +128,29 @@ class Plan:
         if not self._advance(one, choice):
             return []
         self._write()
-        return [job for _, job in choice.finals if job.id not in self.records]
+        return [job for job in choice.jobs() if job.id not in self.records]
 
     def _with_trials(self) -> list[CellPlan]:
         spec = self.spec
         cells = [CellPlan(cell, tuple(Choice(*one) for one in _choices(spec))) for cell in spec.cells()]
-        places = [
-            (one, choice, lr) for one in cells if one.cell.tuned for choice in one.choices for lr in one.cell.rates
-        ]
+        self._try([(one, choice, one.cell.rates) for one in cells if one.cell.tuned for choice in one.choices])
+        return cells
+
+    def _try(self, wanted: Sequence[tuple[CellPlan, Choice, Sequence[float]]]) -> None:
+        """Plan the next rung of each choice, with these rates."""
+        tried: list[tuple[CellPlan, Choice, float, int]] = []
+        for one, choice, rates in wanted:
+            epochs = one.cell.rungs[len(choice.rungs)].epochs
+            choice.rungs.append([])
+            tried += [(one, choice, lr, epochs) for lr in rates]
         runs = [
-            spec.run(one.cell, lr=lr, seed=choice.seeds[0], fold=choice.fold, threads=self.threads)
-            for one, choice, lr in places
+            self.spec.run(one.cell, lr=lr, seed=choice.seeds[0], fold=choice.fold, threads=self.threads, until=epochs)
+            for one, choice, lr, epochs in tried
         ]
         jobs = self._jobs([Asked(run, Place("tuning")) for run in runs])
-        for (one, choice, lr), job in zip(places, jobs, strict=True):
-            choice.trials.append((lr, job))
+        for (one, choice, lr, epochs), job in zip(tried, jobs, strict=True):
+            choice.rungs[-1].append(Trial(lr, epochs, job))
             self._of[job.id] = one, choice
-        return cells
 
     def _jobs(self, asked: Sequence[Asked]) -> list[Job]:
         folder = Path.cwd()
@@ -177,21 +184,43 @@ class Plan:
                 self.records[job.id] = record
 
     def _advance(self, one: CellPlan, choice: Choice) -> bool:
-        """Choose a rate once all the choice's trials have ended, write the selection, and plan its final runs."""
-        if choice.selection is not None or any(job.id not in self.records for _, job in choice.trials):
+        """Once all trials of the choice's last known rung have ended, plan the next one; after the last of all choose
+        a rate, write the selection, and plan its final runs."""
+        if choice.selection is not None or any(trial.job.id not in self.records for trial in choice.trials):
             return False
         cell, metric = one.cell, self.spec.metric
-        tried = [Tried(lr, self.records[job.id]) for lr, job in choice.trials]
-        scores = [(one.lr, one.score(metric)) for one in tried]
-        lr = selection.choose(scores, metric) if cell.tuned else self._only_rate(cell)
-        if lr is None:
+        best = self._best(choice) if cell.tuned else [self._only_rate(cell)]
+        if not best:
             choice.hopeless = True
             log.warning(
-                "%s (%s), seed %d: every learning rate failed, so none is chosen",
-                cell.id, cell.method.name, choice.seeds[0],
+                "%s (%s), seed %d: every learning rate%s failed, so none is chosen",
+                cell.id, cell.method.name, choice.seeds[0], " that went on" if len(choice.rungs) > 1 else "",
             )  # fmt: skip
             return True
+        if len(choice.rungs) < len(cell.rungs):
+            chosen = set(best[: cell.rungs[len(choice.rungs)].rates])
+            self._try([(one, choice, [rate for rate in cell.rates if rate in chosen])])
+            self._look_up([trial.job for trial in choice.rungs[-1]])
+            self._advance(one, choice)
+            return True
+        halved = len(cell.rungs) > 1
+        tried = [
+            Tried(trial.lr, self.records[trial.job.id], trial.epochs if halved else None) for trial in choice.trials
+        ]
+        lr = best[0]
         choice.selection = selection.keep(self.directory, cell, metric, tried, lr, write=self._write_file)
+        self._plan_finals(one, choice, lr)
+        return True
+
+    def _best(self, choice: Choice) -> list[float]:
+        """The rates of the choice's last rung whose trials completed, the best first."""
+        ended = [Tried(trial.lr, self.records[trial.job.id]) for trial in choice.rungs[-1]]
+        return selection.ranked([(one.lr, one.score(self.spec.metric)) for one in ended], self.spec.metric)
+
+    def _plan_finals(self, one: CellPlan, choice: Choice, lr: float) -> None:
+        """The choice's final runs with the chosen rate; those that exist are found."""
+        assert choice.selection is not None
+        cell = one.cell
         place = Place("final", choice.selection.digest)
         runs = [self.spec.run(cell, lr=lr, seed=seed, fold=choice.fold, threads=self.threads) for seed in choice.seeds]
         jobs = self._jobs([Asked(run, place) for run in runs])
@@ -199,7 +228,6 @@ class Plan:
         self._of.update((job.id, (one, choice)) for job in jobs)
         self._look_up(jobs)
         self._prune(one)
-        return True
 
     def _only_rate(self, cell: Cell) -> float:
         """The one rate of a cell that has no choice: the file's, or the method's default for the model."""

@@ -25,6 +25,15 @@ from loratory.study.selection import read_selection
 
 
 @dataclass(frozen=True)
+class RungProgress:
+    """How far the trials of one rung of successive halving have come, of all choices of a cell."""
+
+    epochs: int
+    trials: int
+    trials_done: int
+
+
+@dataclass(frozen=True)
 class CellProgress:
     """How far one cell has come."""
 
@@ -40,7 +49,15 @@ class CellProgress:
     finals_done: int
     failed: int
     score: float | None
-    """The best validation score so far."""
+    """The best validation score so far, with halving of the runs that were trained longest."""
+    rungs: tuple[RungProgress, ...] = ()
+    """Of its tuning by successive halving."""
+
+    @property
+    def tuning_epochs(self) -> tuple[int, int]:
+        """How many epochs its tuning by successive halving trains, those of ended runs and all."""
+        done = sum(rung.epochs * rung.trials_done for rung in self.rungs)
+        return done, sum(rung.epochs * rung.trials for rung in self.rungs)
 
     @property
     def done(self) -> bool:
@@ -165,7 +182,10 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         for stage in ("trials", "finals")
     )
     ended = [record for record in (*trials, *finals) if record is not None]
-    scores = [record.quality["validation"][select] for record in ended if record.status == "completed"]
+    completed = [record for record in ended if record.status == "completed"]
+    longest = max((record.epochs or 0 for record in completed), default=0)
+    scores = [one.quality["validation"][select] for one in completed if (one.epochs or 0) == longest]
+    rungs = _rungs(cell, records)
     metric = METRICS[select]
     return CellProgress(
         id=cell["id"],
@@ -173,13 +193,24 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         model=cell["model"],
         limit=cell.get("limit"),
         method=name,
-        trials=len(trials),
+        trials=sum(rung.trials for rung in rungs) if rungs else len(trials),
         trials_done=sum(record is not None for record in trials),
         finals=len(finals),
         finals_done=sum(record is not None for record in finals),
         failed=sum(record.status != "completed" for record in ended),
         score=(max if metric.higher_is_better else min)(scores, default=None),
+        rungs=rungs,
     )
+
+
+def _rungs(cell: Mapping[str, Any], records: Mapping[str, RunRecord]) -> tuple[RungProgress, ...]:
+    found = []
+    for place, rung in enumerate(cell.get("rungs", ())):
+        epochs = rung["epochs"]
+        trials = [one for choice in cell["choices"] for one in choice["trials"] if one["epochs"] == epochs]
+        planned = sum(choice["planned"][place] for choice in cell["choices"])
+        found.append(RungProgress(epochs, planned, sum(one["run"] in records for one in trials)))
+    return tuple(found)
 
 
 def _named(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -204,6 +235,10 @@ def _seconds_left(
     for like in ([cell], group, cells):
         found = [records[name] for other in like for name in _names_of(other) if name is not None and name in records]
         done = [record for record in found if record.status == "completed"]
+        if done and progress.rungs:
+            each = median(one.seconds / (one.epochs or 1) for one in done)
+            epochs = sum((rung.trials - rung.trials_done) * rung.epochs for rung in progress.rungs)
+            return epochs * each, (progress.finals - progress.finals_done) * progress.rungs[-1].epochs * each
         if done:
             trial, final = (
                 median(

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from loratory.errors import LoratoryError, SettingsError, StorageError, counted, nearest
 from loratory.methods import METHODS, method_named
 from loratory.spec import GROUPS, DataSpec, HardwareSpec, TrainingSpec, first_fault, group_of
+from loratory.study.halving import budget, trials
 from loratory.study.spec import MOST_RUNS, UNASKED_RUNS, WIDEST_MARGIN, MethodGrid, StudySpec
 from loratory.study.yaml_file import MAX_BYTES, Document, Keys, read_yaml
 
@@ -28,6 +29,7 @@ ELSEWHERE = {
     "select": "it stands beside train, and holds for epochs and rates alike",
     "folds": "it stands beside train, and every fold is a test",
     "fold": "with folds beside train every fold is a test",
+    "until": "how far tuning runs are trained follows from a method's tune: {lr: […], halving: …}",
 }
 """Flags of train that a study says in its own way."""
 
@@ -185,7 +187,9 @@ def _method(found: Document, number: int, given: Any) -> MethodGrid:
             hint = _hint(key, value, {*fields, "tune"} - {"name"})
             raise SettingsError(f"{found.at((*path, key))}: {key!r} is not a setting of {name}; {hint}")
         grid[key] = tuple(_values(found, (*path, key), name, value))
-    return MethodGrid(name=name, values=grid, rates=_rates(found, (*path, "tune"), given.get("tune")))
+    tune = given.get("tune")
+    rates = _rates(found, (*path, "tune"), tune)
+    return MethodGrid(name=name, values=grid, rates=rates, halving=_halving(found, (*path, "tune"), tune, rates))
 
 
 def _hint(key: str, value: Any, known: set[str]) -> str:
@@ -217,7 +221,7 @@ def _values(found: Document, path: Keys, method: str, value: Any) -> list[Any]:
 def _rates(found: Document, path: Keys, tune: Any) -> tuple[float, ...]:
     if tune is None:
         return ()
-    if not isinstance(tune, dict) or set(tune) != {"lr"}:
+    if not isinstance(tune, dict) or not {"lr"} <= set(tune) <= {"lr", "halving"}:
         raise SettingsError(
             f"{found.at(path)}: tune: give the learning rates to try, such as tune: {{lr: [1e-4, 1e-3]}}"
         )
@@ -229,6 +233,20 @@ def _rates(found: Document, path: Keys, tune: Any) -> tuple[float, ...]:
         if rate in rates[:number]:
             raise SettingsError(f"{where}: lr {rate!r} stands there twice; keep one")
     return tuple(map(float, rates))
+
+
+def _halving(found: Document, path: Keys, tune: Any, rates: tuple[float, ...]) -> int | None:
+    if tune is None or "halving" not in tune:
+        return None
+    where, factor = found.at((*path, "halving")), tune["halving"]
+    if not isinstance(factor, int) or factor < 2:
+        raise SettingsError(f"{where}: halving {factor!r}: give a whole number from 2 on: one rate of so many goes on")
+    if len(rates) < factor:
+        raise SettingsError(
+            f"{where}: halving {factor}: {counted(len(rates), 'learning rate')} cannot leave one of {factor}; "
+            f"give at least {factor} rates{', or a smaller number' if len(rates) > 1 and factor > 2 else ''}"
+        )
+    return factor
 
 
 def _train(found: Document) -> dict[str, Any]:
@@ -300,10 +318,13 @@ def _check_margin(found: Document, spec: StudySpec) -> None:
 
 
 def _check_budgets(found: Document, spec: StudySpec) -> None:
-    """A comparison is fair where every method may try as many rates."""
+    """A comparison is fair where every method may try as many rates; where one halves, train as many epochs."""
     first = spec.methods[0]
+    if any(method.halving is not None for method in spec.methods):
+        _check_halving(found, spec)
+        return
     for number, method in enumerate(spec.methods):
-        if method.trials != first.trials:
+        if trials(method.rungs(spec.epochs)) != trials(first.rungs(spec.epochs)):
             one, other = (counted(len(grid.rates), "learning rate") for grid in (first, method))
             raise SettingsError(
                 f"{found.at(('methods', number))}: {method.name} may try {other} and {first.name} {one}; "
@@ -311,14 +332,35 @@ def _check_budgets(found: Document, spec: StudySpec) -> None:
             )
 
 
+def _check_halving(found: Document, spec: StudySpec) -> None:
+    """Every method's tuning trains as many epochs for each choice."""
+    budgets = [(method, budget(method.rungs(spec.epochs))) for method in spec.methods]
+    for number, (method, own) in enumerate(budgets):
+        where = found.at(("methods", number))
+        if method.halving is not None and len(method.rungs(spec.epochs)) == 1:
+            raise SettingsError(
+                f"{where}: halving {method.halving} with {counted(spec.epochs, 'epoch')}: no rate can be "
+                "dropped before the last; give train more epochs, or leave halving out"
+            )
+        if method.halving is not None and own == len(method.rates) * spec.epochs:
+            log.warning("%s: halving trains %s for each choice, as the whole grid does", where, counted(own, "epoch"))
+        first, its = budgets[0]
+        if own != its:
+            raise SettingsError(
+                f"{where}: tuning {method.name} trains {counted(own, 'epoch')} for each choice and tuning {first.name} "
+                f"{its:,} (runs x epochs); with halving every method trains as many"
+            )
+
+
 def _check_cells(found: Document, spec: StudySpec) -> None:
     """Warn of cells that stand there twice, which are run once; refuse them where their rates differ."""
     if spec.runs > MOST_RUNS:
         return  # refused for that
-    rates: dict[Any, tuple[float, ...]] = {}
+    rates: dict[Any, tuple[tuple[float, ...], int | None]] = {}
     for number, method in enumerate(spec.methods):
         for settings in method.settings():
-            if rates.setdefault(settings, method.rates) != method.rates:
+            tune = method.rates, method.halving
+            if rates.setdefault(settings, tune) != tune:
                 where = found.at(("methods", number))
                 raise SettingsError(
                     f"{where}: a setting of {method.name} stands there twice with other rates; keep one"

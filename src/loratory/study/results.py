@@ -19,9 +19,10 @@ from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import HISTORY, counted_run, read_run
 from loratory.store.naming import lookup
 from loratory.store.record import RunRecord
+from loratory.study.halving import Rung
 from loratory.study.layout import RUNS, plain_name, planned
 from loratory.study.parts import GroupKey
-from loratory.study.selection import choose, read_selection
+from loratory.study.selection import read_selection
 from loratory.study.spec import TuneSeeds
 
 History = tuple[Mapping[str, Any], ...]
@@ -42,6 +43,8 @@ class Trial:
     """Its share of what its cohort's training took; None where it trained alone."""
     history: History
     error: str | None
+    epochs: int | None = None
+    """How many it was to train; None where its record does not say."""
 
     @property
     def lost(self) -> bool:
@@ -91,6 +94,8 @@ class ChoiceRuns:
     """Runs that the plan names and that are not there yet."""
     fold: int | None = None
     """The fold that is the test of its runs."""
+    planned: tuple[int, ...] = ()
+    """How many trials each rung has or will have, where there are several rungs."""
 
     @property
     def scored_before(self) -> int:
@@ -112,6 +117,8 @@ class CellRuns:
     """Training examples at most; None: all there are."""
     folds: int | None = None
     """How many folds each seed has."""
+    rungs: tuple[Rung, ...] = ()
+    """Of its choices, where rates were dropped by successive halving."""
 
     @property
     def group(self) -> GroupKey:
@@ -215,6 +222,7 @@ def _cell(directory: Path, cell: Mapping[str, Any], select: str, folds: int | No
         choices=tuple(_choice(directory, one, select) for one in cell["choices"]),
         limit=None if (limit := cell.get("limit")) is None else int(limit),
         folds=folds,
+        rungs=tuple(Rung(int(one["rates"]), int(one["epochs"])) for one in cell.get("rungs", ())),
     )
 
 
@@ -230,8 +238,10 @@ def _choice(directory: Path, choice: Mapping[str, Any], select: str) -> ChoiceRu
         trials=tuple(_trial(lr, *found, select) for lr, found in trials if found is not None),
         finals=tuple(_final(seed, *found, lr, fold) for seed, found in finals if found is not None),
         hopeless=not finals,
-        missing=sum(found is None for _, found in [*trials, *finals]),
+        missing=sum(found is None for _, found in [*trials, *finals])
+        + max(0, sum(choice.get("planned", ())) - len(trials)),
         fold=fold,
+        planned=tuple(map(int, choice.get("planned", ()))),
     )
 
 
@@ -245,6 +255,7 @@ def _trial(lr: float, directory: Path, record: RunRecord, select: str) -> Trial:
         share_seconds=lookup(record.cohort, "share_seconds", "train"),
         history=_history(directory),
         error=record.error,
+        epochs=record.epochs,
     )
 
 
@@ -261,10 +272,11 @@ def _chosen(directory: Path, digest: str | None, trials: Sequence[tuple[Path, Ru
         return None
     kept = read_selection(directory, digest)
     for run, record in trials:
-        found = lookup(record.spec, "training", "lr"), lookup(record.quality, "validation", select)
-        if kept.tried.get(record.id) != found:
+        epochs, *of = kept.tried.get(record.id, (None,))
+        found = [lookup(record.spec, "training", "lr"), lookup(record.quality, "validation", select)]
+        if of != found or epochs not in (None, record.epochs):
             raise StorageError(f"{kept.path} is not of what {run} says of its rate and score; run the study again")
-    if kept.tried and choose(kept.tried.values(), METRICS[select]) != kept.lr:
+    if not kept.follows(METRICS[select]):
         raise StorageError(f"{kept.path} chose lr {kept.lr}, not the best of its trials; run the study again")
     return kept.lr
 

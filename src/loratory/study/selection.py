@@ -24,6 +24,8 @@ class Tried:
 
     lr: float
     record: RunRecord
+    epochs: int | None = None
+    """How many it was trained, where the trials differ in that."""
 
     def score(self, metric: Metric) -> float | None:
         """What validation gave; None where the run did not complete."""
@@ -47,8 +49,22 @@ class Kept:
     path: Path
     lr: float
     """The chosen rate."""
-    tried: Mapping[str, tuple[float, float | None]]
-    """The rate and the score of each trial, by its run; none where there was nothing to choose."""
+    tried: Mapping[str, tuple[int | None, float, float | None]]
+    """The epochs (None where they do not differ), the rate and the score of each trial, by its run; none where there
+    was nothing to choose."""
+
+    def follows(self, metric: Metric) -> bool:
+        """Whether the choice is the best of its trials, and, where there are rungs, whether those that went on to each
+        are the best of the one before."""
+        if not self.tried:
+            return True
+        rungs: dict[int | None, list[tuple[float, float | None]]] = {}
+        for epochs, lr, score in self.tried.values():
+            rungs.setdefault(epochs, []).append((lr, score))
+        found = [rungs[epochs] for epochs in sorted(rungs, key=lambda epochs: epochs or 0)]
+        gone_on = [{lr for lr, _ in rung} for rung in found[1:]]
+        best = [set(ranked(before, metric)[: len(after)]) for before, after in zip(found, gone_on, strict=False)]
+        return best == gone_on and choose(found[-1], metric) == self.lr
 
 
 def read_selection(directory: Path, digest: str) -> Kept:
@@ -64,7 +80,7 @@ def read_selection(directory: Path, digest: str) -> Kept:
     if digest_of(path.read_text("utf8")) != digest:
         raise StorageError(f"{path} is not what its name says: it was changed; {remedy}")
     try:
-        tried = {str(one["run"]): (float(one["lr"]), one["score"]) for one in document["trials"]}
+        tried = {str(one["run"]): (one.get("epochs"), float(one["lr"]), one["score"]) for one in document["trials"]}
         lr = document["chosen"]["lr"]
         if isinstance(lr, bool) or not isinstance(lr, int | float):
             raise TypeError(f"the chosen lr is {lr!r}")
@@ -79,11 +95,18 @@ def choose(scores: Iterable[tuple[float, float | None]], metric: Metric) -> floa
     Args:
         scores: each rate, and its score; None where its run did not complete.
     """
-    best: tuple[float, float] | None = None
-    for lr, score in sorted(scores, key=lambda one: one[0]):
-        if score is not None and (best is None or metric.better(score, best[1])):
-            best = lr, score
-    return best[0] if best is not None else None
+    return next(iter(ranked(scores, metric)), None)
+
+
+def ranked(scores: Iterable[tuple[float, float | None]], metric: Metric) -> list[float]:
+    """The rates whose trial completed, the best validation score first, of equals the smaller rate.
+
+    Args:
+        scores: as :func:`choose`.
+    """
+    sign = -1 if metric.higher_is_better else 1
+    completed = [(sign * score, lr) for lr, score in scores if score is not None]
+    return [lr for _, lr in sorted(completed)]
 
 
 def keep(
@@ -105,7 +128,14 @@ def keep(
         StorageError: the disk refuses.
     """
     tried = [
-        {"lr": one.lr, "run": one.record.id, "status": one.record.status, "score": one.score(metric)} for one in trials
+        {
+            "lr": one.lr,
+            **({} if one.epochs is None else {"epochs": one.epochs}),
+            "run": one.record.id,
+            "status": one.record.status,
+            "score": one.score(metric),
+        }
+        for one in trials
     ]
     document = {
         "schema": SCHEMA,

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from loratory.evaluation.metrics import METRICS, Metric
 from loratory.methods import method_settings, parse_spec
-from loratory.spec import MethodSettings, RunSpec, Select, Settings, group_of
+from loratory.spec import MethodSettings, RunSpec, Select, Settings, TrainingSpec, group_of
+from loratory.study.halving import Rung, rungs, trials
 
 TuneSeeds = Literal["each", "first"]
 
@@ -38,16 +39,17 @@ class MethodGrid(Settings):
     values: dict[str, tuple[Any, ...]]
     rates: tuple[float, ...]
     """Empty: the method's default."""
+    halving: int | None = None
+    """The factor of successive halving; None: every rate is trained for all epochs."""
 
     @property
     def size(self) -> int:
         """How many settings the grid holds."""
         return math.prod(map(len, self.values.values()))
 
-    @property
-    def trials(self) -> int:
-        """Tuning runs of each choice: none where there is nothing to choose."""
-        return len(self.rates) if len(self.rates) > 1 else 0
+    def rungs(self, epochs: int) -> tuple[Rung, ...]:
+        """The rungs of each choice, of so many epochs at most: none where there is nothing to choose."""
+        return rungs(len(self.rates), epochs, self.halving) if len(self.rates) > 1 else ()
 
     def settings(self) -> Iterator[MethodSettings]:
         """Every setting, the last key changing fastest."""
@@ -68,6 +70,8 @@ class Cell:
     """What its tuning may choose from; empty: the method's default."""
     limit: int | None = None
     """Training examples at most; None: all there are."""
+    rungs: tuple[Rung, ...] = ()
+    """How its rates are tried: all of them for all epochs, or by successive halving; none where nothing is chosen."""
 
     @property
     def tuned(self) -> bool:
@@ -110,14 +114,20 @@ class StudySpec(Settings):
         return METRICS[self.select]
 
     @property
-    def trials(self) -> int:
-        """Tuning runs of each choice, the same for every method."""
-        return self.methods[0].trials
+    def epochs(self) -> int:
+        """Of a final run."""
+        given = {"epochs": self.train["epochs"]} if "epochs" in self.train else {}
+        return TrainingSpec.model_validate(given).epochs
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is anything to choose, the same for every method."""
+        return len(self.methods[0].rates) > 1
 
     @property
     def choosing(self) -> tuple[tuple[int, ...], ...]:
         """The seeds of each choice of a cell; one choice for all of them where there is nothing to choose."""
-        return tuple((seed,) for seed in self.seeds) if self.tune_seeds == "each" and self.trials else (self.seeds,)
+        return tuple((seed,) for seed in self.seeds) if self.tune_seeds == "each" and self.tuned else (self.seeds,)
 
     @property
     def limits(self) -> tuple[int | None, ...]:
@@ -133,22 +143,32 @@ class StudySpec(Settings):
     @property
     def runs(self) -> int:
         """How many runs the file asks for, repeated cells counted as often as they stand there."""
-        cells = len(self.data) * len(self.models) * len(self.limits) * sum(method.size for method in self.methods)
-        return cells * len(self.rounds) * (len(self.choosing) * self.trials + len(self.seeds))
+        of_one = [
+            method.size * (len(self.choosing) * trials(method.rungs(self.epochs)) + len(self.seeds))
+            for method in self.methods
+        ]
+        return len(self.data) * len(self.models) * len(self.limits) * len(self.rounds) * sum(of_one)
 
     def cells(self) -> tuple[Cell, ...]:
         """Every setting once, in the file's order: data sets, in them models, in them sizes, in them methods."""
-        found: dict[tuple[str, str, int | None, MethodSettings], tuple[float, ...]] = {}
+        found: dict[tuple[str, str, int | None, MethodSettings], MethodGrid] = {}
         for data, model, limit, method in itertools.product(self.data, self.models, self.limits, self.methods):
             for settings in method.settings():
-                found.setdefault((data, model, limit, settings), method.rates)
+                found.setdefault((data, model, limit, settings), method)
         return tuple(
-            Cell(f"c{number}", data, model, settings, rates, limit)
-            for number, ((data, model, limit, settings), rates) in enumerate(found.items(), start=1)
+            Cell(f"c{number}", data, model, settings, method.rates, limit, method.rungs(self.epochs))
+            for number, ((data, model, limit, settings), method) in enumerate(found.items(), start=1)
         )
 
     def run(
-        self, cell: Cell, *, lr: float | None, seed: int, fold: int | None = None, threads: int | None = None
+        self,
+        cell: Cell,
+        *,
+        lr: float | None,
+        seed: int,
+        fold: int | None = None,
+        threads: int | None = None,
+        until: int | None = None,
     ) -> RunSpec:
         """One run of a cell.
 
@@ -156,6 +176,7 @@ class StudySpec(Settings):
             lr: the peak learning rate; None for the method's default.
             fold: the one of `rounds` that is the test.
             threads: of a CPU, where the file does not say.
+            until: how many of the epochs are trained; None for all.
         """
         groups: dict[str, dict[str, Any]] = {"data": {}, "training": {}, "hardware": {}}
         for flag, value in self.train.items():
@@ -164,7 +185,7 @@ class StudySpec(Settings):
         if training.get("keep") == "best" or "patience" in training:  # else no epoch is chosen by the metric
             groups["training"]["select"] = self.select
         groups["data"] |= {"dataset": cell.data, "limit": cell.limit, "folds": self.folds, "fold": fold}
-        groups["training"]["lr"] = lr
+        groups["training"] |= {"lr": lr, "until": until}
         groups["hardware"].setdefault("threads", threads)
         method = cell.method.model_dump(mode="json")
         return parse_spec({"method": method, "model": cell.model, "seed": seed, **groups})
@@ -184,6 +205,7 @@ class StudySpec(Settings):
                 " ".join(
                     [one.name, *(f"{name}={_listed(grid)}" for name, grid in one.values.items())]
                     + ([f"lr={_listed(one.rates)}"] if one.rates else [])
+                    + ([f"halving={one.halving}"] if one.halving is not None else [])
                 )
                 for one in value
             )
