@@ -265,6 +265,7 @@ def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, mon
         ({"name": "hybrid"}, {}, "is trained"),
         ({"name": "bitfit"}, {}, "bias is trained"),
         ({"rank": 2}, {"batch_size": 8}, "batch_size differs"),
+        ({"rank": 2}, {"attention_dropout": 0.1}, "attention_dropout differs"),
         ({"rank": 2}, {"label_smoothing": 0.1}, "label_smoothing differs"),
     ],
 )

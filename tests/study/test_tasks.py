@@ -211,7 +211,7 @@ def test_those_that_share_a_base_are_gathered(tiny_bert: Path, tiny_csv: Path, t
     assert gathered(waiting, Cohorts(), 1) == [jobs[0]]
     assert gathered([final, *waiting], Cohorts(16), 1) == [final]
     assert gathered([final, jobs[0], final], Cohorts(16, finals=True), 1) == [final, final]
-    for dropout, count in ((0.0, 2), (0.1, 1)):  # attention's, which is drawn for all at once
+    for dropout, count in ((0.0, 2), (0.1, 1)):  # of attention, which would be drawn for all at once
         same = [
             dataclasses.replace(
                 job,

@@ -63,6 +63,8 @@ def why_none(one: Member, hardware: Hardware) -> str | None:
         return "layers are checkpointed"
     if one.spec.accumulate > 1:
         return "batches are computed in parts"
+    if one.spec.attention_dropout > 0:
+        return "attention's dropout would be drawn for all at once"
     return None if one.classifier.flat else "batches run padded"
 
 

@@ -135,7 +135,7 @@ class Stream:
 
 
 class MemberDraws(Draws):
-    """The masks of a cohort's members, each from its own stream. Attention's own dropout is drawn for all at once.
+    """The masks of a cohort's members, each from its own stream; of attention's own there are none.
 
     Attributes:
         done: (1,) steps made so far: the counter of whoever makes them.

@@ -36,11 +36,11 @@ PREDICTIONS = "predictions.parquet"
 REMEDY = "restore the directory from a copy, or remove it and train again"
 """What to do about a damaged run."""
 
-NAMELESS = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EFBIG", "ESTALE", "ENODEV", "EMFILE", "ENFILE")
-}
-"""What a disk answers to a write, whose OSError names no file."""
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What a disk without room answers."""
+
+NAMELESS = {getattr(errno, name) for name in ("EIO", "EROFS", "EFBIG", "ESTALE", "ENODEV", "EMFILE", "ENFILE")}
+"""What else a disk answers to a write, whose OSError then names no file; of one that is read it may name it."""
 
 
 def find_run(directory: Path) -> RunRecord | None:
@@ -265,7 +265,7 @@ def staging(output: Path) -> Iterator[Path]:
         check_claim(output)  # of a place that was lost the stage is gone too
         if error.filename is not None and str(error.filename).startswith(str(stage)):
             raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
-        if error.errno in NAMELESS:
+        if error.errno in FULL or (error.filename is None and error.errno in NAMELESS):
             raise StorageError(f"cannot write to {output.parent}: {error.strerror}") from error
         raise
     finally:

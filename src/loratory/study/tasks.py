@@ -123,17 +123,13 @@ def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
 
 
 def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
-    """What runs of one cohort have in common; None of one that shares its base with none.
-
-    Attention's dropout is drawn for a cohort as a whole, so that a run that promises to be deterministic has none, or
-    is alone.
-    """
+    """What runs of one cohort have in common; None of one that shares its base with none."""
     spec, training = job.spec, job.spec.training
     if cohorts.most < 2 or job.place.apart is not None or (job.place.stage == "final" and not cohorts.finals):
         return None
     if training.quantize != "off" or not shares_base(method_named(spec.method.name), spec.method):
         return None
-    if spec.hardware.deterministic and training.attention_dropout:
+    if training.attention_dropout > 0:  # drawn for all at once, where others are each run's own
         return None
     settings = tuple(getattr(training, name) for name in COMMON)
     return spec.model, spec.data, spec.hardware, spec.method.name, settings, job.place.stage
