@@ -124,7 +124,10 @@ def result_shown(directory: Path) -> RenderableType:
 
 
 def _halving_said(cell: CellProgress) -> list[str]:
-    """The trials of each rung, `9/9 for 1, 1/3 for 3 epochs`, and the epochs trained in tuning, of how many."""
+    """The trials of each rung, `9/9 for 1, 1/3 for 3 epochs`, and the epochs trained in tuning, of how many; nothing
+    of a cell whose rates are not halved."""
+    if not cell.rungs:
+        return [units.MISSING, units.MISSING]
     rungs = ", ".join(f"{rung.trials_done}/{rung.trials} for {rung.epochs}" for rung in cell.rungs)
     done, every = cell.tuning_epochs
     return [f"{rungs} epochs", f"{done}/{every}"]

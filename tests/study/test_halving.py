@@ -267,3 +267,14 @@ def test_the_page_says_how_rates_were_dropped_and_what_it_cost(studied: dict[str
     header, *rows = study_table(summary).to_csv().splitlines()
     places = [header.split(",").index(name) for name in ("tuning_runs", "tuning_epochs")]
     assert [row.split(",")[place] for row in rows[:2] for place in places] == ["6", "8", "6", "8"]
+
+
+@pytest.mark.usefixtures("without_page")
+def test_a_method_that_needs_all_its_steps_is_refused_before_anything_runs(
+    study_file: Any, tmp_path: Path, capsys: Any
+) -> None:
+    text = "name: s\ndata: [{data}]\nmodels: [{model}]\nseeds: [3]\ntrain: {{epochs: 2, max_length: 32, device: cpu}}\n"
+    text += "methods: [{{name: adalora, tune: {{lr: [1e-3, 5e-3, 1e-2], halving: 3}}}}]\n"
+    assert main(["study", "run", str(study_file(text)), "--output", str(tmp_path / "out")]) == 2
+    assert "it needs all steps of a run, and halving stops runs early; leave that out" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()

@@ -58,11 +58,13 @@ def check_settings(spec: StudySpec, inputs: Inputs) -> None:
         run = spec.run(cell, lr=None, seed=spec.seeds[0], fold=spec.rounds[0])
         dataset = inputs.dataset(run.data)
         base = skeleton(inputs.model(cell.model), tuple(map(str, dataset.labels)), dataset.problem)
+        said = f"{spec.name}: {approach(cell.method.model_dump(mode='json'))} on {cell.model}"
         try:
-            check_frozen(run, prepare(base, run))
+            check_frozen(run, trainable := prepare(base, run))
         except SettingsError as error:
-            said = approach(cell.method.model_dump(mode="json"))
-            raise SettingsError(f"{spec.name}: {said} on {cell.model}: {error}") from None
+            raise SettingsError(f"{said}: {error}") from None
+        if len(cell.rungs) > 1 and trainable.companion is not None:
+            raise SettingsError(f"{said}: it needs all steps of a run, and halving stops runs early; leave that out")
 
 
 def warn_of_study(spec: StudySpec, inputs: Inputs) -> None:
