@@ -65,9 +65,14 @@ class Counted(Protocol):
 Faulty = Callable[[int, Path], AbstractContextManager[Counted]]
 """(number, place) -> inside, a fault comes at the operation with this number, on whatever belongs to the place."""
 
+
+def _refusing(number: int) -> Faulty:
+    return lambda at, place: faults(at, refuse(number))
+
+
 OPERATIONS: dict[str, list[Faulty]] = {
     "killed": [lambda at, place: faults(at, kill)],
-    "refused": [lambda at, place, number=number: faults(at, refuse(number)) for number in REFUSALS],  # type: ignore[misc]
+    "refused": [_refusing(number) for number in REFUSALS],
 }
 
 WRITES = {

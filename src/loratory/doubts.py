@@ -11,6 +11,7 @@ from loratory.data.targets import joined_by
 from loratory.errors import counted
 from loratory.problems import MULTI, REGRESSION, SINGLE
 from loratory.spec import DataSpec, RunSpec
+from loratory.units import quoted
 
 log = logging.getLogger("loratory")
 
@@ -73,8 +74,8 @@ def of_data(dataset: Dataset, spec: DataSpec, *, tested: bool = True) -> list[st
     if dataset.problem == SINGLE and spec.problem is None and (mark := joined_by(dataset.labels)) is not None:
         label = next(name for name in dataset.labels if mark in str(name).strip(mark))
         found.append(
-            f"{spec.dataset}: labels such as {label!r} share {mark!r}, and what stands between comes again: if each is "
-            f"several labels, say --label-separator {mark!r}; --problem single-label says that it is one"
+            f"{spec.dataset}: labels such as {quoted(label)} share {mark!r}, and what stands between comes again: if "
+            f"each is several labels, say --label-separator {mark!r}; --problem single-label says that it is one"
         )
     return found
 
@@ -91,7 +92,7 @@ def _of_few(dataset: Dataset, spec: DataSpec) -> list[str]:
     if not few:
         return []
     what = counted(len(few), "label") if dataset.problem == MULTI else counted(len(few), "class", "classes")
-    named = ", ".join(f"{name!r} {count}" for name, count in [*few.items()][:NAMED])
+    named = ", ".join(f"{quoted(name)} {count}" for name, count in [*few.items()][:NAMED])
     more = ", …" if len(few) > NAMED else ""
     return [
         f"{spec.where('test')}: {what} with fewer than {FEW} test texts ({named}{more}): scores of "

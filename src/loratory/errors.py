@@ -75,6 +75,11 @@ class ColumnError(DataError):
 class RowError(DataError):
     """Rows of a table that cannot be read, where all others were."""
 
+    def __init__(self, message: str, *, several: bool = False) -> None:
+        super().__init__(message)
+        self.several = several
+        """Whether more than one is spoken of."""
+
 
 class InputError(DataError, ValueError):
     """What an estimator cannot take as X or y; a ValueError too, which scikit-learn expects there."""

@@ -144,3 +144,17 @@ def moment(iso: str) -> str:
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 """In English, whatever the machine speaks."""
+
+
+NAME = 80
+"""Characters of a name that a message shows; names come from data, and a cell may hold a megabyte."""
+
+
+def cut(text: str, most: int = NAME) -> str:
+    """`text`, or its beginning and `…`, in so many characters at most."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def quoted(name: object) -> str:
+    """A name from data as a message shows it: on one line, and cut."""
+    return cut(repr(name))

@@ -211,7 +211,9 @@ def test_each_draws_the_masks_that_it_would_draw_alone(family: str, model_direct
     directory = model_directory(family)
     solo, joint = models(directory, mixed, 0.2), models(directory, mixed, 0.2)
     results = alone(solo, data, mixed)
+    before = torch.get_rng_state()
     same(results, together(joint, data, mixed))
+    assert torch.equal(before, torch.get_rng_state())
     alike(solo, joint)
     others = [(settings, {**more, "seed": more["seed"] + 7}) for settings, more in mixed]
     again = alone(models(directory, mixed, 0.2), data, others)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cohort_jobs import both_ways
 from peft import AutoPeftModelForSequenceClassification
 from safetensors.torch import load_file
 
@@ -41,12 +42,7 @@ train: {{epochs: 2, max_length: 32, batch_size: 32, dropout: 0, device: cpu, pre
 @pytest.fixture(scope="module")
 def studied(study_text: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same study, its runs one after the other, and in cohorts of five."""
-    place = tmp_path_factory.mktemp("cohorts")
-    (place / "study.yaml").write_text(study_text(STUDY), encoding="utf8")
-    for cohort in ("off", "5"):
-        command = ["study", "run", str(place / "study.yaml"), "--output", str(place / cohort), "--cohort", cohort]
-        assert main(command) == 0
-    return {"alone": place / "off", "together": place / "5"}
+    return both_ways(study_text(STUDY), tmp_path_factory.mktemp("cohorts"), 5)
 
 
 def test_a_study_in_cohorts_comes_out_as_one_by_one(studied: dict[str, Path], records: Any) -> None:
@@ -117,7 +113,7 @@ def test_cost_is_that_of_a_run_alone_and_the_cohorts_stands_beside_it(studied: d
     assert one["figures"]["runs"] == len(made)
     assert one["figures"]["share_seconds"] == pytest.approx(shares)
     assert one["figures"]["alone_seconds"] == pytest.approx(sum(record.cost["train_seconds"] for record in made))
-    assert one["text"].startswith(f"{len(made)} runs trained in cohorts")
+    assert one["text"].startswith(f"{len(made)} completed runs trained in cohorts")
     assert "an estimated" in one["text"]
     assert "their shares of the cohorts" in page
     alone = json.loads((studied["alone"] / "summary.json").read_text("utf8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cohort_jobs import both_ways
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,9 @@ def test_the_next_rung_begins_when_the_one_before_has_ended_with_the_best_of_it(
     ]  # fmt: skip
     progress = progress_of(plan.to_dict(), plan.records)
     assert (progress.seconds_left, progress.cells[0].tuning_epochs) == (0.0, (24, 24))
+    assert (progress.cells[0].score, progress.best) == (0.9, progress.cells[0])
+    early = {name: record for name, record in plan.records.items() if record.epochs != spec.epochs}
+    assert progress_of(plan.to_dict(), early).best is None  # scores after fewer epochs are put beside no others
     assert {job.spec.training.until for job in plan.cells[0].finals} == {None}
 
 
@@ -177,14 +181,9 @@ train: {{epochs: 2, max_length: 32, batch_size: 32, dropout: 0, device: cpu, pre
 @pytest.fixture(scope="module")
 def studied(study_text: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same study, its runs one after the other, and in cohorts of four."""
-    place = tmp_path_factory.mktemp("halving")
-    (place / "study.yaml").write_text(study_text(STUDY), encoding="utf8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
-        for cohort in ("off", "4"):
-            command = ["study", "run", str(place / "study.yaml"), "--output", str(place / cohort), "--cohort", cohort]
-            assert main(command) == 0
-    return {"alone": place / "off", "together": place / "4"}
+        return both_ways(study_text(STUDY), tmp_path_factory.mktemp("halving"), 4)
 
 
 def test_a_study_halves_alone_and_in_cohorts_alike(studied: dict[str, Path], records: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from loratory import cohorts
+from loratory.cli import main
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.member_steps import Member
 from loratory.inputs import Inputs
@@ -43,6 +44,16 @@ def jobs_of(
 
 def records_of(done: Done) -> list[Any]:
     return [outcome.record for outcome in done.outcomes]
+
+
+def both_ways(text: str, place: Path, most: int) -> dict[str, Path]:
+    """The same study, its runs one after the other, and in cohorts of `most`."""
+    (place / "study.yaml").write_text(text, encoding="utf8")
+    ways = {"alone": "off", "together": str(most)}
+    for name, cohort in ways.items():
+        command = ["study", "run", str(place / "study.yaml"), "--output", str(place / name), "--cohort", cohort]
+        assert main(command) == 0
+    return {name: place / name for name in ways}
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, most: int = 100, broken: str = "") -> list[int]:

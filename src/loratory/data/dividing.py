@@ -14,6 +14,7 @@ from loratory.data.units import Units, units_of
 from loratory.errors import DataError, SettingsError, counted
 from loratory.problems import MULTI, SINGLE
 from loratory.spec import DataSpec
+from loratory.units import quoted
 
 NAMED = 5
 """Further classes that an error names."""
@@ -89,10 +90,10 @@ def _refuse_small(
     if few:
         first, *others = few
         found = counted(holding[first], "distinct text" if rows.groups is None else "group")
-        named = ", ".join(f"{meaning.names[label]!r} {holding[label]}" for label in others[:NAMED])
+        named = ", ".join(f"{quoted(meaning.names[label])} {holding[label]}" for label in others[:NAMED])
         also = f" (also {named}{', …' if len(others) > NAMED else ''})" if others else ""
         remedy = f"{fewer}add some, merge the class with another, or remove it{meaning.otherwise}"
-        small = f"{where}: class {meaning.names[first]!r} has {found}, too few for {into}{also}"
+        small = f"{where}: class {quoted(meaning.names[first])} has {found}, too few for {into}{also}"
         raise DataError(f"{small}; {_alike_said(meaning, first)}{remedy}")
 
 

@@ -267,7 +267,7 @@ class _Unread:
             more = ", ".join(
                 f"{counted(count, f'further {noun}')} {what}" for (noun, what), count in self._more.items()
             )
-            raise RowError(f"{self.first}; also {more}" if more else self.first)
+            raise RowError(f"{self.first}; also {more}" if more else self.first, several=bool(more))
 
 
 _CUT = "the file ends inside this line: is it whole? Else "

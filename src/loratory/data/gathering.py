@@ -76,8 +76,8 @@ class Columns:
     """Which rows have each."""
     lines: NDArray[np.uint32] | None = None
     """Of each row, where places count lines."""
-    unread: str | None = None
-    """What is said of rows that could not be read at all, which have no place in the columns."""
+    unread: RowError | None = None
+    """Of rows that could not be read at all, which have no place in the columns."""
 
 
 def gathered(table: Table, problem: str | None = None, separator: str | None = None) -> Columns:
@@ -94,7 +94,7 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
     labels = CellReader(untyped=table.untyped, flag=problem, separator=separator)
     groups = Coder[object]() if GROUP in table.flags else None
     faults: dict[Fault, Rows] = {}
-    unread: str | None = None
+    unread: RowError | None = None
     lines = array("I")
     at = {flag: place for place, flag in enumerate(table.flags)}
     text_at, label_at, pair_at, group_at = at[TEXT], at[LABEL], at.get(PAIR), at.get(GROUP)
@@ -116,7 +116,7 @@ def gathered(table: Table, problem: str | None = None, separator: str | None = N
                         count, places = faults.get(fault, NONE)
                         faults[fault] = count + 1, [*places, place][:LISTED]
         except RowError as error:
-            unread = str(error)
+            unread = error.with_traceback(None)
         read = texts.done() if pair_at is None else Pairs(texts.done(), seconds.done())
     kept = None if groups is None else groups.done()
     begins = np.array(lines, dtype=np.uint32) if table.unit == "line" else None
@@ -201,13 +201,14 @@ def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
         for (count, places), (what, remedy) in faults
         if count
     ]
-    said = columns.unread
+    unread = columns.unread
+    said = None if unread is None else str(unread)
     if said is None and found:
         (first, remedy), *found = found
         said = f"{where}: {first}; {remedy}, or remove the row"
     if said is not None:
         also = ", ".join(rows for rows, _ in found)
-        joint = ", " if "; also " in said else "; also "
+        joint = ", " if unread is not None and unread.several else "; also "
         raise DataError(f"{said}{joint}{also}" if also else said)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loratory.errors import ColumnError, DataError
+from loratory.units import quoted
 
 TEXT, PAIR, LABEL, GROUP = "--text-column", "--pair-column", "--label-column", "--group-column"
 
@@ -27,7 +28,7 @@ def of_header(where: str, header: list[str], wanted: Wanted) -> Found:
     """
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
-        raise DataError(f"{where}: the header has {twice[0]!r} more than once; rename one")
+        raise DataError(f"{where}: the header has {quoted(twice[0])} more than once; rename one")
     return find_columns(where, header, wanted)
 
 
@@ -47,7 +48,7 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     flags: dict[str, str] = {}
     for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
         if column in flags:
-            raise DataError(f"{flags[column]} and {flag} are both {column!r}; name two columns")
+            raise DataError(f"{flags[column]} and {flag} are both {quoted(column)}; name two columns")
         flags[column] = flag
     return found
 
@@ -56,11 +57,11 @@ def refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
     """Every column must be among the `known` ones."""
     names = list(known)
     missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
-    lacking = ", ".join(repr(name) for columns in missing.values() for name in columns)
+    lacking = ", ".join(quoted(name) for columns in missing.values() for name in columns)
     if lacking:
         flags = ", ".join(flag for flag, columns in missing.items() if columns)
         asked = {name.strip().casefold() for columns in missing.values() for name in columns}
-        alike = next((f"did you mean {name!r}? Set" for name in names if name.strip().casefold() in asked), "set")
+        alike = next((f"did you mean {quoted(name)}? Set" for name in names if name.strip().casefold() in asked), "set")
         raise ColumnError(f"{where}: no column {lacking}; columns: {listed(names)}; {alike} {flags}")
 
 
@@ -92,4 +93,4 @@ def of_columns(columns: Mapping[str, Sequence[object]], found: Found) -> Iterato
 
 def listed(names: Sequence[str]) -> str:
     """Columns as an error names them."""
-    return ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
+    return ", ".join(map(quoted, names[:20])) + (", …" if len(names) > 20 else "")

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from loratory.data.batches import Cut, Labelled
@@ -28,7 +27,7 @@ from loratory.engine.epoch import Progress, Steps, set_training
 from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import Member, MemberSteps, why_apart
+from loratory.engine.member_steps import Member, MemberSteps, drops, why_apart
 from loratory.engine.members import Stream
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
@@ -116,9 +115,10 @@ def _fitted(
 ) -> tuple[list[Ended], dict[str, Any]]:
     courses = [Course(member) for member in members]
     ranks = ranks_of(members)
-    epochs = max(one.spec.last_epoch for one in members)
+    epochs = max(one.spec.last_epoch for one in members) if any(map(drops, members)) else 0
     steps = epochs * math.ceil(len(data.labels) / members[0].spec.batch_size)
-    streams = {one: Stream.of(one.seed, steps, hardware.device) for one in members}
+    with meter.phase("setup"):
+        streams = {one: Stream.of(one.seed, steps, hardware.device) for one in members}
     host = members[0].classifier
     scale = Scale.of(data.labels, host.output) if host.problem == REGRESSION else None
     alive, epoch, done = courses, 1, 0
@@ -193,8 +193,6 @@ def _ready(
     longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
     most = max(*longest, int(sizes.max()))
     with ExitStack() as stack:
-        devices = [hardware.device] if hardware.device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(hardware.deterministically())
         one = stack.enter_context(joined(members, inner, ranks, most, hardware, streams))
         with meter.phase("setup"):
@@ -214,14 +212,8 @@ def _ready(
                 compiled=Compiled(why_not="layers have kernels of their own"),
                 types=data.tokens.types is not None,
             )
-        torch.manual_seed(_seed_of(seeds, epoch))
         engine |= {"own_layers": own_layers(host, one.quick), "cohort": len(members)}
         yield _Ready(
             one.classifier, joint, data.tokens.lengths, orders, cut, None, one.quick, steps, step, hardware, meter,
             engine, one, validation, scale,
         )  # fmt: skip
-
-
-def _seed_of(seeds: Sequence[int], epoch: int) -> int:
-    """What the cohort's common draws begin with."""
-    return int(np.random.SeedSequence([*seeds, epoch]).generate_state(1)[0])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loratory.engine.frozen import Bottom
 from loratory.engine.hardware import Hardware
@@ -77,6 +77,11 @@ def why_alone(member: Member) -> str | None:
         return "its frozen bottom runs once"
     elsewhere = _trained_elsewhere(member.classifier)
     return None if elsewhere is None else f"{elsewhere} is trained"
+
+
+def drops(member: Member) -> bool:
+    """Whether anything in its model is dropped in training."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in member.classifier.model.modules())
 
 
 COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")

@@ -116,7 +116,7 @@ class Stream:
 
     Attributes:
         generator: on a CPU.
-        planned: on CUDA (steps,) the seed of each forward pass.
+        planned: on CUDA (steps,) the seed of each forward pass; None where nothing is dropped.
     """
 
     generator: torch.Generator
@@ -124,9 +124,9 @@ class Stream:
 
     @classmethod
     def of(cls, seed: int, steps: int, device: torch.device) -> Stream:
-        """Of a member with that seed, which makes so many steps at most."""
+        """Of a member with that seed, which draws masks for so many steps at most."""
         generator = torch.Generator(device).manual_seed(seed)
-        if device.type != "cuda":
+        if device.type != "cuda" or not steps:
             return cls(generator, None)
         planned = torch.zeros(steps, dtype=torch.int64, device=device)
         for step in planned.unbind():  # one by one, as a run alone draws them
@@ -154,9 +154,9 @@ class MemberDraws(Draws):
         self._calls = 0
         if self._planned is not None:
             self.seed.copy_(torch.index_select(self._planned, 0, self.done)[0])
-            return
-        for seed, stream in zip(self.seed, self._streams, strict=True):  # nobody reads it, but alone it is drawn
-            seed.random_(2**31, generator=stream.generator)
+        elif not self.seed.is_cuda:
+            for seed, stream in zip(self.seed, self._streams, strict=True):  # nobody reads it, but alone it is drawn
+                seed.random_(2**31, generator=stream.generator)
 
     def seeds(self, rows: int) -> Seeds:
         """As of a run alone."""

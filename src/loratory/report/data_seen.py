@@ -101,5 +101,4 @@ def _shown(value: float | None) -> str:
 
 def one_line(text: str) -> str:
     """A text as the section shows it, cut to `LONGEST` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return units.cut(" ".join(text.split()), LONGEST)

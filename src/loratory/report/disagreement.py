@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory import units
 from loratory.data import make_dataset
 from loratory.data.columns import on_one_line
 from loratory.data.splits import place_said
@@ -112,5 +113,4 @@ def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, tuple[str, s
 
 
 def _cut(text: str) -> str:
-    one_line = " ".join(text.split())
-    return one_line if len(one_line) <= LONGEST else one_line[: LONGEST - 1] + "…"
+    return units.cut(" ".join(text.split()), LONGEST)

@@ -57,12 +57,11 @@ def together(scene: Scene) -> list[Observation]:
     )
     if not runs or not alone:
         return []
-    share, side = units.percent(abs(1 - shares / alone)), "less" if shares < alone else "more"
     text = (
-        f"{counted(runs, 'run')} trained in cohorts, tuning and final runs counted: their shares of the cohorts' "
-        f"training come to {units.duration(shares)} in all; one at a time their steps would have taken an estimated "
-        f"{units.duration(alone)}, from steps timed alone with random weights, so that cohorts took about {share} "
-        f"{side}."
+        f"{counted(runs, 'completed run')} trained in cohorts, tuning and final runs counted: their shares of the "
+        f"cohorts' training come to {units.duration(shares)} in all; one at a time their steps would have taken an "
+        f"estimated {units.duration(alone)}, from steps timed alone with random weights, of which the shares are about "
+        f"{units.percent(shares / alone)}."
     )
     return [scene.say(text, cells, {"runs": runs, "share_seconds": shares, "alone_seconds": alone})]
 

@@ -49,7 +49,7 @@ class CellProgress:
     finals_done: int
     failed: int
     score: float | None
-    """The best validation score so far, with halving of the runs that were trained longest."""
+    """The best validation score so far, with halving of the runs that were trained for all epochs."""
     rungs: tuple[RungProgress, ...] = ()
     """Of its tuning by successive halving."""
 
@@ -182,10 +182,10 @@ def _cell(cell: Mapping[str, Any], name: str, select: str, records: Mapping[str,
         for stage in ("trials", "finals")
     )
     ended = [record for record in (*trials, *finals) if record is not None]
-    completed = [record for record in ended if record.status == "completed"]
-    longest = max((record.epochs or 0 for record in completed), default=0)
-    scores = [one.quality["validation"][select] for one in completed if (one.epochs or 0) == longest]
     rungs = _rungs(cell, records)
+    short = {rung.epochs for rung in rungs[:-1]}
+    completed = [record for record in ended if record.status == "completed" and record.epochs not in short]
+    scores = [record.quality["validation"][select] for record in completed]
     metric = METRICS[select]
     return CellProgress(
         id=cell["id"],
