@@ -177,7 +177,7 @@ def flags_of(job: Job) -> dict[str, Any]:
 
 def prepared(job: Job, rank: int, seed: int, hardware: Hardware) -> Setup:
     """A run of the job with this rank and seed, ready for its first step; alpha and rate differ, too."""
-    own = {"method": "lora", "rank": rank, "alpha": 16, "targets": "attention", "epochs": 1}
+    own = {"method": "lora", "rank": rank, "alpha": 16, "targets": "attention", "epochs": 1, "until": 1}
     return prepare(spec_from_flags({**flags_of(job), **own, "seed": seed, "lr": 1e-4 * (1 + seed)}), hardware)
 
 

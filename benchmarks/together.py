@@ -105,7 +105,7 @@ def _curve(job: Job, batch_size: int, rate: float) -> list[float]:
     from loratory.run import optimize
     from loratory.setup import prepare
 
-    spec = job.spec(batch_size=batch_size, lr=rate, epochs=EPOCHS, dropout=0.0, precision="fp32")
+    spec = job.spec(batch_size=batch_size, lr=rate, epochs=EPOCHS, until=EPOCHS, dropout=0.0, precision="fp32")
     hardware = Hardware.of(spec.hardware)
     result = optimize(prepare(spec, hardware), Meter(hardware), validated=False)
     return [row["loss"] for row in result.history]

@@ -59,6 +59,10 @@ TINY_WORDS = 60
 LABELS, TELLING = ("negative", "positive"), 10
 """Of made-up texts, and how many words tell each."""
 
+PLANNED = 1_000
+"""Steps of the run of Loratory's of which those that are timed are the first: how many shapes of a batch are captured
+on CUDA depends on how many steps will use them."""
+
 RANDOM = ("roberta-base", "modernbert-base", "minilm-shape", "tiny")
 """Models built from their configuration, with random weights."""
 
@@ -95,7 +99,8 @@ class Job:
                 "model": self.model,
                 "max_length": LONGEST[self.workload],
                 "batch_size": self.batch_size,
-                "epochs": 1,
+                "epochs": math.ceil(PLANNED / (self.warmup + self.steps)),
+                "until": 1,
                 "dropout": 0.1,
                 "device": self.device,
                 **changes,

@@ -22,7 +22,7 @@ from loratory.engine.epoch import Progress
 from loratory.engine.frozen import AT_ONCE, Bottom
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter
-from loratory.engine.ready import ready
+from loratory.engine.ready import ready, totals_of
 from loratory.methods.base import Companion
 from loratory.models.flat import Classifier
 from loratory.spec import TrainingSpec
@@ -79,7 +79,8 @@ def calibrate(
     """
     processes, size = hardware.processes, spec.batch_size * hardware.processes.count
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
-    orders = Orders(len(data.labels), seed, spec.last_epoch)
+    orders = Orders(len(data.labels), seed, spec.epochs)
+    totals = totals_of(data, orders, cut)
     frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
     sample = _sampled(data, orders, cut, MOST_STEPS * size, frozen=frozen)
     meter = Meter(hardware)
@@ -88,6 +89,7 @@ def calibrate(
     prepared = partial(
         ready, classifier, sample.data, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
         starts=dict.fromkeys(starts, 1), companion=companion, orders=[sample.heavy, sample.typical],
+        totals=totals,
     )  # fmt: skip
     with prepared(meter=meter) as run:
         bottom = meter.seconds["train"]
@@ -111,7 +113,7 @@ def calibrate(
     return Calibration(
         peak_bytes=int(peak["allocated"] if peak["allocated"] is not None else peak["resident"]) + missing,
         parts_bytes={**parts, "rest": parts["rest"] + missing},
-        heaviest=max(tokens for order in orders for tokens in data.totals(order, cut)),
+        heaviest=max(totals),
         timed_steps=count,
         bottom_seconds=bottom_seconds,
         train_seconds=bottom_seconds + timed * spec.last_epoch * all_tokens / timed_tokens,

@@ -3,7 +3,7 @@
 A short step's cost is launching its thousands of kernels one by one; a replay launches them at once. Batches are
 filled up to a few shapes, so that a few graphs serve a whole run:
 
-    tokens     up to the next of about a dozen sizes; the tail is filled with sequences of padding that nothing reads
+    tokens     up to the next of a dozen sizes at most; the tail is filled with sequences of padding that nothing reads
     examples   always a whole batch's number; those added weigh nothing
 """
 
@@ -32,16 +32,21 @@ log = logging.getLogger("loratory")
 FILLER = 64
 """The longest filler sequence: attention over it must not outweigh that over the examples."""
 
-SELDOM = 3
-"""A size that serves no more batches than this is not worth a capture; a larger one serves them too."""
+CAPTURED = 60
+"""What it costs to capture one shape, in steps of a run; see benchmarks/README.md."""
+
+FEWEST = 4
+"""Fewer steps are not worth a capture."""
 
 
 @dataclass(frozen=True)
 class Shapes:
     """The shapes that a run's batches are filled up to.
 
-    Sizes are multiples of half of a batch's standard deviation in tokens, as a power of two between 64 and 512: about
-    a dozen then hold a run, and the filler is a few per cent.
+    Sizes are multiples of half of a batch's standard deviation in tokens, as a power of two between 64 and 512. Of
+    these, those are taken that cost least, where a batch's filler costs what so many tokens cost in the mean, and each
+    size :data:`CAPTURED` steps: one or two for some hundred steps, and a dozen, with a filler of a few per cent, for
+    many thousand.
 
     Attributes:
         sizes: tokens of each shape, ascending; the last is larger than every batch.
@@ -57,18 +62,12 @@ class Shapes:
 
     @classmethod
     def of(cls, totals: Sequence[int], *, examples: int, longest: int, filler: int = FILLER) -> Shapes:
-        """Shapes for batches of `totals` tokens, with at most `examples` sequences of at most `longest` tokens, filled
-        up with sequences of at most `filler`."""
+        """Shapes for batches of `totals` tokens, one for each that will come, with at most `examples` sequences of at
+        most `longest` tokens, filled up with sequences of at most `filler`."""
         half = max(1.0, float(np.std(totals)) / 2)
         multiple = min(512, max(64, 2 ** round(math.log2(half))))
-        counts = Counter((total // multiple + 1) * multiple for total in totals)
-        sizes, waiting = [], 0
-        for size in sorted(counts):
-            waiting += counts[size]
-            if waiting > SELDOM or size == max(counts):
-                sizes.append(size)
-                waiting = 0
-        return cls(tuple(sizes), min(totals), examples, max(longest, filler), filler)
+        sizes = _cheapest(totals, multiple, CAPTURED * float(np.mean(totals)))
+        return cls(sizes, min(totals), examples, max(longest, filler), filler)
 
     def shape(self, tokens: int) -> Shape:
         """The shape for a batch of so many tokens; at least one filler token is left."""
@@ -76,6 +75,25 @@ class Shapes:
         size = self.sizes[place]
         missing = size - (self.sizes[place - 1] if place else self.smallest)  # at most
         return Shape(size, self.examples, -(-missing // self.filler), self.longest)
+
+
+def _cheapest(totals: Sequence[int], multiple: int, each: float) -> tuple[int, ...]:
+    """Those multiples, ascending, that cost least where every total is filled up to a larger one of them: the tokens of
+    all filler, and `each` for every size."""
+    counts = Counter(total // multiple + 1 for total in totals)
+    sizes = np.array(sorted(counts))
+    serves = np.concatenate([[0], np.cumsum([counts[size] for size in sizes])])  # batches up to each size
+    sizes *= multiple
+    least, before = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1, np.int64)
+    for last in range(1, len(sizes) + 1):  # the totals themselves are in every sum, and left out
+        costs = least[:last] + sizes[last - 1] * (serves[last] - serves[:last]) + each
+        before[last] = costs.argmin()
+        least[last] = costs[before[last]]
+    taken, place = list[int](), len(sizes)
+    while place:
+        taken.append(int(sizes[place - 1]))
+        place = int(before[place])
+    return tuple(reversed(taken))
 
 
 class Held:
@@ -293,7 +311,7 @@ def captured(
     graphs = Graphs(step, Shapes.of(totals, examples=examples, longest=longest, filler=filler), types=types)
     if not step.hardware.graphs:
         return graphs, _made("switched off", compiled)
-    if len(totals) <= SELDOM:
+    if len(totals) < FEWEST:
         return graphs, _made("too few steps", compiled)
     begin = time.perf_counter()
     why = _tried(graphs, step)

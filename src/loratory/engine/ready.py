@@ -41,6 +41,11 @@ GRADUAL = "layers are unfrozen from epoch to epoch"
 """Why steps are not captured: a graph has the weights that it trains fixed."""
 
 
+def totals_of(data: Labelled, orders: Sequence[NDArray[np.int64]], cut: Cut) -> list[int]:
+    """Tokens of every part of a batch that one process computes."""
+    return [tokens for order in orders for tokens in data.totals(order, cut)]
+
+
 @contextmanager
 def ready(
     classifier: Classifier,
@@ -56,6 +61,7 @@ def ready(
     starts: Mapping[str, int] = MappingProxyType({}),
     companion: Companion | None = None,
     orders: Sequence[NDArray[np.int64]] | None = None,
+    totals: Sequence[int] | None = None,
     end: Callable[[], None] = lambda: None,
 ) -> Iterator[Ready]:
     """Make the model ready for its first step; afterwards its modules compute by themselves again.
@@ -64,14 +70,17 @@ def ready(
 
     Args:
         orders: which examples each epoch sees, in which order; by default all, in an order drawn from `seed`.
+        totals: tokens of the parts of all batches that shapes are chosen for; by default those of the whole schedule,
+            so that a run that stops before its end computes until then what it would compute without.
         end: as :func:`loratory.engine.frozen.resumed` takes it.
     """
     model, family, processes = classifier.model, classifier.family, hardware.processes
     bottom = Bottom.of(model, family)
-    if orders is None:
-        orders = Orders(len(data.labels), seed, spec.last_epoch)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
+    if orders is None:
+        orders = Orders(len(data.labels), seed, spec.last_epoch)
+        totals = totals or totals_of(data, Orders(len(data.labels), seed, spec.epochs), cut)
     scale = Scale.of(data.labels, classifier.output) if classifier.problem == REGRESSION else None
     lengths = data.tokens.lengths
     with ExitStack() as stack:
@@ -101,7 +110,7 @@ def ready(
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
-                [tokens for order in orders for tokens in data.totals(order, cut)],
+                totals or totals_of(data, orders, cut),
                 steps=spec.last_epoch * each,
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
