@@ -192,7 +192,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
     "orthogonal": ({"init_lora_weights": "orthogonal"}, 2),
     "principal": ({"init_lora_weights": "pissa"}, 2),
     "biases of B": ({"lora_bias": True}, 0),
-    "biases of targets": ({"bias": "lora_only"}, 0),
+    "biases of targets": ({"bias": "lora_only"}, 2),
+    "all biases": ({"bias": "all"}, 2),
     "magnitudes": ({"use_dora": True}, 0),
 }
 """Kinds of LoRA that PEFT knows, and how many layers of two the engine computes itself."""
@@ -220,9 +221,10 @@ def test_variants_are_computed_exactly_or_left_to_stock_modules(what: str, tiny_
 def test_a_part_of_a_joint_projection_may_be_trained_alone(tiny_bert: Any, labelled: Any) -> None:
     classifier, batch = prepared(tiny_bert, "standard"), some(labelled)
     for name, parameter in classifier.model.named_parameters():
-        parameter.requires_grad_(".value." in name or name.endswith("output.dense.bias"))
+        parameter.requires_grad_(".value." in name or name.endswith(("output.dense.bias", "0.output.LayerNorm.bias")))
     expected, stock = computed(classifier, batch)
-    with quickened(classifier.model, EXACT):
+    with quickened(classifier.model, EXACT) as quick:
+        assert not quick.parts
         logits, ours = computed(classifier, batch)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert_agree(ours, stock, 1e-5)

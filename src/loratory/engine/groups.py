@@ -1,8 +1,8 @@
 """Linear layers that share their input as one product, with the low-rank updates they carry.
 
 A layer may carry an update W + s·B·A (Hu et al. 2021); on CUDA zeros fill the rank of A and B to a multiple of 8. A
-frozen weight costs no product in backward and keeps no input; products run in the lower precision under autocast;
-weight gradients are fp32, on CUDA from products summed so.
+frozen weight costs no product in backward and keeps no input, also where its bias is trained; products run in the lower
+precision under autocast; weight gradients are fp32, on CUDA from products summed so.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Adapter:
 
 
 def joins(layers: Sequence[nn.Module]) -> bool:
-    """Whether linear layers can be one :class:`Group`: all trained or none, adapters of one dropout."""
+    """Whether linear layers can be one :class:`Group`: weights all trained or none, adapters of one dropout."""
     bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
     adapters: list[Any] = [layer for layer in layers if isinstance(layer, LoraLayer)]
     kinds = set()
@@ -148,6 +148,7 @@ class Group:
             self.bias = shadows.of(_one(biases) if len(biases) > 1 else biases[0])
         self._sizes = [len(base.weight) for base in bases]
         self.free = bool(bases[0].weight.requires_grad)
+        self.free_biases = [base.bias is not None and bool(base.bias.requires_grad) for base in bases]
         self.adapters: list[_Adapter] = []
         self.dropout = 0.0
         start = row = 0
@@ -171,14 +172,14 @@ class Group:
             own = [slice(one.part.start, one.part.start + one.rank) for one in self.adapters]
             blocks = [(one.out, columns, one.b, one.scale) for one, columns in zip(self.adapters, own, strict=True)]
             self.b = shadows.blocks(blocks, start, row)  # s·B, (O, r of all)
-        trained = [*weights, *(biases if self.bias is not None else [])] if self.free else []
-        self.parameters: list[Any] = trained
+        self.parameters: list[Any] = [*weights] if self.free else []
+        self.parameters += [bias for bias, free in zip(biases, self.free_biases, strict=True) if free]
         self.parameters += [p for adapter in self.adapters for p in (adapter.a, adapter.b)]
 
     @property
     def wants_sum(self) -> bool:
         """Whether backward needs the sum of its result's gradient: a bias is trained."""
-        return self.free and self.bias is not None
+        return any(self.free_biases)
 
     @property
     def keeps_input(self) -> bool:
@@ -258,8 +259,9 @@ class Group:
         if self.free:
             assert x is not None
             gradients += torch.split(product32(grad.t(), x), self._sizes)
-            if self.wants_sum:
-                gradients += torch.split(_column_sums(grad) if summed is None else summed, self._sizes)
+        if self.wants_sum:
+            of_biases = torch.split(_column_sums(grad) if summed is None else summed, self._sizes)
+            gradients += [one for one, free in zip(of_biases, self.free_biases, strict=True) if free]
         if inner is None:
             return gradients
         assert x is not None

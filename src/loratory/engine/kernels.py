@@ -44,9 +44,21 @@ def _kept(
 
 
 @triton.jit
+def _weights(W, OWNER, rows, count, columns, width, OWN: tl.constexpr):
+    """One row for all `rows`; or, of (K, H), where members have their `OWN`, each row's member's."""
+    if OWN:
+        member = tl.load(OWNER + rows, mask=rows < count, other=0)
+        place = member[:, None] * width + columns[None, :]
+    else:
+        place = columns[None, :]
+    return tl.load(W + place, mask=columns[None, :] < width, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _norm_forward(
     H, R, W, B, Y, X, MEAN, RSTD, SEEDS, OWNER, BOUNDS, site, count, width, eps, dropout,
-    DROP: tl.constexpr, MANY: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+    DROP: tl.constexpr, MANY: tl.constexpr, OWN: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, N)
@@ -62,9 +74,9 @@ def _norm_forward(
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
     tl.store(MEAN + rows, mean, mask=rows < count)
     tl.store(RSTD + rows, rstd, mask=rows < count)
-    w = tl.load(W + columns, mask=columns < width, other=0.0).to(tl.float32)
-    b = tl.load(B + columns, mask=columns < width, other=0.0).to(tl.float32)
-    y = centred * rstd[:, None] * w[None, :] + b[None, :]
+    w = _weights(W, OWNER, rows, count, columns, width, OWN)
+    b = _weights(B, OWNER, rows, count, columns, width, OWN)
+    y = centred * rstd[:, None] * w + b
     tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
 
 
@@ -72,11 +84,12 @@ def _norm_forward(
 def _norm_backward(
     G, X, W, MEAN, RSTD, DR, DH, SUMS, SEEDS, OWNER, BOUNDS, site, count, width, dropout,
     EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, MANY: tl.constexpr,
-    ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+    OWN: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     columns = tl.arange(0, N)
-    w = tl.load(W + columns, mask=columns < width, other=0.0).to(tl.float32)
+    if not OWN:
+        w = _weights(W, OWNER, columns, count, columns, width, OWN)
     grad_w = tl.zeros((ROWS, N), tl.float32)
     grad_b = tl.zeros((ROWS, N), tl.float32)
     grad_h = tl.zeros((ROWS, N), tl.float32)
@@ -92,7 +105,9 @@ def _norm_backward(
         if WEIGHTS:
             grad_w += g * normal
             grad_b += g
-        g *= w[None, :]
+        if OWN:
+            w = _weights(W, OWNER, rows, count, columns, width, OWN)
+        g *= w
         down = tl.sum(g, 1) / width
         along = tl.sum(g * normal, 1) / width
         dx = tl.where(there, rstd[:, None] * (g - down[:, None] - normal * along[:, None]), 0.0)
@@ -198,14 +213,19 @@ def _tile(width: int) -> tuple[int, int]:
 def add_norm(
     branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: float, seeds: Seeds, site: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """LayerNorm(residual + dropout(branch)), (T, H) each, and what backward needs."""
+    """LayerNorm(residual + dropout(branch)), (T, H) each, and what backward needs.
+
+    Args:
+        weight, bias: (H,); of a cohort whose members have their own, (K, H).
+    """
     count, width = branch.shape
     y, x = torch.empty_like(branch), torch.empty_like(branch)
     mean, rstd = (torch.empty(count, dtype=torch.float32, device=branch.device) for _ in range(2))
     columns, warps = _tile(width)
     _norm_forward[(count,)](
         branch, residual, weight, bias, y, x, mean, rstd, *_pointers(seeds), site, count, width, eps, dropout,
-        DROP=dropout > 0, MANY=seeds.owner is not None, ROUNDS=_ROUNDS, ROWS=1, N=columns, num_warps=warps,
+        DROP=dropout > 0, MANY=seeds.owner is not None, OWN=weight.ndim > 1, ROUNDS=_ROUNDS, ROWS=1, N=columns,
+        num_warps=warps,
     )  # fmt: skip
     return y, (x, mean, rstd)
 
@@ -232,8 +252,8 @@ def add_norm_backward(
     sums = torch.empty(kinds, programs, width, dtype=torch.float32, device=x.device) if kinds else mean
     _norm_backward[(programs,)](
         grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, *_pointers(seeds), site, count, width, dropout,
-        EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, MANY=seeds.owner is not None, ROUNDS=_ROUNDS,
-        ROWS=rows, N=columns, num_warps=warps,
+        EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, MANY=seeds.owner is not None,
+        OWN=weight.ndim > 1, ROUNDS=_ROUNDS, ROWS=rows, N=columns, num_warps=warps,
     )  # fmt: skip
     return grad_branch, grad_residual, list(sums.sum(1)) if kinds else []
 

@@ -60,19 +60,15 @@ class AddNorm:
 
     def __init__(self, norm: nn.LayerNorm, dropout: nn.Module | None, draws: Draws) -> None:
         self.norm, self.drop, self._draws, self._site = norm, dropout, draws, draws.site()
-        self.free = norm.weight.requires_grad
-        self.parameters: list[Tensor] = [norm.weight, norm.bias] if self.free else []
+        self.free = bool(norm.weight.requires_grad), bool(norm.bias.requires_grad)
+        self.parameters: list[Tensor] = [one for one in (norm.weight, norm.bias) if one.requires_grad]
 
     def forward(self, branch: Tensor, residual: Tensor, *, training: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The result (T, H), and what backward needs; its fourth tensor, where there is one, is the mask."""
-        p = float(getattr(self.drop, "p", 0.0)) if training else 0.0
         norm = self.norm
         if branch.is_cuda:
-            seeds = self._draws.seeds(len(branch))
-            y, kept = kernels().add_norm(branch, residual, norm.weight, norm.bias, norm.eps, p, seeds, self._site)
-            return y, kept
-        mask = [self._draws.mask(branch, p)] if p > 0 else []
-        x = torch.addcmul(residual, branch, mask[0]) if mask else residual + branch
+            return self._fused(branch, residual, norm.weight, norm.bias, training=training)
+        x, mask = self._added(branch, residual, training=training)
         y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
         return y, (x, mean, rstd, *mask)
 
@@ -83,17 +79,53 @@ class AddNorm:
         and it costs nothing. The first two may be one tensor."""
         x, mean, rstd, *mask = kept
         if x.is_cuda:
-            p = float(getattr(self.drop, "p", 0.0)) if training else 0.0
-            branch, residual, sums = kernels().add_norm_backward(
-                grad, (x, mean, rstd), self.norm.weight, p, self._draws.seeds(len(grad)), self._site,
-                weights=self.free, summed=summed,
-            )  # fmt: skip
-            return branch, residual, sums[:2] if self.free else [], sums[-1] if summed else None
+            branch, residual, sums = self._fused_backward(
+                grad, (x, mean, rstd), self.norm.weight, training=training, weights=any(self.free), summed=summed
+            )
+            return branch, residual, self._trained(sums[:2]), sums[-1] if summed else None
         residual, weight, bias = torch.ops.aten.native_layer_norm_backward(
-            grad, x, x.shape[-1:], mean, rstd, self.norm.weight, self.norm.bias, [True, self.free, self.free]
+            grad, x, x.shape[-1:], mean, rstd, self.norm.weight, self.norm.bias, [True, *self.free]
         )
         branch = residual * mask[0] if mask else residual
-        return branch, residual, [weight, bias] if self.free else [], None
+        return branch, residual, self._trained([weight, bias]), None
+
+    def _p(self, training: bool) -> float:
+        return float(getattr(self.drop, "p", 0.0)) if training else 0.0
+
+    def _added(self, branch: Tensor, residual: Tensor, *, training: bool) -> tuple[Tensor, list[Tensor]]:
+        """residual + drop(branch) on a CPU, and the mask where there is one."""
+        p = self._p(training)
+        mask = [self._draws.mask(branch, p)] if p > 0 else []
+        return torch.addcmul(residual, branch, mask[0]) if mask else residual + branch, mask
+
+    def _fused(
+        self, branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, *, training: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        seeds, p = self._draws.seeds(len(branch)), self._p(training)
+        made: tuple[Tensor, tuple[Tensor, ...]]
+        made = kernels().add_norm(branch, residual, weight, bias, self.norm.eps, p, seeds, self._site)
+        return made
+
+    def _fused_backward(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, Tensor, Tensor],
+        weight: Tensor,
+        *,
+        training: bool,
+        weights: bool,
+        summed: bool,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        seeds, p = self._draws.seeds(len(grad)), self._p(training)
+        made: tuple[Tensor, Tensor, list[Tensor]]
+        made = kernels().add_norm_backward(
+            grad, kept, weight, p, seeds, self._site, weights=weights, summed=summed
+        )  # fmt: skip
+        return made
+
+    def _trained(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Of the gradients of weight and bias those that are asked for."""
+        return [one for one, free in zip(sums, self.free, strict=False) if free]
 
 
 def _gelu_backward(
@@ -207,25 +239,24 @@ class Layer:
         layer: nn.Module,
         shape: Shape,
         heads: int,
-        draws: Draws,
         dtype: torch.dtype,
         group: Callable[[Sequence[nn.Module]], Group],
+        norm: Callable[[Any, nn.Module | None], AddNorm],
     ) -> None:
         """
         Args:
             group: makes one of linear layers that share their input.
+            norm: makes one of a LayerNorm and the dropout before it, if there is one.
         """
         part = layer.get_submodule
         self.module, self.dtype, self.heads = layer, dtype, heads
         self.attention_dropout: Any = part(shape.attention_dropout)
         self.project = group([part(shape.query), part(shape.key), part(shape.value)])
         self.out = group([part(shape.out)])
-        first: Any = part(shape.first)
-        self.first = AddNorm(first, part(shape.first_dropout) if shape.first_dropout else None, draws)
+        self.first = norm(part(shape.first), part(shape.first_dropout) if shape.first_dropout else None)
         self.up = group([part(shape.up)])
         self.down = group([part(shape.down)])
-        second: Any = part(shape.second)
-        self.second = AddNorm(second, part(shape.second_dropout), draws)
+        self.second = norm(part(shape.second), part(shape.second_dropout))
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: None = None, *_: Any, layout: Layout, **__: Any
@@ -306,9 +337,10 @@ def quickened(model: nn.Module, hardware: Hardware) -> Iterator[Quickened]:
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     quick = Quickened([], Shadows(dtype), Draws(hardware.device))
     group = partial(Group, shadows=quick.shadows, draws=quick.draws)
+    norm = partial(AddNorm, draws=quick.draws)
     taken: set[nn.Module] = set()
     for module, shape, heads in list(alike(model)):
-        quick.parts.append(Layer(module, shape, heads, quick.draws, dtype, group))
+        quick.parts.append(Layer(module, shape, heads, dtype, group, norm))
         taken.update(module.modules())
     for module in list(model.modules()):
         if isinstance(module, LoraLayer) and module not in taken and _plain(module) and not _redrawn(module, hardware):
@@ -341,7 +373,7 @@ def alike(model: nn.Module) -> Iterator[tuple[nn.Module, Shape, int]]:
 
 
 def _plain(module: nn.Module) -> bool:
-    """A Linear or LayerNorm, or PEFT's plain LoRA on a Linear; weight and bias both trained, or neither."""
+    """A Linear or LayerNorm, or PEFT's plain LoRA on a Linear."""
     base = module
     if isinstance(module, LoraLayer):
         known: Any = module
@@ -355,5 +387,4 @@ def _plain(module: nn.Module) -> bool:
             or any(known.lora_bias.values())
         ):
             return False
-    whole = len({parameter.requires_grad for parameter in base.parameters(recurse=False)}) == 1
-    return type(base) in (nn.Linear, nn.LayerNorm) and whole
+    return type(base) in (nn.Linear, nn.LayerNorm)

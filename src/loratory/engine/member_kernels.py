@@ -102,6 +102,31 @@ def _outer(
     tl.store(place, found, mask=(down < height)[:, None] & (across < width)[None, :])
 
 
+@triton.jit
+def _sums(
+    G, X, MEAN, RSTD, SHIFT, SCALE, BOUNDS, width, g_row,
+    NORM: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * N + tl.arange(0, N)
+    first, last = tl.load(BOUNDS + member), tl.load(BOUNDS + member + 1)
+    of_shift = tl.zeros((ROWS, N), tl.float32)
+    of_scale = tl.zeros((ROWS, N), tl.float32)
+    for begin in range(first, last, ROWS):
+        rows = (begin + tl.arange(0, ROWS)).to(tl.int64)
+        there = (rows < last)[:, None] & (columns < width)[None, :]
+        g = tl.load(G + rows[:, None] * g_row + columns[None, :], mask=there, other=0.0).to(tl.float32)
+        of_shift += g
+        if NORM:
+            x = tl.load(X + rows[:, None] * width + columns[None, :], mask=there, other=0.0).to(tl.float32)
+            mean = tl.load(MEAN + rows, mask=rows < last, other=0.0)
+            rstd = tl.load(RSTD + rows, mask=rows < last, other=0.0)
+            of_scale += g * (x - mean[:, None]) * rstd[:, None]
+    tl.store(SHIFT + member * width + columns, tl.sum(of_shift, 0), mask=columns < width)
+    if NORM:
+        tl.store(SCALE + member * width + columns, tl.sum(of_scale, 0), mask=columns < width)
+
+
 def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
@@ -164,3 +189,24 @@ def outer(p: Tensor, q: Tensor, bounds: Tensor, into: Tensor) -> None:
         p, q, into, bounds, height, width, p.stride(0), q.stride(0), *into.stride(),
         PRECISION=_precision(p), ROWS=_ROWS, HEIGHT=down, WIDTH=across, num_warps=4,
     )  # fmt: skip
+
+
+def sums(
+    grad: Tensor, bounds: Tensor, normed: tuple[Tensor, Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Of each member the sum over its rows of `grad`, and of `grad` times the normalized input: (K, H) fp32 each.
+
+    Args:
+        grad: (T, H), rows contiguous.
+        bounds: as of :func:`narrow`.
+        normed: the norm's input (T, H), contiguous, its mean and its reciprocal standard deviation (T,).
+    """
+    width, members = grad.shape[1], len(bounds) - 1
+    shift = grad.new_empty(members, width, dtype=torch.float32)
+    scale = None if normed is None else torch.empty_like(shift)
+    x, mean, rstd = (grad, shift, shift) if normed is None else normed  # not read
+    _sums[(members, triton.cdiv(width, 64))](
+        grad, x, mean, rstd, shift, shift if scale is None else scale, bounds, width, grad.stride(0),
+        NORM=normed is not None, ROWS=32, N=64, num_warps=4,
+    )  # fmt: skip
+    return shift, scale

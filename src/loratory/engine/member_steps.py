@@ -52,7 +52,11 @@ def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     for name in COMMON:
         if len({getattr(member.spec, name) for member in members}) > 1:
             return f"{name} differs"
-    return next((why for member in members if (why := why_alone(member)) is not None), None)
+    if (why := next((why for member in members if (why := why_alone(member)) is not None), None)) is not None:
+        return why
+    if len({frozenset(_beside(member.classifier)) for member in members}) > 1:
+        return "what is trained beside updates differs"
+    return None
 
 
 def why_none(one: Member, hardware: Hardware) -> str | None:
@@ -89,18 +93,25 @@ COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_wei
 
 
 def _trained_elsewhere(classifier: Classifier) -> str | None:
-    """The first trained parameter that is neither the head's nor of a plain low-rank update in a layer of our own."""
+    """The first trained parameter that members cannot have of their own: that is neither the head's, nor of a plain
+    low-rank update or a bias in a layer of our own, nor of a LayerNorm."""
     model = classifier.model
-    updates = {
-        parameter
-        for layer, _, _ in alike(model)
-        for module in layer.modules()
-        if rank_of(module)
-        for parameter in module.parameters()
-    }
+    layers = [module for layer, _, _ in alike(model) for module in layer.modules()]
+    adapted = [module for module in layers if rank_of(module)]
+    known = {one for module in adapted for name, one in module.named_parameters() if name.startswith("lora_")}
+    known |= {one for module in layers if isinstance(module, nn.Linear) and (one := module.bias) is not None}
+    known |= {one for module in model.modules() if isinstance(module, nn.LayerNorm) for one in module.parameters()}
     heads = tuple(f"{path}." for path in classifier.family.head)
     trained = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
-    return next((name for name, one in trained if one not in updates and not name.startswith(heads)), None)
+    return next((name for name, one in trained if one not in known and not name.startswith(heads)), None)
+
+
+def _beside(classifier: Classifier) -> list[str]:
+    """The names of what is trained, but for updates and the head, as they are without updates."""
+    heads = tuple(f"{path}." for path in classifier.family.head)
+    trained = [name for name, one in classifier.model.named_parameters() if one.requires_grad]
+    beside = [name for name in trained if ".lora_" not in name and not name.startswith(heads)]
+    return [name.replace(".base_layer.", ".") for name in beside]
 
 
 class MemberSteps(Passes):

@@ -109,6 +109,30 @@ class Rows:
         for member, (first, last) in enumerate(self.spans):
             into[member] = product32(p[first:last].t(), q[first:last])
 
+    def shift(self, y: Tensor, bias: Tensor) -> None:
+        """`y[t] += bias[m]` for each row t of member m, in place: (T, O), (K, O)."""
+        if y.is_cuda:
+            y.add_(self.spread(bias, len(y)))
+            return
+        for member, (first, last) in enumerate(self.spans):
+            y[first:last] += bias[member]
+
+    def spread(self, each: Tensor, rows: int) -> Tensor:
+        """Each row's member's of (K, H), for so many rows: (T, H); on a CPU filler has zeros."""
+        if each.is_cuda:
+            return each.index_select(0, self.owned(rows)[0])
+        whole = each.new_zeros(rows, each.shape[1])
+        for member, (first, last) in enumerate(self.spans):
+            whole[first:last] = each[member]
+        return whole
+
+    def sums(self, grad: Tensor) -> Tensor:
+        """The sum of each member's rows, (T, O) to (K, O), in fp32."""
+        if grad.is_cuda:
+            shift: Tensor = member_kernels().sums(grad, self.bounds)[0]
+            return shift
+        return torch.stack([grad[first:last].sum(0, dtype=torch.float32) for first, last in self.spans])
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -188,7 +212,8 @@ class _Update:
 
 
 class MemberGroup(Group):
-    """Frozen linear layers that share their input, each with K low-rank updates, of which a row takes its member's.
+    """Linear layers that share their input and their frozen weights, each with K low-rank updates, and with K biases
+    where these are trained: a row takes its member's.
 
     The interface of :class:`loratory.engine.groups.Group`, whose products of adapters this does otherwise.
     """
@@ -207,9 +232,14 @@ class MemberGroup(Group):
             layers: of each member, the same layers of its model.
             ranks: of each of these layers, the largest that a member has; 0 where none has an update.
         """
-        bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers[0]]
+        bases: list[Any] = [_base(layer) for layer in layers[0]]
+        biases = [[_base(of_member[number]).bias for of_member in layers] for number in range(len(bases))]
         super().__init__(bases, shadows, draws)
         self._of, self._shadows = rows, shadows
+        self._stacked_biases: list[tuple[slice, Stack]] = []
+        if any(self.free_biases):
+            assert self.bias is not None
+            self.bias = self.bias.clone()
         self.updates: list[_Update] = []
         start = row = 0
         multiple = 16 if bases[0].weight.is_cuda else 1  # Triton's products need as many rows
@@ -218,6 +248,11 @@ class MemberGroup(Group):
         for number, base in enumerate(bases):
             size = len(base.weight)
             adapted: list[Any] = [each[number] for each in layers]
+            if self.free_biases[number]:
+                assert self.bias is not None
+                place = slice(start, start + size)
+                self.bias[place] = 0.0
+                self._stacked_biases.append((place, stacks.add(biases[number], (size,), decays=False)))
             if ranks[number]:
                 rank = -(-ranks[number] // multiple) * multiple
                 bs = [_weight(layer, "lora_B") for layer in adapted]
@@ -239,7 +274,14 @@ class MemberGroup(Group):
         """Once the stacks have their memory."""
         self._a = [self._shadows.of(stack.leaf) for stack in self.stacked_a]
         self._b = [self._shadows.of(one.b.leaf) for one in self.updates]
-        self.parameters = [stack.leaf for stack in self.stacked_a] + [one.b.leaf for one in self.updates]
+        self._shifts = [(place, self._shadows.of(stack.leaf)) for place, stack in self._stacked_biases]
+        self.parameters = [stack.leaf for _, stack in self._stacked_biases]
+        self.parameters += [stack.leaf for stack in self.stacked_a] + [one.b.leaf for one in self.updates]
+
+    @property
+    def wants_sum(self) -> bool:
+        """Never: a sum over the rows of all members is nobody's."""
+        return False
 
     @property
     def keeps_input(self) -> bool:
@@ -258,6 +300,8 @@ class MemberGroup(Group):
     def forward(self, x: Tensor, *, training: bool) -> tuple[Tensor, list[Tensor]]:
         """As of a group."""
         y = torch.nn.functional.linear(x, self.weight, self.bias)
+        for place, shift in self._shifts:
+            self._of.shift(y[:, place], shift)
         if not self.updates:
             return y, []
         hidden = x.new_empty(len(x), self.rank)
@@ -308,8 +352,9 @@ class MemberGroup(Group):
         summed: Tensor | None = None,
     ) -> list[Tensor]:
         """As of a group."""
+        of_biases = [self._of.sums(grad[:, place]) for place, _ in self._stacked_biases]
         if inner is None:
-            return []
+            return of_biases
         assert x is not None
         hidden, masks = kept[0], iter(kept[1:])
         of_a, of_b = [], []
@@ -321,7 +366,11 @@ class MemberGroup(Group):
             self._of.outer(inner[:, one.part], dropped, of_a[-1])
             of_b.append(x.new_empty(self._of.members, *one.b.shape, dtype=torch.float32))
             self._of.outer(grad[:, one.out], hidden[:, one.part], of_b[-1])
-        return of_a + of_b
+        return of_biases + of_a + of_b
+
+
+def _base(layer: Any) -> Any:
+    return layer.base_layer if isinstance(layer, LoraLayer) else layer
 
 
 def _adapter(layer: Any) -> str | None:

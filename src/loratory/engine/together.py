@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from loratory.data.batches import Batch, Labelled, collate
 from loratory.engine.groups import Group, Shadows
 from loratory.engine.hardware import Hardware
-from loratory.engine.layers import Layer, Quickened, alike
+from loratory.engine.layers import AddNorm, Layer, Quickened, alike
+from loratory.engine.member_norms import FreeNorm, MemberNorm
 from loratory.engine.member_steps import Member
 from loratory.engine.members import MemberDraws, MemberGroup, Rows, Stream, rank_of
 from loratory.engine.modules import stand_in
@@ -160,7 +162,8 @@ def _stacked(
     family = members[0].classifier.family
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     stacks = Stacks(len(members))
-    quick, groups = _quickened(members, ranks, rows, stacks, Shadows(dtype), draws, dtype)
+    quick, own = _quickened(members, ranks, rows, stacks, Shadows(dtype), draws, dtype)
+    norms = [FreeNorm(same, rows, stacks) for same in _free_norms(members, quick)]
     heads = [
         pair
         for path in family.head
@@ -169,11 +172,13 @@ def _stacked(
     with ExitStack() as stack:
         stacks.allocate(hardware.device)
         stack.callback(stacks.restore)
-        for group in groups:
-            group.ready()
-        for part in quick.parts:
-            stack.callback(part.restore)
-            stack.callback(stand_in(part.module, part.__call__))
+        for part in (*own, *norms):
+            part.ready()
+        for layer in quick.parts:
+            stack.callback(layer.restore)
+            stack.callback(stand_in(layer.module, layer.__call__))
+        for norm in norms:
+            stack.callback(stand_in(norm.module, norm.__call__))
         for module, forward in heads:
             stack.callback(stand_in(module, forward))
         yield quick, stacks
@@ -187,18 +192,39 @@ def _quickened(
     shadows: Shadows,
     draws: MemberDraws,
     dtype: torch.dtype,
-) -> tuple[Quickened, list[MemberGroup]]:
-    """The layers of the first member's model, computed for all members."""
+) -> tuple[Quickened, list[MemberGroup | MemberNorm]]:
+    """The layers of the first member's model, computed for all members; and what has weights of each."""
     host = members[0].classifier.model
     names = {module: name for name, module in host.named_modules()}
-    quick, groups = Quickened([], shadows, draws), []
+    quick, own = Quickened([], shadows, draws), list[MemberGroup | MemberNorm]()
+
+    def of_each(layer: nn.Module) -> list[Any]:
+        return [member.classifier.model.get_submodule(names[layer]) for member in members]
 
     def group(layers: Sequence[nn.Module]) -> Group:
-        paths = [names[layer] for layer in layers]
-        each = [[member.classifier.model.get_submodule(path) for path in paths] for member in members]
-        groups.append(MemberGroup(each, [ranks.get(path, 0) for path in paths], rows, stacks, shadows, draws))
-        return groups[-1]
+        each = list(zip(*map(of_each, layers), strict=True))
+        made = MemberGroup(each, [ranks.get(names[layer], 0) for layer in layers], rows, stacks, shadows, draws)
+        own.append(made)
+        return made
+
+    def norm(norm: Any, dropout: nn.Module | None) -> AddNorm:
+        if not any(parameter.requires_grad for parameter in norm.parameters()):
+            return AddNorm(norm, dropout, draws)
+        made = MemberNorm(of_each(norm), dropout, draws, rows, stacks)
+        own.append(made)
+        return made
 
     for module, shape, heads in list(alike(host)):
-        quick.parts.append(Layer(module, shape, heads, draws, dtype, group))
-    return quick, groups
+        quick.parts.append(Layer(module, shape, heads, dtype, group, norm))
+    return quick, own
+
+
+def _free_norms(members: Sequence[Member], quick: Quickened) -> Iterator[list[Any]]:
+    """Each LayerNorm outside layers and head whose weights are trained, of all members."""
+    host = members[0].classifier
+    inside = {module for part in quick.parts for module in part.module.modules()}
+    inside |= {module for path in host.family.head for module in host.model.get_submodule(path).modules()}
+    for name, module in host.model.named_modules():
+        free = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        if isinstance(module, nn.LayerNorm) and free and module not in inside:
+            yield [member.classifier.model.get_submodule(name) for member in members]

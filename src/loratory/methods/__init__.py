@@ -9,7 +9,7 @@ from pydantic import Field
 
 from loratory.errors import SettingsError, nearest
 from loratory.methods.adalora import AdaLora
-from loratory.methods.base import Method, Part, TrainableModel, refusal, shares_base
+from loratory.methods.base import Method, Part, TrainableModel, in_common, refusal
 from loratory.methods.bitfit import BitFit
 from loratory.methods.head import Head
 from loratory.methods.hybrid import Hybrid
@@ -33,12 +33,12 @@ __all__ = [
     "Method",
     "Part",
     "TrainableModel",
+    "in_common",
     "method_named",
     "method_settings",
     "parse_spec",
     "prepare",
     "refusal",
-    "shares_base",
     "spec_from_flags",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -175,16 +175,18 @@ class Particular(Protocol):
 
 @runtime_checkable
 class Sharing(Protocol):
-    """A method whose runs leave the base as it is, so that several can be trained at once on one."""
+    """A method whose runs leave most of the base as it is, so that several can be trained at once on one."""
 
-    def shares_base(self, settings: MethodSettings) -> bool:
-        """Whether runs with such settings can. The engine has the last word: it sees the models."""
+    def in_common(self, settings: MethodSettings) -> Hashable | None:
+        """What runs with such settings must have in common for that, besides the method; None where they cannot. The
+        engine has the last word: it sees the models."""
         ...
 
 
-def shares_base(method: Method, settings: MethodSettings) -> bool:
-    """Whether several runs of `method` with such settings can be trained at once on one base."""
-    return isinstance(method, Sharing) and method.shares_base(settings)
+def in_common(method: Method, settings: MethodSettings) -> Hashable | None:
+    """What runs of `method` with such settings have in common if several can be trained at once on one base; else
+    None."""
+    return method.in_common(settings) if isinstance(method, Sharing) else None
 
 
 def refusal(method: Method, family: Family) -> str | None:

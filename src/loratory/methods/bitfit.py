@@ -7,6 +7,7 @@ For small and medium data, where the paper found it on a par with standard; no l
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from loratory.errors import SettingsError
@@ -37,6 +38,10 @@ class BitFit:
         """1e-3, of the example that the authors' code gives: few numbers are trained, and from where they were; not
         searched."""
         return 1e-3
+
+    def in_common(self, settings: MethodSettings) -> Hashable:
+        """Nothing more: all train the same weights."""
+        return ()
 
     def refuses(self, family: Family) -> str | None:
         """A family without biases."""

@@ -8,6 +8,7 @@ each text, not once an epoch.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from loratory.methods.base import TrainableModel, set_free
@@ -34,9 +35,9 @@ class Head:
         """1e-3, AdamW's own default (Kingma & Ba 2015, section 2)."""
         return 1e-3
 
-    def shares_base(self, settings: MethodSettings) -> bool:
-        """Always: every head sees the same features."""
-        return True
+    def in_common(self, settings: MethodSettings) -> Hashable:
+        """Nothing more: every head sees the same features."""
+        return ()
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Freeze all but the head."""

@@ -16,7 +16,7 @@ For what lies between LoRA and standard: more weights near the task, where they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
@@ -26,7 +26,7 @@ from loratory.errors import SettingsError, counted, nearest
 from loratory.methods.base import TrainableModel, set_free
 from loratory.methods.bitfit import biases
 from loratory.methods.layernorm import norms
-from loratory.methods.lora import LoraSettings, adapt, find_targets, inside
+from loratory.methods.lora import LoraSettings, adapt, find_targets, inside, is_plain
 from loratory.methods.rates import LayerSettings
 from loratory.spec import MethodSettings
 
@@ -77,6 +77,13 @@ class Hybrid:
         """Between standard's and LoRA's, as one rate serves both parts: 3e-4 below 512 hidden units, 1e-4 above; not
         searched."""
         return 3e-4 if hidden_size < 512 else 1e-4
+
+    def in_common(self, settings: MethodSettings) -> Hashable | None:
+        """The kinds of weights that are trained beside updates, norms and biases, where no layer is trained fully."""
+        assert isinstance(settings, HybridSettings)
+        few = not settings.unfrozen_layers and not settings.frozen_layers and "embeddings" not in settings.kinds
+        plain = is_plain(settings) and settings.bias == "none"
+        return settings.also_unfrozen if few and plain else None
 
     def refuses(self, family: Family) -> str | None:
         """A family without a list of layers, of which the top ones are unfrozen where nothing else is said."""

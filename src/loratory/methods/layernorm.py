@@ -7,6 +7,7 @@ For the fewest trained numbers without a new layer; every family has norms, also
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from loratory.methods.base import TrainableModel, set_free
@@ -37,6 +38,10 @@ class LayerNorm:
     def default_lr(self, hidden_size: int) -> float:
         """1e-3, as BitFit's, which trains about as few numbers; not searched."""
         return 1e-3
+
+    def in_common(self, settings: MethodSettings) -> Hashable:
+        """Nothing more: all train the same weights."""
+        return ()
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Set every norm free."""

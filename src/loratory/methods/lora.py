@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -129,16 +129,21 @@ class Lora:
         9). For the variants it was not searched."""
         return 2e-3 if hidden_size < 512 else 5e-4
 
-    def shares_base(self, settings: MethodSettings) -> bool:
-        """Where nothing of the base is trained or changed, and A and B learn at one rate."""
+    def in_common(self, settings: MethodSettings) -> Hashable | None:
+        """The biases that are trained: those of all layers or none. The base is not changed, and A and B learn at one
+        rate."""
         assert isinstance(settings, LoraSettings)
-        plain = settings.dora == "off" and settings.bias == "none" and not settings.mutates
-        return plain and settings.lora_plus == 1
+        return settings.bias if settings.bias != "lora_only" and is_plain(settings) else None
 
     def prepare(self, base: Base, settings: MethodSettings, *, seed: int) -> TrainableModel:
         """Put the update beside the targets; freeze all else but the head."""
         assert isinstance(settings, LoraSettings)
         return adapt(base, settings, seed=seed)
+
+
+def is_plain(settings: LoraSettings) -> bool:
+    """Whether an update is A and B alone, which learn at one rate, beside weights that it did not change."""
+    return settings.dora == "off" and settings.lora_plus == 1 and not settings.mutates
 
 
 def adapt(

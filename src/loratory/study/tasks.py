@@ -14,7 +14,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import COMMON
 from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, SettingsError, StorageError, first_line
 from loratory.inputs import Inputs
-from loratory.methods import method_named, shares_base
+from loratory.methods import in_common, method_named
 from loratory.store.checkpoints import has_any
 from loratory.store.directory import glance
 from loratory.study.jobs import Job, Outcome, carry_out, leave_failure, not_as_planned, stopped
@@ -127,12 +127,12 @@ def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
     spec, training = job.spec, job.spec.training
     if cohorts.most < 2 or job.place.apart is not None or (job.place.stage == "final" and not cohorts.finals):
         return None
-    if training.quantize != "off" or not shares_base(method_named(spec.method.name), spec.method):
+    if training.quantize != "off" or (common := in_common(method_named(spec.method.name), spec.method)) is None:
         return None
     if training.attention_dropout > 0:  # drawn for all at once, where others are each run's own
         return None
     settings = tuple(getattr(training, name) for name in COMMON)
-    return spec.model, spec.data, spec.hardware, spec.method.name, settings, job.place.stage
+    return spec.model, spec.data, spec.hardware, spec.method.name, common, settings, job.place.stage
 
 
 def carry_out_task(task: Task, inputs: Inputs) -> Done:
