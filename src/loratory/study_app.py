@@ -31,7 +31,7 @@ def run_study(
         str | None,
         typer.Option(
             metavar="off|auto|K",
-            help="K runs trained at once on one base, LoRA or heads; auto: tuning runs, on CUDA [auto]",
+            help="K runs trained at once on one frozen base; auto: tuning runs, on CUDA [auto]",
         ),
     ] = None,
     settings: Annotated[

@@ -14,7 +14,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.engine.member_kernels import narrow, outer, widen  # noqa: E402
+from loratory.engine.draws import Seeds  # noqa: E402
+from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402
+from loratory.engine.member_kernels import narrow, outer, sums, widen  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]
@@ -78,3 +80,36 @@ def test_numbers_that_are_none_stay_with_their_member(dtype: torch.dtype) -> Non
     for found, expected in ((hidden[5:], 32.0), (back[5:], 512.0), (gradient[1], 128.0)):
         assert bool((found == expected).all())
     assert bool(hidden[:5].isnan().all())
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("width", [100, 768])
+def test_each_row_is_normed_by_its_members_scale_and_shift(width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    members, rows = len(BOUNDS) - 1, BOUNDS[-1]
+    bounds = torch.tensor(BOUNDS, dtype=torch.int32, device=DEVICE)
+    owner = torch.searchsorted(bounds[1:-1], torch.arange(rows, dtype=torch.int32, device=DEVICE), right=True)
+    branch, residual, grad = (torch.randn(rows, width).to(DEVICE, dtype) for _ in range(3))
+    weight, bias = (torch.randn(members, width, device=DEVICE) for _ in range(2))
+    seeds = Seeds(torch.zeros(members, dtype=torch.int64, device=DEVICE), owner, bounds)
+    y, kept = add_norm(branch, residual, weight, bias, 1e-5, 0.0, seeds, 1)
+    of_branch, of_residual, _ = add_norm_backward(grad, kept, weight, 0.0, seeds, 1, weights=False)
+    shift, scale = sums(grad, bounds, kept)
+    alone, _ = sums(grad[:, 32:], bounds)
+    for member, (first, last) in enumerate(pairwise(BOUNDS)):
+        mine = slice(first, last)
+        x = kept[0][mine].double().requires_grad_()  # as it was rounded
+        w, b = (one[member].double().requires_grad_() for one in (weight, bias))
+        exact = torch.nn.functional.layer_norm(x, (width,), w, b, 1e-5)
+        exact.backward(grad[mine].double())
+        assert all(one.grad is not None for one in (x, w, b))
+        if first == last:
+            assert not shift[member].any()
+            continue
+        near(kept[0][mine], branch[mine].double() + residual[mine].double(), dtype)
+        near(y[mine], exact.detach(), dtype)
+        near(of_branch[mine], x.grad, dtype)
+        near(of_residual[mine], x.grad, dtype)
+        near(scale[member], w.grad, dtype)
+        near(shift[member], b.grad, dtype)
+        near(alone[member], b.grad[32:], dtype)
