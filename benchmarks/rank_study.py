@@ -89,13 +89,36 @@ def counted(study: Path) -> dict[str, Any]:
     """Of the study's records: how many runs there are, how each was trained, and on how many examples in all."""
     records = [RunRecord.read(path) for path in sorted((study / "runs").glob("*/run.json"))]
     sizes = Counter(1 if record.cohort is None else len(record.cohort["members"]) for record in records)
+    passes = {record.id if record.cohort is None else record.cohort["name"]: record for record in records}
     return {
         "runs": len(records),
         "failed": sum(record.status != "completed" for record in records),
         "alone": sizes[1],
         "sizes": dict(sorted(sizes.items())),
         "examples": sum(int(record.cost["examples"]) for record in records),
+        "spent": {
+            kind: spent([one for one in passes.values() if (one.cohort is None) == (kind == "alone")])
+            for kind in ("alone", "cohorts")
+        },
     }
+
+
+def spent(records: list[RunRecord]) -> dict[str, float]:
+    """What runs, or cohorts of which one run stands for all, took in all: seconds of each phase, steps, and shapes that
+    were captured."""
+    total: Counter[str] = Counter(count=len(records))
+    for record in records:
+        engine = record.environment["engine"]
+        total["graphs"] += engine["graphs"]
+        total["capture_seconds"] += engine.get("capture_seconds", 0.0)
+        total["steps"] += int(record.cost["steps"])
+        if record.cohort is None:
+            phases = {phase: record.cost[f"{phase}_seconds"] for phase in ("setup", "train", "eval", "total")}
+        else:
+            members = len(record.cohort["members"])
+            phases = {phase: seconds * members for phase, seconds in record.cohort["share_seconds"].items()}
+        total.update({f"{phase}_seconds": seconds for phase, seconds in phases.items()})
+    return dict(total)
 
 
 def trainer_rate(options: argparse.Namespace, settings: list[str], work: Path) -> float:

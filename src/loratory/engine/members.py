@@ -42,7 +42,7 @@ class Rows:
         most: rows that a member has at most, in any batch.
         spans: the same bounds on the host, on a CPU.
         examples: sequences of each.
-        owner: (T,) int64 whose each row is, on CUDA; filler counts as the last one's.
+        owner: (T,) int64 whose each row of the layers is, on CUDA; filler counts as the last one's.
     """
 
     members: int
@@ -60,7 +60,8 @@ class Rows:
         self.examples = each = len(batch) // self.members
         self.bounds = batch.cu_seqlens[: self.members * each + 1 : each].contiguous()
         if self.bounds.is_cuda:
-            places = torch.arange(batch.tokens, dtype=torch.int32, device=self.bounds.device)
+            rows = batch.tokens + -batch.tokens % ROUNDED
+            places = torch.arange(rows, dtype=torch.int32, device=self.bounds.device)
             self.owner = torch.searchsorted(self.bounds[1:-1], places, right=True)
             return
         ends = batch.cu_seqlens.tolist()
@@ -79,8 +80,9 @@ class Rows:
     def owned(self, rows: int) -> tuple[Tensor, Tensor]:
         """Whose each of so many rows is, and where each member's begin, on CUDA."""
         assert self.owner is not None
-        if rows != self.members * self.examples:
+        if rows == len(self.owner):
             return self.owner, self.bounds
+        assert rows == self.members * self.examples
         each = self.examples
         bounds = torch.arange(self.members + 1, dtype=torch.int32, device=self.bounds.device) * each
         return torch.arange(rows, device=self.bounds.device) // each, bounds
