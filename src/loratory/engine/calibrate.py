@@ -81,7 +81,8 @@ def calibrate(
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count)
     orders = Orders(len(data.labels), seed, spec.epochs)
     totals = totals_of(data, orders, cut)
-    frozen = classifier.flat and Bottom.of(classifier.model, classifier.family) is not None
+    bottom_of = Bottom.of(classifier.model, classifier.family) if classifier.flat else None
+    frozen = bottom_of is not None
     sample = _sampled(data, orders, cut, MOST_STEPS * size, frozen=frozen)
     meter = Meter(hardware)
     meter.start_memory()
@@ -89,7 +90,7 @@ def calibrate(
     prepared = partial(
         ready, classifier, sample.data, None, made, lr=0.0, seed=seed, hardware=hardware, rates=rates,
         starts=dict.fromkeys(starts, 1), companion=companion, orders=[sample.heavy, sample.typical],
-        totals=totals,
+        totals=None if bottom_of is not None and bottom_of.whole else totals,
     )  # fmt: skip
     with prepared(meter=meter) as run:
         bottom = meter.seconds["train"]

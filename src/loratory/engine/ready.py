@@ -78,9 +78,8 @@ def ready(
     bottom = Bottom.of(model, family)
     weights = data.balanced(classifier.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, spec.accumulate, processes.rank, processes.count, weights)
-    if orders is None:
-        orders = Orders(len(data.labels), seed, spec.last_epoch)
-        totals = totals or totals_of(data, Orders(len(data.labels), seed, spec.epochs), cut)
+    planned = orders or Orders(len(data.labels), seed, spec.epochs)
+    orders = orders or Orders(len(data.labels), seed, spec.last_epoch)
     scale = Scale.of(data.labels, classifier.output) if classifier.problem == REGRESSION else None
     lengths = data.tokens.lengths
     with ExitStack() as stack:
@@ -110,7 +109,7 @@ def ready(
             meter.memory_parts = one.memory(data.largest(orders, cut), quick.shadows.copies)
             step, engine = captured(
                 one,
-                totals or totals_of(data, orders, cut),
+                totals or totals_of(data, planned, cut),
                 steps=spec.last_epoch * each,
                 examples=min(len(data.labels), math.ceil(spec.batch_size / spec.accumulate)),
                 longest=int(data.tokens.lengths.max()),
