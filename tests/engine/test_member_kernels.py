@@ -90,7 +90,7 @@ def test_each_row_is_normed_by_its_members_scale_and_shift(width: int, dtype: to
     bounds = torch.tensor(BOUNDS, dtype=torch.int32, device=DEVICE)
     owner = torch.searchsorted(bounds[1:-1], torch.arange(rows, dtype=torch.int32, device=DEVICE), right=True)
     branch, residual, grad = (torch.randn(rows, width).to(DEVICE, dtype) for _ in range(3))
-    weight, bias = (torch.randn(members, width, device=DEVICE) for _ in range(2))
+    weight, bias = (torch.randn(members, width + more, device=DEVICE)[:, more:] for more in (16, 48))
     seeds = Seeds(torch.zeros(members, dtype=torch.int64, device=DEVICE), owner, bounds)
     y, kept = add_norm(branch, residual, weight, bias, 1e-5, 0.0, seeds, 1)
     of_branch, of_residual, _ = add_norm_backward(grad, kept, weight, 0.0, seeds, 1, weights=False)

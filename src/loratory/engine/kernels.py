@@ -44,11 +44,11 @@ def _kept(
 
 
 @triton.jit
-def _weights(W, OWNER, rows, count, columns, width, OWN: tl.constexpr):
+def _weights(W, OWNER, rows, count, columns, width, w_member, OWN: tl.constexpr):
     """One row for all `rows`; or, of (K, H), where members have their `OWN`, each row's member's."""
     if OWN:
         member = tl.load(OWNER + rows, mask=rows < count, other=0)
-        place = member[:, None] * width + columns[None, :]
+        place = member[:, None] * w_member + columns[None, :]
     else:
         place = columns[None, :]
     return tl.load(W + place, mask=columns[None, :] < width, other=0.0).to(tl.float32)
@@ -56,7 +56,7 @@ def _weights(W, OWNER, rows, count, columns, width, OWN: tl.constexpr):
 
 @triton.jit
 def _norm_forward(
-    H, R, W, B, Y, X, MEAN, RSTD, SEEDS, OWNER, BOUNDS, site, count, width, eps, dropout,
+    H, R, W, B, Y, X, MEAN, RSTD, SEEDS, OWNER, BOUNDS, site, count, width, w_member, b_member, eps, dropout,
     DROP: tl.constexpr, MANY: tl.constexpr, OWN: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr,
     N: tl.constexpr,
 ):  # fmt: skip
@@ -74,22 +74,22 @@ def _norm_forward(
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
     tl.store(MEAN + rows, mean, mask=rows < count)
     tl.store(RSTD + rows, rstd, mask=rows < count)
-    w = _weights(W, OWNER, rows, count, columns, width, OWN)
-    b = _weights(B, OWNER, rows, count, columns, width, OWN)
+    w = _weights(W, OWNER, rows, count, columns, width, w_member, OWN)
+    b = _weights(B, OWNER, rows, count, columns, width, b_member, OWN)
     y = centred * rstd[:, None] * w + b
     tl.store(Y + place, y.to(Y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _norm_backward(
-    G, X, W, MEAN, RSTD, DR, DH, SUMS, SEEDS, OWNER, BOUNDS, site, count, width, dropout,
+    G, X, W, MEAN, RSTD, DR, DH, SUMS, SEEDS, OWNER, BOUNDS, site, count, width, w_member, dropout,
     EACH: tl.constexpr, DROP: tl.constexpr, WEIGHTS: tl.constexpr, BRANCH: tl.constexpr, MANY: tl.constexpr,
     OWN: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     columns = tl.arange(0, N)
     if not OWN:
-        w = _weights(W, OWNER, columns, count, columns, width, OWN)
+        w = _weights(W, OWNER, columns, count, columns, width, w_member, OWN)
     grad_w = tl.zeros((ROWS, N), tl.float32)
     grad_b = tl.zeros((ROWS, N), tl.float32)
     grad_h = tl.zeros((ROWS, N), tl.float32)
@@ -106,7 +106,7 @@ def _norm_backward(
             grad_w += g * normal
             grad_b += g
         if OWN:
-            w = _weights(W, OWNER, rows, count, columns, width, OWN)
+            w = _weights(W, OWNER, rows, count, columns, width, w_member, OWN)
         g *= w
         down = tl.sum(g, 1) / width
         along = tl.sum(g * normal, 1) / width
@@ -216,14 +216,15 @@ def add_norm(
     """LayerNorm(residual + dropout(branch)), (T, H) each, and what backward needs.
 
     Args:
-        weight, bias: (H,); of a cohort whose members have their own, (K, H).
+        weight, bias: (H,); of a cohort whose members have their own, (K, H), rows contiguous.
     """
     count, width = branch.shape
     y, x = torch.empty_like(branch), torch.empty_like(branch)
     mean, rstd = (torch.empty(count, dtype=torch.float32, device=branch.device) for _ in range(2))
     columns, warps = _tile(width)
     _norm_forward[(count,)](
-        branch, residual, weight, bias, y, x, mean, rstd, *_pointers(seeds), site, count, width, eps, dropout,
+        branch, residual, weight, bias, y, x, mean, rstd, *_pointers(seeds), site, count, width, weight.stride(0),
+        bias.stride(0), eps, dropout,
         DROP=dropout > 0, MANY=seeds.owner is not None, OWN=weight.ndim > 1, ROUNDS=_ROUNDS, ROWS=1, N=columns,
         num_warps=warps,
     )  # fmt: skip
@@ -251,7 +252,8 @@ def add_norm_backward(
     grad_branch = torch.empty_like(x) if dropout > 0 else grad_residual
     sums = torch.empty(kinds, programs, width, dtype=torch.float32, device=x.device) if kinds else mean
     _norm_backward[(programs,)](
-        grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, *_pointers(seeds), site, count, width, dropout,
+        grad, x, weight, mean, rstd, grad_residual, grad_branch, sums, *_pointers(seeds), site, count, width,
+        weight.stride(0), dropout,
         EACH=each, DROP=dropout > 0, WEIGHTS=weights, BRANCH=summed, MANY=seeds.owner is not None,
         OWN=weight.ndim > 1, ROUNDS=_ROUNDS, ROWS=rows, N=columns, num_warps=warps,
     )  # fmt: skip
