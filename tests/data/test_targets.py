@@ -293,7 +293,7 @@ def test_numbers_may_be_text_in_every_format(tmp_path: Path) -> None:
 def test_marks_of_what_is_missing_among_numbers_are_one_line(problem: str | None, tmp_path: Path) -> None:
     cells = [f"{n / 8}" for n in range(10)] + ["n/a", "", "NaN", "NA", " None ", "n/a"]
     said = refused(Path(write(tmp_path, "a", cells)), problem=problem)
-    assert "6 rows without a label, such as 'n/a' (lines 12, 13, 14, 15, 16, …); add it" in said
+    assert "6 rows without a label, such as 'n/a' (lines 12, 13, 14, 15, 16 and 1 more); add it" in said
     assert ("--problem single-label" in said) == (problem is None)
     path = jsonl(tmp_path, [*NUMBERS, None, "n/a"])
     assert "2 rows without a label, such as 'n/a' (lines 41, 42); add it" in refused(path, problem=problem)
@@ -312,7 +312,7 @@ def test_a_list_that_is_written_into_a_cell_is_named(cell: str, tmp_path: Path) 
     for settings in ({}, {"label_separator": ","}, {"problem": "multi-label"}):
         said = refused(path, **settings)
         assert "10 rows with a label that looks like a list, such as [" in said
-        assert "(lines 4, 7, 10, 13, 16, …); write a;b and set --label-separator, or give" in said
+        assert "(lines 4, 7, 10, 13, 16 and 5 more); write a;b and set --label-separator, or give" in said
         assert ("--problem single-label" in said) == (settings == {})
     assert divided(path, problem="single-label").problem == SINGLE
     assert divided(csv(tmp_path, ["[POS]", "[NEG]"] * 20)).labels == ("[NEG]", "[POS]")

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.cells import LISTED, CellReader, Cells, Reading, is_mark, missing
+from loratory.data.cells import CellReader, Cells, Reading, is_mark, missing
 from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
-from loratory.data.files import Table, Unit
+from loratory.data.files import Table
 from loratory.data.header import GROUP, LABEL, PAIR, TEXT
+from loratory.data.places import LISTED, Unit, places_said
 from loratory.data.targets import Numbers, Target, class_name, read_targets
 from loratory.errors import DataError, RowError, counted
 from loratory.problems import REGRESSION
@@ -197,7 +198,7 @@ def _unlabelled(columns: Columns, how: Reading) -> Faulty:
 def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
     """Refuse rows at fault: what to do about the first fault, and what else there is to mend."""
     found = [
-        (f"{counted(count, 'row')} {what} ({_listed(columns.unit, count, places)})", remedy)
+        (f"{counted(count, 'row')} {what} ({places_said(columns.unit, count, places)})", remedy)
         for (count, places), (what, remedy) in faults
         if count
     ]
@@ -210,8 +211,3 @@ def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
         also = ", ".join(rows for rows, _ in found)
         joint = ", " if unread is not None and unread.several else "; also "
         raise DataError(f"{said}{joint}{also}" if also else said)
-
-
-def _listed(unit: Unit, count: int, places: Sequence[int]) -> str:
-    shown = ", ".join(map(str, places)) + (", …" if count > len(places) else "")
-    return f"{unit if count == 1 else f'{unit}s'} {shown}"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from loratory.data.columns import Text
 from loratory.data.dividing import divide, fold_of
 from loratory.data.overlap import Counts, one_sided, overlaps, warn
+from loratory.data.places import place_said
 from loratory.data.rows import PARTS, Meaning, Rows, rows_of
 from loratory.data.sources import Source, load_source
 from loratory.data.targets import Label
@@ -34,11 +35,6 @@ from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, sprea
 from loratory.spec import DataSpec, validated
 
 log = logging.getLogger("loratory")
-
-
-def place_said(row: int, line: int | None) -> str:
-    """How people are told of a row, which programs count from 0: `line 7`, or `row 6` where there are no lines."""
-    return f"row {row + 1}" if line is None else f"line {line}"
 
 
 @dataclass(frozen=True, eq=False)
