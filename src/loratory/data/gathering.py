@@ -35,6 +35,13 @@ class Examples:
     """What each example belongs to (a document, an author), where the source says it."""
     lines: NDArray[np.uint32] | None = None
     """(N,) where each row begins in its file, from 1; None where the source has no lines."""
+    unit: Unit = "row"
+
+    def said(self, rows: NDArray[np.int64]) -> str:
+        """Where some of the rows stand, for people; the first of them are named."""
+        first = np.sort(rows)[:LISTED]
+        shown = first + int(self.unit == "row") if self.lines is None else self.lines[first]
+        return places_said(self.unit, len(rows), shown.tolist())
 
 
 NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, LONG, NO_GROUP, NO_NAME = FAULTS = (
@@ -179,7 +186,7 @@ def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False)
         labels = read_targets(columns.labels, how, refuse)
     _refuse(where, columns, [unlabelled, *before, *after])
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
-    return Examples(columns.texts, labels, range(len(columns.texts)), groups, columns.lines)
+    return Examples(columns.texts, labels, range(len(columns.texts)), groups, columns.lines, columns.unit)
 
 
 def _unlabelled(columns: Columns, how: Reading) -> Faulty:
