@@ -249,6 +249,9 @@ def test_alone_is_measured_once_for_runs_that_take_the_same(
         spec = jobs_of(tiny_bert, tiny_csv, tmp_path, lr=lr)[0].spec.model_copy(update={"seed": seed})
         cohorts.alone_of(spec, inputs)
     assert len(made) == 1
+    rung = spec.training.model_copy(update={"until": 1})
+    cohorts.alone_of(spec.model_copy(update={"training": rung}), inputs)
+    assert len(made) == 1
     cohorts.alone_of(jobs_of(tiny_bert, tiny_csv, tmp_path)[1].spec, inputs)
     assert len(made) == 2
 
