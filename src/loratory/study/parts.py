@@ -115,7 +115,8 @@ class RateTried:
 
     lr: float
     score: Spread | None
-    """On validation, over the trials that completed, with halving those of the last rung in which one did; None without one."""
+    """On validation, over the trials that completed, with halving those of the last rung in which one did; None without
+    one."""
     chosen: int
     """How many seeds take it."""
     epochs: int | None = None
