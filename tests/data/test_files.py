@@ -124,6 +124,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "json array": ("a.jsonl", b"[1]\n", ["line 1", "object"]),
     "nul": ("a.csv", b"text,label\nx\0,a\n", ["NUL", "byte 12", "line 2"]),
     "unclosed quote": ("a.csv", b'text,label\nx,a\n"y,a\nz,b\n', ["line 3", "quote"]),
+    "unclosed quote in the header": ("a.csv", b'text,"label\nx,a\n', ["line 1: a quote opens", "written twice"]),
     "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["line 2", "quote"]),
     "not parquet": ("a.parquet", b"text,label\nx,a\n", ["a.parquet", "not a whole Parquet file"]),
     "unknown format": ("a.xlsx", b"x", [".xlsx", ".csv, .tsv, .jsonl, .parquet"]),

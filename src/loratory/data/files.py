@@ -206,7 +206,10 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
     _refuse_other_separator(path, delimiter, wanted)
     with _opened(path, "") as file:
         records = _records(path, file, delimiter)
-        first = next(records, None)
+        try:
+            first = next(records, None)
+        except _QuoteError as error:
+            raise DataError(f"{error}; {_QUOTES}") from None
         if first is None:
             raise _empty(path, wanted)
         header = first[1]
@@ -221,7 +224,7 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
                     continue
                 unread.add(last, *_uneven_said(path, last, len(cells), header))
         except _QuoteError as error:
-            unread.add(error.line, error.said, "whose quotes cannot be read", _QUOTES)
+            unread.add(error.line, str(error), "whose quotes cannot be read", _QUOTES)
     unread.refuse(cut=last if not content.ended and len(cells) < len(header) else None)
     if not content.ended:
         log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
@@ -298,12 +301,12 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
 _QUOTES = "a quote inside a quoted text is written twice"
 
 
-class _QuoteError(DataError):
-    """Quotes that cannot be read, in the record that begins in line `line`."""
+class _QuoteError(Exception):
+    """Quotes that cannot be read, in the record that begins in line `line`; nobody outside sees it."""
 
     def __init__(self, path: Path, line: int, what: str) -> None:
-        super().__init__(f"{path}: line {line}: {what}; {_QUOTES}")
-        self.line, self.said = line, f"{path}: line {line}: {what}"
+        super().__init__(f"{path}: line {line}: {what}")
+        self.line = line
 
 
 def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
