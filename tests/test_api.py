@@ -189,7 +189,9 @@ def test_a_study_needs_a_test_split(study_file: Any, tmp_path: Path) -> None:
 def test_errors_name_keywords_and_the_commands_name_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "t.csv"
     file.write_text("review,label\na,x\n", encoding="utf8")
-    with pytest.raises(loratory.DataError, match=r"columns: 'review', 'label'; set text_column$"):
+    with pytest.raises(
+        loratory.DataError, match=r"no column 'text' \(text_column\); it has 'review', 'label'; name one of these$"
+    ):
         loratory.train(dataset=file)
     with pytest.raises(loratory.SettingsError, match=r"^price_per_hour -1: "):
         loratory.compare([tmp_path], price_per_hour=-1)

@@ -235,7 +235,7 @@ def test_a_signal_ends_the_pass_of_frozen_layers_between_two_batches(
     with monkeypatch.context() as patch:
         patch.setattr(frozen, "_stopped", told)
         patch.setattr(frozen, "AT_ONCE", 64)
-        with pytest.raises(Interrupted, match="terminated before its next step") as caught:
+        with pytest.raises(Interrupted, match="a checkpoint of step 4 kept; the same command goes") as caught:
             train(spec("head"), output=tmp_path / "run")
     assert (caught.value.exit_code, made) == (143, 1)
     run = train(spec("head"), output=tmp_path / "run")

@@ -140,7 +140,7 @@ def test_what_was_given_as_lists_is_not_called_by_its_file(
     assert "X and y: 1 text has more than one label; loratory data show names it" in lines
     assert "texts and labels: 1 text has more than one label; loratory data show names it" in lines
     assert not [line for line in lines if ".jsonl" in line]
-    with pytest.raises(loratory.InputError, match=r"^X and y: class 'c' has 1 distinct text, too few for 2 parts"):
+    with pytest.raises(loratory.InputError, match=r"^X and y: class 'c' has 1 distinct text \(position 41\), too few"):
         loratory.TextClassifier("head", model=given["model"]).fit([*X, "w50"], [*y, "c"])
-    with pytest.raises(loratory.DataError, match=r"^texts and labels: class 'c' has 1 distinct text, too few"):
+    with pytest.raises(loratory.DataError, match=r"^texts and labels: class 'c' has 1 distinct text \(position 41\)"):
         loratory.train([*X, "w50"], [*y, "c"], method="head", output=tmp_path / "other", **given)

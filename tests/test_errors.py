@@ -27,7 +27,7 @@ def test_one_text_is_no_plural(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         make_dataset(DataSpec(dataset=str(train), test=str(test)))
     assert "1 text of test also in train; kept" in caplog.text
     train.write_text("text,label\nx,0\ny,1\nz,1\n", encoding="utf8")
-    with pytest.raises(DataError, match="has 1 distinct text, too few"):
+    with pytest.raises(DataError, match=r"has 1 distinct text \(line 2\), too few"):
         make_dataset(DataSpec(dataset=str(train)))
 
 

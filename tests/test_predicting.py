@@ -178,10 +178,10 @@ def test_texts_of_a_table_stand_in_the_columns_of_training(tmp_path: Path) -> No
     assert read("title,body", learned=("title,body", None)) == ["in title\nin body"]
     assert read("a,b", learned=("a", "b")) == [("in a", "in b")]
     with pytest.raises(
-        ColumnError, match=r"no column 'text'; .* set --text-column \(the model was trained on 'review'\)"
+        ColumnError, match=r"no column 'text' .*; name one of these \(the model was trained on 'review'\)"
     ):
         read("id,title")
-    with pytest.raises(ColumnError, match=r"no column 'title'; columns: 'text', 'review'; set --text-column$"):
+    with pytest.raises(ColumnError, match=r"no column 'title' \(--text-column\); it has 'text', 'review'; name one of"):
         read("text,review", "title")
 
 

@@ -131,5 +131,5 @@ def test_an_adapter_whose_base_is_another_now(
 def test_a_label_that_training_never_sees(part: str, refused: Refused, tiny_bert: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("text,label\nw0 w1,good\nw3 w4,bad\nw9,odd\n")
-    line = f"{other}: labels in {part} that training never sees: 'odd'; add them to it or correct them"
+    line = f"{other}: labels in {part} that training never sees: 'odd' (line 4); add them to it or correct them"
     refused(f"{TRAIN} --method head --model {tiny_bert} --{part} {other}", 3, line)

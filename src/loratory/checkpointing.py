@@ -112,7 +112,9 @@ class RunKeeper:
             Interrupted: a signal came.
         """
         if self.interruption.number is not None:
-            raise Interrupted(self.interruption.number, "before its next step")
+            kept = f"its next step, with a checkpoint of step {self._last:,} kept; the same command goes on"
+            nothing = "its first step, with nothing to keep; the same command starts anew"
+            raise Interrupted(self.interruption.number, f"before {kept if self._last else nothing}")
 
     def keep(self, state: State) -> None:
         """Commit it; where a signal came, the run ends here.

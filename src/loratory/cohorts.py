@@ -47,8 +47,8 @@ SECONDS = 0.5
 FILLED = 0.9
 """How much of the memory that is free a cohort is planned to take."""
 
-UNCOUNTED = ("lr", "weight_decay", "warmup", "max_grad_norm", "patience", "keep", "select")
-"""Settings on which neither time nor memory of a step depends."""
+UNCOUNTED = ("lr", "weight_decay", "warmup", "max_grad_norm", "patience", "keep", "select", "until")
+"""Settings on which neither time nor memory of a step depends; the heaviest step is that of all epochs, made or not."""
 
 _SPENT: tuple[Phase, ...] = ("train", "eval")
 """Of these a member has seconds of its own; what is left (a frozen bottom's pass, scoring) was for all."""

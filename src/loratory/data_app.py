@@ -33,11 +33,13 @@ def show_data(
 ) -> None:
     """What is in a data set, divided: classes or numbers, repeated or leaked texts, conflicts, lengths."""
     from loratory.data import make_dataset
+    from loratory.errors import DataError
     from loratory.report.profiled import described
     from loratory.spec import DataSpec, validated
 
     data = validated(DataSpec, {**flags, "dataset": name})
-    found = described(make_dataset(data), model, data.max_length)
+    refused: list[DataError] = []
+    found = described(make_dataset(data, refuse=refused.append), model, data.max_length, refused)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -31,11 +31,16 @@ FOLDER = "given"
 
 @contextmanager
 def called(name: str = WHERE) -> Iterator[None]:
-    """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
+    """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file, and
+    say their positions, not its lines."""
     known = re.compile(rf"{re.escape(str(data_directory() / FOLDER))}[/\\][0-9a-f]{{32}}\.jsonl|{WHERE}")
 
+    def said(message: str) -> str:
+        own, count = known.subn(name, message)
+        return _LINES.sub(_positions, own) if count else message
+
     def renamed(line: logging.LogRecord) -> bool:
-        line.msg, line.args = known.sub(name, line.getMessage()), ()
+        line.msg, line.args = said(line.getMessage()), ()
         return True
 
     log = logging.getLogger("loratory")
@@ -43,10 +48,17 @@ def called(name: str = WHERE) -> Iterator[None]:
     try:
         yield
     except LoratoryError as error:
-        error.args = (known.sub(name, str(error)),)
+        error.args = (said(str(error)),)
         raise
     finally:
         log.removeFilter(renamed)
+
+
+_LINES = re.compile(r"\(line(s?) (\d+(?:, \d+)*)")
+
+
+def _positions(found: re.Match[str]) -> str:
+    return f"(position{found[1]} {', '.join(str(int(line) - 1) for line in found[2].split(', '))}"
 
 
 def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None) -> Path:

@@ -68,3 +68,18 @@ class Interruption:
         if (before := self._before.get(number)) is not None:
             before(number, frame)
         raise Interrupted(number)
+
+
+@contextmanager
+def before_first_step() -> Iterator[None]:
+    """A signal that ends what is made ready inside says what becomes of the run; its states are not looked for yet.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        after = "before its first step; the same command goes on from a checkpoint if there is one, else starts anew"
+        raise Interrupted(number, after) from error

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratory.data.cells import LISTED
 from loratory.data.columns import LONGEST, Text, are_pairs, parts
 from loratory.data.files import Asked, encodable, lines, read_texts
+from loratory.data.places import places_said
 from loratory.errors import ColumnError, DataError, SettingsError, counted
 from loratory.evaluation.thresholds import sigmoid
 from loratory.methods import parse_spec
@@ -116,13 +116,12 @@ def predict(
 def _warn_of_empty(asked: Asked) -> None:
     """Each text of an input keeps its place, an empty one too, which training would refuse: the log names it."""
     found = zip(asked.places, asked.texts, strict=True)
-    empty = [str(place) for place, text in found if not all(one.strip() for one in parts(text).values())]
+    empty = [place for place, text in found if not all(one.strip() for one in parts(text).values())]
     if empty:
-        shown = ", ".join(empty[:LISTED]) + (", …" if len(empty) > LISTED else "")
         one = len(empty) == 1
         said = f"{counted(len(empty), 'text')} of {len(asked.texts):,} {'is' if one else 'are'} empty"
         log.warning(
-            f"{asked.source}: {said} ({asked.unit if one else f'{asked.unit}s'} {shown}): "
+            f"{asked.source}: {said} ({places_said(asked.unit, len(empty), empty)}): "
             f"what is predicted for {'it' if one else 'them'} means nothing; training takes no such text"
         )
 

@@ -30,7 +30,7 @@ from loratory.engine.predict import predict
 from loratory.engine.processes import joined
 from loratory.errors import StorageError
 from loratory.inputs import Inputs
-from loratory.interruption import Interruption
+from loratory.interruption import Interruption, before_first_step
 from loratory.outcome import failures_recorded, memory_errors
 from loratory.remedies import remedy
 from loratory.setup import Setup, prepare
@@ -110,7 +110,7 @@ def _train(
     """In every process that trains; the first one holds the directory, and writes."""
     hardware = Hardware.of(spec.hardware)
     processes, meter = hardware.processes, Meter(hardware)
-    with memory_errors(spec, hardware), meter.phase("setup"):
+    with memory_errors(spec, hardware), meter.phase("setup"), before_first_step():
         setup = prepare(spec, hardware, inputs, place)
     if place is None:  # a study says it once
         warn_of_run(setup.spec, setup.dataset)

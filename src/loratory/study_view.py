@@ -124,13 +124,13 @@ def result_shown(directory: Path) -> RenderableType:
 
 
 def _halving_said(cell: CellProgress) -> list[str]:
-    """The trials of each rung, `9/9 for 1, 1/3 for 3 epochs`, and the epochs trained in tuning, of how many; nothing
-    of a cell whose rates are not halved."""
+    """The trials of each rung, a line each, and the epochs trained in tuning, of how many; nothing of a cell whose
+    rates are not halved."""
     if not cell.rungs:
         return [units.MISSING, units.MISSING]
-    rungs = ", ".join(f"{rung.trials_done}/{rung.trials} for {rung.epochs}" for rung in cell.rungs)
+    rungs = "\n".join(f"{rung.trials_done}/{rung.trials}, {counted(rung.epochs, 'epoch')}" for rung in cell.rungs)
     done, every = cell.tuning_epochs
-    return [f"{rungs} epochs", f"{done}/{every}"]
+    return [rungs, f"{done}/{every}"]
 
 
 def status_table(status: Status) -> RenderableType:
@@ -147,7 +147,7 @@ def status_table(status: Status) -> RenderableType:
         table.add_column(name.capitalize(), overflow="fold")
     halved = any(cell.rungs for cell in progress.cells)
     for name in ("Tuning", *(["Rungs", "Epochs of tuning"] if halved else []), "lr", "Final", "Failed", "Best"):
-        table.add_column(name, justify="right", no_wrap=name not in ("lr", "Rungs", "Epochs of tuning"))
+        table.add_column(name, justify="right", no_wrap=name not in ("lr", "Epochs of tuning"))
     for cell in progress.cells:
         rates = Counter(sorted(status.chosen[cell.id].values()))
         texts = [
@@ -159,7 +159,7 @@ def status_table(status: Status) -> RenderableType:
         ]
         texts += [units.rates(rates), f"{cell.finals_done}/{cell.finals}", str(cell.failed)]
         texts.append(units.MISSING if cell.score is None else f"{cell.score:.4g}")
-        table.add_row(*(Text(units.printable(text)) for text in texts))
+        table.add_row(*(Text("\n".join(map(units.printable, text.split("\n")))) for text in texts))
     said = f"{progress.name}: {progress.done} of {counted(progress.runs, 'run')}"
     launcher = status.launcher
     tuning, finals = (launcher.workers, launcher.finals or launcher.workers) if launcher is not None else (1, 1)

@@ -57,11 +57,14 @@ def test_several_text_columns_are_one_text(place: str, text: str, label: Any) ->
 
 
 def test_what_is_named_is_not_there_or_named_twice(place: str) -> None:
-    listed = "columns: 'id', 'title', 'body', 'stars'; set"
+    listed = "it has 'id', 'title', 'body', 'stars'; name one of these"
     for columns, said in (
-        ({"text_column": "title,text"}, f"no column 'text'; {listed} --text-column"),
-        ({"text_column": "4"}, f"no column '4'; {listed} --text-column"),
-        ({"text_column": "title", "label_column": "title,stars"}, f"no column 'title,stars'; {listed} --label-column"),
+        ({"text_column": "title,text"}, f"no column 'text' (--text-column); {listed}"),
+        ({"text_column": "4"}, f"no column '4' (--text-column); {listed}"),
+        (
+            {"text_column": "title", "label_column": "a,b"},
+            f"no column 'a,b' (--label-column); {listed}",
+        ),
         ({"text_column": "title", "label_column": "1"}, "--text-column and --label-column are both 'title'"),
         ({"text_column": "body,2"}, "--text-column and --text-column are both 'body'"),
     ):
@@ -90,14 +93,14 @@ def test_a_text_that_is_missing_in_every_column_and_one_that_is_a_number_are_ref
         with pytest.raises(DataError, match=said):
             examples(str(path), text_column="title,body", label_column="stars")
     path.write_text(json.dumps(row) + '\n{"title": "a", "stars": "good"}\n', encoding="utf8")
-    with pytest.raises(DataError, match="line 2: no column 'body'; columns: 'title', 'stars'; set --text-column"):
+    with pytest.raises(DataError, match=r"line 2: no column 'body' \(--text-column\); it has 'title', 'stars'; add it"):
         examples(str(path), text_column="title,body", label_column="stars")
 
 
 def test_a_name_that_is_a_number_is_missed_where_a_later_row_lacks_it(tmp_path: Path) -> None:
     path = tmp_path / "numbered.jsonl"
     path.write_text('{"0": "a", "stars": "x"}\n{"stars": "y", "1": "b"}\n', encoding="utf8")
-    with pytest.raises(DataError, match="line 2: no column '0'; columns: 'stars', '1'; set --text-column"):
+    with pytest.raises(DataError, match=r"line 2: no column '0' \(--text-column\); it has 'stars', '1'; add it"):
         examples(str(path), text_column="0", label_column="stars")
 
 

@@ -90,8 +90,8 @@ def test_another_separator_is_named(tmp_path: Path, name: str, header: str, said
 def test_only_the_flag_of_the_missing_column_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,stars\nx,1\n", encoding="utf-8")
-    assert message(path).endswith("no column 'label'; columns: 'text', 'stars'; set --label-column")
-    with pytest.raises(DataError, match=r"no column 'review'; .* set --text-column$"):
+    assert message(path).endswith("no column 'label' (--label-column); it has 'text', 'stars'; name one of these")
+    with pytest.raises(DataError, match=r"no column 'review' \(--text-column\); it has 'text', 'stars'; name one"):
         read_texts(path, "review")
 
 
@@ -102,7 +102,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "header only": ("a.csv", b"text,label\n", ["a.csv", "no rows"]),
     "missing column": ("a.csv", b"review,stars\nx,1\n", ["'text'", "'review', 'stars'", "--text-column"]),
     "missing key": ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', ["line 2", "'label'"]),
-    "empty labels": ("a.csv", b"text,label\n" + b"x,\n" * 7 + b"y,a\n", ["7 rows", "(lines 2, 3, 4, 5, 6, …)"]),
+    "empty labels": ("a.csv", b"text,label\n" + b"x,\n" * 7 + b"y,a\n", ["7 rows", "(lines 2, 3, 4, 5, 6 and 2 more)"]),
     "nan label": ("a.csv", b"text,label\nx,a\ny,NaN\n", ["1 row", "line 3"]),
     "nan in json": ("a.jsonl", b'{"text": "x", "label": NaN}\n', ["1 row", "line 1"]),
     "null label": ("a.jsonl", b'{"text": "x", "label": null}\n', ["without a label", "line 1"]),
@@ -124,6 +124,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "json array": ("a.jsonl", b"[1]\n", ["line 1", "object"]),
     "nul": ("a.csv", b"text,label\nx\0,a\n", ["NUL", "byte 12", "line 2"]),
     "unclosed quote": ("a.csv", b'text,label\nx,a\n"y,a\nz,b\n', ["line 3", "quote"]),
+    "unclosed quote in the header": ("a.csv", b'text,"label\nx,a\n', ["line 1: a quote opens", "written twice"]),
     "stray quote": ("a.csv", b'text,label\n"x"y,a\n', ["line 2", "quote"]),
     "not parquet": ("a.parquet", b"text,label\nx,a\n", ["a.parquet", "not a whole Parquet file"]),
     "unknown format": ("a.xlsx", b"x", [".xlsx", ".csv, .tsv, .jsonl, .parquet"]),
@@ -131,9 +132,9 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "header with a space": (
         "a.csv",
         b"text, label\nx,a\n",
-        ["'text', ' label'; did you mean ' label'? Set --label-column"],
+        ["'text', ' label'; did you mean ' label'?"],
     ),
-    "header in capitals": ("a.csv", b"Text,label\nx,a\n", ["did you mean 'Text'? Set --text-column"]),
+    "header in capitals": ("a.csv", b"Text,label\nx,a\n", ["did you mean 'Text'?"]),
     "several faults": (
         "a.csv",
         b"text,label\nx,a\n,\ny,b\n ,a\nz,\n" + b"w" * 1_000_001 + b",a\n",
@@ -158,24 +159,38 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "several rows of other lengths": (
         "a.csv",
         b"text,label\none\nx,a\none,two,three\nfour\n",
-        ["line 2 has 1 cell", "; add what is missing; also 2 further rows with another number of cells"],
+        [
+            "line 2 has 1 cell, the header has 2 ('text', 'label'); add what is missing; also 1 further row with too "
+            "many cells (line 4: put quotes around a text that holds the separator), 1 further row with too few cells "
+            "(line 5)"
+        ],
+    ),
+    "more rows of another length than are named": (
+        "a.csv",
+        b"text,label\nx,a\none,two,three\n" + b"one\n" * 7 + b"one,two,three\n",
+        [
+            "line 3 has 3 cells, the header has 2 ('text', 'label'); put quotes around a text that holds the "
+            "separator; also 7 further rows with too few cells (lines 4, 5, 6, 7, 8 and 2 more: add what is missing), "
+            "1 further row with too many cells (line 11)"
+        ],
     ),
     "a short row, and a quote that is never closed": (
         "a.csv",
         b'text,label\none\ntwo\n"x,a\n',
-        ["line 2 has 1 cell", "; add what is missing; also 1 further row with another number of cells"],
+        ["line 2 has 1 cell", "; add what is missing; also 1 further row with too few cells (line 3)"],
     ),
     "a short row, and a quote that is never closed, of which both are said": (
         "a.csv",
         b'text,label\none\n"x,a\n',
-        ["line 2 has 1 cell", "; add what is missing; also 1 further row whose quotes cannot be read"],
+        ["line 2 has 1 cell", "; also 1 further row whose quotes cannot be read (line 3: a quote inside"],
     ),
     "faults of every kind": (
         "a.csv",
         b'text,label\nx,a\none\n ,b\ny,\n,\nthree,of,them\nz,b\n"w,a\n',
         [
-            "line 3 has 1 cell, the header has 2 ('text', 'label'); add what is missing; also 1 further row with "
-            "another number of cells, 1 further row whose quotes cannot be read, 2 rows without a label (lines 5, 6), "
+            "line 3 has 1 cell, the header has 2 ('text', 'label'); add what is missing; also 1 further row with too "
+            "many cells (line 7: put quotes around a text that holds the separator), 1 further row whose quotes cannot "
+            "be read (line 9: a quote inside a quoted text is written twice), 2 rows without a label (lines 5, 6), "
             "2 rows without a text (lines 4, 6)"
         ],
     ),
@@ -188,14 +203,15 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         "a.jsonl",
         b'{"text": "x", "label": 1}\n{"text": "y"}\n{"label": 2}\n[]\n{"text": "z", "label": null}\n',
         [
-            "line 2: no column 'label'; columns: 'text'; set --label-column; also 1 further line without a column, "
-            "1 further line without an object, 1 row without a label (line 5)"
+            "line 2: no column 'label' (--label-column); it has 'text'; add it; also 1 further line without a column "
+            "(line 3), 1 further line without an object (line 4: write one object a line), 1 row "
+            "without a label (line 5)"
         ],
     ),
     "several lines that are no objects": (
         "a.jsonl",
         b'{"text": \n\n[1]\n{"text": "x", "label": 1}\n' + b"[" * 100_000,
-        ["line 1 is not JSON", "; write one object a line; also 2 further lines without an object"],
+        ["line 1 is not JSON", "; write one object a line; also 2 further lines without an object (lines 3, 5)"],
     ),
     "duplicate header": ("a.csv", b"text,label,text\nx,a,y\n", ["'text'", "more than once"]),
 }

@@ -40,7 +40,7 @@ def test_a_directory(tmp_path: Path) -> None:
         "test": ("d",),
     }
     assert source.parts["train"].labels == (1, 0)
-    with pytest.raises(DataError, match="'stars'; columns: 'text', 'label'"):
+    with pytest.raises(DataError, match=r"'stars' \(--label-column\); it has 'text', 'label'"):
         load_source(DataSpec(dataset=f"hub:{folder}", label_column="stars"))
 
 

@@ -127,7 +127,7 @@ def test_a_pair_is_one_unit_and_its_texts_alone_are_counted(
         ),
         (
             [{"a": "x", "b": "y", "label": "p"}, {"a": "x", "label": "p"}],
-            "line 2: no column 'b'; columns: 'a'",
+            "line 2: no column 'b' (--pair-column); it has 'a', 'label'; add it",
         ),
         ([{"a": "x", "b": "\ud800", "label": "p"}], "1 row with half a surrogate pair (line 1)"),
     ],

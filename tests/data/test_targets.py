@@ -124,7 +124,7 @@ def test_what_is_mixed_or_no_number_is_one_line(tmp_path: Path) -> None:
 def test_a_label_that_training_never_sees(tmp_path: Path) -> None:
     other = tmp_path / "test.jsonl"
     other.write_text(json.dumps({"text": "x", "label": ["a", "z"]}) + "\n")
-    assert "labels in test that training never sees: 'z'" in refused(jsonl(tmp_path, SETS), test=str(other))
+    assert "labels in test that training never sees: 'z' (" in refused(jsonl(tmp_path, SETS), test=str(other))
 
 
 def test_ratings_of_the_packaged_data_are_a_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_labels_of_validation_and_test_do_not_decide_what_labels_are(tmp_path: P
     other = write(tmp_path, "other", ["1", "2.5", "3"])
     for part in ("validation", "test"):
         said = refused(Path(train), **{part: other})
-        assert f"{other}: labels in {part} that training never sees: '2.5'" in said
+        assert f"{other}: labels in {part} that training never sees: '2.5' (" in said
         assert said.endswith("; say --problem regression if labels are numbers")
     assert divided(train, test=other, problem="regression").test.labels.tolist() == [1, 2.5, 3]
     halves = write(tmp_path, "halves", [f"{n / 2}" for n in range(40)])
@@ -275,7 +275,7 @@ def test_labels_of_validation_and_test_do_not_decide_what_labels_are(tmp_path: P
 def test_very_many_numbers_of_a_test_do_not_decide_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loratory.data.cells.MANY", 5)
     train = write(tmp_path, "train", ["1", "2"] * 10)
-    assert "never sees: '0.125', '0.25'" in refused(
+    assert "never sees: '0.125' (line " in refused(
         Path(train), test=write(tmp_path, "test", [f"{n / 8}" for n in range(1, 40)])
     )
 
@@ -293,7 +293,7 @@ def test_numbers_may_be_text_in_every_format(tmp_path: Path) -> None:
 def test_marks_of_what_is_missing_among_numbers_are_one_line(problem: str | None, tmp_path: Path) -> None:
     cells = [f"{n / 8}" for n in range(10)] + ["n/a", "", "NaN", "NA", " None ", "n/a"]
     said = refused(Path(write(tmp_path, "a", cells)), problem=problem)
-    assert "6 rows without a label, such as 'n/a' (lines 12, 13, 14, 15, 16, …); add it" in said
+    assert "6 rows without a label, such as 'n/a' (lines 12, 13, 14, 15, 16 and 1 more); add it" in said
     assert ("--problem single-label" in said) == (problem is None)
     path = jsonl(tmp_path, [*NUMBERS, None, "n/a"])
     assert "2 rows without a label, such as 'n/a' (lines 41, 42); add it" in refused(path, problem=problem)
@@ -312,7 +312,7 @@ def test_a_list_that_is_written_into_a_cell_is_named(cell: str, tmp_path: Path) 
     for settings in ({}, {"label_separator": ","}, {"problem": "multi-label"}):
         said = refused(path, **settings)
         assert "10 rows with a label that looks like a list, such as [" in said
-        assert "(lines 4, 7, 10, 13, 16, …); write a;b and set --label-separator, or give" in said
+        assert "(lines 4, 7, 10, 13, 16 and 5 more); write a;b and set --label-separator, or give" in said
         assert ("--problem single-label" in said) == (settings == {})
     assert divided(path, problem="single-label").problem == SINGLE
     assert divided(csv(tmp_path, ["[POS]", "[NEG]"] * 20)).labels == ("[NEG]", "[POS]")
@@ -325,7 +325,9 @@ def test_classes_that_are_too_small_and_look_like_something_else_say_so(tmp_path
     mixed = csv(tmp_path, ["a", "b"] * 10 + ["a|b", "b|c", "c"])
     assert refused(mixed).endswith("; set --label-separator if '|' stands between labels")
     places = csv(tmp_path, ["Portland, OR", "Salem, OR"] * 10 + ["Boise, ID"])
-    assert refused(places).endswith("too few for 3 parts; add some, merge the class with another, or remove it")
+    assert refused(places).endswith(
+        "too few for 3 parts; add some, correct the label, merge the class with another, or remove it"
+    )
 
 
 def test_whole_numbers_are_the_same_with_and_without_their_zero(tmp_path: Path) -> None:

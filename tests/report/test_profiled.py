@@ -13,6 +13,7 @@ from rich.console import Console
 
 from loratory.cli import main
 from loratory.data import make_dataset
+from loratory.errors import DataError
 from loratory.report.profiled import CLASSES, Profiled, described
 from loratory.spec import DataSpec
 
@@ -125,3 +126,39 @@ def test_an_empty_text_is_refused_by_its_line(tmp_path: Path, capsys: pytest.Cap
     name = written(tmp_path / "a.jsonl", [*((f"text {n}", n % 2) for n in range(20)), (" ", 1), ("", 0)])
     assert main(["data", "show", name]) == 3
     assert "2 rows without a text (lines 21, 22)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folds", [[], ["--folds", "5", "--fold", "1"]])
+def test_a_mistyped_label_is_shown_with_its_line_and_hides_nothing(
+    tmp_path: Path, tiny_bert: Path, folds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"text {n},{('negative', 'positive')[n % 2]}" for n in range(40)]
+    path.write_text("\n".join(["text,label", *rows[:20], "odd,postive", *rows[20:], rows[3]]) + "\n", encoding="utf8")
+    assert main(["train", "--method", "head", "--dataset", str(path), "--model", str(tiny_bert), *folds]) == 3
+    refusal = capsys.readouterr().err.removeprefix("error: ").strip()
+    assert "class 'postive' has 1 distinct text (line 22), too few for" in refusal
+    command = ["data", "show", str(path), "--model", str(tiny_bert), *folds]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["refused"][0] == refusal
+    assert document["labels"] == ["negative", "positive", "postive"]
+    assert [sum(counts) for counts in zip(*document["class_counts"].values(), strict=True)] == [20, 21, 1]
+    assert document["equal"]["rows"] == 2
+    assert document["tokens"]["lengths"]["all"]["texts"] == 42
+    assert main(command) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Training would refuse it: " in text
+    assert "(line 22)" in text
+    for heading in ("Class", "Tokens of", "Equal texts", "Near duplicates", "Maximum length"):
+        assert heading in text
+
+
+def test_labels_that_training_never_sees_are_shown_with_their_lines(tmp_path: Path, tiny_bert: Path) -> None:
+    train = written(tmp_path / "a.jsonl", [(f"text {n}", ("bad", "good")[n % 2]) for n in range(20)])
+    test = written(tmp_path / "b.jsonl", [("one", "good"), ("two", "godo"), ("three", "godo")])
+    refused: list[DataError] = []
+    dataset = make_dataset(DataSpec(dataset=train, test=test), refuse=refused.append)
+    found = described(dataset, str(tiny_bert), 32, refused)
+    assert [why.endswith("'godo' (lines 2, 3); add them to it or correct them") for why in found.refused] == [True]
+    assert found.record["class_counts"]["test"] == [0, 2, 1]

@@ -287,11 +287,10 @@ def test_a_place_that_is_something_else_is_left_alone(
         (["--executor", "rya"], 2, "--executor 'rya'; did you mean 'ray'?"),
         (["--workers", "0"], 2, "--workers 0: give 1 or more"),
         (["--set", "data=none.csv"], 3, "none.csv"),
-        (["--set", "train.text_column=review"], 3, "no column 'review'; columns: "),
-        (["--set", "train.text_column=review"], 3, "; set train: {text_column: …}\n"),
+        (["--set", "train.text_column=review"], 3, "no column 'review' (train: {text_column: …}); it has "),
         (
             ["--set", "train.text_column=a", "--set", "train.label_column=b"],
-            *(3, "; set train: {text_column: …, label_column: …}\n"),
+            *(3, "no column 'a', 'b' (train: {text_column: …, label_column: …}); it has "),
         ),
         (["--set", "train.text_column=label"], 3, "train: {text_column: …, label_column: …} are both 'label'"),
         (["--set", "models=./none"], 4, "model './none' is not a directory"),

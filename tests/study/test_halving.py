@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -12,17 +14,21 @@ import pytest
 from cohort_jobs import both_ways
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from loratory import units
 from loratory.cli import main
 from loratory.errors import SettingsError
 from loratory.evaluation.metrics import METRICS
-from loratory.report.choosing import how_chosen
+from loratory.report.choosing import how_chosen, tuning_said
 from loratory.report.drawing import draw
 from loratory.report.study_table import study_table
 from loratory.store.record import RunRecord
+from loratory.study.cells import cells
 from loratory.study.document import Summary
-from loratory.study.halving import Rung, budget, rungs, trials
+from loratory.study.halving import Rung, budget, failure_said, rungs, trials
 from loratory.study.jobs import Job
+from loratory.study.observations import observe
 from loratory.study.plan import Plan
 from loratory.study.progress import progress_of, read_status
 from loratory.study.reading import parse_study
@@ -30,6 +36,7 @@ from loratory.study.results import load_study
 from loratory.study.selection import Kept, ranked
 from loratory.study.spec import StudySpec
 from loratory.study.yaml_file import read_yaml
+from loratory.study_view import status_table
 
 RATES = [1e-4 * step for step in range(1, 10)]
 
@@ -89,8 +96,14 @@ def test_the_budget_of_tuning_is_the_same_for_every_method() -> None:
 class Fake:
     """Gives runs names and records without training: a rate's score, None where it diverges."""
 
-    def __init__(self, spec: StudySpec, directory: Path, scores: Mapping[float, float | None]) -> None:
-        self.spec, self.directory, self.scores = spec, directory, scores
+    def __init__(
+        self, spec: StudySpec, directory: Path, scores: Mapping[float, float | None], lasting: int = 99
+    ) -> None:
+        """
+        Args:
+            lasting: epochs after which every rate diverges.
+        """
+        self.spec, self.directory, self.scores, self.lasting = spec, directory, scores, lasting
 
     def known(self, asked: Any) -> list[Any]:
         found = []
@@ -101,7 +114,7 @@ class Fake:
         return found
 
     def record(self, job: Job) -> RunRecord:
-        score = self.scores[job.spec.training.lr or 0.0]
+        score = self.scores[job.spec.training.lr or 0.0] if job.spec.training.last_epoch <= self.lasting else None
         return RunRecord(
             id=job.id, fingerprint=job.fingerprint, status="diverged" if score is None else "completed",
             spec=job.spec.model_dump(mode="json"), data={}, parameters={}, cost={"total_seconds": 1.0},
@@ -165,6 +178,26 @@ def test_what_fails_is_dropped_first_and_a_rung_without_survivors_ends_the_choic
     assert (plan.tuning, plan.total, plan.missing()) == (8, 8, [])
 
 
+def test_rates_that_all_fail_in_a_later_rung_are_said_with_that_rung_and_the_last_score(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = spec_of("{lr: [1e-4, 2e-4, 3e-4, 4e-4], halving: 2}", epochs=4)
+    fake = Fake(spec, tmp_path, {1e-4: 0.6, 2e-4: 0.9, 3e-4: 0.7, 4e-4: 0.7}, lasting=1)
+    plan = fake.plan()
+    ended(fake, plan)
+    assert all(choice.hopeless for choice in plan.cells[0].choices)
+    said = (
+        "every learning rate that went on to rung 2 of 3 failed (validation accuracy after 1 epoch was at best 90.0%)"
+    )
+    assert f"seed 0: {said}, so none is chosen" in caplog.text
+    found, accuracy = spec.cells()[0].rungs, METRICS["accuracy"]
+    assert failure_said(found, [(1, 0.9), (1, None), (2, None)], accuracy) == said
+    assert failure_said(found, [(1, None)], accuracy, " of head") == "every learning rate of head failed in rung 1 of 3"
+    assert failure_said(found[-1:], [(None, None)], accuracy) == "every learning rate failed"
+    deeper = failure_said(found, [(1, 0.3), (2, 0.5), (2, 0.4), (4, None)], METRICS["log_loss"])
+    assert deeper.endswith("to rung 3 of 3 failed (validation log loss after 2 epochs was at best 0.400)")
+
+
 STUDY = """
 name: small
 data: [{data}]
@@ -226,6 +259,40 @@ def test_the_summary_says_rungs_and_budget_and_mixes_no_epochs(studied: dict[str
     assert [cell["rungs"] for cell in status["cells"]] == 2 * [
         ({"epochs": 1, "trials": 4, "trials_done": 4}, {"epochs": 2, "trials": 2, "trials_done": 2})
     ]
+
+
+def test_a_rate_that_fails_in_a_later_rung_keeps_its_last_score(studied: dict[str, Path]) -> None:
+    study = load_study(studied["alone"])
+    first, second = study.cells
+    (choice,) = first.choices
+    broken = tuple(
+        dataclasses.replace(one, status="diverged", score=None) if one.epochs == 2 else one for one in choice.trials
+    )
+    choice = dataclasses.replace(choice, trials=broken, hopeless=True, lr=None, finals=())
+    study = dataclasses.replace(study, cells=(dataclasses.replace(first, choices=(choice,)), second))
+    cell, other = cells(study)
+    went_on = {one.lr for one in broken if one.epochs == 2}
+    assert {one.lr: one.failed for one in cell.tuning.rates if one.failed is not None} == dict.fromkeys(went_on, 2)
+    for rate in cell.tuning.rates:
+        assert rate.score is not None
+        assert rate.epochs == 1
+        assert rate.score.values == tuple(one.score for one in broken if (one.lr, one.epochs) == (rate.lr, 1))
+    assert not any(one.failed for one in other.tuning.rates)
+    summary = dataclasses.replace(Summary.read(studied["alone"]), cells=(cell, other))
+    named = ", ".join(f"{cell.approach} {units.rate(lr)} (2 epochs)" for lr in sorted(went_on)).replace(", ", " and ")
+    assert tuning_said(summary).endswith(f" Failed in a later rung: {named}.")
+    said = [one.text for one in observe((cell,), (), (), metric="accuracy", margin=0.01) if one.topic == "incomplete"]
+    assert (
+        "every learning rate of head that went on to rung 2 of 2 failed (validation accuracy after 1 epoch" in said[0]
+    )
+
+
+def test_status_shows_a_rung_a_line_at_80_columns(studied: dict[str, Path]) -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(status_table(read_status(studied["alone"])))
+    text = shown.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert [text.count(rung) for rung in ("4/4, 1 epoch", "2/2, 2 epochs")] == [2, 2]
 
 
 @pytest.mark.usefixtures("without_page")

@@ -13,6 +13,7 @@ from cohort_jobs import jobs_of, records_of, trained
 
 from loratory import cohorts
 from loratory.cli import main
+from loratory.engine import calibrate
 from loratory.engine.cohort import fit_cohort
 from loratory.engine.member_steps import Member
 from loratory.engine.share import Alone
@@ -249,8 +250,26 @@ def test_alone_is_measured_once_for_runs_that_take_the_same(
         spec = jobs_of(tiny_bert, tiny_csv, tmp_path, lr=lr)[0].spec.model_copy(update={"seed": seed})
         cohorts.alone_of(spec, inputs)
     assert len(made) == 1
+    rung = spec.training.model_copy(update={"until": 1})
+    cohorts.alone_of(spec.model_copy(update={"training": rung}), inputs)
+    assert len(made) == 1
     cohorts.alone_of(jobs_of(tiny_bert, tiny_csv, tmp_path)[1].spec, inputs)
     assert len(made) == 2
+
+
+def test_the_steps_that_are_timed_alone_are_the_same_in_every_rung(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, sampled = list[Any](), calibrate._sampled
+    monkeypatch.setattr(
+        calibrate, "_sampled", lambda *given, **how: samples.append(sampled(*given, **how)) or samples[-1]
+    )
+    spec = jobs_of(tiny_bert, tiny_csv, tmp_path)[0].spec
+    for until in (1, None):
+        training = spec.training.model_copy(update={"epochs": 5, "until": until})
+        cohorts.estimate(spec.model_copy(update={"training": training}), seconds=0.0)
+    one, whole = (sample.data.take(sample.typical).tokens.ids.tolist() for sample in samples)
+    assert one == whole
 
 
 def test_where_not_even_one_fits_each_is_left_to_say_so(

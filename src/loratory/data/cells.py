@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.columns import Coded, Coder
+from loratory.data.places import LISTED
 from loratory.problems import FLAG_OF, FLAGS, MULTI, REGRESSION, SINGLE, Problem
-
-LISTED = 5
-"""Faulty rows that are named."""
 
 MANY = 65_536
 """Distinct numbers with fractions among them, above which a column is one of numbers whatever comes after them."""

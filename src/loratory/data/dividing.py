@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loratory.data.gathering import Examples
 from loratory.data.rows import PARTS, Meaning, Rows, in_hash_order
 from loratory.data.targets import alike_but_for_case
 from loratory.data.units import Units, units_of
@@ -18,6 +19,14 @@ from loratory.units import quoted
 
 NAMED = 5
 """Further classes that an error names."""
+
+Refuse = Callable[[DataError], None]
+"""What becomes of a class that cannot be learned, or not be scored: it is raised, or told."""
+
+
+def raised(error: DataError) -> None:
+    """Raise it."""
+    raise error
 
 
 def fold_of(spec: DataSpec) -> tuple[int, int] | None:
@@ -47,18 +56,22 @@ def divide(
     fractions: Mapping[str, float | Fraction],
     meaning: Meaning,
     where: str,
+    examples: Examples,
     fold: tuple[int, int] | None = None,
+    refuse: Refuse = raised,
 ) -> dict[str, Rows]:
     """Cut `rows` into `train` and the parts of `fractions`, each stratum by itself, units whole.
 
     Args:
+        examples: those that the rows are.
         fold: which fold is the test, from 1, and of how many.
+        refuse: given what speaks against classes that not every part, and not every fold, would have.
     """
     if sum(Fraction(str(share)) for share in fractions.values()) >= 1:
         raise SettingsError("--validation-fraction and --test-fraction leave nothing to train on; lower one")
     units = units_of(rows, places, meaning.strata)
-    if meaning.problem == SINGLE:
-        _refuse_small(rows, units, fractions, meaning, where, fold)
+    if meaning.problem == SINGLE and (few := _small(rows, units, fractions, fold)):
+        refuse(_small_said(few, rows, meaning, where, examples, fractions, fold))
     side = _sides(units, meaning.strata, fractions, fold)
     if meaning.problem != SINGLE:
         _refuse_few(rows, units, side, fractions, where, fold)
@@ -69,32 +82,38 @@ def divide(
     return {part: rows.take(order[sides == number]) for number, part in enumerate((*fractions, "train"))}
 
 
-def _refuse_small(
+def _small(
+    rows: Rows, units: Units, fractions: Mapping[str, float | Fraction], fold: tuple[int, int] | None
+) -> dict[int, int]:
+    """The classes that not every part, and not every fold, would have; how many units have a text of each."""
+    held = {label: int(units.holding[label]) for label in np.unique(rows.strata).tolist()}  # of others no row is here
+    if fold is not None:
+        return {label: count for label, count in held.items() if not _enough(count, fold[1], len(fractions))}
+    return {label: count for label, count in held.items() if fractions and count <= len(fractions)}
+
+
+def _small_said(
+    few: Mapping[int, int],
     rows: Rows,
-    units: Units,
-    fractions: Mapping[str, float | Fraction],
     meaning: Meaning,
     where: str,
+    examples: Examples,
+    fractions: Mapping[str, float | Fraction],
     fold: tuple[int, int] | None,
-) -> None:
-    """Refuse a class that not every part, and not every fold, would have."""
-    holding = {
-        label: int(units.holding[label]) for label in np.unique(rows.strata).tolist()
-    }  # of others no row is here
-    if fold is not None:
-        few = [label for label, held in holding.items() if not _enough(held, fold[1], len(fractions))]
-        into, fewer = f"{fold[1]} folds", "take fewer folds, "
-    else:
-        few = [label for label, held in holding.items() if fractions and held <= len(fractions)]
-        into, fewer = f"{len(fractions) + 1} parts", ""
-    if few:
-        first, *others = few
-        found = counted(holding[first], "distinct text" if rows.groups is None else "group")
-        named = ", ".join(f"{quoted(meaning.names[label])} {holding[label]}" for label in others[:NAMED])
-        also = f" (also {named}{', …' if len(others) > NAMED else ''})" if others else ""
-        remedy = f"{fewer}add some, merge the class with another, or remove it{meaning.otherwise}"
-        small = f"{where}: class {quoted(meaning.names[first])} has {found}, too few for {into}{also}"
-        raise DataError(f"{small}; {_alike_said(meaning, first)}{remedy}")
+) -> DataError:
+    """What is said of them, with the rows that bear them."""
+    first, *others = few
+
+    def at(label: int) -> str:
+        return f"({examples.said(rows.numbers[rows.strata == label])})"
+
+    found = f"{counted(few[first], 'distinct text' if rows.groups is None else 'group')} {at(first)}"
+    named = ", ".join(f"{quoted(meaning.names[label])} {few[label]} {at(label)}" for label in others[:NAMED])
+    also = f", also {named}{', …' if len(others) > NAMED else ''}" if others else ""
+    into, fewer = (f"{len(fractions) + 1} parts", "") if fold is None else (f"{fold[1]} folds", "take fewer folds, ")
+    remedy = f"{fewer}add some, correct the label, merge the class with another, or remove it{meaning.otherwise}"
+    small = f"{where}: class {quoted(meaning.names[first])} has {found}, too few for {into}{also}"
+    return DataError(f"{small}; {_alike_said(meaning, first)}{remedy}")
 
 
 def _alike_said(meaning: Meaning, label: int) -> str:

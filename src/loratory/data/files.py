@@ -13,11 +13,10 @@ import io
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from loratory.data.columns import Text
 from loratory.data.content import Content, decoded, looked_through, read_bytes, state_of
@@ -28,13 +27,14 @@ from loratory.data.header import (
     Wanted,
     find_columns,
     joined,
+    lacking,
     listed,
     of_columns,
     of_header,
     pieces_of,
-    refuse_missing,
 )
-from loratory.errors import ColumnError, DataError, RowError, counted
+from loratory.data.places import Unit, places_said
+from loratory.errors import DataError, RowError, counted
 
 log = logging.getLogger("loratory")
 
@@ -48,10 +48,6 @@ Cells = dict[str, object]
 Row = tuple[int, tuple[object, ...], Cells]
 """The row's place, what stands under each flag (a cell as it is, or the cells of several text columns joined), and the
 row's other columns, where they were asked for."""
-
-Unit = Literal["line", "row", "position"]
-"""What places count: `line`, from 1, where the row begins in the file (CSV, TSV, JSONL); `row`, its number from 1
-(Parquet, hub); `position`, from 0, in a list."""
 
 
 @dataclass(frozen=True)
@@ -210,64 +206,77 @@ def _delimited(path: Path, content: Content, wanted: Wanted, whole: bool) -> Ite
     _refuse_other_separator(path, delimiter, wanted)
     with _opened(path, "") as file:
         records = _records(path, file, delimiter)
-        first = next(records, None)
+        try:
+            first = next(records, None)
+        except _QuoteError as error:
+            raise DataError(f"{error}; {_QUOTES}") from None
         if first is None:
             raise _empty(path, wanted)
         header = first[1]
         found = of_header(str(path), header, wanted)
         places = [[header.index(name) for name in names] for names in found.values()]
-        unread, uneven, last = _Unread(), None, 0
+        unread, cells, last = _Unread("row"), header, 0
         try:
             for last, cells in records:
                 if len(cells) == len(header):
                     values = tuple([joined([cells[place] for place in columns]) for columns in places])
                     yield last, values, _others(dict(zip(header, cells, strict=True)), found) if whole else {}
                     continue
-                uneven = uneven or (last, len(cells))
-                unread.add("", "row", "with another number of cells")
-        except DataError as error:
-            unread.add(str(error), "row", "whose quotes cannot be read")
-    if uneven is not None:
-        unread.first = _uneven_said(path, *uneven, header, cut=last == uneven[0] and not content.ended)
-    unread.refuse()
+                unread.add(last, *_uneven_said(path, last, len(cells), header))
+        except _QuoteError as error:
+            unread.add(error.line, str(error), "whose quotes cannot be read", _QUOTES)
+    unread.refuse(cut=last if not content.ended and len(cells) < len(header) else None)
     if not content.ended:
         log.warning("%s: its last line has no end, as of a file that was cut short: is it whole?", path)
 
 
-def _uneven_said(path: Path, line: int, cells: int, header: list[str], *, cut: bool) -> str:
-    few = cells < len(header)
-    remedy = "add what is missing" if few else "put quotes around a text that holds the separator"
-    has = f"line {line} has {counted(cells, 'cell')}, the header has {len(header)} ({listed(header)})"
-    return f"{path}: {has}; {_CUT if cut and few else ''}{remedy}"
+def _uneven_said(path: Path, line: int, cells: int, header: list[str]) -> tuple[str, str, str]:
+    """What is said of the first row with too few or too many cells, what further ones are called, and the remedy."""
+    has = f"{path}: line {line} has {counted(cells, 'cell')}, the header has {len(header)} ({listed(header)})"
+    if cells < len(header):
+        return has, "with too few cells", "add what is missing"
+    return has, "with too many cells", "put quotes around a text that holds the separator"
 
 
 class _Unread:
-    """Rows that cannot be read: they are refused once all others have been, so that these are looked at, too."""
+    """Rows that cannot be read: they are refused once all others have been, so that these are looked at, too.
 
-    def __init__(self) -> None:
-        self.first: str | None = None
-        """What is said of the first one."""
-        self._more: Counter[tuple[str, str]] = Counter()
+    Args:
+        noun: what one is called.
+    """
 
-    def add(self, said: str, noun: str, what: str) -> None:
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._first: tuple[int, str, str, str] | None = None
+        self._more: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, line: int, said: str, what: str, remedy: str) -> None:
         """Take note of one.
 
         Args:
             said: of this one, if it is the first.
-            noun, what: what further ones are called.
+            what: how it differs from other rows that cannot be read, for further ones.
         """
-        if self.first is None:
-            self.first = said
+        if self._first is None:
+            self._first = line, said, what, remedy
         else:
-            self._more[noun, what] += 1
+            self._more.setdefault((what, remedy), []).append(line)
 
-    def refuse(self) -> None:
-        """Raise a RowError where there is one."""
-        if self.first is not None:
-            more = ", ".join(
-                f"{counted(count, f'further {noun}')} {what}" for (noun, what), count in self._more.items()
-            )
-            raise RowError(f"{self.first}; also {more}" if more else self.first, several=bool(more))
+    def refuse(self, *, cut: int | None = None) -> None:
+        """Raise a RowError where there is one.
+
+        Args:
+            cut: the line inside which the file ends.
+        """
+        if self._first is None:
+            return
+        line, said, kind, remedy = self._first
+        more = []
+        for (what, other), places in self._more.items():
+            named = places_said("line", len(places), places) + (f": {other}" if what != kind else "")
+            more.append(f"{counted(len(places), f'further {self._noun}')} {what} ({named})")
+        also = f"; also {', '.join(more)}" if more else ""
+        raise RowError(f"{said}; {_CUT if cut == line else ''}{remedy}{also}", several=bool(more))
 
 
 _CUT = "the file ends inside this line: is it whole? Else "
@@ -289,6 +298,17 @@ def _refuse_other_separator(path: Path, delimiter: str, wanted: Wanted) -> None:
     raise DataError(f"{path}: looks separated by {names[found]}; save it with {names[delimiter]}{renaming}")
 
 
+_QUOTES = "a quote inside a quoted text is written twice"
+
+
+class _QuoteError(Exception):
+    """Quotes that cannot be read, in the record that begins in line `line`; nobody outside sees it."""
+
+    def __init__(self, path: Path, line: int, what: str) -> None:
+        super().__init__(f"{path}: line {line}: {what}")
+        self.line = line
+
+
 def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The records that are not blank, each with the line where it begins (a quoted text may span lines)."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -301,7 +321,7 @@ def _records(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[
             begins = reader.line_num + 1
     except csv.Error as error:
         what = "a quote opens and is never closed" if "end of data" in str(error) else str(error)
-        raise DataError(f"{path}: line {begins}: {what}; a quote inside a quoted text is written twice") from None
+        raise _QuoteError(path, begins, what) from None
     finally:
         csv.field_size_limit(before)
 
@@ -312,7 +332,8 @@ def _others(row: Cells, found: Found) -> Cells:
 
 
 def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterator[Row]:
-    found, needed, unread = None, set[str](), _Unread()
+    found, needed, unread = None, set[str](), _Unread("line")
+    cut = None
     with _opened(path, "\n") as file:  # no other ends: U+2028 may stand in a JSON string
         for line, written in enumerate(file, start=1):
             if not written.strip():
@@ -320,7 +341,8 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
             try:
                 record = _record(path, line, written)
             except DataError as error:
-                unread.add(str(error), "line", "without an object")
+                unread.add(line, str(error), "without an object", _OBJECT)
+                cut = None if written.endswith("\n") else line
                 continue
             if found is None:  # numbers count the first object's keys
                 found = find_columns(f"{path}: line {line}", record, wanted)
@@ -329,11 +351,11 @@ def _jsonl(path: Path, content: Content, wanted: Wanted, whole: bool) -> Iterato
                 values = tuple([joined([record[name] for name in names]) for names in found.values()])
                 yield line, values, _others(record, found) if whole else {}
                 continue
-            try:
-                refuse_missing(f"{path}: line {line}", record, found)
-            except ColumnError as error:
-                unread.add(str(error), "line", "without a column")
-    unread.refuse()
+            unread.add(line, f"{path}: line {line}: {lacking(record, found)}", "without a column", "add it")
+    unread.refuse(cut=cut)
+
+
+_OBJECT = "write one object a line"
 
 
 def _record(path: Path, line: int, written: str) -> Cells:
@@ -341,10 +363,9 @@ def _record(path: Path, line: int, written: str) -> Cells:
         record = json.loads(written.removesuffix("\n"))
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-        cut = "" if written.endswith("\n") else _CUT
-        raise DataError(f"{path}: line {line} is not JSON ({reason}); {cut}write one object a line") from None
+        raise DataError(f"{path}: line {line} is not JSON ({reason})") from None
     if not isinstance(record, dict):
-        raise DataError(f"{path}: line {line} is not a JSON object; write one object a line")
+        raise DataError(f"{path}: line {line} is not a JSON object")
     return record
 
 

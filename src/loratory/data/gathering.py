@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from loratory.data.cells import LISTED, CellReader, Cells, Reading, is_mark, missing
+from loratory.data.cells import CellReader, Cells, Reading, is_mark, missing
 from loratory.data.columns import LONGEST, Coded, Coder, Pairs, Texts, TextWriter
-from loratory.data.files import Table, Unit
+from loratory.data.files import Table
 from loratory.data.header import GROUP, LABEL, PAIR, TEXT
+from loratory.data.places import LISTED, Unit, places_said
 from loratory.data.targets import Numbers, Target, class_name, read_targets
 from loratory.errors import DataError, RowError, counted
 from loratory.problems import REGRESSION
@@ -34,6 +35,13 @@ class Examples:
     """What each example belongs to (a document, an author), where the source says it."""
     lines: NDArray[np.uint32] | None = None
     """(N,) where each row begins in its file, from 1; None where the source has no lines."""
+    unit: Unit = "row"
+
+    def said(self, rows: NDArray[np.int64]) -> str:
+        """Where some of the rows stand, for people; the first of them are named."""
+        first = np.sort(rows)[:LISTED]
+        shown = first + int(self.unit == "row") if self.lines is None else self.lines[first]
+        return places_said(self.unit, len(rows), shown.tolist())
 
 
 NO_LABEL, NO_TEXT, NO_PAIR, NO_STRING, NO_SECOND_STRING, HALF, LONG, NO_GROUP, NO_NAME = FAULTS = (
@@ -178,7 +186,7 @@ def checked(where: str, columns: Columns, how: Reading, *, as_int: bool = False)
         labels = read_targets(columns.labels, how, refuse)
     _refuse(where, columns, [unlabelled, *before, *after])
     groups = None if columns.groups is None else columns.groups.converted(lambda value: str(class_name(value)))
-    return Examples(columns.texts, labels, range(len(columns.texts)), groups, columns.lines)
+    return Examples(columns.texts, labels, range(len(columns.texts)), groups, columns.lines, columns.unit)
 
 
 def _unlabelled(columns: Columns, how: Reading) -> Faulty:
@@ -197,7 +205,7 @@ def _unlabelled(columns: Columns, how: Reading) -> Faulty:
 def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
     """Refuse rows at fault: what to do about the first fault, and what else there is to mend."""
     found = [
-        (f"{counted(count, 'row')} {what} ({_listed(columns.unit, count, places)})", remedy)
+        (f"{counted(count, 'row')} {what} ({places_said(columns.unit, count, places)})", remedy)
         for (count, places), (what, remedy) in faults
         if count
     ]
@@ -210,8 +218,3 @@ def _refuse(where: str, columns: Columns, faults: Iterable[Faulty]) -> None:
         also = ", ".join(rows for rows, _ in found)
         joint = ", " if unread is not None and unread.several else "; also "
         raise DataError(f"{said}{joint}{also}" if also else said)
-
-
-def _listed(unit: Unit, count: int, places: Sequence[int]) -> str:
-    shown = ", ".join(map(str, places)) + (", …" if count > len(places) else "")
-    return f"{unit if count == 1 else f'{unit}s'} {shown}"

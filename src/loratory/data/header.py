@@ -36,7 +36,7 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     """The columns that the flags mean, among those there are.
 
     Raises:
-        ColumnError: there is none of that name or number, with those there are and the flags that say others.
+        ColumnError: there is none of that name or number, with those there are and the flag that says which.
         DataError: two flags mean one.
     """
     names = list(known)
@@ -44,7 +44,11 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     for flag, column in wanted.items():
         pieces = [column] if column in names else pieces_of(flag, column)
         found[flag] = [names[int(piece)] if _is_place(piece, names) else piece for piece in pieces]
-    refuse_missing(where, names, found)
+    if said := lacking(names, found):
+        asked = {name.strip().casefold() for columns in found.values() for name in columns if name not in names}
+        alike = next((name for name in names if name.strip().casefold() in asked), None)
+        remedy = "name one of these" if alike is None else f"did you mean {quoted(alike)}?"
+        raise ColumnError(f"{where}: {said}; {remedy}")
     flags: dict[str, str] = {}
     for flag, column in ((flag, column) for flag, columns in found.items() for column in columns):
         if column in flags:
@@ -53,16 +57,13 @@ def find_columns(where: str, known: Iterable[str], wanted: Wanted) -> Found:
     return found
 
 
-def refuse_missing(where: str, known: Iterable[str], found: Found) -> None:
-    """Every column must be among the `known` ones."""
+def lacking(known: Iterable[str], found: Found) -> str:
+    """Which columns are not among the `known` ones, and which those are; empty where all are there."""
     names = list(known)
-    missing = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
-    lacking = ", ".join(quoted(name) for columns in missing.values() for name in columns)
-    if lacking:
-        flags = ", ".join(flag for flag, columns in missing.items() if columns)
-        asked = {name.strip().casefold() for columns in missing.values() for name in columns}
-        alike = next((f"did you mean {quoted(name)}? Set" for name in names if name.strip().casefold() in asked), "set")
-        raise ColumnError(f"{where}: no column {lacking}; columns: {listed(names)}; {alike} {flags}")
+    absent = {flag: [name for name in columns if name not in names] for flag, columns in found.items()}
+    lost = ", ".join(quoted(name) for columns in absent.values() for name in columns)
+    flags = ", ".join(flag for flag, columns in absent.items() if columns)
+    return f"no column {lost} ({flags}); it has {listed(names)}" if lost else ""
 
 
 def pieces_of(flag: str, column: str) -> list[str]:

@@ -89,6 +89,14 @@ class Meaning:
         ids = {key_of(name): number for number, name in enumerate(self.names)}
         return {ids[key_of(name)] for label in found for name in listed(self.targets[label])}
 
+    def bearing(self, labels: Targets, name: int) -> NDArray[np.bool_]:
+        """(N,) which of the labels (N,) have the name at a position."""
+        if self.problem == SINGLE:
+            return np.equal(labels, name)
+        key = key_of(self.names[name])
+        having = [number for number, of in enumerate(self.targets) if key in map(key_of, listed(of))]
+        return np.isin(labels, having)
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:

@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.columns import Text
-from loratory.data.dividing import divide, fold_of
+from loratory.data.dividing import Refuse, divide, fold_of, raised
+from loratory.data.gathering import Examples
 from loratory.data.overlap import Counts, one_sided, overlaps, warn
+from loratory.data.places import place_said
 from loratory.data.rows import PARTS, Meaning, Rows, rows_of
 from loratory.data.sources import Source, load_source
 from loratory.data.targets import Label
@@ -34,11 +36,6 @@ from loratory.problems import MULTI, REGRESSION, SINGLE, Problem, Targets, sprea
 from loratory.spec import DataSpec, validated
 
 log = logging.getLogger("loratory")
-
-
-def place_said(row: int, line: int | None) -> str:
-    """How people are told of a row, which programs count from 0: `line 7`, or `row 6` where there are no lines."""
-    return f"row {row + 1}" if line is None else f"line {line}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +133,14 @@ class Dataset:
         return {"class_counts": {part: count.tolist() for part, count in counts.items()}}
 
 
-def make_dataset(spec: DataSpec) -> Dataset:
+def make_dataset(spec: DataSpec, *, refuse: Refuse = raised) -> Dataset:
     """Read the data set that `spec` names and divide it.
 
     Parts that have files of their own keep their order; the others are cut from the training examples.
+
+    Args:
+        refuse: given what speaks against classes that are too small to divide or that training never sees; where it
+            raises nothing, the data can be looked at nevertheless.
 
     Raises:
         DataError: there is one class only, one too small to divide, or one that training never sees; else as
@@ -147,11 +148,14 @@ def make_dataset(spec: DataSpec) -> Dataset:
         SettingsError: the fractions leave nothing to train on, or the limit is below the number of classes.
     """
     fold_of(spec)  # what cannot be meant is refused before anything is read
-    return divided(load_source(spec), spec)
+    return divided(load_source(spec), spec, refuse=refuse)
 
 
-def divided(source: Source, spec: DataSpec) -> Dataset:
+def divided(source: Source, spec: DataSpec, *, refuse: Refuse = raised) -> Dataset:
     """Divide what was read for `spec`.
+
+    Args:
+        refuse: as :func:`make_dataset` takes it.
 
     Raises:
         DataError, SettingsError: as :func:`make_dataset`.
@@ -160,6 +164,8 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
     if fold is not None and "test" in source.parts:
         raise SettingsError(f"{spec.dataset} has a test split of its own; --folds divides data that have none")
     read, meaning, places = rows_of(source, spec)
+    cut_from = source.parts.get("all") or source.parts["train"]
+    examples = {part: source.parts.get(part) or cut_from for part in PARTS}
     test_share = spec.test_fraction if fold is None else Fraction(1, fold[1])
     cut = {
         part: fraction
@@ -167,10 +173,12 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
         if part not in read and fraction > 0
     }
     nothing = read["train"].take(np.empty(0, np.int64))
-    parts = {"test": nothing} | read | divide(read["train"], places, cut, meaning, spec.dataset, fold)
-    del places
+    own = divide(read["train"], places, cut, meaning, spec.dataset, examples["train"], fold, refuse)
+    parts = {"test": nothing} | read | own
+    del places, own
     for part in ("validation", "test"):
-        _refuse_unseen(parts["train"], parts[part], part, meaning, spec.where(part))
+        if unseen := sorted(meaning.there(parts[part].labels) - meaning.there(parts["train"].labels)):
+            refuse(_unseen_said(unseen, parts[part], part, meaning, spec.where(part), examples[part]))
     overlap = overlaps({part: rows.ids for part, rows in parts.items()})
     alone = one_sided(parts)
     warn(spec.dataset, {part: len(rows) for part, rows in parts.items()}, overlap, alone)
@@ -182,8 +190,7 @@ def divided(source: Source, spec: DataSpec) -> Dataset:
         if lost := sorted(meaning.there(whole.labels) - meaning.there(parts["train"].labels)):
             name = meaning.names[lost[0]]
             raise SettingsError(f"--limit {spec.limit}: no text with the label {name!r} is among so few; raise it")
-    lines = {part: (source.parts.get(part) or source.parts.get("all") or source.parts["train"]).lines for part in PARTS}
-    split = {part: _split(parts[part], meaning, lines[part]) for part in PARTS}
+    split = {part: _split(parts[part], meaning, examples[part].lines) for part in PARTS}
     if meaning.problem == MULTI and (split["train"].labels == split["train"].labels[0]).all():
         raise DataError(
             f"{spec.dataset}: every training text has the same labels; nothing to learn (list the labels that a text "
@@ -273,14 +280,19 @@ def _limited(rows: Rows, limit: int, meaning: Meaning) -> Rows:
     return rows.take(np.sort(order[:limit]))
 
 
-def _refuse_unseen(train: Rows, other: Rows, part: str, meaning: Meaning, where: str) -> None:
-    unseen = sorted(meaning.there(other.labels) - meaning.there(train.labels))
-    if unseen:
-        names = ", ".join(repr(meaning.names[label]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
-        raise DataError(
-            f"{where}: labels in {part} that training never sees: {names}; add them to it or correct them"
-            f"{meaning.otherwise}"
-        )
+def _unseen_said(
+    unseen: Sequence[int], rows: Rows, part: str, meaning: Meaning, where: str, examples: Examples
+) -> DataError:
+    """What is said of labels that training never sees, with the rows that bear them."""
+    named = ", ".join(
+        f"{meaning.names[label]!r} ({examples.said(rows.numbers[meaning.bearing(rows.labels, label)])})"
+        for label in unseen[:5]
+    )
+    more = ", …" if len(unseen) > 5 else ""
+    return DataError(
+        f"{where}: labels in {part} that training never sees: {named}{more}; add them to it or correct them"
+        f"{meaning.otherwise}"
+    )
 
 
 def _split(rows: Rows, meaning: Meaning, lines: NDArray[np.uint32] | None) -> Split:

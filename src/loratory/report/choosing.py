@@ -14,7 +14,7 @@ EDGES = 4
 """Cells that are named whose seeds chose the smallest or largest rate."""
 
 RUNGS = (
-    "With halving a rate's score is that of the last rung that it reached; lines join rates that were trained for as "
+    "With halving a rate's score is that of the last rung that it completed; lines join rates that were trained for as "
     "many epochs. What to expect of the best of so many rates is not shown: those that were dropped have no score "
     "after all epochs."
 )
@@ -56,7 +56,23 @@ def halving_said(study: Summary) -> str:
 
 def tuning_said(study: Summary) -> str:
     """What stands under the chart of learning rates."""
-    return _points_said(study) + (f" {RUNGS}" if study.halved else "")
+    return _points_said(study) + (f" {RUNGS}{_failed_said(study)}" if study.halved else "")
+
+
+def _failed_said(study: Summary) -> str:
+    """The rates that have a score, and failed in a later rung."""
+    several = len(study.groups) > 1
+    found = [
+        f"{_where(study, cell) if several else ''}{units.printable(cell.approach)} {units.rate(one.lr)} "
+        f"({counted(one.failed, 'epoch')})"
+        for cell in study.cells
+        for one in cell.tuning.rates
+        if one.failed is not None
+    ]
+    if not found:
+        return ""
+    further = [counted(len(found) - EDGES, "further rate")] if len(found) > EDGES else []
+    return f" Failed in a later rung: {listed([*found[:EDGES], *further])}."
 
 
 def _points_said(study: Summary) -> str:

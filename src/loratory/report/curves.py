@@ -211,6 +211,8 @@ def _rate_row(member: Member, tried: RateTried, score: Spread, metric: str) -> d
         ends += f", {len(score.values)} of {runs} completed"
     if tried.epochs is not None:
         ends += f", after {counted(tried.epochs, 'epoch')}"
+    if tried.failed is not None:
+        ends += f"; failed where it was to train {counted(tried.failed, 'epoch')}"
     return {
         **_names(member),
         "x": tried.lr,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from loratory import units
 from loratory.data import make_dataset
 from loratory.data.columns import on_one_line
-from loratory.data.splits import place_said
+from loratory.data.places import place_said
 from loratory.data.targets import shown
 from loratory.errors import LoratoryError
 from loratory.problems import REGRESSION

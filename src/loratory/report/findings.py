@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from loratory import units
 from loratory.data.overlap import SIDES
+from loratory.data.places import place_said
 from loratory.data.profile import KEPT, MULTIPLE, Cut, Group, Profile, Repeats, Rows, Search, Tokens
 from loratory.data.seen import Place
-from loratory.data.splits import place_said
 from loratory.errors import counted
 
 GROUPS = 3

@@ -11,6 +11,7 @@ import numpy as np
 from loratory.data.columns import as_text
 from loratory.data.profile import Bin, Profile, Reader, profile
 from loratory.data.splits import Dataset
+from loratory.errors import DataError
 from loratory.models.families import family_of
 from loratory.models.source import pretrained
 from loratory.problems import MULTI, REGRESSION
@@ -45,10 +46,17 @@ class Profiled:
     samples: tuple[tuple[str, ...], ...]
     """The first training texts of each class, in the order of `labels`; of a regression those of the smallest, the
     middle and the largest number."""
+    refused: tuple[str, ...] = ()
+    """Why training would refuse it as it is."""
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints; its keys stand in docs/data.md."""
-        return {**self.record, **self.profile.to_dict(), "samples": [list(texts) for texts in self.samples]}
+        return {
+            **self.record,
+            **self.profile.to_dict(),
+            "samples": [list(texts) for texts in self.samples],
+            "refused": list(self.refused),
+        }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.padding import Padding
@@ -56,6 +64,8 @@ class Profiled:
 
         yield Text(printable(str(self.record["source"])), style="bold")
         yield self._classes()
+        for why in self.refused:
+            yield Text(f"\nTraining would refuse it: {printable(why)}")
         if groups := self.record["groups"]:
             parts = ", ".join(f"{part} {count:,}" for part, count in self.record["units"].items())
             yield Text(f"Groups: {groups_said(groups)}. Together with those that share a text: {parts}.")
@@ -138,11 +148,12 @@ class Profiled:
         return table
 
 
-def described(dataset: Dataset, model: str, max_length: int) -> Profiled:
+def described(dataset: Dataset, model: str, max_length: int, refused: Sequence[DataError] = ()) -> Profiled:
     """Look at a data set as `model` reads it.
 
     Args:
         max_length: the maximum length of the settings, in tokens.
+        refused: what speaks against training on it.
 
     Raises:
         LoratoryError: the model's files cannot be read, as :func:`loratory.models.source.pretrained` says.
@@ -156,7 +167,7 @@ def described(dataset: Dataset, model: str, max_length: int) -> Profiled:
         having = found.T > 0 if dataset.problem == MULTI else [found == label for label in range(len(dataset.labels))]
         first = [np.flatnonzero(one)[:SAMPLES] for one in having]
     samples = tuple(tuple(as_text(dataset.train.texts[row]) for row in rows) for rows in first)
-    return Profiled(dataset.record(), profile(dataset, reader_of(model), max_length), samples)
+    return Profiled(dataset.record(), profile(dataset, reader_of(model), max_length), samples, tuple(map(str, refused)))
 
 
 def reader_of(model: str) -> Reader:

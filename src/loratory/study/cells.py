@@ -187,12 +187,15 @@ def _tuning(cell: CellRuns, select: str) -> Tuning:
 
 
 def _rate(cell: CellRuns, lr: float, chosen: int) -> RateTried:
-    """Scores of different rungs are not mixed: those of its last one count."""
+    """Scores of different rungs are not mixed: those of the last one in which a trial completed count."""
     trials = [trial for trial in cell.trials if trial.lr == lr]
-    epochs = max(trial.epochs or 0 for trial in trials) if cell.rungs else None
+    last = max(trial.epochs or 0 for trial in trials) if cell.rungs else None
+    completed = [trial.epochs or 0 for trial in trials if trial.score is not None]
+    epochs = max(completed, default=last) if cell.rungs else None
     trials = [trial for trial in trials if epochs in (None, trial.epochs)]
     scores = [trial.score for trial in trials if trial.score is not None]
-    return RateTried(lr, over_seeds(scores) if scores else None, chosen, epochs, len(trials))
+    failed = last if completed and last != epochs else None
+    return RateTried(lr, over_seeds(scores) if scores else None, chosen, epochs, len(trials), failed)
 
 
 def _choice(choice: ChoiceRuns) -> ChoiceSummary:

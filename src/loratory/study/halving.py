@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+from loratory.errors import counted
+from loratory.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,25 @@ def said(found: Sequence[Rung]) -> str:
     first, *others = found
     words = [f"{first.rates} rates for {first.epochs} epoch{'' if first.epochs == 1 else 's'}"]
     return ", ".join([*words, *(f"{one.rates} for {one.epochs}" for one in others)])
+
+
+def failure_said(
+    found: Sequence[Rung], tried: Iterable[tuple[int | None, float | None]], metric: Metric, of: str = ""
+) -> str:
+    """`every learning rate failed`, of choices none of whose rates completed the last rung; with several rungs which
+    one they failed in, and the best score of the one before.
+
+    Args:
+        tried: the epochs and the score of each trial of these choices; None where it did not complete.
+        of: whose rates they are, in words.
+    """
+    scored = [(epochs, score) for epochs, score in tried if epochs is not None and score is not None]
+    if len(found) < 2:
+        return f"every learning rate{of} failed"
+    if not scored:
+        return f"every learning rate{of} failed in rung 1 of {len(found)}"
+    last = max(epochs for epochs, _ in scored)
+    number = next(number for number, rung in enumerate(found, start=1) if rung.epochs >= last)
+    top = (max if metric.higher_is_better else min)(score for epochs, score in scored if epochs == last)
+    best = f"validation {metric.in_words} after {counted(last, 'epoch')} was at best {metric.shown(top)}"
+    return f"every learning rate{of} that went on to rung {number + 1} of {len(found)} failed ({best})"

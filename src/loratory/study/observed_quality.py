@@ -10,6 +10,7 @@ from typing import Any
 
 from loratory import units
 from loratory.errors import counted
+from loratory.study.halving import failure_said
 from loratory.study.observed import NAMED, Scene, listed
 from loratory.study.parts import CellSummary, Observation, Pair, Verdict
 
@@ -87,8 +88,10 @@ def incomplete(scene: Scene) -> list[Observation]:
             seeds = sum(len(choice.seeds) for choice in cell.tuning.choices)
             folded = any(choice.fold is not None for choice in cell.tuning.choices)
             of = f"{seeds:,} folds and seeds" if folded else counted(seeds, "seed")
-            text = f"With {none} of {of} every learning rate of {cell.approach} failed, so that "
-            text += "there is no final run"
+            hopeless = [choice for choice in cell.tuning.choices if choice.hopeless]
+            tried = [(trial.epochs, trial.score) for choice in hopeless for trial in choice.trials]
+            failed = failure_said(cell.tuning.rungs, tried, scene.measure, f" of {cell.approach}")
+            text = f"With {none} of {of} {failed}, so that there is no final run"
             text += "." if none == seeds else "; its numbers are those of the others, which may flatter it."
             found.append(scene.say(text, (cell,), {"without a rate": none, "seeds": seeds}))
     return found

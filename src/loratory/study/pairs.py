@@ -14,6 +14,7 @@ from loratory.evaluation.measures import Labels, Logits
 from loratory.evaluation.metrics import METRICS
 from loratory.problems import Targets
 from loratory.study.folds import test_to_train, tested
+from loratory.study.halving import failure_said
 from loratory.study.parts import Pair
 from loratory.study.resampling import DRAWS, Replicates, replicate
 from loratory.study.results import CellRuns, Final, StudyRuns
@@ -198,7 +199,8 @@ def _why_none(study: StudyRuns, compared: _Compared) -> str | None:
                 "seed" if study.folds is None else "fold and seed",
                 None if study.folds is None else "folds and seeds",
             )
-            return f"for {none} of {runs} of the {which} every learning rate failed"
+            tried = [(one.epochs, one.score) for choice in cell.choices if choice.hopeless for one in choice.trials]
+            return f"for {none} of {runs} of the {which} {failure_said(cell.rungs, tried, METRICS[study.select])}"
         if lost := sum(trial.lost for trial in cell.trials):
             runs = counted(len(cell.trials), "tuning run")
             return f"{lost} of {runs} of the {which} failed: it chose from fewer learning rates"

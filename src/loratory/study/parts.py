@@ -115,13 +115,16 @@ class RateTried:
 
     lr: float
     score: Spread | None
-    """On validation, over the trials that completed, with halving those of its last rung; None without one."""
+    """On validation, over the trials that completed, with halving those of the last rung in which one did; None without
+    one."""
     chosen: int
     """How many seeds take it."""
     epochs: int | None = None
-    """With halving: of the last rung in which it was tried, by any seed."""
+    """With halving: of the last rung in which a trial of it completed, of any seed; of the last one where none did."""
     runs: int | None = None
     """How many trials it had, with halving in that rung; None in a summary of before."""
+    failed: int | None = None
+    """With halving: the epochs of the later rung in which every trial of it failed; None where it went no further."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from loratory.store.naming import lookup
 from loratory.store.record import Place, RunRecord
 from loratory.study import selection
 from loratory.study.choice import CellPlan, Choice, Trial
+from loratory.study.halving import failure_said
 from loratory.study.jobs import Asked, Job
 from loratory.study.layout import PLAN, RUNS, SCHEMA, as_json, sealed
 from loratory.study.selection import Tried
@@ -193,8 +194,8 @@ class Plan:
         if not best:
             choice.hopeless = True
             log.warning(
-                "%s (%s), seed %d: every learning rate%s failed, so none is chosen",
-                cell.id, cell.method.name, choice.seeds[0], " that went on" if len(choice.rungs) > 1 else "",
+                "%s (%s), seed %d: %s, so none is chosen",
+                cell.id, cell.method.name, choice.seeds[0], failure_said(cell.rungs, self._scores(choice), metric),
             )  # fmt: skip
             return True
         if len(choice.rungs) < len(cell.rungs):
@@ -211,6 +212,11 @@ class Plan:
         choice.selection = selection.keep(self.directory, cell, metric, tried, lr, write=self._write_file)
         self._plan_finals(one, choice, lr)
         return True
+
+    def _scores(self, choice: Choice) -> list[tuple[int | None, float | None]]:
+        """The epochs and the score of each trial, all of which have ended."""
+        ended = [(trial, Tried(trial.lr, self.records[trial.job.id])) for trial in choice.trials]
+        return [(trial.epochs, one.score(self.spec.metric)) for trial, one in ended]
 
     def _best(self, choice: Choice) -> list[float]:
         """The rates of the choice's last rung whose trials completed, the best first."""
