@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=Path("studies/ranks.yaml"))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ways", default=",".join(WAYS), help="of --cohort")
+    parser.add_argument("--workers", type=int, help="processes that tune; final runs go one by one all the same")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--warmup", type=int)
     parser.add_argument("--steps", type=int)
@@ -55,20 +56,23 @@ def main() -> None:
         trainer = trainer_rate(options, settings, work)
         first_run(options.study, work / "first", settings)
         for way in options.ways.split(","):
-            seconds = study_run(options.study, work / way, way, settings)
+            seconds = study_run(options.study, work / way, way, settings, options.workers)
             rows.append({"cohort": way, "seconds": seconds, **counted(work / way)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     environment = Hardware.of(HardwareSpec(device=options.device)).record()
     if options.output is not None:
-        said = {"environment": environment, "trainer_examples_per_second": trainer, "rows": rows}
+        said = {"environment": environment, "trainer_examples_per_second": trainer, "workers": options.workers}
+        said["rows"] = rows
         options.output.write_text(json.dumps(said), encoding="utf8")
     print(f"{options.study.stem}, {environment['device']}\n\n{table(rows, trainer)}")
 
 
-def study_run(file: Path, output: Path, cohort: str, settings: list[str]) -> float:
+def study_run(file: Path, output: Path, cohort: str, settings: list[str], workers: int | None) -> float:
     """Seconds of the whole command."""
     command = [sys.executable, "-m", "loratory", "study", "run", str(file), "--output", str(output)]
     command += ["--cohort", cohort, "--yes", *(word for one in settings for word in ("--set", one))]
+    if workers is not None:
+        command += ["--workers", str(workers), "--alone"]
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin

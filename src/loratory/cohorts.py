@@ -25,7 +25,7 @@ from loratory.engine.course import Ended
 from loratory.engine.epoch import Progress
 from loratory.engine.fit import FitResult
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import Member, why_alone, why_apart, why_none
+from loratory.engine.member_steps import Member, why_alone, why_none, why_unlike
 from loratory.engine.meter import Meter, Phase
 from loratory.engine.share import Alone, Share
 from loratory.engine.together import predict_cohort
@@ -96,7 +96,7 @@ def train_together(wanted: Sequence[Wanted], inputs: Inputs) -> list[RunRecord]:
             stack.enter_context(claim(one.output))
         with memory_errors(spec, hardware):
             setups, members = _prepared(wanted, hardware, inputs, meter)
-            if (why := why_apart(members, setups[0].hardware)) is not None:
+            if (why := why_unlike(members)) is not None:
                 raise ApartError(why)
             ended, engine, logits = _trained(setups, members, meter)
         shares = _shares(setups, ended, meter, alone)

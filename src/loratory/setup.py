@@ -195,7 +195,8 @@ def _prepare(
         "quantization": identity.quantization,
     }
     if weights:
-        base = load_base(spec.model, labels=labels, problem=dataset.problem, found=model, **given)
+        fits = beside is not None and (beside.base.digest, beside.dataset.labels) == (model.digest, dataset.labels)
+        base = load_base(spec.model, labels=labels, problem=dataset.problem, found=model, fits=fits, **given)
     else:
         base = drawn(model, labels, dataset.problem, **given)
     trainable = prepare_method(base, spec)

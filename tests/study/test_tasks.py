@@ -59,7 +59,7 @@ def test_at_least_one_fits() -> None:
 def test_what_does_not_fit_together_is_trained_alone_and_says_why(
     tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohorts, "why_apart", lambda members, hardware: "they quarrel" if len(members) > 1 else None)
+    monkeypatch.setattr(cohorts, "why_unlike", lambda members: "they quarrel" if len(members) > 1 else None)
     done = carry_out_task(Task(tuple(jobs_of(tiny_bert, tiny_csv, tmp_path))), Inputs())
     assert [(one.status, one.study["apart"], one.cohort) for one in records_of(done)] == [
         ("completed", "they quarrel", None)

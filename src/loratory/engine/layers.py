@@ -213,6 +213,8 @@ class Shape:
     def modules(self, layer: nn.Module) -> list[nn.Module] | None:
         """The linear layers and norms of `layer`; None where it is of another shape."""
         paths = (self.query, self.key, self.value, self.out, self.first, self.up, self.down, self.second)
+        if not hasattr(layer, self.query.partition(".")[0]):  # most modules
+            return None
         named = dict(layer.named_modules())
         return [named[path] for path in paths] if all(path in named for path in paths) else None
 

@@ -46,14 +46,18 @@ class Member:
 
 def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     """Why these cannot train in one cohort; None where they can."""
-    first = members[0]
-    if (why := why_none(first, hardware)) is not None:
+    if (why := why_none(members[0], hardware)) is not None:
         return why
+    if (why := next((why for member in members if (why := why_alone(member)) is not None), None)) is not None:
+        return why
+    return why_unlike(members)
+
+
+def why_unlike(members: Sequence[Member]) -> str | None:
+    """Why these, each of which could train in a cohort, cannot in one; None where they can."""
     for name in COMMON:
         if len({getattr(member.spec, name) for member in members}) > 1:
             return f"{name} differs"
-    if (why := next((why for member in members if (why := why_alone(member)) is not None), None)) is not None:
-        return why
     if len({frozenset(_beside(member.classifier)) for member in members}) > 1:
         return "what is trained beside updates differs"
     return None

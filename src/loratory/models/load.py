@@ -84,6 +84,7 @@ def load_base(
     attention_dropout: float = 0.0,
     flat_tokens: bool = True,
     found: Pretrained | None = None,
+    fits: bool = False,
     quantization: Quantization | None = None,
 ) -> Base:
     """Load a pretrained model and give it a classifier head for `labels`, in fp32 on the CPU; a quantised one on its
@@ -98,6 +99,7 @@ def load_base(
         attention_dropout: dropout on attention weights.
         flat_tokens: run flat batches where the family can; False forces transformers' own padded attention.
         found: the model's files, where they have been read already.
+        fits: whether what was found is known to fit the architecture with such labels.
         quantization: holds the encoder's linear layers in fewer bits.
 
     Raises:
@@ -108,7 +110,7 @@ def load_base(
     found = found or pretrained(name)
     config = found.config(labels, problem)
     family = family_of(config)
-    if found.entries is not None:
+    if found.entries is not None and not fits:
         check_fits(name, found.entries, skeleton(found, labels, problem).model, family)
     _set_dropout(config, dropout, attention_dropout)
     flat_attention.register()
