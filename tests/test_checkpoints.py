@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -526,3 +527,52 @@ def test_where_the_first_process_cannot_write_none_waits_for_it(
     keeper = RunKeeper(Checkpoints(tmp_path / "run", "f", "k"), Every(), hardware, Interruption())
     with pytest.raises(StorageError, match="the first process could keep no checkpoint"):
         keeper.keep(State({}, {"meter": {"counts": [4]}}))
+
+
+def test_processes_are_told_where_a_state_stands_and_each_reads_it_itself(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    interrupted(spec("lora"), output, (4,))
+    (path,) = checkpoints(output)
+    fingerprint = json.loads((path / "state.json").read_text("utf8"))["fingerprint"]
+    sent = list[bytes]()
+
+    def told(self: Processes, value: Any) -> Any:
+        if self.first:
+            sent.append(pickle.dumps(value))
+        return pickle.loads(sent[-1])
+
+    monkeypatch.setattr(Processes, "told", told)
+
+    def found_by(rank: int) -> State:
+        hardware = SimpleNamespace(processes=Processes(rank, 2), device=torch.device("cpu"))
+        found = RunKeeper.of(Checkpoints(output, fingerprint, "k"), Every(), hardware, Interruption()).found
+        assert found is not None
+        return found
+
+    first, second = found_by(0), found_by(1)
+    assert b"torch" not in sent[0]
+    assert first.facts == second.facts
+    assert first.tensors.keys() == second.tensors.keys() != set()
+    assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items())
+    file = path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")  # another machine's file of that name
+    with pytest.raises(StorageError, match=r"not here as the first process found it; where several machines"):
+        found_by(1)
+    shutil.rmtree(path)
+    with pytest.raises(StorageError, match=r"must be one that they share$"):
+        found_by(1)
+
+
+def test_states_of_one_step_stand_beside_each_other_and_the_last_one_is_the_newest(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "run", "f", "k")
+    for number in range(12):
+        kept.write(4, {"weight": torch.zeros(1)}, {"number": number})
+    assert {path.name for path in checkpoints(tmp_path / "run")} == {
+        f".run.checkpoint-0000000004-{number}" for number in (10, 11)
+    }
+    found = kept.newest()
+    assert found is not None
+    assert found.facts == {"number": 11}
+    assert kept.clear() == 2

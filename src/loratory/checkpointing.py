@@ -70,13 +70,18 @@ class RunKeeper:
 
     @classmethod
     def of(cls, checkpoints: Checkpoints, every: Every, hardware: Hardware, interruption: Interruption) -> RunKeeper:
-        """With the newest checkpoint that is whole, which the first process reads.
+        """With the newest checkpoint that is whole. The first process finds it, and tells the others where it stands:
+        each reads the file itself, whose pages those of one machine share.
 
         Raises:
-            StorageError: the checkpoints there are another run's.
+            StorageError: the checkpoints there are another run's, or a process does not find what the first one found.
         """
-        found = checkpoints.newest() if hardware.processes.first else None
-        state = hardware.processes.told(None if found is None else State(*found))
+        processes = hardware.processes
+        found = checkpoints.newest() if processes.first else None
+        told = processes.told(None if found is None else found.told())
+        if found is None and told is not None:
+            found = told.read()
+        state = None if found is None else State(found.tensors, found.facts)
         keeper = cls(checkpoints, every, hardware, interruption, state)
         if state is not None:
             keeper._last = state.step
