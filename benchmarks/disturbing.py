@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "faults")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import test_faults as steps
+import disturbed as steps
 import torch
 from tiny import BERT, WORDS, word_tokenizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from safetensors.torch import load_file
 import loratory.run as run_module
 from loratory import comparing, predicting, trained
 from loratory.data import make_dataset
+from loratory.disk.manifest import seal
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict as predict_logits
-from loratory.errors import SettingsError, StorageError
+from loratory.errors import ModelError, SettingsError, StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.measures import log_softmax
 from loratory.methods import METHODS, parse_spec
@@ -51,6 +53,7 @@ def test_a_run_leaves_its_weights_record_history_and_predictions(method: str, ru
     assert not any(name.endswith((".bin", ".pt", ".pkl", ".partial")) for name in names)
     record = read_run(run.directory)
     assert record == run.record
+    assert record.adapted == (method in ADAPTERS)
     assert (record.status, record.error) == ("completed", None)
     assert (record.spec["training"]["lr"], record.spec["hardware"]["precision"]) == (0.005, "fp32")
     assert record.labels == ("bad", "good")
@@ -192,6 +195,18 @@ def test_evaluation_of_a_run_is_what_its_record_says(runs: dict[str, Run]) -> No
             found = trained.evaluate(run.directory, opened, split=split)
             assert_same_quality(found.quality.record(), run.record.quality[split])
         assert found.to_dict()["examples"] == 24
+
+
+def test_files_of_another_run_beside_a_run_s_own_are_not_taken_for_it(runs: dict[str, Run], tmp_path: Path) -> None:
+    mixed = Path(shutil.copytree(runs["standard"].directory, tmp_path / "mixed"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(runs["lora"].directory / name, mixed / name)
+    with pytest.raises(StorageError, match=r"adapter_config.json is not named by the manifest beside it; take it away"):
+        trained.open_trained(mixed, hardware=CPU)
+    (mixed / "manifest.json").unlink()
+    seal(mixed)  # and where a manifest names them, the record says which are the model's
+    with pytest.raises(ModelError, match="holds an adapter beside a model"):
+        trained.open_trained(mixed, hardware=CPU)
 
 
 def test_predictions_of_a_run_are_those_it_kept(runs: dict[str, Run], spec: Any) -> None:

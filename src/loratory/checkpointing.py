@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from loratory import units
 from loratory.engine.checkpoint import State
 from loratory.engine.hardware import Hardware
-from loratory.errors import DivergedError, Interrupted, SettingsError
+from loratory.errors import DivergedError, Interrupted, SettingsError, StorageError
 from loratory.interruption import Interruption
 from loratory.store.checkpoints import Checkpoints
 
@@ -70,13 +70,18 @@ class RunKeeper:
 
     @classmethod
     def of(cls, checkpoints: Checkpoints, every: Every, hardware: Hardware, interruption: Interruption) -> RunKeeper:
-        """With the newest checkpoint that is whole, which the first process reads.
+        """With the newest checkpoint that is whole. The first process finds it, and tells the others where it stands:
+        each reads the file itself, whose pages those of one machine share.
 
         Raises:
-            StorageError: the checkpoints there are another run's.
+            StorageError: the checkpoints there are another run's, or a process does not find what the first one found.
         """
-        found = checkpoints.newest() if hardware.processes.first else None
-        state = hardware.processes.told(None if found is None else State(*found))
+        processes = hardware.processes
+        found = checkpoints.newest() if processes.first else None
+        told = processes.told(None if found is None else found.told())
+        if found is None and told is not None:
+            found = told.read()
+        state = None if found is None else State(found.tensors, found.facts)
         keeper = cls(checkpoints, every, hardware, interruption, state)
         if state is not None:
             keeper._last = state.step
@@ -84,13 +89,15 @@ class RunKeeper:
         return keeper
 
     def due(self, steps: int) -> bool:
-        """After so many steps or so much time since the last one; at once where a signal came.
+        """After so many steps or so much time since the last one, and no step twice; at once where a signal came.
 
         Raises:
             Interrupted: a signal came, and none is to be kept.
         """
         if self.ends():
             return True
+        if steps == self._last:
+            return False
         if self.every.steps is not None:
             return steps - self._last >= self.every.steps
         return self.every.seconds is not None and time.monotonic() - self._since >= self.every.seconds
@@ -123,16 +130,25 @@ class RunKeeper:
             Interrupted: a signal came, to any of the processes.
             StorageError: the disk refuses.
         """
-        processes = self.hardware.processes
+        processes, refused = self.hardware.processes, None
         if processes.first:
-            place = self.checkpoints.write(state.step, state.tensors, state.facts)
-            log.debug("checkpoint of step %d in %s", state.step, place)
-        self._since, self._last = time.monotonic(), state.step
-        (number,) = processes.largest([self.interruption.number or 0], self.hardware.device)
+            try:
+                place = self.checkpoints.write(state.step, state.tensors, state.facts)
+                log.debug("checkpoint of step %d in %s", state.step, place)
+            except StorageError as error:
+                refused = error
+        number, failed = processes.largest(
+            [self.interruption.number or 0, int(refused is not None)], self.hardware.device
+        )
+        self._since, self._last = time.monotonic(), state.step  # of all processes once the first has written
+        if failed and refused is None:
+            refused = StorageError("the first process could keep no checkpoint")
         if number:
-            raise Interrupted(
-                number, f"after step {state.step:,}, of which a checkpoint is kept; the same command goes on"
-            )
+            kept = "of which a checkpoint is kept; the same command goes on"
+            what = kept if refused is None else f"and no checkpoint could be kept: {refused}"
+            raise Interrupted(number, f"after step {state.step:,}, {what}") from refused
+        if refused is not None:
+            raise refused
 
 
 @contextmanager

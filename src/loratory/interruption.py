@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM while a run trains: the first lets the step under way end, a second stops at once."""
+"""SIGINT and SIGTERM while a run trains: the first lets the step under way end, or what comes after the last one; a
+second stops at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from loratory.errors import Interrupted
+from loratory.errors import Interrupted, first_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,10 +32,13 @@ class Interruption:
         self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     @contextmanager
-    def awaited(self) -> Iterator[None]:
+    def awaited(self, *, done: str = "") -> Iterator[None]:
         """Take signals meanwhile. One that came and that nobody asked about ends the run afterwards.
 
         Only a program's main thread gets signals; elsewhere, and for a signal that is ignored, nothing changes.
+
+        Args:
+            done: says what there is when all was done in spite of a signal.
 
         Raises:
             Interrupted: at the end, where a signal came.
@@ -47,16 +52,27 @@ class Interruption:
         try:
             for number in taken:
                 signal.signal(number, self._take)
-            yield
-        except Exception as error:  # whatever ended the run: where a signal came, somebody wants all to end
-            if self.number is not None:
-                raise Interrupted(self.number) from error
-            raise
+            with self.first():
+                yield
         finally:
             for number, one in taken.items():
                 signal.signal(number, one)
         if self.number is not None:
-            raise Interrupted(self.number)
+            raise Interrupted(self.number, done)
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let a signal that came go before an error that comes: somebody wants all to end.
+
+        Raises:
+            Interrupted: in the error's place, and says it.
+        """
+        try:
+            yield
+        except Exception as error:  # whatever ended the run
+            if self.number is None:
+                raise
+            raise Interrupted(self.number, f"while the run failed: {first_line(error)}") from error
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         """Python calls it between two steps of the interpreter: nothing is printed here."""

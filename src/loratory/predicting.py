@@ -106,8 +106,7 @@ def predict(
     for data in (found.data for found in models if found.data is not None):
         check_kind(data, pairs=are_pairs(texts))
     _warn_of_empty(asked)
-    adapters = [found.record for found in models if (found.path / "adapter_config.json").is_file()]
-    records = [record for record in adapters if record is not None]
+    records = [found.record for found in models if found.record is not None and found.record.adapted]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]
     bases = Bases((record.spec["model"], record.labels, record.problem) for record in shared)
     return [answers(found.name, _opened(found, bases, hardware, model), texts) for found in models]

@@ -87,7 +87,7 @@ def train(
         LoratoryError: every kind; a run that fails while training leaves a record with its status. Whatever torch or
             another library raises while training comes as a TrainingError.
         Interrupted: SIGINT or SIGTERM came while it trained: the step under way was finished, and a checkpoint
-            written. A second signal stops at once.
+            written; or, after the last step, the run was committed. A second signal stops at once.
     """
     names, every = chosen(tracker), Every.read(checkpoint_every)
     if spec.hardware.deterministic and device_type(spec.hardware) == "cuda":
@@ -135,26 +135,48 @@ def _train(
             trackers.step(progress)
             on_step(progress)
 
-        interruption = Interruption()
-        keeper = RunKeeper.of(checkpoints, every, setup.hardware, interruption)
-        with failures_recorded(setup, meter, name, directory), forgotten_if_diverged(checkpoints):
-            meter.start_memory()
-            with memory_errors(setup.spec, hardware, partial(remedy, setup)), interruption.awaited():
-                result = optimize(setup, meter, keeper=keeper, on_step=stepped, on_epoch=trackers.epoch)
-            meter.stop_memory()
-            with memory_errors(setup.spec, hardware, partial(remedy, setup)), meter.phase("eval"):
-                logits = {
-                    part: predict(setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=processes)
-                    for part in setup.scored
-                }
-            record = written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
-        if stage is not None:
-            _commit(stage, directory, checkpoints)
-        if record is not None:
-            trackers.end(record)
-        record = processes.told(record)
+        keeper = RunKeeper.of(checkpoints, every, setup.hardware, Interruption())
+        with keeper.interruption.awaited(done=f"after its last step; the run is whole in {directory}"):
+            record = _trained(setup, meter, name, directory, stage, keeper, keep_weights, stepped, trackers.epoch)
+            if stage is not None:
+                _commit(stage, directory, checkpoints)
+            if record is not None:
+                trackers.end(record)
+            record = processes.told(record)
     assert record is not None
     return Run(record, directory)
+
+
+def _trained(
+    setup: Setup,
+    meter: Meter,
+    name: str,
+    directory: Path,
+    stage: Path | None,
+    keeper: RunKeeper,
+    keep_weights: bool,
+    on_step: Callable[[Progress], None],
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> RunRecord | None:
+    """Fit, score, and write what the run leaves to `stage`; its record, in the first process.
+
+    A signal ends the training with a state; one that comes later waits for what is left.
+    """
+    first, memory = keeper.interruption.first, partial(memory_errors, setup.spec, setup.hardware)
+    with failures_recorded(setup, meter, name, directory), forgotten_if_diverged(keeper.checkpoints):
+        meter.start_memory()
+        with memory(partial(remedy, setup)), first():
+            result = optimize(setup, meter, keeper=keeper, on_step=on_step, on_epoch=on_epoch)
+        meter.stop_memory()
+        with memory(partial(remedy, setup)), first(), meter.phase("eval"):
+            logits = {
+                part: predict(
+                    setup.classifier, setup.tokens[part], hardware=setup.hardware, processes=setup.hardware.processes
+                )
+                for part in setup.scored
+            }
+        with first():
+            return written(setup, meter, name, stage, result, logits, keep_weights) if stage is not None else None
 
 
 def _commit(stage: Path, directory: Path, checkpoints: Checkpoints) -> None:

@@ -104,6 +104,7 @@ def check_saved(setup: Setup, stage: Path) -> None:
     setup.base.to("cpu")
     loaded = load_trained(
         stage,
+        adapter=setup.trainable.adapter is not None,
         model=setup.spec.model,
         labels=setup.labels,
         problem=setup.dataset.problem,

@@ -214,6 +214,7 @@ def load_run(
     spec = parse_spec(record.spec)
     return load_trained(
         path,
+        adapter=record.adapted,
         model=spec.model,
         labels=record.labels,
         problem=record.problem,

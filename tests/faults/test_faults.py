@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import errno
 import json
 import os
@@ -16,30 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulting import faults, kill, refuse, stop
+from disturbed import FAILED, RECORD, code_of, committed, forked, left
+from faulting import faults, kill, refuse
 from writing import Fault, UnarmedError, Writes, compiled
 
 from loratory.errors import StorageError
-from loratory.store.directory import claim, commit, find_run, read_run, staging
-from loratory.store.record import RunRecord
+from loratory.store.directory import read_run
 from loratory.study.layout import agrees, as_json, read_json, sealed
 from loratory.study.lock import launcher, launching
 
-RECORD = RunRecord("one", "f" * 64, "completed", {}, {}, {}, {}, {}, {})
-FAILED = dataclasses.replace(RECORD, status="failed", error="on purpose")
 PLANS = {number: as_json({"schema": 2, "number": number}) for number in range(3)}
-
-
-def committed(output: Path, record: RunRecord = RECORD) -> None:
-    """What a run does with its directory, without the training; where it is there already nothing is done."""
-    with claim(output):
-        found = find_run(output)
-        if found is not None and found.status == "completed":
-            return
-        with staging(output) as stage:
-            (stage / "run.json").write_text(record.to_json(), encoding="utf8")
-            (stage / "model.safetensors").write_bytes(b"weights")
-            commit(stage, output)
 
 
 def planned(directory: Path) -> None:
@@ -56,21 +41,6 @@ def over_failure(output: Path) -> None:
     committed(output)
 
 
-def forked(work: Callable[[], None]) -> int:
-    """A process that does it, and ends with 0, or 5 where the store refuses."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except StorageError:
-            code = 5
-        finally:
-            os._exit(code)
-    return pid
-
-
 def said(work: Callable[[], object]) -> str | None:
     """What the store refuses with, in one line; None where it does not."""
     try:
@@ -78,14 +48,6 @@ def said(work: Callable[[], object]) -> str | None:
     except StorageError as error:
         return str(error) if "\n" not in str(error) else pytest.fail(str(error))
     return None
-
-
-def code_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name[0] == ".")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork among threads, which rest
@@ -148,34 +110,6 @@ def test_a_disk_that_refuses_anything_is_one_line_and_nothing_is_lost(tmp_path: 
         assert read_run(output) == RECORD
         assert left(output.parent) == []
     assert refused > 10
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_process_that_was_stopped_and_lost_its_lock_commits_nothing_over_its_successor(tmp_path: Path) -> None:
-    theirs = dataclasses.replace(RECORD, parameters={"total": 1})
-    stops = 0
-    for at in count(1):
-        output = tmp_path / str(at) / "run"
-        pid = forked(lambda output=output, at=at: stopped(output, theirs, at))  # type: ignore[misc]
-        if os.WIFEXITED(state := os.waitpid(pid, os.WUNTRACED)[1]):
-            assert os.WEXITSTATUS(state) == 0
-            break
-        stops += 1
-        (output.parent / ".run.lock").unlink(missing_ok=True)
-        committed(output)
-        record, inode = read_run(output), output.stat().st_ino
-        os.kill(pid, signal.SIGCONT)
-        ended = code_of(pid)
-        assert (read_run(output), output.stat().st_ino) == (record, inode)
-        assert ended in (0, 5)
-        committed(output)
-        assert left(output.parent) == []
-    assert stops > 15
-
-
-def stopped(output: Path, record: RunRecord, at: int) -> None:
-    with faults(at, stop):
-        committed(output, record)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut"])

@@ -24,6 +24,7 @@ import model_files
 import pickles
 import pytest
 import tables
+import tokenizer_files
 from corpus import Bench, Case
 from watching import Watch
 
@@ -34,7 +35,7 @@ from loratory.models import pth, pth_child
 GROUPS: dict[str, list[Case]] = {
     "pickles": pickles.CASES,
     "config.json": model_files.CONFIGS,
-    "tokenizers": model_files.TOKENIZERS,
+    "tokenizers": tokenizer_files.TOKENIZERS,
     "weights": model_files.WEIGHTS,
     "adapters": model_files.ADAPTERS,
     "study files and tables": tables.TABLES,

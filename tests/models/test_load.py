@@ -245,7 +245,7 @@ def test_an_adapter_that_stock_peft_saved_under_a_name_of_its_own(
     base.tokenizer.save_pretrained(tmp_path / "mine")
     expected = logits(base, data)
     assert np.abs(expected - plain).max() > 0.01
-    found = load_trained(tmp_path / "mine", model=str(tiny_bert), labels=LABELS, merge=merge)
+    found = load_trained(tmp_path / "mine", adapter=True, model=str(tiny_bert), labels=LABELS, merge=merge)
     np.testing.assert_allclose(logits(found, data), expected, atol=1e-5)
     assert merge == (not any("lora_" in name for name in found.model.state_dict()))
 

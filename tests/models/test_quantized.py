@@ -199,7 +199,9 @@ def test_the_base_of_such_an_adapter_is_compared_and_nothing_is_folded_into_it(
         assert snapshot(tmp_path) == before
     model = str(wide("llama"))
     with pytest.raises(ModelError, match="is held in 4bit, and no adapter is folded into that"):
-        load_trained(done.directory, model=model, labels=("bad", "good"), merge=True, quantization=held("4bit"))
+        load_trained(
+            done.directory, adapter=True, model=model, labels=("bad", "good"), merge=True, quantization=held("4bit")
+        )
     config = Path(model) / "tokenizer_config.json"
     text = config.read_text()
     try:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import loratory
+from loratory.disk.manifest import verified
 from loratory.errors import StorageError
-from loratory.store.directory import REMEDY, claim, commit, find_run, read_run, staging
+from loratory.store.directory import REMEDY, claim, commit, find_run, read_run, staging, whole_run
 from loratory.store.record import RunRecord
 
 RECORD = RunRecord(
@@ -89,6 +90,17 @@ def test_damage_to_any_file_is_noticed(run: Path, name: str, damage: str) -> Non
         path.symlink_to(run.parent / "elsewhere")
     with pytest.raises(StorageError, match=f"{name} is .*; {REMEDY}$"):
         read_run(run)
+
+
+@pytest.mark.parametrize("read", [read_run, find_run, whole_run, verified])
+def test_what_no_manifest_vouches_for_is_refused_and_left_where_it_is(run: Path, read: Any, snapshot: Any) -> None:
+    (run / ".nfs0001").write_text("a file system's own", encoding="utf8")
+    read(run)
+    (run / "adapter_config.json").write_text("{}", encoding="utf8")
+    before = snapshot(run.parent)
+    with pytest.raises(StorageError, match=r"adapter_config.json is not named by the manifest beside it; take it away"):
+        read(run)
+    assert snapshot(run.parent) == before  # a run that may be whole is not trained again
 
 
 @pytest.mark.parametrize(
@@ -254,6 +266,7 @@ def test_a_claim_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
 RACE = """
 import os, sys, time
 from pathlib import Path
+from loratory.disk.manifest import verified
 from loratory.errors import StorageError
 from loratory.store.directory import claim
 output = Path(sys.argv[1])

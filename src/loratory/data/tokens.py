@@ -26,6 +26,7 @@ from loratory.data.splits import Split
 from loratory.disk.files import sync
 from loratory.disk.manifest import seal, verified
 from loratory.errors import DataError, StorageError, counted
+from loratory.panics import panics
 
 log = logging.getLogger("loratory")
 
@@ -73,6 +74,7 @@ def tokenize(split: Split, tokenizer: Any, max_length: int, cache: Path, *, type
 
     Raises:
         DataError: a text has no token at all (a tokenizer without special tokens).
+        ModelError: the tokenizer panics.
         StorageError: `cache` cannot be written.
     """
     types = types and are_pairs(split.texts)
@@ -121,6 +123,7 @@ def encode(texts: Sequence[Text], tokenizer: Any, max_length: int, *, types: boo
 
     Raises:
         DataError: a text has no token at all (a tokenizer without special tokens).
+        ModelError: the tokenizer panics.
     """
     types = types and are_pairs(texts)
     parts = [_Encoded.none(types=types), *_encoded(texts, tokenizer, max_length, types=types)]
@@ -175,13 +178,15 @@ def token_ids(texts: Sequence[Text], tokenizer: Any, **settings: Any) -> Iterato
 def _tokenized(texts: Sequence[Text], tokenizer: Any, *, types: bool, **settings: Any) -> Iterator[dict[str, Any]]:
     for chunk in chunked(texts):
         columns = list(zip(*chunk, strict=True)) if are_pairs(chunk) else [chunk]
-        yield tokenizer(
-            *map(list, columns),
-            add_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=types,
-            **settings,
-        )
+        with panics(f"model {getattr(tokenizer, 'name_or_path', type(tokenizer).__name__)!r}"):
+            found = tokenizer(
+                *map(list, columns),
+                add_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=types,
+                **settings,
+            )
+        yield found
 
 
 def _store(folder: Path, parts: Iterator[_Encoded], *, damaged: bool) -> None:

@@ -73,21 +73,34 @@ def read_manifest(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed
 
 
 def verified(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed]:
-    """What the manifest of `directory` says, once every file that it names agrees with it.
+    """What the manifest of `directory` says, once every file that it names agrees with it and nothing else is there.
+
+    Names that begin with a dot are passed over: they are locks' and file systems' own, and nothing opens them.
 
     Args:
-        remedy: what to do where one does not.
+        remedy: what to do where a file does not agree.
 
     Raises:
         DamagedError: no manifest, a damaged one, or a file that is missing or differs from it.
-        StorageError: something cannot be read.
+        StorageError: something cannot be read, or there is something that the manifest does not name: a library could
+            take it for a part of the whole. What it names may be as it was, so this is no damage.
     """
     found = read_manifest(directory, remedy=remedy)
     if found is None:
         raise DamagedError(f"{directory / MANIFEST} is not there; {remedy}")
+    for name in _names(directory):
+        if name not in found and name != MANIFEST and not name.startswith("."):
+            raise StorageError(f"{directory / name} is not named by the manifest beside it; take it away")
     for name, sealed in found.items():
         vouch(directory / name, sealed, remedy=remedy)
     return found
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be read: {error.strerror}") from error
 
 
 def vouch(path: Path, sealed: Sealed, *, remedy: str = RESTORE) -> None:

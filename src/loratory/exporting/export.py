@@ -140,7 +140,7 @@ def _write_adapter(source: Source, examples: Examples, stage: Path) -> Tensor:
     examples.tokenizer.save_pretrained(stage)
     held = quantized(source.spec)
     adapted = load_trained(
-        stage, model=source.spec.model, labels=source.labels, problem=source.problem, quantization=held
+        stage, adapter=True, model=source.spec.model, labels=source.labels, problem=source.problem, quantization=held
     )
     logits = logits_of(adapted, examples.data)
     if not source.local_names:  # a path of this machine is of no use to others, and not theirs to know

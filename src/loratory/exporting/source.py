@@ -54,7 +54,7 @@ class Source:
     @property
     def adapted(self) -> bool:
         """Whether its weights are an adapter in PEFT's format."""
-        return (self.path / "adapter_config.json").is_file()
+        return self.record.adapted
 
     @property
     def quantize(self) -> str:

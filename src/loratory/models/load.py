@@ -268,6 +268,7 @@ def load_state(
 def load_trained(
     directory: Path,
     *,
+    adapter: bool,
     model: str,
     labels: tuple[str, ...],
     problem: Problem = SINGLE,
@@ -281,6 +282,7 @@ def load_trained(
 
     Args:
         directory: holds either a whole model or an adapter in PEFT's format.
+        adapter: which of the two, as the run's record says; what lies there decides nothing.
         model: the base's name; used where the directory holds an adapter.
         labels: class names in id order.
         problem: what the head's outputs are.
@@ -295,7 +297,7 @@ def load_trained(
     """
     if merge and quantization is not None:
         raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
-    if not (directory / adapters.CONFIG).is_file():
+    if not adapter:
         return load_base(str(directory), labels=labels, problem=problem, seed=0, flat_tokens=flat_tokens)
     from peft import PeftModel
 

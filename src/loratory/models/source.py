@@ -27,6 +27,7 @@ from loratory.models.door.files import read_object
 from loratory.models.door.tokenizer import check_tokenizer
 from loratory.models.door.weights import Entry, read_header
 from loratory.models.families import family_of
+from loratory.panics import panics
 from loratory.problems import SINGLE, Problem
 
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -222,11 +223,11 @@ def _opened(place: Path, what: str) -> Any:
         what: whose it is, for the error's line.
 
     Raises:
-        ModelError: transformers cannot read it.
+        ModelError: transformers cannot read it, or what reads it panics.
         ResourceError: it can, with a package that is not there.
     """
     try:
-        with quiet():
+        with quiet(), panics(what):
             return padded(AutoTokenizer.from_pretrained(str(place), trust_remote_code=False))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
         if (missing := _missing(place)) is not None:

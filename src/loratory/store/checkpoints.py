@@ -1,8 +1,10 @@
 """Checkpoints of a run that is under way: they stand beside its place until it is committed.
 
     .NAME.checkpoint-0000000120/    state.safetensors, state.json, manifest.json (SHA-256 of both, written last)
+    .NAME.checkpoint-0000000120-1/  another of the same step: none is renamed over another, or out of its way
 
-Two are kept, so that one that is damaged leaves another. Whoever asks holds the run's place (`claim`).
+Two are kept, so that one that is damaged leaves another. Whoever asks holds the run's place (`claim`); one that was
+stopped and has lost it meanwhile finds its stage gone, and leaves what its successor wrote as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loratory.disk.files import disk_errors, sync
-from loratory.disk.manifest import RESTORE, seal, verified
+from loratory.disk.manifest import RESTORE, Sealed, seal, verified, vouch
 from loratory.errors import DamagedError, StorageError, counted, first_line
 from loratory.store.directory import check_claim, claim, set_aside, staging
 from loratory.store.lock import is_held
@@ -37,6 +40,37 @@ KEPT = 2
 """Checkpoints that stand at once."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that is whole."""
+
+    path: Path
+    sealed: Sealed
+    """What its manifest says of the tensors."""
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """On the CPU, in the file's own pages until somebody writes to them; none where they are still to be read."""
+
+    def told(self) -> Found:
+        """What another process needs to read it: little."""
+        return replace(self, tensors={})
+
+    def read(self) -> Found:
+        """With the tensors, in a process that was told of it.
+
+        Raises:
+            StorageError: they are not there, as on another machine, or not those that the first process read.
+        """
+        try:
+            vouch(self.path / TENSORS, self.sealed)
+        except DamagedError as error:
+            raise StorageError(
+                f"{self.path / TENSORS} is not here as the first process found it; where several machines train "
+                "together, the run's directory must be one that they share"
+            ) from error
+        return replace(self, tensors=_tensors(self.path))
+
+
 class Checkpoints:
     """The checkpoints of the run whose place is `output`."""
 
@@ -48,23 +82,25 @@ class Checkpoints:
         self.output = output
         self._fingerprint, self._kin = fingerprint, kin
 
-    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest that is whole: its tensors, on the CPU, and its facts. What is damaged is set aside and told.
-        Where there is none, it is told where one stands of this run with another number of threads.
+    def newest(self) -> Found | None:
+        """The newest that is whole, its tensors read. What is damaged is set aside and told. Where there is none, it is
+        told where one stands of this run with another number of threads.
 
         Raises:
             StorageError: they are another run's, or cannot be read.
         """
         for path in reversed(self._paths()):
             try:
-                if not {TENSORS, FACTS} <= verified(path).keys():
+                manifest = verified(path)
+                if not {TENSORS, FACTS} <= manifest.keys():
                     raise DamagedError(f"{path} lacks {TENSORS} or {FACTS}")
                 document = json.loads((path / FACTS).read_text("utf8"))
                 owner, schema, facts = document["fingerprint"], document["schema"], document["facts"]
-                tensors = load_file(path / TENSORS) if owner == self._fingerprint and schema == SCHEMA else {}
+                tensors = _tensors(path) if owner == self._fingerprint and schema == SCHEMA else {}
             except OSError as error:
                 raise StorageError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
             except (DamagedError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                check_claim(self.output)  # else it may be a successor's, and whole
                 why = first_line(error).removesuffix(f"; {RESTORE}")
                 set_aside(path, f"{why}; the checkpoint before it is used, where there is one")
                 continue
@@ -76,7 +112,7 @@ class Checkpoints:
                     f"{self.output}: {others} of another run stand beside it ({path.name}), begun with other settings, "
                     "data, threads, device or versions; give those again, remove them, or choose another --output"
                 )
-            return tensors, facts
+            return Found(path, manifest[TENSORS], facts, tensors)
         if (found := self._of_other_threads(_found(self.output.parent, ".+"))) is not None:
             log.warning("%s to go on from it", found)
         return None
@@ -109,9 +145,9 @@ class Checkpoints:
         """Commit one, and remove those that it makes superfluous.
 
         Raises:
-            StorageError: the disk refuses; those before are as they were.
+            StorageError: the disk refuses, or the place has been lost; those before are as they were.
         """
-        place = self._place(step)
+        place = self._next(step)
         document = {"schema": SCHEMA, "fingerprint": self._fingerprint, "kin": self._kin, "facts": facts}
         try:
             with staging(self.output) as stage:
@@ -120,11 +156,9 @@ class Checkpoints:
                 (stage / FACTS).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf8")
                 seal(stage)
                 check_claim(self.output)
-                with staging(self.output) as before:
-                    if place.exists():  # of before an interruption, or of before the validation after this step
-                        os.rename(place, before / place.name)  # goes when the new one stands
-                    os.rename(stage, place)
-                    sync(place.parent)
+                os.rename(stage, place)
+                sync(place.parent)
+            check_claim(self.output)
             for path in self._paths()[:-KEPT]:
                 shutil.rmtree(path)
         except OSError as error:
@@ -135,8 +169,9 @@ class Checkpoints:
         """Remove them all: the run is committed, or cannot go on. Returns how many there were.
 
         Raises:
-            StorageError: one cannot be removed.
+            StorageError: one cannot be removed, or the place has been lost.
         """
+        check_claim(self.output)
         found = self._paths()
         try:
             for path in found:
@@ -145,12 +180,24 @@ class Checkpoints:
             raise StorageError(f"cannot remove {error.filename}: {error.strerror}") from error
         return len(found)
 
-    def _place(self, step: int) -> Path:
-        return self.output.parent / f".{self.output.name}.checkpoint-{step:010d}"
+    def _next(self, step: int) -> Path:
+        """Where the next one of that step is to stand: others may stand there since before an interruption, or since
+        before the validation after this step."""
+        first = self.output.parent / f".{self.output.name}.checkpoint-{step:010d}"
+        same = [path for path in self._paths() if path.name.startswith(first.name)]
+        if not same:
+            return first
+        number = int(same[-1].name.removeprefix(first.name).removeprefix("-") or 0)
+        return first.with_name(f"{first.name}-{number + 1}")
 
     def _paths(self) -> list[Path]:
         """Those that stand there, the oldest first."""
         return _found(self.output.parent, re.escape(self.output.name))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(path / TENSORS)
+    return tensors
 
 
 def has_any(output: Path) -> bool:
@@ -179,5 +226,6 @@ def clear_orphans(parent: Path, wanted: Collection[str]) -> int:
 
 def _found(parent: Path, name: str) -> list[Path]:
     """The checkpoints in `parent` of runs whose name has the form `name`, those of each run the oldest first."""
-    form = re.compile(rf"\.{name}\.checkpoint-\d{{10}}")
-    return sorted(path for path in parent.iterdir() if form.fullmatch(path.name)) if parent.is_dir() else []
+    form = re.compile(rf"(\.{name}\.checkpoint-\d{{10}})(?:-(\d+))?")
+    found = [(one, path) for path in parent.iterdir() if (one := form.fullmatch(path.name))] if parent.is_dir() else []
+    return [path for _, path in sorted(found, key=lambda each: (each[0][1], int(each[0][2] or 0)))]

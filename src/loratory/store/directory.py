@@ -65,14 +65,16 @@ def read_run(directory: Path) -> RunRecord:
 
     Raises:
         DamagedError: not committed, or a file that is missing or differs from the manifest.
-        StorageError: no directory, or something cannot be read.
+        StorageError: no directory, something cannot be read, or is there and not named by the manifest.
     """
     if not directory.is_dir():
         raise StorageError(f"{directory} is not a directory; give a run's directory")
-    if read_manifest(directory, remedy=REMEDY) is None:
+    manifest = read_manifest(directory, remedy=REMEDY)
+    if manifest is None:
         raise DamagedError(f"{directory} holds no committed run (no {MANIFEST}); give a run's directory")
-    if RECORD not in verified(directory, remedy=REMEDY):
+    if RECORD not in manifest:
         raise DamagedError(f"{directory / MANIFEST} is damaged: it does not name {RECORD}; {REMEDY}")
+    verified(directory, remedy=REMEDY)
     return RunRecord.read(directory / RECORD)
 
 
@@ -103,7 +105,8 @@ def whole_run(directory: Path) -> RunRecord | None:
     """The run in the place `directory`, every file of it; None where there is none. What is damaged is set aside.
 
     Raises:
-        StorageError: another process trains there, there is a file, or something cannot be read or renamed.
+        StorageError: another process trains there, there is a file, something cannot be read or renamed, or is there
+            and not named by the manifest: the run may be whole.
     """
     try:
         if directory.is_dir() and any(directory.iterdir()):

@@ -83,6 +83,11 @@ class RunRecord:
         return tuple(str(label) for label in self.data["labels"])
 
     @property
+    def adapted(self) -> bool:
+        """Whether its weights are an adapter's; else they are a whole model's."""
+        return self.parameters.get("adapter", 0) > 0
+
+    @property
     def epochs(self) -> int | None:
         """How many epochs it was to train; None where its spec does not say."""
         training = self.spec.get("training") or {}
