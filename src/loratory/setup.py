@@ -97,12 +97,11 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     if spec.data.max_length > longest:
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
     spec = resolve(spec, int(config.hidden_size), hardware, dataset.problem)
-    environment = hardware.record()
     context = dict(
         data={part: dataset.split(part).digest for part in PARTS},
         model=model.digest,
         version=code_version(),
-        environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
+        environment=hardware.identity(),
         **({"stage": place.stage} if place is not None else {}),
         **({"bitsandbytes": version("bitsandbytes")} if quantization is not None else {}),
     )
