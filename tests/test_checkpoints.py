@@ -295,6 +295,31 @@ def test_a_checkpoint_of_another_number_of_threads_is_not_taken_and_that_is_said
     assert train(spec("head", threads=2), output=output).record.cost["resumed_at_steps"] == [4]
 
 
+def test_a_run_that_goes_on_under_other_settings_of_libraries_says_so_and_records_it(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "run"
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    interrupted(spec("head"), output, (2,))
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    interrupted(spec("head"), output, (4,))
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT")
+    record = train(spec("head"), output=output).record
+    warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    then = "sums may be rounded otherwise than in a run without interruption; run.json says so"
+    assert warned == [
+        f"goes on after step 2 with another MKL_CBWR (none → COMPATIBLE): {then}",
+        f"goes on after step 4 with another ONEDNN_DEFAULT_FPMATH_MODE (none → STRICT): {then}",
+    ]
+    assert record.environment["engine"]["changed_at_resuming"] == [
+        {"step": 2, "what": "MKL_CBWR", "before": None, "after": "COMPATIBLE"},
+        {"step": 4, "what": "ONEDNN_DEFAULT_FPMATH_MODE", "before": None, "after": "STRICT"},
+    ]
+    monkeypatch.delenv("MKL_CBWR")
+    assert train(spec("head"), output=output).record == record  # a run that is there is the same run
+    assert "holds this run already" in caplog.text
+
+
 def test_a_number_of_steps_keeps_two_checkpoints_and_a_completed_run_none(spec: Any, tmp_path: Path) -> None:
     output, seen = tmp_path / "run", []
     run = train(spec("head"), output=output, checkpoint_every="2 steps",

@@ -11,7 +11,7 @@ import pytest
 import loratory
 from loratory import errors
 from loratory.data import make_dataset
-from loratory.errors import DataError, counted
+from loratory.errors import DataError, counted, redacted
 from loratory.spec import DataSpec
 
 
@@ -43,3 +43,33 @@ def test_the_page_of_errors_lists_every_exception_with_its_code_and_the_package_
         assert [base.__name__ for base in one.__bases__] == re.findall(r"`(\w+)`", bases)
     tree = re.findall(r"[├└]── (\w+) +(\d)", errors.__doc__ or "")
     assert dict(tree) == codes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "hf_token", "TOKEN", "OPENAI_APIKEY", "openai_apikey", "apikey", "X_API_KEY", "GITHUB_ACCESSTOKEN"],
+)
+def test_what_a_secret_variable_holds_is_called_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "canary-of-it")
+    assert redacted("no login with canary-of-it") == f"no login with ${name}"
+
+
+@pytest.mark.parametrize("name", ["MONKEY", "TURKEY", "TOKENIZERS_PARALLELISM", "PWD", "KEYBOARD"])
+def test_another_variable_is_no_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "no-secret-at-all")
+    assert redacted("it is no-secret-at-all") == "it is no-secret-at-all"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("https://canary@host/x", "https://…@host/x"),
+        ("https://me:canary@host", "https://…@host"),
+        ("https://me:can@ry@host/a@b", "https://…@host/a@b"),
+        ("https://canary@one,https://canary@two", "https://…@one,https://…@two"),
+        ("https://host/a?mail=me@there", "https://host/a?mail=me@there"),
+        ("https://host?mail=me@there and me@there", "https://host?mail=me@there and me@there"),
+    ],
+)
+def test_of_an_address_only_the_host_and_what_follows_is_told(text: str, said: str) -> None:
+    assert redacted(text) == said

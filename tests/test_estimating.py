@@ -301,7 +301,7 @@ def test_on_a_cpu_training_that_memory_cannot_hold_is_not_tried(
 ) -> None:
     command = [*described(), "--method", "standard", "--device", "cpu", "--json"]
     monkeypatch.setattr("loratory.estimating.calibrate", None)  # would fail
-    monkeypatch.setattr("loratory.estimating._of_training", lambda facts: 2**60)
+    monkeypatch.setattr("loratory.estimating.available_memory", lambda: 1)
     assert main(command) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["fits"], found["peak_memory_bytes"], found["train_seconds"]) == (False, None, None)

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from loratory.engine.share import Alone, Share
 from loratory.engine.together import predict_cohort
 from loratory.errors import DivergedError, Interrupted
 from loratory.estimating import estimate
+from loratory.host_memory import available_memory
 from loratory.inputs import Inputs
 from loratory.interruption import Interruption
 from loratory.outcome import failures_recorded, memory_errors
@@ -140,7 +140,7 @@ def fitting(alone: Sequence[Alone], shares: int = 1) -> int:
     """
     first = alone[0]
     cuda = first.memory_kind == "allocated"
-    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if cuda else available_memory()
     left = FILLED * free / shares - first.parts_bytes["weights"]
     for count, one in enumerate(alone):
         left -= one.own_bytes

@@ -133,15 +133,15 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-_SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS)$")
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SECRET_NAME = re.compile(r"(^|_|API|AUTH|ACCESS)(TOKEN|KEY|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS)$", re.IGNORECASE)
+_SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|(?<=://)[^/\s?#]+(?=@)")
 _SHORTEST = 8
 """Characters of a secret: what is shorter would stand in any text."""
 
 
 def redacted(text: str) -> str:
     """`text` with `$HF_TOKEN` for what that variable holds, and so for each whose name says that it is secret; and `…`
-    for tokens of the hub, and for names and passwords in addresses.
+    for tokens of the hub, and for what stands before the host in addresses: names, passwords, tokens.
     """
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and value in text and _SECRET_NAME.search(name):

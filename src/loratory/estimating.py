@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
-import psutil
-import torch
-
 from loratory.data.batches import Cut, Labelled, Orders
 from loratory.engine.calibrate import Calibration, calibrate
 from loratory.engine.hardware import Hardware
 from loratory.engine.operations import operations
 from loratory.errors import OutOfMemoryError
+from loratory.host_memory import available_memory, training_memory
 from loratory.inputs import Inputs
 from loratory.outcome import memory_errors
 from loratory.saving import bytes_of_weights
@@ -175,7 +173,7 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
         operations=operations(setup.classifier, data.tokens.lengths, epochs=training.last_epoch),
         device=setup.hardware.record()["device"],
     )
-    if hardware.device.type == "cpu" and _of_training(facts) > psutil.virtual_memory().available:
+    if hardware.device.type == "cpu" and training_memory(facts.parameters, mapped=False) > available_memory():
         return facts, None  # the system would kill the process
     try:
         with memory_errors(setup.spec, setup.hardware):
@@ -194,11 +192,6 @@ def _tried(spec: RunSpec, inputs: Inputs, seconds: float) -> tuple[_Facts, Calib
     except OutOfMemoryError:
         setup.hardware.free()
         return facts, None
-
-
-def _of_training(facts: _Facts) -> int:
-    """Bytes that trained weights take beside themselves: gradients, and AdamW's two moments, in fp32."""
-    return 3 * torch.float32.itemsize * facts.parameters["trainable"]
 
 
 def peaks(data: Labelled, spec: RunSpec, found: Sequence[Calibration]) -> Callable[[int], float]:

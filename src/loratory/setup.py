@@ -9,11 +9,13 @@ from typing import Any, get_args
 
 import torch
 
+from loratory import units
 from loratory.data import Dataset, Labelled
 from loratory.data.rows import PARTS
 from loratory.engine.hardware import Hardware
-from loratory.errors import SettingsError
+from loratory.errors import OutOfMemoryError, SettingsError
 from loratory.evaluation.metrics import LEADING, metrics_of
+from loratory.host_memory import available_memory, training_memory
 from loratory.inputs import Inputs
 from loratory.methods import TrainableModel, method_named
 from loratory.methods import prepare as prepare_method
@@ -97,12 +99,11 @@ def identify(spec: RunSpec, hardware: Hardware, inputs: Inputs, place: Place | N
     if spec.data.max_length > longest:
         raise SettingsError(f"--max-length {spec.data.max_length}: {spec.model} takes at most {longest} tokens")
     spec = resolve(spec, int(config.hidden_size), hardware, dataset.problem)
-    environment = hardware.record()
     context = dict(
         data={part: dataset.split(part).digest for part in PARTS},
         model=model.digest,
         version=code_version(),
-        environment={key: environment[key] for key in ("device", "cpu_capability", "processes", "versions")},
+        environment=hardware.identity(),
         **({"stage": place.stage} if place is not None else {}),
         **({"bitsandbytes": version("bitsandbytes")} if quantization is not None else {}),
     )
@@ -172,6 +173,10 @@ def prepare(
     Args:
         weights: False draws them at random.
         beside: one of the same model, whose frozen weights serve this one too.
+
+    Raises:
+        OutOfMemoryError: the weights, or on a CPU what training takes beside them, are more than what is free.
+        LoratoryError: data or model cannot be read, or the settings do not fit them.
     """
     with hardware.woken():
         return _prepare(spec, hardware, inputs if inputs is not None else Inputs(), place, weights, beside)
@@ -202,6 +207,8 @@ def _prepare(
     trainable = prepare_method(base, spec)
     if hardware.precision == "bf16":
         trainable.hold_frozen(torch.bfloat16)
+    if weights and hardware.device.type == "cpu":
+        _check_room(spec, trainable)
     if beside is not None:
         _share_frozen(base, beside.base)
     base.to(hardware.device)
@@ -212,6 +219,22 @@ def _prepare(
     return Setup(
         spec, dataset, base, trainable, tokens, hardware, identity.fingerprint, identity.kin, load_seconds, place
     )
+
+
+def _check_room(spec: RunSpec, trainable: TrainableModel) -> None:
+    """Refuse to train on the CPU, once the weights are there, what the system would kill the process for.
+
+    Raises:
+        OutOfMemoryError: gradients and AdamW's moments are more than what is free.
+    """
+    parameters = trainable.counts()
+    needed, free = training_memory(parameters, mapped=True), available_memory()
+    if needed > free:
+        raise OutOfMemoryError(
+            f"model {spec.model!r}: to train {parameters['trainable']:,} parameters with --method {spec.method.name} "
+            f"takes {units.memory(needed)} beside the weights, and {units.memory(free)} are free; give a smaller "
+            "--model, a --method that trains less, or free memory"
+        )
 
 
 _BASE = ".base_layer."

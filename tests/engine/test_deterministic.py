@@ -18,9 +18,10 @@ from loratory.engine import hardware as hardware_module
 from loratory.engine.deterministic import FIXED, WORKSPACE, check_workspace, deterministic, fp32_precision
 from loratory.engine.hardware import Hardware
 from loratory.errors import ResourceError, SettingsError, TrainingError
+from loratory.inputs import Inputs
 from loratory.methods import parse_spec
 from loratory.run import train
-from loratory.setup import quantized
+from loratory.setup import identify, quantized
 from loratory.spec import HardwareSpec
 from loratory.store.directory import find_run
 
@@ -163,6 +164,28 @@ def test_the_record_says_in_what_fp32_is_computed(monkeypatch: pytest.MonkeyPatc
     assert {"torch", "transformers", "peft", "tokenizers", "numpy", "python"} <= found["versions"].keys()
     assert Hardware.of(HardwareSpec(device="cpu", deterministic=True)).record()["fp32_products"] == "ieee"
     assert module.EXACT == "ieee"
+
+
+def test_the_number_of_cores_is_in_the_record_and_makes_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Hardware.of(HardwareSpec(device="cpu"))
+    found = []
+    for cores in (1, 64):
+        monkeypatch.setattr(hardware_module, "_cores", lambda cores=cores: cores)
+        found.append((here.identity(), here.record()["device"]))
+    (one, first), (other, second) = found
+    assert one == other
+    assert (first, second) == (f"{one['device']}, 1 core", f"{one['device']}, 64 cores")
+
+
+def test_what_makes_a_run_another_run(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Hardware.of(HardwareSpec(device="cpu"))
+    before = identify(spec("head"), here, Inputs())
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setattr(hardware_module, "_cores", lambda: 1000)
+    assert identify(spec("head"), here, Inputs()) == before
+    monkeypatch.setattr(hardware_module, "cpu_name", lambda: "another processor")
+    after = identify(spec("head"), here, Inputs())
+    assert before.fingerprint != after.fingerprint != after.kin != before.kin
 
 
 @pytest.mark.parametrize(("strict", "chosen"), [(True, "bf16"), (False, "fp32")])

@@ -144,6 +144,12 @@ def test_runs_that_do_not_compare_are_noted() -> None:
     assert "Different devices (NVIDIA H100: lora r=8 attention; cpu: standard): times and memory do not compare" in said
     said = noted(record(LORA, environment={"device": "cpu", "threads": 8}))
     assert "Different numbers of threads (2: standard; 8: lora r=8 attention): times do not compare" in said
+    assert "went on" not in said
+    changed = [{"step": 2, "what": "driver", "before": "550", "after": "560"}]
+    said = noted(record(LORA, environment={"device": "cpu", "engine": {"changed_at_resuming": changed}}))
+    assert re.search(
+        r"Different changes where a run went on \(.*550.*: lora r=8 attention; none: standard\): sums", said
+    )
     assert "went at once" not in noted(record(LORA, study={"stage": "final", "runs_at_once": 1}))
     crowded = noted(record(LORA, study={"stage": "final", "runs_at_once": 3}))
     assert "Up to 3 runs of a study went at once on one device with 1 of these 2 runs: they slowed" in crowded

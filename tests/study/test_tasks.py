@@ -38,7 +38,7 @@ def test_no_more_are_trained_at_once_than_the_estimate_lets(
     tiny_bert: Path, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = trained(monkeypatch)
-    monkeypatch.setattr(cohorts.psutil, "virtual_memory", lambda: type("", (), {"available": room})())
+    monkeypatch.setattr(cohorts, "available_memory", lambda: room)
     room = 1e12
     jobs = jobs_of(tiny_bert, tiny_csv, tmp_path)
     inputs = Inputs()

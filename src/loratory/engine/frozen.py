@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from loratory.data.tokens import TokenTable
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Meter, Phase
 from loratory.engine.modules import stand_in
+from loratory.host_memory import available_memory
 from loratory.models.families import Family
 from loratory.models.flat import Classifier
 
@@ -237,7 +237,7 @@ def _room(count: int, rows: Tensor, hardware: Hardware, stack: ExitStack) -> tup
         if hardware.deterministic:  # steps from a mapped file are made otherwise: no other process decides that
             free = whole
     else:
-        free = psutil.virtual_memory().available
+        free = available_memory()
     if needed <= SHARE * free:
         return torch.empty(count, width, dtype=rows.dtype, device=hardware.device), "in memory"
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="loratory-"))

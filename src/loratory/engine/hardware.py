@@ -141,22 +141,39 @@ class Hardware:
 
     def record(self) -> dict[str, Any]:
         """The `environment` part of run.json: what decides whether the same run comes out the same again."""
-        cuda = self.device.type == "cuda"
-        products, convolutions = (EXACT, EXACT) if self.deterministic else fp32_precision(self.device)
+        cuda, identity = self.device.type == "cuda", self.identity()
         return {
-            "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+            "device": identity["device"] if cuda else f"{identity['device']}, {counted(_cores(), 'core')}",
             "device_type": self.device.type,
             "precision": self.precision,
             "threads": torch.get_num_threads(),
-            "processes": self.processes.count,
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "processes": identity["processes"],
+            "cpu_capability": identity["cpu_capability"],
             "deterministic": not cuda or self.deterministic,
+            "platform": platform.platform(terse=True),
+            **self.rounding(),
+            "versions": identity["versions"],
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What of it makes a run another run, beside the spec's own settings: a part of its fingerprint. How many
+        cores there are is none, as sums do not depend on it, but on the number of threads."""
+        return {
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else cpu_name(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "processes": self.processes.count,
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+
+    def rounding(self) -> dict[str, Any]:
+        """What else may decide how sums are rounded, and mostly does not: with another driver a run is still the same
+        run, but one that goes on from a checkpoint says so (:func:`loratory.engine.checkpoint.restored`)."""
+        products, convolutions = (EXACT, EXACT) if self.deterministic else fp32_precision(self.device)
+        return {
             "fp32_products": products,
             "fp32_convolutions": convolutions,
-            "platform": platform.platform(terse=True),
-            **(_cuda() if cuda else {}),
+            **(_cuda() if self.device.type == "cuda" else {}),
             "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-            "versions": {"python": platform.python_version(), **_versions()},
         }
 
 
@@ -250,10 +267,14 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @cache
 def cpu_name() -> str:
-    """The processor's own name, with the number of processors this process may use."""
+    """The processor's own name."""
     name = platform.processor() or platform.machine()
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf8") as file:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-        return f"{name}, {counted(len(os.sched_getaffinity(0)), 'core')}"
-    return f"{name}, {counted(os.cpu_count() or 1, 'core')}"
+    return name
+
+
+def _cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

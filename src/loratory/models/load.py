@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from loratory import units
 from loratory.errors import ModelError, OutOfMemoryError, ResourceError, first_line
+from loratory.host_memory import FLOAT, available_memory
 from loratory.models import flat_attention
 from loratory.models.door import adapter as adapters
 from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
@@ -229,7 +229,7 @@ def drawn(
 def _check_room(name: str, planned: nn.Module) -> None:
     """Refuse a model of the shapes of `planned` that the machine's memory does not hold in fp32."""
     numbers = sum(one.numel() for one in (*planned.parameters(), *planned.buffers()))
-    needed, free = numbers * torch.float32.itemsize, psutil.virtual_memory().available
+    needed, free = numbers * FLOAT, available_memory()
     if needed > free:
         raise OutOfMemoryError(
             f"model {name!r}: its {numbers:,} weights take {units.memory(needed)} in fp32, and "

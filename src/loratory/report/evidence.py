@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.measures import ECE_BINS, log_softmax
@@ -163,7 +163,7 @@ def _cell_evidence(root: Path, records: Sequence[RunRecord]) -> CellEvidence:
 
 def _history(path: Path) -> tuple[dict[str, Any], ...]:
     try:
-        rows = [json.loads(line) for line in path.read_text("utf8").splitlines()]
+        rows = [parsed(line) for line in path.read_text("utf8").splitlines()]
         for row in rows:
             float(row["train_seconds"])
     except (OSError, ValueError, KeyError, TypeError) as error:

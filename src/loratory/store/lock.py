@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from loratory.disk.files import make_directory, write_durably
+from loratory.disk.locks import NO_LOCKS, kernel_lock, lacks_locks
 from loratory.errors import StorageError
 
 
@@ -71,9 +72,9 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
             for them and holds nothing else, which goes, too.
 
     Raises:
-        StorageError: another process holds it, or the place cannot be written.
+        StorageError: another process holds it, the place cannot be written, or its file system has no locks.
     """
-    kernel = FileLock(lock, timeout=patience)
+    kernel = kernel_lock(lock, timeout=patience)
     made = not lock.parent.exists()
     try:
         make_directory(lock.parent)
@@ -81,6 +82,9 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
     except Timeout:
         raise StorageError(taken()) from None
     except OSError as error:
+        if lacks_locks(error):
+            _undo(lock, made=made)
+            raise StorageError(f"{lock.parent}: {NO_LOCKS}; choose another --output, or mount it with them") from error
         raise StorageError(f"cannot write to {lock.parent}: {error.strerror}; choose another --output") from error
     try:
         identity, number = _identity(lock), _number(lock) + 1
@@ -106,16 +110,25 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
         kernel.release()
 
 
+def _undo(lock: Path, *, made: bool) -> None:
+    """Leave nothing of a lock that could not be had; nobody else can have it either."""
+    with suppress(OSError):
+        lock.unlink(missing_ok=True)
+        if made:
+            lock.parent.rmdir()
+
+
 def is_held(lock: Path) -> bool:
-    """Whether a process holds the place now. Only looks: nothing is made, a directory may be read-only."""
+    """Whether a process holds the place now; nobody does where the file system has no locks. Only looks: nothing is
+    made, a directory may be read-only."""
     try:
         descriptor = os.open(lock, os.O_RDONLY)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return not lacks_locks(error)
     else:
         return False
     finally:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
 from loratory.problems import Problem, problem_in
 
@@ -119,7 +120,7 @@ class RunRecord:
             StorageError: not a record, or of another schema.
         """
         try:
-            document = json.loads(path.read_text("utf8"))
+            document = parsed(path.read_text("utf8"))
             record = cls(**document)
             problem_in(record.data.get("problem"))
         except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -17,11 +17,15 @@ class Fact:
     path: tuple[str, ...]
     title: str
     why: str
+    absent: str | None = None
+    """What it is in a record that does not say it; None where that is not known."""
 
     def of(self, record: Record) -> str | None:
         """What `record` says, as one comparable text; None where it does not."""
         value = lookup(record, *self.path)
-        if value is None or isinstance(value, str):
+        if value is None:
+            return self.absent
+        if isinstance(value, str):
             return value
         return json.dumps(value, sort_keys=True, default=str)
 
@@ -48,6 +52,7 @@ FACTS = (
     _environment("fp32_products", "precisions of fp32 products", ROUNDED),
     _environment("fp32_convolutions", "precisions of fp32 convolutions", ROUNDED),
     _environment("variables", "variables of the environment", "libraries choose other algorithms by them"),
+    Fact(("environment", "engine", "changed_at_resuming"), "changes where a run went on", ROUNDED, absent="none"),
 )
 """In the order in which they are told. Precision is a setting, and told with those."""
 

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from loratory.disk.files import write_durably
+from loratory.disk.json_text import parsed
 from loratory.errors import DamagedError, StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.problems import Problem, problem_in
@@ -161,10 +162,10 @@ class Summary:
         path = directory / SUMMARY
         try:
             text = path.read_text("utf8")
-            document = json.loads(text)
+            document = parsed(text)
         except (FileNotFoundError, NotADirectoryError):
             raise StorageError(_no_study(directory)) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise StorageError(f"{path}: cannot be read ({type(error).__name__}: {error}); {_REMEDY}") from None
         if not isinstance(document, dict):
             raise StorageError(f"{path}: not a study's summary; {_REMEDY}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loratory.disk.json_text import parsed
 from loratory.errors import DamagedError, StorageError
 
 STUDY = "study.yaml"
@@ -42,14 +43,14 @@ def read_json(
         StorageError: it is missing, cannot be read, or is of another schema.
     """
     try:
-        document = json.loads(path.read_text("utf8"))
+        document = parsed(path.read_text("utf8"))
     except FileNotFoundError:
         raise StorageError(f"{path} is not there; {remedy}") from None
     except NotADirectoryError:
         raise StorageError(f"{path.parent} is not a directory; {remedy}") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DamagedError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from None
     if not agrees(document):
         raise DamagedError(f"{path} is damaged: it differs from its own {SEAL}; {remedy}")

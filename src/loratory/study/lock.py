@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loratory import units
 from loratory.disk.files import clear_work
+from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
 from loratory.store.lock import Held, hold, is_held
 from loratory.study.layout import FIGURES, LAUNCHER, LOCK, SELECTIONS
@@ -86,6 +87,6 @@ def launcher(directory: Path) -> Launcher | None:
 
 def _named(directory: Path) -> Launcher | None:
     try:
-        return Launcher(**json.loads((directory / LAUNCHER).read_text("utf8")))
+        return Launcher(**parsed((directory / LAUNCHER).read_text("utf8")))
     except (OSError, ValueError, TypeError):
         return None

@@ -7,13 +7,13 @@ runs/<run id>/ (records, history) ─┘
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import HISTORY, counted_run, read_run
@@ -296,6 +296,6 @@ def _history(run: Path) -> History:
     if not path.is_file():
         return ()
     try:
-        return tuple(json.loads(line) for line in path.read_text("utf8").splitlines())
+        return tuple(parsed(line) for line in path.read_text("utf8").splitlines())
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({type(error).__name__}: {error})") from error

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from loratory.disk.json_text import depth
 from loratory.errors import ModelError, SafetyError, first_line
 
 MAX_JSON = 4 << 20
@@ -85,19 +86,9 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
         raise ModelError(f"{where}: not JSON ({first_line(error)}); copy it again") from None
     if not isinstance(document, dict):
         raise ModelError(f"{where}: holds no JSON object; copy it again")
-    if _depth(document) > MAX_DEPTH:
+    if depth(document, most=MAX_DEPTH) > MAX_DEPTH:
         raise SafetyError(f"{where}: nested more than {MAX_DEPTH} deep; refused")
     return document
-
-
-def _depth(value: Any) -> int:
-    """How deep a value is nested; the count ends above :data:`MAX_DEPTH`."""
-    depth, level = 0, [value]
-    while level and depth <= MAX_DEPTH:
-        inner = [one for one in level if isinstance(one, dict | list)]
-        depth += bool(inner)
-        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
-    return depth
 
 
 def is_plain(text: str) -> bool:
