@@ -55,8 +55,8 @@ def approach(method: Any) -> str:
 
 
 def approaches(records: Sequence[Record]) -> list[str]:
-    """One name for each run. Runs that would share one also say the settings in which they differ, or their id; one run in
-    several places its `directory`, where the record has one beside it."""
+    """One name for each run. Runs that would share one also say the settings in which they differ, or their id; one run
+    in several places its `directory`, where the record has one beside it."""
     names = [approach(lookup(record, "spec", "method")) for record in records]
     for setting in ("model", "data.dataset"):
         values = [flat(record).get(setting) for record in records]
