@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import loratory.saving as saving_module
 import loratory.written as written_module
 from loratory import trained
 from loratory.data.batches import Batch
@@ -146,6 +147,32 @@ def test_where_nothing_fits_that_is_said(spec: Any, tmp_path: Path, monkeypatch:
         train(spec("lora"), output=tmp_path / "run")
 
 
+def test_memory_that_runs_out_where_the_run_is_loaded_back_is_no_fault_of_its_model(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = saving_module.load_trained
+
+    def exhausted(stage: Path, **more: Any) -> Any:
+        def unmapped(*_: object, **__: object) -> Any:
+            raise RuntimeError(f"unable to mmap 9 bytes from file <{stage}/x>: Cannot allocate memory (12)")
+
+        monkeypatch.setattr("loratory.models.load.load_file", unmapped)
+        return load(stage, **more)
+
+    monkeypatch.setattr(saving_module, "load_trained", exhausted)
+    run = tmp_path / "run"
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(spec("lora", epochs=1), output=run)
+    assert str(caught.value) == (
+        f"{run}: memory ran out where the saved model was loaded back to be compared with the trained one (unable to "
+        f"mmap 9 bytes from file <{run}/x>: Cannot allocate memory (12)); free memory, or try --accumulate 2 or a "
+        "smaller --max-length"
+    )
+    record = find_run(run)
+    assert record is not None
+    assert (record.status, record.error) == ("out_of_memory", str(caught.value))
+
+
 @pytest.mark.parametrize("raised", [RuntimeError("odd\nmore"), KeyError("odd"), ZeroDivisionError()])
 def test_what_another_library_raises_comes_as_our_error_and_is_recorded(
     raised: Exception, spec: Any, tmp_path: Path
@@ -170,8 +197,11 @@ def test_a_failure_after_the_last_step_is_recorded_too(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(predictions, "write", fill)
-    with pytest.raises(StorageError, match="No space left on device"):
+    with pytest.raises(StorageError) as caught:
         train(spec("head", epochs=1), output=tmp_path / "run")
+    assert str(caught.value) == (
+        f"cannot write {tmp_path / 'run'}: No space left on device; make room; the same command goes on"
+    )
     record = find_run(tmp_path / "run")
     assert record is not None
     assert record.status == "failed"

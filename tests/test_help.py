@@ -40,6 +40,16 @@ def test_help_imports_nothing_that_takes_long(words: list[str], slow: set[str]) 
     assert not loaded & slow
 
 
+def test_a_setting_that_cannot_be_meant_is_refused_before_torch_is_loaded() -> None:
+    code = "import sys; from loratory.cli import main; code = main(['train', '--method', 'lora', '--rank', '0']); "
+    code += "print(code, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code, *loaded = done.stdout.split()
+    assert code == "2"
+    assert done.stderr.startswith("error: --rank '0'")
+    assert "torch" not in loaded
+
+
 def test_every_command_stands_in_the_help_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -20,9 +22,9 @@ from hypothesis import strategies as st
 from loratory import predicting
 from loratory.cli import main
 from loratory.data import Labelled
-from loratory.errors import ColumnError, ModelError
+from loratory.errors import ColumnError, ModelError, StorageError
 from loratory.models import load
-from loratory.report.predictions import Predicted, write_predictions
+from loratory.report.predictions import Predicted, check_output, write_predictions
 from loratory.run import Run, train
 from loratory.spec import HardwareSpec
 
@@ -237,6 +239,38 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(Exception, match="No space left on device"):
         write_predictions(path, ["one", "two"], [TWO])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "make room; the same command goes on"), (errno.EROFS, "choose another --output")],
+)
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_labelled(
+    number: int,
+    remedy: str,
+    runs: dict[str, Run],
+    loaded: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    def refuse(**_: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    path = tmp_path / "deep" / "out.csv"
+    assert main(["predict", *several(runs["head"]), "--output", str(path), "w0"]) == 5
+    assert capsys.readouterr().err == f"error: cannot write {path}: {os.strerror(number)}; {remedy}\n"
+    assert loaded == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_to_see_whether_a_file_can_be_written_leaves_none(tmp_path: Path) -> None:
+    check_output(tmp_path / "deep" / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*Not a directory; choose another --output"):
+        check_output(tmp_path / "file" / "out.csv")
 
 
 def test_a_cell_is_read_back_as_it_was(tmp_path: Path) -> None:

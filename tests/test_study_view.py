@@ -29,6 +29,8 @@ def test_a_terminal_shows_a_bar_with_cells_best_rate_and_time(
     text = shown.getvalue()
     for part in ("3/3", "1 of 1 cell", "best 0.", "runs a minute", "left"):
         assert part in text
+    last = next(line for line in reversed(text.splitlines()) if "3 of 3 runs" in line)
+    assert "left" not in last[last.index("3 of 3 runs") :]
     out, err = capsys.readouterr()
     assert "s: 1 cell: 2 tuning runs and 1 final run, none exists yet" in out
     assert "Time: unknown until the first run (loratory estimate, with the settings of one, says that run's)" in out

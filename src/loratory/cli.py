@@ -101,9 +101,10 @@ def train(
 ) -> None:
     """Train once, and commit the run's directory. One that was interrupted goes on from its newest checkpoint."""
     from loratory.methods import spec_from_flags
+
+    spec = spec_from_flags({**flags, **dict(map(assignment, settings or []))})  # before torch is loaded
     from loratory.run import train as train_run
 
-    spec = spec_from_flags({**flags, **dict(map(assignment, settings or []))})
     with progress_shown(spec) as on_step:
         run = train_run(spec, output=output, tracker=tracker or (), checkpoint_every=checkpoint_every, on_step=on_step)
     if rank() > 0:

@@ -29,17 +29,18 @@ def compare(paths: Sequence[Path], *, with_baselines: bool = True, price_per_hou
     """
     check_price(price_per_hour)
     some = [read_run(path) for path in paths] if len(paths) == 1 else map(_compared, paths)
-    records = [record for record in some if record is not None]
+    found = [(path, record) for path, record in zip(paths, some, strict=True) if record is not None]
+    records = [record for _, record in found]
     if not records:
         raise StorageError(f"none of these runs is whole: {', '.join(map(str, paths))}")
-    documents = [record.to_dict() for record in records]
+    documents = [{**record.to_dict(), "directory": str(path)} for path, record in found]
     shared = {record.data["digests"]["test"] for record in records}
-    found: list[Baseline] = []
+    beside: list[Baseline] = []
     if with_baselines and any(not record.data["sizes"]["test"] for record in records):
         reason = "they are scored on the test split, and not every run has one"
-        found = [Baseline("Baselines", None, 0.0, 0, {}, reason)]
+        beside = [Baseline("Baselines", None, 0.0, 0, {}, reason)]
     elif with_baselines and len(shared) == 1:
-        found = baselines(dataset_of(documents[0]))
+        beside = baselines(dataset_of(documents[0]))
     elif with_baselines:
-        found = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
-    return comparison(documents, found, price_per_hour=price_per_hour)
+        beside = [Baseline("Baselines", None, 0.0, 0, {}, "they belong to one test split, and these runs have several")]
+    return comparison(documents, beside, price_per_hour=price_per_hour)

@@ -17,6 +17,7 @@ from loratory.study.document import Summary
 from loratory.study.jobs import Job
 from loratory.study.launch import launch
 from loratory.study.layout import PLAN, RUNS, SUMMARY
+from loratory.study.lock import check_planned
 from loratory.study.plan import Plan
 from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study
@@ -108,6 +109,8 @@ def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path
         StorageError: no study, something in it is damaged, or a file cannot be written.
     """
     check_price(price_per_hour)
+    if not (directory / SUMMARY).is_file():
+        check_planned(directory)
     made = _has_runs(directory)
     summary = _timed_as_before(summarise(load_study(directory)), directory) if made else Summary.read(directory)
     if price_per_hour is not None:

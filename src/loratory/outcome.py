@@ -10,11 +10,10 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
-import torch
-
 from loratory.engine.hardware import Hardware
 from loratory.engine.meter import Costs
 from loratory.errors import DivergedError, LoratoryError, OutOfMemoryError, StorageError, TrainingError, first_line
+from loratory.models.door.loading import lacks_memory
 from loratory.program import code_version
 from loratory.setup import Setup
 from loratory.spec import RunSpec
@@ -35,8 +34,7 @@ def memory_errors(spec: RunSpec, hardware: Hardware, remedy: Callable[[], str] |
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's own is a RuntimeError
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "can't allocate memory" not in str(error):  # what torch's CPU allocator says
+        if not lacks_memory(error):
             raise
         said = first_line(error)
         _let_go(error)

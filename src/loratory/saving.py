@@ -11,11 +11,13 @@ from torch import Tensor
 
 from loratory.disk.files import disk_errors
 from loratory.engine.predict import predict
-from loratory.errors import TrainingError
+from loratory.errors import OutOfMemoryError, TrainingError, first_line
 from loratory.models.flat import Classifier
-from loratory.models.load import load_base, load_trained
+from loratory.models.load import Base, load_base, load_trained
 from loratory.models.source import quiet
+from loratory.outcome import general
 from loratory.setup import Setup
+from loratory.store.directory import place_of
 
 CHECKED = 64
 """Examples on which a saved run is compared with the model in memory before it is committed."""
@@ -96,20 +98,14 @@ def check_saved(setup: Setup, stage: Path) -> None:
 
     Raises:
         TrainingError: they differ by more than :data:`APART`.
+        OutOfMemoryError: memory does not suffice to load it beside the trained one.
     """
     data = setup.tokens["validation"].first(CHECKED)
     device, exact = setup.hardware.device, replace(setup.hardware, precision="fp32")
     hardware = setup.hardware if setup.trainable.converted is None else exact
     there = predict(setup.classifier, data, hardware=hardware)
     setup.base.to("cpu")
-    loaded = load_trained(
-        stage,
-        adapter=setup.trainable.adapter is not None,
-        model=setup.spec.model,
-        labels=setup.labels,
-        problem=setup.dataset.problem,
-        quantization=setup.base.quantization,
-    )
+    loaded = _loaded_back(setup, stage)
     loaded.to(device)
     classifier = Classifier(loaded.model, loaded.family, loaded.pad_id)
     _check_same("the trained one", there, predict(classifier, data, hardware=hardware))
@@ -118,6 +114,24 @@ def check_saved(setup: Setup, stage: Path) -> None:
         classifier.unflatten()
         _check_same("it gives in padded batches", predict(classifier, data, hardware=exact), flat)
     setup.base.to(device)
+
+
+def _loaded_back(setup: Setup, stage: Path) -> Base:
+    try:
+        return load_trained(
+            stage,
+            adapter=setup.trainable.adapter is not None,
+            model=setup.spec.model,
+            labels=setup.labels,
+            problem=setup.dataset.problem,
+            quantization=setup.base.quantization,
+        )
+    except OutOfMemoryError as error:
+        said, place = first_line(error.__cause__ or error), place_of(stage)
+        raise OutOfMemoryError(
+            f"{place}: memory ran out where the saved model was loaded back to be compared with the trained one "
+            f"({said.replace(str(stage), str(place))}); free memory, or {general(setup.spec)}"
+        ) from error
 
 
 def _check_same(other: str, one: Tensor, two: Tensor) -> None:

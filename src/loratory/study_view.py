@@ -106,6 +106,7 @@ def _so_far(progress: Progress, begun: float, ended: int) -> str:
         words.append(f"best {best.score:.4g} ({best.method})")
     if minutes > 0:
         words.append(f"{ended / minutes:.3g} runs a minute")
+    if minutes > 0 and progress.done < progress.runs:
         words.append(f"{units.duration(60 * minutes / ended * (progress.runs - progress.done))} left")
     return ", ".join(words)
 

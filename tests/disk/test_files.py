@@ -32,7 +32,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, failing, full)
-    with pytest.raises(StorageError, match=r"cannot write .*one\.txt: No space left on device"):
+    with pytest.raises(StorageError, match=r"cannot write .*one\.txt: No space left on device; make room; the same"):
         write_durably(path, "new")
     assert path.read_text("utf8") == "old"
     assert os.listdir(tmp_path) == ["one.txt"]

@@ -84,7 +84,7 @@ def test_other_tables_are_refused(tmp_path: Path, change) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(OSError, match=r"missing/predictions\.parquet"):
         predictions.write(tmp_path / "missing" / "predictions.parquet", content())
     with pytest.raises(TrainingError, match="not finite"):
         predictions.write(tmp_path / "p", one([0], [[np.nan, 0.0]], [0], [0]))

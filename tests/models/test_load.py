@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification
 
 from loratory.cli import main
 from loratory.engine.hardware import Hardware
 from loratory.engine.predict import predict
-from loratory.errors import LoratoryError, ModelError, ResourceError, SafetyError
+from loratory.errors import LoratoryError, ModelError, OutOfMemoryError, ResourceError, SafetyError
 from loratory.models import source
 from loratory.models.flat import Classifier
 from loratory.models.load import Base, load_base, load_trained
@@ -277,3 +279,39 @@ def test_a_tokenizer_that_is_sentencepiece_s_file_alone_names_the_packages_that_
 def unreadable(*_: Any, **__: Any) -> Any:
     """What transformers raises where it has no SentencePiece: it takes the file for another kind's."""
     raise ValueError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        SafetensorError("I/O error: Cannot allocate memory (os error 12)"),
+        RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),
+        torch.OutOfMemoryError("no room"),
+    ],
+    ids=lambda raised: f"{type(raised).__name__} {raised}"[:40],
+)
+def test_a_model_that_memory_does_not_hold_is_no_damaged_one(
+    raised: Exception, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", fail)
+    with pytest.raises(OutOfMemoryError, match=r"memory ran out while it was loaded \(.+\); free memory, or take"):
+        load_base(str(tiny_bert), labels=LABELS, seed=0)
+
+
+@pytest.mark.parametrize("raised", [SafetensorError("InvalidHeader"), RuntimeError("odd"), OSError(5, "odd")])
+def test_what_else_loading_raises_is_a_model_s_error(
+    raised: Exception, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=r"^model '.+': "):
+        load_base(str(tiny_bert), labels=LABELS, seed=0)

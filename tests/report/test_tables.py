@@ -174,6 +174,17 @@ def test_seeds() -> None:
     assert note(record()).startswith("One seed: no interval")
 
 
+def test_one_run_in_several_places_is_called_by_them() -> None:
+    faster = {"training": {"lr": 0.001, "epochs": 2}}
+    same = [{**record(), "directory": place} for place in ("runs/a", "runs/b")]
+    runs = [*same, record(spec=faster, id="other"), {**record(LORA), "directory": "runs/c"}]
+    assert [row["approach"] for row in comparison(runs).rows] == [
+        *("standard, lr=default, runs/a", "standard, lr=default, runs/b"),
+        "standard, lr=0.001, other",
+        "lora r=8 attention",
+    ]
+
+
 def test_rows_that_share_a_method_say_what_differs() -> None:
     def names(*runs: dict) -> list[object]:
         return [row["approach"] for row in comparison(runs).rows]

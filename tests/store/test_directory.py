@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import loratory
 from loratory.disk.manifest import verified
 from loratory.errors import StorageError
-from loratory.store.directory import REMEDY, claim, commit, find_run, read_run, staging, whole_run
+from loratory.store.directory import REMEDY, claim, commit, find_run, place_of, read_run, staging, whole_run
 from loratory.store.record import RunRecord
 
 RECORD = RunRecord(
@@ -162,7 +163,7 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: P
 
 def test_a_commit_replaces_no_other_run(run: Path, snapshot: Any) -> None:
     before = snapshot(run.parent)
-    with pytest.raises(StorageError, match="cannot commit the run"):
+    with pytest.raises(StorageError, match=r"cannot write .*run: .*; choose another --output"):
         committed(run)
     assert snapshot(run.parent) == before
 
@@ -194,7 +195,7 @@ def test_a_commit_that_fails_leaves_the_record_that_was_there(tmp_path: Path, mo
         rename(old, new)
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(StorageError, match=r"cannot commit the run .*Input/output error"):
+    with pytest.raises(StorageError, match=r"cannot write .*run: Input/output error; choose another"):
         committed(output)
     assert read_run(output) == FAILED
     assert names(tmp_path) == ["run"]
@@ -204,6 +205,27 @@ def test_a_full_disk_is_an_error_of_storage(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left"), staging(tmp_path / "run"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room; the same command goes on"),
+        (errno.EDQUOT, "make room; the same command goes on"),
+        (errno.EROFS, "choose another --output"),
+        (errno.EIO, "choose another --output"),
+    ],
+)
+def test_what_the_disk_refuses_names_the_place_that_people_know(number: int, remedy: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for held in (False, True):
+        with ExitStack() as stack:
+            if held:
+                stack.enter_context(claim(run))
+            with pytest.raises(StorageError) as caught, staging(run) as stage:
+                raise OSError(number, os.strerror(number), str(stage / "state.safetensors"))
+        assert place_of(stage) == run
+        assert str(caught.value) == f"cannot write {run}: {os.strerror(number)}; {remedy}"
 
 
 def test_a_claim_leaves_nothing_and_shuts_others_out(tmp_path: Path) -> None:

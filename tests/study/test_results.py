@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from loratory.errors import StorageError
+from loratory.finish import finish
 from loratory.store.directory import read_run
 from loratory.study.cells import cells
-from loratory.study.layout import digest_of
+from loratory.study.layout import LAUNCHER, digest_of
 from loratory.study.lock import launching
 from loratory.study.progress import read_status
 from loratory.study.results import load_study
@@ -112,10 +113,15 @@ def test_the_status_of_a_damaged_plan_is_one_line(place: Path) -> None:
 
 
 def test_the_status_of_a_study_that_is_not_planned_yet_names_who_plans_it(tmp_path: Path) -> None:
-    with launching(tmp_path), pytest.raises(StorageError, match=r"is not planned yet; process \d+ on .* since"):
-        read_status(tmp_path)
-    with pytest.raises(StorageError, match=r"plan\.json is not there"):
-        read_status(tmp_path)
+    for look in (read_status, finish):
+        with launching(tmp_path):
+            with pytest.raises(StorageError, match=r"is not planned yet; process \d+ on .* since .*: ask"):
+                look(tmp_path)
+            (tmp_path / LAUNCHER).unlink()  # as before it is written
+            with pytest.raises(StorageError, match=r"is not planned yet; a process is starting it: ask again"):
+                look(tmp_path)
+        with pytest.raises(StorageError, match=r"has no plan, and nobody is running it; `loratory study run` with its"):
+            look(tmp_path)
 
 
 def test_other_places_are_no_study(tmp_path: Path) -> None:

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from loratory.errors import StorageError
+from loratory.errors import StorageError, first_line
 
 TRIES = 3
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What a disk without room answers."""
+
 _WORK = re.compile(r"\..+\.[0-9a-f]{8}(?:-(\d+))?\.new")
+
+_TRIED = 4096
+"""Bytes that are written to see whether there is room at all."""
+
+_WRITABLE = "make the place writable"
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """The errno, as Rust's standard library writes it."""
+
+
+def refused(place: Path, error: OSError, *, otherwise: str = "choose another --output") -> StorageError:
+    """The error where the disk refuses a write: where, why, and what to do.
+
+    Args:
+        place: the one that people know, not a temporary one beside it.
+        otherwise: what to do where it is not for want of room.
+    """
+    remedy = "make room; the same command goes on" if error.errno in FULL else otherwise
+    return StorageError(f"cannot write {place}: {error.strerror or first_line(error)}; {remedy}")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path at which no file can be written now, before work is done for it. Nothing is left there.
+
+    Raises:
+        StorageError: the directory, or the nearest above it that is there, takes no file.
+    """
+    there = next(one for one in path.absolute().parents if os.path.lexists(one))
+    try:
+        with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(_TRIED))
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def write_durably(path: Path, text: str, *, check: Callable[[], None] = lambda: None, mark: str = "") -> None:
@@ -36,9 +71,9 @@ def write_durably(path: Path, text: str, *, check: Callable[[], None] = lambda: 
         except FileNotFoundError as error:  # the work was cleared away: by a successor, or by a study that began now
             check()
             if mark or not left:
-                raise StorageError(f"cannot write {path}: {error.strerror}") from error
+                raise refused(path, error, otherwise=_WRITABLE) from error
         except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+            raise refused(path, error, otherwise=_WRITABLE) from error
         else:
             return
 

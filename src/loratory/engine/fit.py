@@ -49,8 +49,9 @@ class FitResult:
             where none were, `own_layers` (how many layers the engine computes itself, of how many),
             `compiled` (how many layers, or why none, and what was measured), `frozen_bottom` (layers that ran
             once, and where their output was kept) where there was one, `quantized` (how many layers are held in fewer
-            bits, how, and by which version of bitsandbytes) where any are, and `trained_by_epoch` (how many
-            parameters) where layers were unfrozen gradually.
+            bits, how, and by which version of bitsandbytes) where any are, `trained_by_epoch` (how many parameters)
+            where layers were unfrozen gradually, and `changed_at_resuming` (settings that decide sums, as they were and
+            are) where a run went on under others.
     """
 
     history: list[dict[str, Any]]

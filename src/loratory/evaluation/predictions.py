@@ -59,7 +59,7 @@ def write(path: Path, splits: Mapping[str, Predictions]) -> None:
 
     Raises:
         TrainingError: a logit is NaN or infinite.
-        StorageError: the file cannot be written.
+        OSError: the disk refuses.
         ValueError: shapes that do not fit, or no split: a mistake of the caller.
     """
     import pyarrow.parquet as pq
@@ -76,7 +76,7 @@ def write(path: Path, splits: Mapping[str, Predictions]) -> None:
             column_encoding=dict.fromkeys(_packed(splits), "DELTA_BINARY_PACKED"),
         )
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({_one_line(error)})") from None
+        raise OSError(error.errno, error.strerror or _one_line(error), str(path)) from error
 
 
 def read(path: Path) -> dict[str, Predictions]:

@@ -166,7 +166,7 @@ def _write_pth(source: Source, examples: Examples, stage: Path) -> Tensor:
             thresholds=source.record.thresholds,
         )
     except RuntimeError as error:  # torch.save reports some disk errors so
-        raise StorageError(f"cannot write {path}: {first_line(error)}") from error
+        raise OSError(None, first_line(error), str(path)) from error
     del model
     opened = load_state(read_pth(path), name=base, labels=labels, problem=source.problem, where=str(path))
     return logits_of(opened, examples.data)

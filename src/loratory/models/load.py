@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
@@ -24,6 +23,7 @@ from loratory.errors import ModelError, OutOfMemoryError, ResourceError, first_l
 from loratory.host_memory import FLOAT, available_memory
 from loratory.models import flat_attention
 from loratory.models.door import adapter as adapters
+from loratory.models.door.loading import loading
 from loratory.models.door.weights import Entry, check_extra, check_finite, check_fits, in_head, lacking, read_header
 from loratory.models.families import Family, family_of
 from loratory.models.merging import merged
@@ -104,6 +104,7 @@ def load_base(
 
     Raises:
         ModelError: missing, truncated, incomplete or unsupported.
+        OutOfMemoryError: memory does not suffice to load it.
         ResourceError: bitsandbytes is there, but too old.
         SafetyError: its files could run code or exhaust the machine.
     """
@@ -138,11 +139,12 @@ def _loaded(
 
     Raises:
         ModelError: it cannot be loaded.
+        OutOfMemoryError: memory does not suffice to load it.
         ResourceError: bitsandbytes is there, but too old.
     """
     quantized = quantization.arguments(family_of(config)) if quantization is not None else {}
     drawn_on = [quantization.device] if quantization is not None and quantization.device.type == "cuda" else []
-    with quiet(), torch.random.fork_rng(devices=drawn_on):
+    with quiet(), torch.random.fork_rng(devices=drawn_on), loading(f"model {found.name!r}"):
         torch.manual_seed(seed)  # transformers initialises missing weights from the global generator
         try:
             model, info = kind.from_pretrained(
@@ -159,8 +161,6 @@ def _loaded(
             )
         except ImportError as error:
             raise ResourceError(f"--quantize: {first_line(error)}") from error
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model {found.name!r}: {first_line(error)}") from error
     return model, info
 
 
@@ -294,6 +294,7 @@ def load_trained(
     Raises:
         ModelError: the directory's weights are damaged, or are not the base's; or an adapter is to be folded into a
             quantised base.
+        OutOfMemoryError: memory does not suffice to load it.
     """
     if merge and quantization is not None:
         raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
@@ -314,12 +315,9 @@ def load_trained(
     weights = directory / "adapter_model.safetensors"
     config = adapters.check_adapter(directory / adapters.CONFIG, read_header(weights))
     tokenizer = read_tokenizer(directory, vocabulary=base.config.vocab_size)
-    try:
+    with loading(f"adapter {directory}"), quiet():
         check_finite(f"adapter {directory}", load_file(weights))
-        with quiet():
-            adapted = PeftModel.from_pretrained(base.model, str(directory), config=config)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"adapter {directory}: {first_line(error)}") from error
+        adapted = PeftModel.from_pretrained(base.model, str(directory), config=config)
     inner = adapted.get_base_model()
     if adapted.active_peft_config.is_prompt_learning:
         if merge:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratory.data.columns import Text, on_one_line, parts
-from loratory.disk.files import new_file
+from loratory.disk.files import check_writable, new_file, refused
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
 from loratory.units import printable, signed
@@ -232,7 +232,7 @@ def check_output(path: Path) -> None:
     """What can be known of a file for predictions before there are any.
 
     Raises:
-        StorageError: it is there already.
+        StorageError: it is there already, or cannot be written there.
         SettingsError: its suffix names no format.
     """
     if path.exists():
@@ -240,6 +240,7 @@ def check_output(path: Path) -> None:
     if path.suffix not in WRITERS:
         *most, last = WRITERS
         raise SettingsError(f"--output {path}: the suffix must be {', '.join(most)} or {last}")
+    check_writable(path)
 
 
 def write_predictions(
@@ -259,7 +260,7 @@ def write_predictions(
         with new_file(path) as file:
             WRITERS[path.suffix](file, texts, models, others or [])
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise refused(path, error) from error
 
 
 def _write_jsonl(file: IO[bytes], texts: Sequence[Text], models: Sequence[Answers], others: Sequence[Cells]) -> None:

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratory.disk.files import disk_errors, sync
+from loratory.disk.files import disk_errors, refused, sync
+from loratory.disk.json_text import parsed
 from loratory.disk.manifest import RESTORE, Sealed, seal, verified, vouch
 from loratory.errors import DamagedError, StorageError, counted, first_line
 from loratory.store.directory import check_claim, claim, set_aside, staging
@@ -94,7 +95,7 @@ class Checkpoints:
                 manifest = verified(path)
                 if not {TENSORS, FACTS} <= manifest.keys():
                     raise DamagedError(f"{path} lacks {TENSORS} or {FACTS}")
-                document = json.loads((path / FACTS).read_text("utf8"))
+                document = parsed((path / FACTS).read_text("utf8"))
                 owner, schema, facts = document["fingerprint"], document["schema"], document["facts"]
                 tensors = _tensors(path) if owner == self._fingerprint and schema == SCHEMA else {}
             except OSError as error:
@@ -130,7 +131,7 @@ class Checkpoints:
         """Why the newest of these that is this run's with another number of threads is not used; None without one."""
         for path in reversed(paths):
             try:
-                document = json.loads((path / FACTS).read_text("utf8"))
+                document = parsed((path / FACTS).read_text("utf8"))
                 kin, threads = document["kin"], document["facts"]["threads"]
             except (OSError, ValueError, KeyError, TypeError):  # another's, or damaged: whoever goes on from it says so
                 continue
@@ -162,7 +163,7 @@ class Checkpoints:
             for path in self._paths()[:-KEPT]:
                 shutil.rmtree(path)
         except OSError as error:
-            raise StorageError(f"cannot write the checkpoint {place}: {error.strerror}") from error
+            raise refused(place, error, otherwise="make it writable") from error
         return place
 
     def clear(self) -> int:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from loratory.disk.files import make_directory, sync
+from loratory.disk.files import FULL, make_directory, refused, sync
 from loratory.disk.manifest import MANIFEST, read_manifest, seal, verified, vouch
 from loratory.errors import DamagedError, StorageError
 from loratory.store.lock import Held, hold
@@ -36,11 +36,11 @@ PREDICTIONS = "predictions.parquet"
 REMEDY = "restore the directory from a copy, or remove it and train again"
 """What to do about a damaged run."""
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-"""What a disk without room answers."""
-
 NAMELESS = {getattr(errno, name) for name in ("EIO", "EROFS", "EFBIG", "ESTALE", "ENODEV", "EMFILE", "ENFILE")}
 """What else a disk answers to a write, whose OSError then names no file; of one that is read it may name it."""
+
+_STAGE = r"\.[a-z0-9_]{8}(?:-(\d+))?\.partial"
+"""How the name of a stage ends, after a point and the name of its place; the number is that of who held the place."""
 
 
 def find_run(directory: Path) -> RunRecord | None:
@@ -178,7 +178,7 @@ def settle(parent: Path) -> None:
     Raises:
         StorageError: another process trains there still, or something cannot be removed.
     """
-    left = re.compile(r"\.(.+?)(\.lock|\.fence|\.replaced|\.[a-z0-9_]{8}(-\d+)?\.partial)")
+    left = re.compile(rf"\.(.+?)(\.lock|\.fence|\.replaced|{_STAGE})")
     names = {found.group(1) for path in parent.glob(".*") if (found := left.fullmatch(path.name))}
     for name in sorted(names):
         with claim(parent / name):
@@ -215,7 +215,7 @@ def claim(output: Path, *, doing: str = "training in") -> Iterator[None]:
 
 def _clear(output: Path, number: int) -> None:
     """Remove the stages of those that held the place before; finish or undo a replacement that was cut short."""
-    stage = re.compile(rf"\.{re.escape(output.name)}\.[a-z0-9_]{{8}}(?:-(\d+))?\.partial")
+    stage = re.compile(rf"\.{re.escape(output.name)}{_STAGE}")
     try:
         for path in output.parent.iterdir():
             if (found := stage.fullmatch(path.name)) and int(found[1] or 0) < number:
@@ -261,18 +261,23 @@ def staging(output: Path) -> Iterator[Path]:
         make_directory(output.parent)
         stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=suffix, dir=output.parent))
     except OSError as error:
-        raise StorageError(f"cannot write to {output.parent}: {error.strerror}; choose another --output") from error
+        raise refused(output, error) from error
     try:
         yield stage
     except OSError as error:
         check_claim(output)  # of a place that was lost the stage is gone too
-        if error.filename is not None and str(error.filename).startswith(str(stage)):
-            raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
-        if error.errno in FULL or (error.filename is None and error.errno in NAMELESS):
-            raise StorageError(f"cannot write to {output.parent}: {error.strerror}") from error
+        ours = error.filename is not None and str(error.filename).startswith(str(stage))
+        if ours or error.errno in FULL or (error.filename is None and error.errno in NAMELESS):
+            raise refused(output, error) from error
         raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)  # nothing is there any more once it was committed
+
+
+def place_of(stage: Path) -> Path:
+    """The place beside which :func:`staging` made `stage`: the one that people know."""
+    found = re.fullmatch(rf"\.(.+){_STAGE}", stage.name)
+    return stage.with_name(found[1]) if found is not None else stage
 
 
 def check_claim(output: Path) -> None:
@@ -307,7 +312,7 @@ def commit(stage: Path, output: Path, *, anew: bool = False) -> None:
         sync(output.parent)
     except OSError as error:
         check_claim(output)
-        raise StorageError(f"cannot commit the run to {output}: {error.strerror}") from error
+        raise refused(output, error) from error
 
 
 def _replace(stage: Path, output: Path) -> None:
@@ -338,7 +343,7 @@ def publish(stage: Path, output: Path, *, last: str) -> None:
         os.rename(stage, output)
         sync(output.parent)
     except OSError as error:
-        raise StorageError(f"cannot write {output}: {error.strerror}") from error
+        raise refused(output, error) from error
 
 
 def publish_files(stage: Path, files: Mapping[str, Path]) -> None:
@@ -364,8 +369,7 @@ def publish_files(stage: Path, files: Mapping[str, Path]) -> None:
         for path in placed:
             path.unlink()
         if isinstance(error, OSError):
-            where = files[name]
-            raise StorageError(f"cannot write {where}: {error.strerror}; choose another --output") from error
+            raise refused(files[name], error) from error
         raise
 
 

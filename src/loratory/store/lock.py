@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from loratory.disk.files import make_directory, write_durably
+from loratory.disk.files import make_directory, refused, write_durably
 from loratory.disk.locks import NO_LOCKS, kernel_lock, lacks_locks
 from loratory.errors import StorageError
 
@@ -85,7 +85,7 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
         if lacks_locks(error):
             _undo(lock, made=made)
             raise StorageError(f"{lock.parent}: {NO_LOCKS}; choose another --output, or mount it with them") from error
-        raise StorageError(f"cannot write to {lock.parent}: {error.strerror}; choose another --output") from error
+        raise refused(lock.parent, error) from error
     try:
         identity, number = _identity(lock), _number(lock) + 1
         if identity is None:

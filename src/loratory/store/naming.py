@@ -55,7 +55,8 @@ def approach(method: Any) -> str:
 
 
 def approaches(records: Sequence[Record]) -> list[str]:
-    """One name for each run. Runs that would share one also say the settings in which they differ, or their id."""
+    """One name for each run. Runs that would share one also say the settings in which they differ, or their id; one run
+    in several places its `directory`, where the record has one beside it."""
     names = [approach(lookup(record, "spec", "method")) for record in records]
     for setting in ("model", "data.dataset"):
         values = [flat(record).get(setting) for record in records]
@@ -87,7 +88,12 @@ def _differences(records: Sequence[Record]) -> list[str]:
     texts = ["".join(f", {key.rpartition('.')[2]}={short(spec.get(key), key)}" for key in keys) for spec in specs]
     if len(set(texts)) == len(texts):
         return texts
-    return [f"{text}, {record.get('id', '')}" for text, record in zip(texts, records, strict=True)]
+    ids = [str(record.get("id", "")) for record in records]
+    tails = [
+        str(record.get("directory") or name) if ids.count(name) > 1 else name
+        for name, record in zip(ids, records, strict=True)
+    ]
+    return [f"{text}, {tail}" for text, tail in zip(texts, tails, strict=True)]
 
 
 def flat(record: Record) -> dict[str, str]:

@@ -16,7 +16,7 @@ from loratory.disk.files import clear_work
 from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
 from loratory.store.lock import Held, hold, is_held
-from loratory.study.layout import FIGURES, LAUNCHER, LOCK, SELECTIONS
+from loratory.study.layout import FIGURES, LAUNCHER, LOCK, PLAN, SELECTIONS, STUDY
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,23 @@ def _clear(directory: Path, number: int) -> None:
         clear_work(directory, number)
     except OSError as error:
         raise StorageError(f"cannot clear away {error.filename}, left by a killed process: {error.strerror}") from error
+
+
+def check_planned(directory: Path) -> None:
+    """Refuse a study that has no plan yet, and say whether somebody is starting it.
+
+    Raises:
+        StorageError: it is one.
+    """
+    if (directory / PLAN).is_file():
+        return
+    if is_held(directory / LOCK):
+        who = _named(directory) or "a process is starting it"
+        raise StorageError(f"{directory} is not planned yet; {who}: ask again once it is")
+    if (directory / LOCK).is_file() or (directory / STUDY).is_file():
+        raise StorageError(
+            f"{directory} has no plan, and nobody is running it; `loratory study run` with its file makes one"
+        )
 
 
 def launcher(directory: Path) -> Launcher | None:

@@ -198,13 +198,12 @@ def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
     level, found = scene.value(cell.time_to.score), cell.time_to.seconds
     seeds = counted(len(cell.runs), noun_of(cell))
     of = f" (median of the {found.reached} of {seeds} that do)" if len(cell.runs) > 1 else ""
+    whose = "every approach's mean reaches at the end" if len(scene.cells) > 1 else "its mean reaches at the end"
+    text = f"{cell.approach} reaches a validation {scene.short} of {level}, the level that {whose}, "
     if found.median is None:
-        text = f"{cell.approach} reaches a validation {scene.short} of {level} with none of {seeds}."
+        text += f"with none of {seeds}."
     else:
-        text = (
-            f"{cell.approach} reaches a validation {scene.short} of {level}, looked at after each epoch, after "
-            f"{units.duration(found.median)} of training{of}."
-        )
+        text += f"after {units.duration(found.median)} of training{of}, looked at after each epoch."
     return scene.say(text, (cell,), {"score": cell.time_to.score, "seconds": found.median, "reached": found.reached})
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from loratory.errors import StorageError
 from loratory.evaluation.metrics import METRICS
 from loratory.store.directory import counted_run
 from loratory.store.naming import approaches, lookup
 from loratory.store.record import RunRecord
-from loratory.study.layout import PLAN, RUNS, planned
-from loratory.study.lock import Launcher, launcher
+from loratory.study.layout import RUNS, planned
+from loratory.study.lock import Launcher, check_planned, launcher
 from loratory.study.parts import GroupKey
 from loratory.study.selection import read_selection
 
@@ -126,9 +125,8 @@ def read_status(directory: Path) -> Status:
     Raises:
         StorageError: no study, one that is not planned yet, or a damaged plan or record.
     """
+    check_planned(directory)
     running = launcher(directory)
-    if running is not None and not (directory / PLAN).is_file():
-        raise StorageError(f"{directory} is not planned yet; {running}")
     with planned(directory) as plan:
         records = {
             name: record for name in _names(plan) if (record := counted_run(directory / RUNS / name)) is not None
