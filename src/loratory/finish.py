@@ -17,6 +17,7 @@ from loratory.study.document import Summary
 from loratory.study.jobs import Job
 from loratory.study.launch import launch
 from loratory.study.layout import PLAN, RUNS, SUMMARY
+from loratory.study.parts import BaselineSummary
 from loratory.study.plan import Plan
 from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study
@@ -124,9 +125,14 @@ def _timed_as_before(summary: Summary, directory: Path) -> Summary:
         before = Summary.read(directory)
     except StorageError:  # none yet, or damaged: all is written anew
         return summary
-    seconds = {replace(one, seconds=None): one.seconds for one in before.baselines}
-    kept = [replace(one, seconds=seconds.get(replace(one, seconds=None), one.seconds)) for one in summary.baselines]
+    seconds = {_untimed(one): one.seconds for one in before.baselines}
+    kept = [replace(one, seconds=seconds.get(_untimed(one), one.seconds)) for one in summary.baselines]
     return replace(summary, baselines=tuple(kept))
+
+
+def _untimed(baseline: BaselineSummary) -> BaselineSummary:
+    """What it is and how it scores; a summary of before says no parameters."""
+    return replace(baseline, seconds=None, parameters=None)
 
 
 def _has_runs(directory: Path) -> bool:

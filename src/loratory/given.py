@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
+from loratory.data.packaged import GIVEN_FILE, given_file
 from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import Row, Table
@@ -26,13 +27,11 @@ from loratory.errors import DataError, LoratoryError, StorageError
 
 WHERE = "texts and labels"
 
-FOLDER = "given"
-
 
 @contextmanager
 def called(name: str = WHERE) -> Iterator[None]:
     """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
-    known = re.compile(rf"{re.escape(str(data_directory() / FOLDER))}[/\\][0-9a-f]{{32}}\.jsonl|{WHERE}")
+    known = re.compile(rf"{re.escape(str(data_directory()))}[/\\]{GIVEN_FILE}|{WHERE}")
 
     def renamed(line: logging.LogRecord) -> bool:
         line.msg, line.args = known.sub(name, line.getMessage()), ()
@@ -78,7 +77,7 @@ def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None
     examples = checked(WHERE, columns, recognised(columns.labels, problem, None))
     labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
     content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
-    path = data_directory() / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
+    path = given_file(hashlib.sha256(content.encode()).hexdigest())
     try:
         there = path.is_file() and path.read_bytes() == content.encode()
     except OSError as error:

@@ -52,7 +52,8 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         row(
             [
                 words(one.name),
-                *(missing() for _ in range(3)),
+                number(one.parameters, units.count),
+                *(missing() for _ in range(2)),
                 number(one.seconds, units.duration),
                 missing(),
                 *_price(study, one.seconds),
@@ -201,7 +202,7 @@ def over_data(study: Summary) -> Grid | None:
         rows.append(row([words(approach), *entries]))
     foot = []
     if study.select in shown_metrics(study):
-        for name in dict.fromkeys(one.name for one in study.baselines):
+        for name in dict.fromkeys(one.name for one in study.baselines if one.reason is None):
             found = {(one.data, one.limit): one.value(study.select) for one in study.baselines if one.name == name}
             foot.append(row([words(name), *(number(found.get((g.data, g.limit)), show) for g in groups)]))
     varied = [key for key in ("data", "model", "size") if len({getattr(group, key) for group in groups}) > 1]

@@ -245,15 +245,24 @@ def price_said(study: Summary, evidence: Evidence) -> str:
     """What a run's price is, and what the whole study has cost; nothing where it has no price."""
     if study.price_per_hour is None:
         return ""
-    seconds = [record.seconds for record in evidence.records.values()]
+    records = evidence.records.values()
+    joint, seconds = sum(record.cohort is not None for record in records), sum(record.seconds for record in records)
     each = f"Price of a run: its total time at {study.price_per_hour:g} an hour."
-    if not sum(seconds):
+    if not seconds:
         return each
-    whole = units.price(priced(sum(seconds), study.price_per_hour))
-    return (
-        f"{each} The {counted(len(seconds), 'run')} that are here, tuning among them, took "
-        f"{units.duration(sum(seconds))}, one after the other: {whole}."
-    )
+    came = f"took {units.duration(seconds)}, one after the other"
+    if joint:
+        came = f"come to {units.duration(seconds)}, {_added(joint, len(records))}"
+    whole = units.price(priced(seconds, study.price_per_hour))
+    return f"{each} The {counted(len(records), 'run')} that are here, tuning among them, {came}: {whole}."
+
+
+def _added(joint: int, runs: int) -> str:
+    """What is added where `joint` of the runs trained in cohorts."""
+    shares = "their shares of the time that their cohorts took"
+    if joint == runs:
+        return f"the sum of {shares}"
+    return f"the sum of the total times of {runs - joint:,} and, of the {joint:,} that trained in cohorts, {shares}"
 
 
 def limits(study: Summary) -> list[str]:

@@ -10,8 +10,18 @@ from loratory.evaluation.metrics import LEADING, METRICS, metrics_of
 from loratory.problems import SINGLE, Problem
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.notes import ALONE_SAID, SCORED
-from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
+from loratory.report.notes import ALONE_SAID, SCORED, no_total_said
+from loratory.report.tables import (
+    MEMORY,
+    SHARE,
+    TIMES,
+    Column,
+    Row,
+    Table,
+    coefficients_said,
+    price_said,
+    priced,
+)
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, Cost
@@ -27,7 +37,7 @@ COST: dict[str, tuple[str, Show]] = {
 
 
 CHOSEN = {
-    "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
+    "each": "Learning rate: each seed chose its own on validation.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
     "alone": "Learning rate: chosen on validation.",
@@ -36,9 +46,9 @@ CHOSEN = {
 
 
 CHOSEN_BY_FOLD = {
-    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation; ×2: for two runs.",
-    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all; ×2: for two runs.",
-    "alone": "Learning rate: chosen in each fold on its validation; ×2: for two folds.",
+    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation.",
+    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all.",
+    "alone": "Learning rate: chosen in each fold on its validation.",
 }
 """The same in a study by folds."""
 
@@ -71,7 +81,8 @@ def study_table(study: Summary) -> Table:
         rows += [_baseline_row(study, number, group) for number in baselines_of(study, group)]
     if study.price_per_hour is not None:
         rows = [{**row, "price": priced(row.get("total_seconds"), study.price_per_hour)} for row in rows]
-    return Table(_columns(study), tuple(rows), tuple(notes(study)))
+    money = [] if study.price_per_hour is None else price_said(study.price_per_hour, rows)
+    return Table(_columns(study), tuple(rows), (*notes(study), *money))
 
 
 def baselines_of(study: Summary, group: Group) -> list[int]:
@@ -124,6 +135,7 @@ def _baseline_row(study: Summary, number: int, group: Group) -> Row:
         "train_examples": group.cells[0].train_examples,
         "cell": "",
         "approach": one.name,
+        "trainable": one.parameters,
         "total_seconds": one.seconds,
         **{metric: value for metric in metrics_of(study.problem) if (value := one.value(metric)) is not None},
     }
@@ -240,15 +252,15 @@ def notes(study: Summary) -> list[str]:
         *([over_folds_said(study.problem)] if study.folds is not None else []),
         *([f"Times and memory:{over_runs(study, 'medians')}."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
+        *coefficients_said((one.name, one.parameters or 0) for one in study.baselines),
         TIMES,
-        *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
         *beside(study),
+        *no_totals(study, study.cells),
         *(text for kind, text in MEMORY.items() if kind in kinds),
         *([LEFT_OVER] if "resident" in kinds else []),
     ]
     if any(cell.tuning.trials for cell in study.cells):
-        who = "alone" if len(study.seeds) == 1 else study.tune_seeds
-        found.append(CHOSEN[who] if study.folds is None else CHOSEN_BY_FOLD[who])
+        found.append(_chosen_said(study))
     found += dict.fromkeys(
         f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
     )
@@ -257,6 +269,17 @@ def notes(study: Summary) -> list[str]:
     if study.failed:
         found.insert(0, f"Left out of every number here: {counted(len(study.failed), 'run')} that did not complete.")
     return found
+
+
+def _chosen_said(study: Summary) -> str:
+    """How rates came about, and what ×2 means where a cell has several."""
+    who = "alone" if len(study.seeds) == 1 else study.tune_seeds
+    said = CHOSEN[who] if study.folds is None else CHOSEN_BY_FOLD[who]
+    if not study.several_rates:
+        return said
+    if study.folds is None:
+        return f"{said} ×2 means that two seeds chose it."
+    return f"{said} ×2: for two {'folds' if who == 'alone' else 'runs'}."
 
 
 def beside_metrics(study: Summary) -> str:
@@ -320,6 +343,12 @@ def beside(study: Summary) -> list[str]:
     if cells and not found:
         found.append("Each final run had its device to itself: no other run of the study was there.")
     return found
+
+
+def no_totals(study: Summary, cells: Sequence[CellSummary]) -> list[str]:
+    """Why some of these cells have no total time, where cohorts are the reason."""
+    empty = any(cell.cohorts and "total_seconds" not in cell.cost for cell in cells)
+    return [no_total_said(price=study.price_per_hour is not None)] if empty else []
 
 
 def _of(some: Sequence[CellSummary], cells: Sequence[CellSummary]) -> str:

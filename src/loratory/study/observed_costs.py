@@ -214,8 +214,9 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
         return None
     run = cell.cost["total_seconds"].middle
     setup, train, evaluated, total = (cell.cost[key].values[run] for key in keys)
+    which = "its median run" if cell.cost["total_seconds"].has_middle else "the shorter of its two middle runs"
     text = (
-        f"In all, {cell.approach} takes {units.duration(total)} in its median run: "
+        f"In all, {cell.approach} takes {units.duration(total)} in {which}: "
         f"{units.percent(train / total)} of it training, "
         f"{units.percent(setup / total)} set-up, {units.percent(evaluated / total)} evaluation."
     )

@@ -55,6 +55,11 @@ class Cost:
     """Of peak memory: allocated on the GPU, or the process's resident set."""
 
     @property
+    def has_middle(self) -> bool:
+        """Whether the median is a run's own; of an even number of runs it lies between two."""
+        return len(self.values) % 2 == 1
+
+    @property
     def middle(self) -> int:
         """The place in `values` of the median run; of two in the middle the smaller."""
         return sorted(range(len(self.values)), key=self.values.__getitem__)[(len(self.values) - 1) // 2]
@@ -329,6 +334,8 @@ class BaselineSummary:
     """Of the training examples it was fitted on."""
     scores: tuple[tuple[str, float], ...] = ()
     """Every other metric that it has, by name, of a problem that is not one of single labels."""
+    parameters: int | None = None
+    """What it fits, 0 where nothing; of folds the median. None where it was left out, or in a summary of before."""
 
     def value(self, metric: str) -> float | None:
         """The number of a metric; None where it has none."""

@@ -139,6 +139,7 @@ def _baseline(data: str, limit: int | None, folds: Sequence[Baseline]) -> Baseli
         reason=next((one.reason for one in folds if one.reason is not None), None),
         limit=limit,
         scores=() if quality is None or quality.problem == SINGLE else _scores(quality),
+        parameters=None if quality is None else round(float(np.median([one.parameters for one in folds]))),
     )
 
 
