@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from loratory.data import checked, data_directory, gathered
-from loratory.data.packaged import GIVEN_FILE, given_file
 from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import Row, Table
 from loratory.data.header import LABEL, PAIR, TEXT
+from loratory.data.packaged import GIVEN_FILE, given_file
 from loratory.disk.files import write_durably
 from loratory.errors import DataError, LoratoryError, StorageError
 

@@ -17,6 +17,7 @@ from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary, Pair
+from loratory.study.statistics import MIN_FOR_INTERVAL
 
 Key = TypeVar("Key", bound=str | float)
 
@@ -117,7 +118,8 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     if not pairs or study.lone_seed:
         return None
     rows = []
-    several = pairs[0].family > 1
+    known = any(pair.low is not None for pair in pairs)
+    several = pairs[0].family > 1 and known
     for pair, whisker in zip(pairs, differences(pairs, study.margin), strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
         shown = points(pair.difference, study.select)
@@ -125,17 +127,13 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             Entry(f"{a} − {b}"),
             Entry(shown, _ends(pair.low, pair.high, study.select), pair.difference, whisker),
             *([_together(pair, study.select)] if several else []),
-            number(pair.p_holm if pair.p_holm is not None else pair.p, _p),
+            *([number(pair.p_holm if pair.p_holm is not None else pair.p, _p)] if known else []),
             _verdict(pair, a, b),
         ]
         rows.append(row(entries, pair.a, pair.b))
-    unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
     headings = (
         Heading("Pair", numeric=False),
-        Heading(
-            f"Difference {unit}; {study.confidence:.0%} interval{', not corrected' if several else ''}",
-            meaning=f"{axes.metric_title(study.select)} of the first minus the second; interval of this pair alone",
-        ),
+        _difference_heading(study, known=known, several=several),
         *(
             [
                 Heading(
@@ -146,14 +144,31 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             if several
             else []
         ),
-        Heading(
-            "p, Holm" if several else "p",
-            meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+        *(
+            [
+                Heading(
+                    "p, Holm" if several else "p",
+                    meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+                )
+            ]
+            if known
+            else []
         ),
         Heading("Verdict", numeric=False, lead=True),
     )
     caption = f"Differences in {axes.metric_words(study.select)} on the test split, {group.title}"
     return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows), wide=True)
+
+
+def _difference_heading(study: Summary, *, known: bool, several: bool) -> Heading:
+    """Of the pairs' differences, and of the interval of each alone where any has one."""
+    unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
+    title = f"{axes.metric_title(study.select)} of the first minus the second"
+    if not known:
+        no = f"no interval below {MIN_FOR_INTERVAL} common {'seeds' if study.folds is None else 'folds'}"
+        return Heading(f"Difference {unit}; {no}", meaning=title)
+    shown = f"{study.confidence:.0%} interval{', not corrected' if several else ''}"
+    return Heading(f"Difference {unit}; {shown}", meaning=f"{title}; interval of this pair alone")
 
 
 def _verdict(pair: Pair, a: str, b: str) -> Entry:

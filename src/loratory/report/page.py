@@ -140,7 +140,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         no_totals="".join(no_totals(study, group.cells)),
         intervals=any(m.low is not None for c in group.cells if (m := c.score(study.select)) is not None),
         pairs=comparing.pairs_grid(study, group),
-        together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
+        together=any(p.family > 1 and p.family_low is not None for p in study.pairs if p.a in group.ids),
         against=_reference(group),
         expected_best_said=choosing.expected_best_said(study, group),
         costs=comparing.cost_numbers(study, group),

@@ -17,7 +17,7 @@ from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import Observation
 from loratory.study.resampling import DRAWS
-from loratory.study.statistics import MIN_FOLDS, MIN_SEEDS, MIN_UNITS
+from loratory.study.statistics import MIN_FOLDS, MIN_FOR_INTERVAL, MIN_SEEDS, MIN_UNITS
 
 MANY = (
     "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
@@ -219,7 +219,7 @@ def _judging(study: Summary) -> list[str]:
     share = METRICS[study.select].unit == "share"
     margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
-        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
+        f"Means of at least {MIN_FOR_INTERVAL} seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes."
         if study.folds is None
         else over_folds_said(study.problem),
@@ -227,7 +227,8 @@ def _judging(study: Summary) -> list[str]:
         f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
         "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "
         "p-value are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and "
-        "of the units (Satterthwaite).",
+        "of the units (Satterthwaite). "
+        + f"Below {MIN_FOR_INTERVAL} {'common seeds' if study.folds is None else 'folds'} there is neither.",
         *([WIDER] if study.folds is not None else []),
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "

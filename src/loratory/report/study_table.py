@@ -25,6 +25,7 @@ from loratory.report.tables import (
 from loratory.study.document import Group, Summary
 from loratory.study.observed import listed
 from loratory.study.parts import CellSummary, Cost
+from loratory.study.statistics import MIN_FOR_INTERVAL
 
 Show = Callable[[float | None], str]
 
@@ -288,16 +289,16 @@ def beside_metrics(study: Summary) -> str:
 
 
 def means_said(study: Summary) -> str:
-    """What the means are over, and whether they have intervals: there is none below three seeds."""
+    """What the means are over, and whether they have intervals: there is none below MIN_FOR_INTERVAL seeds."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
     if study.folds is not None:
         return _folds_said(study, counts)
     if not counts or counts[-1] < 2:
         return "one seed: no interval, so differences may be chance"
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
-    if counts[-1] < 3:
-        return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
-    few = ", none below 3 seeds" if counts[0] < 3 else ""
+    if counts[-1] < MIN_FOR_INTERVAL:
+        return f"means over {seeds}: no interval below {MIN_FOR_INTERVAL} seeds, so differences may be chance"
+    few = f", none below {MIN_FOR_INTERVAL} seeds" if counts[0] < MIN_FOR_INTERVAL else ""
     return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
 
 
@@ -315,8 +316,8 @@ def _folds_said(study: Summary, counts: Sequence[int]) -> str:
     most = counts[-1] if counts else 0
     seeds = f"{counts[0]} to {most} seeds" if len(set(counts)) > 1 else counted(most, "seed")
     folds = f"over {study.folds} folds and {seeds}"
-    if (study.folds or 0) < 3:
-        return f"means {folds}: no interval below 3 folds, so differences may be chance"
+    if (study.folds or 0) < MIN_FOR_INTERVAL:
+        return f"means {folds}: no interval below {MIN_FOR_INTERVAL} folds, so differences may be chance"
     return f"means {folds} with {study.confidence:.0%} intervals over folds"
 
 

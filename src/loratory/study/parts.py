@@ -150,8 +150,7 @@ class Tuning:
 
     @property
     def budget(self) -> tuple[int, int] | None:
-        """With halving: runs and epochs that its tuning trains, all choices together; fewer than the file asked for
-        where more rates failed than were to be dropped."""
+        """With halving: runs and epochs that all choices train; fewer than planned where more rates failed than go."""
         if not self.rungs:
             return None
         planned = [list(zip(self.rungs, choice.planned, strict=True)) for choice in self.choices]
@@ -297,7 +296,7 @@ class Pair:
     difference: float | None
     """Mean over common seeds of a minus b, in the metric's unit."""
     low: float | None
-    """Of the difference's 95% interval, for this pair alone."""
+    """Of the difference's 95% interval, for this pair alone; no interval and no p below three common seeds, or folds."""
     high: float | None
     family_low: float | None
     """Of the interval that holds for all pairs of the family at once (1 - 5% / family)."""
@@ -335,7 +334,7 @@ class BaselineSummary:
     scores: tuple[tuple[str, float], ...] = ()
     """Every other metric that it has, by name, of a problem that is not one of single labels."""
     parameters: int | None = None
-    """What it fits, 0 where nothing; of folds the median. None where it was left out, or in a summary of before."""
+    """What it fits; of folds the median. None where it was left out, or in a summary of before."""
 
     def value(self, metric: str) -> float | None:
         """The number of a metric; None where it has none."""

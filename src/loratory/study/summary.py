@@ -21,7 +21,7 @@ from loratory.study.pairs import compare_cells
 from loratory.study.parts import BaselineSummary, FailedRun
 from loratory.study.resampling import DRAWS
 from loratory.study.results import Final, StudyRuns
-from loratory.study.statistics import CONFIDENCE
+from loratory.study.statistics import CONFIDENCE, told
 
 log = logging.getLogger("loratory")
 
@@ -36,7 +36,8 @@ def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRA
     Raises:
         StorageError: a run's predictions are damaged, or do not belong together.
     """
-    summaries, pairs = cells(study), compare_cells(study, draws=draws, seed=seed)
+    summaries = cells(study)
+    pairs = tuple(map(told, compare_cells(study, draws=draws, seed=seed)))
     firsts = _first_finals(study)
     sized = len({cell.limit for cell in study.cells}) > 1
     by_size: dict[tuple[str, int | None], list[Final]] = {}
