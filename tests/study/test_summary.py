@@ -245,7 +245,8 @@ def test_baselines_of_data_that_is_there(
 
 
 def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSummary]:
-    from loratory.study.parts import Cost, Tuning
+    from loratory.study.measured import Cost
+    from loratory.study.parts import Tuning
     from loratory.study.statistics import over_seeds
 
     empty = {"seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}

@@ -11,9 +11,10 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, choosing
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, over_runs
+from loratory.report.study_table import LEFT_OVER, beside, close_memory, over_folds_said, over_runs
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
+from loratory.study.measured import RESOLUTION
 from loratory.study.observed import listed
 from loratory.study.parts import Observation
 from loratory.study.resampling import DRAWS
@@ -237,8 +238,8 @@ def _judging(study: Summary) -> list[str]:
         + (f"Below {MIN_SEEDS} common seeds" if study.folds is None else f"Below {MIN_FOLDS} folds")
         + f" or {MIN_UNITS} units of one size there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
-        "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
-        "there is no front.",
+        "median is not higher, or the middle halves of both over seeds touch, or both are peak memory on a CPU and "
+        f"differ by less than {RESOLUTION:.0%}. Without a verdict on any pair there is no front.",
     ]
 
 
@@ -279,7 +280,7 @@ def limits(study: Summary) -> list[str]:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
     if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
-        found.append(LEFT_OVER)
+        found += [LEFT_OVER, *close_memory(study)]
     found += _made_otherwise(study)
     if choosing.tuned(study):
         found.append(

@@ -23,8 +23,9 @@ from loratory.report.tables import (
     priced,
 )
 from loratory.study.document import Group, Summary
+from loratory.study.measured import Cost, close_said
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, Cost
+from loratory.study.parts import CellSummary
 from loratory.study.statistics import MIN_FOR_INTERVAL
 
 Show = Callable[[float | None], str]
@@ -259,6 +260,7 @@ def notes(study: Summary) -> list[str]:
         *no_totals(study, study.cells),
         *(text for kind, text in MEMORY.items() if kind in kinds),
         *([LEFT_OVER] if "resident" in kinds else []),
+        *close_memory(study),
     ]
     if any(cell.tuning.trials for cell in study.cells):
         found.append(_chosen_said(study))
@@ -344,6 +346,12 @@ def beside(study: Summary) -> list[str]:
     if cells and not found:
         found.append("Each final run had its device to itself: no other run of the study was there.")
     return found
+
+
+def close_memory(study: Summary) -> list[str]:
+    """That peak memory of cells that are compared is about the same, where it is."""
+    peaks = [[(c.median, c.kind) for one in g.cells if (c := one.cost.get("peak_memory_bytes"))] for g in study.groups]
+    return list(dict.fromkeys(line for group in peaks for line in close_said(group)))
 
 
 def no_totals(study: Summary, cells: Sequence[CellSummary]) -> list[str]:

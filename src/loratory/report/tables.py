@@ -19,6 +19,7 @@ from loratory.report.dominating import dominating
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
 from loratory.store.record import TIME_PARTS
+from loratory.study.measured import close_said
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -129,6 +130,7 @@ def comparison(
     several = any(isinstance(row.get("devices"), int) and row["devices"] != 1 for row in rows)
     money = [] if price_per_hour is None else price_said(price_per_hour, rows, several=several)
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
+    memory += close_said([(_number(row.get("peak_memory_bytes")), row.get("peak_memory_kind")) for row in rows])
     noted = notes(records, names, baselines, price=price_per_hour is not None)
     said = (*noted, *dominating(records, names), *parameters, TIMES, *memory)
     return Table(_columns(rows, metrics), tuple(rows), (*said, *energy, *money))

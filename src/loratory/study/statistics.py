@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from loratory.study.parts import Pair, Spread, Verdict
+from loratory.study.measured import Spread
+from loratory.study.parts import Pair, Verdict
 from loratory.study.resampling import Replicates
 from loratory.study.sums import Array
 
