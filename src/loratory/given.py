@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -23,7 +22,8 @@ from loratory.data.files import Row, Table
 from loratory.data.header import LABEL, PAIR, TEXT
 from loratory.data.packaged import GIVEN_FILE, given_file
 from loratory.disk.files import write_durably
-from loratory.errors import DataError, LoratoryError, StorageError
+from loratory.errors import DataError, StorageError
+from loratory.rewording import reworded
 
 WHERE = "texts and labels"
 
@@ -32,20 +32,8 @@ WHERE = "texts and labels"
 def called(name: str = WHERE) -> Iterator[None]:
     """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
     known = re.compile(rf"{re.escape(str(data_directory()))}[/\\]{GIVEN_FILE}|{WHERE}")
-
-    def renamed(line: logging.LogRecord) -> bool:
-        line.msg, line.args = known.sub(name, line.getMessage()), ()
-        return True
-
-    log = logging.getLogger("loratory")
-    log.addFilter(renamed)
-    try:
+    with reworded(lambda message: known.sub(name, message)):
         yield
-    except LoratoryError as error:
-        error.args = (known.sub(name, str(error)),)
-        raise
-    finally:
-        log.removeFilter(renamed)
 
 
 def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None) -> Path:

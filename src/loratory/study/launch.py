@@ -102,16 +102,29 @@ def launch(
                 write=tell.held.write,
                 checkpoint_every=checkpoint_every,
             )
+            _say_what_fits(plan)
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)
             planned(plan, place.slots, finals)
             execute(plan, place, told=told, alone=alone, cohorts=cohorts)
             _clear_orphans(plan)
-            if others := without_use(plan):  # known now that every rate is chosen
-                runs = counted(others, "run")
-                log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
     return plan
+
+
+def _say_what_fits(plan: Plan) -> None:
+    """Where runs of before do not fit the plan: how many do, and how many do not."""
+    if others := without_use(plan):
+        fit = f"{counted(plan.done, 'run')} of before {'fits' if plan.done == 1 else 'fit'} and {_is(plan.done)} used"
+        late = ", unless a rate that is yet to be chosen leads to them" if plan.choosing else ""
+        log.warning(
+            "%s: %s again; %s of other settings, data, versions or devices: kept, not used%s",
+            *(plan.directory, fit, f"{others:,} {_is(others)}", late),
+        )
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _say_what_runs_of_before_lack(plan: Plan, *, alone: bool) -> None:
@@ -181,4 +194,4 @@ def _say_what_changed(directory: Path, spec: StudySpec) -> None:
     if (directory / PLAN).is_file() and (name := read_json(directory / PLAN).get("name")) != spec.name:
         raise StorageError(f"{directory} holds the study {name!r}, not {spec.name!r}; choose another --output")
     for line in file_says_otherwise(before, spec) if before.is_file() else []:
-        log.warning("%s: %s; what still fits is used again", before, line)
+        log.warning("%s: %s", before, line)
