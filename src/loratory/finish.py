@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratory.errors import StorageError, TrainingError
+from loratory.inputs import Inputs
 from loratory.report.study import write
 from loratory.report.tables import check_price
 from loratory.store.naming import approaches
@@ -76,6 +77,7 @@ def complete(
     spec, text = read_study(file, overrides)
     check_size(spec, str(file), asked=yes)
     directory = output if output is not None else Path("results") / spec.name
+    inputs = Inputs()
     plan = launch(
         *(spec, text, directory),
         executor=executor,
@@ -85,20 +87,22 @@ def complete(
         retry_failed=retry_failed,
         tracker=tracker,
         checkpoint_every=checkpoint_every,
+        inputs=inputs,
         planned=planned,
         told=told,
     )
-    page, *_ = finish(directory)
+    page, *_ = finish(directory, inputs=inputs)
     return Finished(plan, directory, page)
 
 
-def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path]:
+def finish(directory: Path, *, price_per_hour: float | None = None, inputs: Inputs | None = None) -> list[Path]:
     """Summarise the runs of the study in `directory`, as many as there are, and write its report over an older one.
 
     A copy of a study without its plan or its runs keeps its summary, and has its report written from it.
 
     Args:
         price_per_hour: of one device, in any currency, in place of what the study file says.
+        inputs: what was read for the study, and said of it, is neither read nor said again.
 
     Returns:
         The files written: the page first.
@@ -110,7 +114,10 @@ def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path
     """
     check_price(price_per_hour)
     made = _has_runs(directory)
-    summary = _timed_as_before(summarise(load_study(directory)), directory) if made else Summary.read(directory)
+    if made:
+        summary = _timed_as_before(summarise(load_study(directory), inputs=inputs), directory)
+    else:
+        summary = Summary.read(directory)
     if price_per_hour is not None:
         summary = replace(summary, price_per_hour=price_per_hour)
     if not made:
