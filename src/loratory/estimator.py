@@ -69,7 +69,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         epochs, batch_size, lr, max_length, device, precision: as the flags of `loratory train`.
         validation_fraction: share of the examples that are not trained on, between 0 and 1.
         random_state: the seed of everything that is drawn, the split too. None or a `RandomState` draws a seed.
-        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`.
+        settings: any other flag of `loratory train` by its name, such as `{"targets": "all-linear"}`. What stands above
+            is a parameter and no setting: `rank=2`, not `settings={"rank": 2}`, which `fit` refuses.
 
     None stands for a setting's own default.
 

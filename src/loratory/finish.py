@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratory.errors import StorageError, TrainingError
+from loratory.inputs import Inputs
 from loratory.report.study import write
 from loratory.report.tables import check_price
 from loratory.store.naming import approaches
@@ -17,7 +18,11 @@ from loratory.study.document import Summary
 from loratory.study.jobs import Job
 from loratory.study.launch import launch
 from loratory.study.layout import PLAN, RUNS, SUMMARY
+<<<<<<< HEAD
 from loratory.study.lock import check_planned
+=======
+from loratory.study.parts import BaselineSummary
+>>>>>>> views
 from loratory.study.plan import Plan
 from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study
@@ -76,6 +81,7 @@ def complete(
     spec, text = read_study(file, overrides)
     check_size(spec, str(file), asked=yes)
     directory = output if output is not None else Path("results") / spec.name
+    inputs = Inputs()
     plan = launch(
         *(spec, text, directory),
         executor=executor,
@@ -85,20 +91,22 @@ def complete(
         retry_failed=retry_failed,
         tracker=tracker,
         checkpoint_every=checkpoint_every,
+        inputs=inputs,
         planned=planned,
         told=told,
     )
-    page, *_ = finish(directory)
+    page, *_ = finish(directory, inputs=inputs)
     return Finished(plan, directory, page)
 
 
-def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path]:
+def finish(directory: Path, *, price_per_hour: float | None = None, inputs: Inputs | None = None) -> list[Path]:
     """Summarise the runs of the study in `directory`, as many as there are, and write its report over an older one.
 
     A copy of a study without its plan or its runs keeps its summary, and has its report written from it.
 
     Args:
         price_per_hour: of one device, in any currency, in place of what the study file says.
+        inputs: what was read for the study, and said of it, is neither read nor said again.
 
     Returns:
         The files written: the page first.
@@ -112,7 +120,10 @@ def finish(directory: Path, *, price_per_hour: float | None = None) -> list[Path
     if not (directory / SUMMARY).is_file():
         check_planned(directory)
     made = _has_runs(directory)
-    summary = _timed_as_before(summarise(load_study(directory)), directory) if made else Summary.read(directory)
+    if made:
+        summary = _timed_as_before(summarise(load_study(directory), inputs=inputs), directory)
+    else:
+        summary = Summary.read(directory)
     if price_per_hour is not None:
         summary = replace(summary, price_per_hour=price_per_hour)
     if not made:
@@ -127,9 +138,14 @@ def _timed_as_before(summary: Summary, directory: Path) -> Summary:
         before = Summary.read(directory)
     except StorageError:  # none yet, or damaged: all is written anew
         return summary
-    seconds = {replace(one, seconds=None): one.seconds for one in before.baselines}
-    kept = [replace(one, seconds=seconds.get(replace(one, seconds=None), one.seconds)) for one in summary.baselines]
+    seconds = {_untimed(one): one.seconds for one in before.baselines}
+    kept = [replace(one, seconds=seconds.get(_untimed(one), one.seconds)) for one in summary.baselines]
     return replace(summary, baselines=tuple(kept))
+
+
+def _untimed(baseline: BaselineSummary) -> BaselineSummary:
+    """What it is and how it scores; a summary of before says no parameters."""
+    return replace(baseline, seconds=None, parameters=None)
 
 
 def _has_runs(directory: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -21,16 +20,17 @@ from loratory.data.cells import absent, recognised
 from loratory.data.columns import are_pairs, parts
 from loratory.data.files import Row, Table
 from loratory.data.header import LABEL, PAIR, TEXT
+from loratory.data.packaged import GIVEN_FILE, given_file
 from loratory.disk.files import write_durably
-from loratory.errors import DataError, LoratoryError, StorageError
+from loratory.errors import DataError, StorageError
+from loratory.rewording import reworded
 
 WHERE = "texts and labels"
-
-FOLDER = "given"
 
 
 @contextmanager
 def called(name: str = WHERE) -> Iterator[None]:
+<<<<<<< HEAD
     """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file, and
     say their positions, not its lines."""
     known = re.compile(rf"{re.escape(str(data_directory() / FOLDER))}[/\\][0-9a-f]{{32}}\.jsonl|{WHERE}")
@@ -52,6 +52,12 @@ def called(name: str = WHERE) -> Iterator[None]:
         raise
     finally:
         log.removeFilter(renamed)
+=======
+    """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
+    known = re.compile(rf"{re.escape(str(data_directory()))}[/\\]{GIVEN_FILE}|{WHERE}")
+    with reworded(lambda message: known.sub(name, message)):
+        yield
+>>>>>>> views
 
 
 _LINES = re.compile(r"\(line(s?) (\d+(?:, \d+)*)")
@@ -90,7 +96,7 @@ def keep(texts: Iterable[Any], labels: Iterable[Any], problem: str | None = None
     examples = checked(WHERE, columns, recognised(columns.labels, problem, None))
     labelled = zip(map(parts, examples.texts), examples.labels, strict=True)
     content = "".join(json.dumps({**texts, "label": label}) + "\n" for texts, label in labelled)
-    path = data_directory() / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.jsonl"
+    path = given_file(hashlib.sha256(content.encode()).hexdigest())
     try:
         there = path.is_file() and path.read_bytes() == content.encode()
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loratory.errors import LoratoryError
+from loratory.rewording import errors_reworded
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]*)")
 
@@ -20,11 +20,8 @@ def as_keywords(known: Collection[str] = ()) -> Iterator[None]:
 
     Other flags stay.
     """
-    try:
+    with errors_reworded(lambda message: in_keywords(message, known)):
         yield
-    except LoratoryError as error:
-        error.args = (in_keywords(str(error), known),)
-        raise
 
 
 def in_keywords(message: str, known: Collection[str] = ()) -> str:

@@ -92,7 +92,7 @@ def predict(
         DataError: there is no text, or one that is not Unicode.
         LoratoryError: a model cannot be loaded.
     """
-    if not isinstance(asked, Asked):
+    if as_values := not isinstance(asked, Asked):
         asked = Asked(asked, "texts", "position", range(len(asked)))
     texts = asked.texts
     if not texts:
@@ -104,7 +104,7 @@ def predict(
     if long is not None:
         raise DataError(f"{asked.at(long)} has more than {LONGEST:,} characters; cut it")
     for data in (found.data for found in models if found.data is not None):
-        check_kind(data, pairs=are_pairs(texts))
+        check_kind(data, pairs=are_pairs(texts), as_values=as_values)
     _warn_of_empty(asked)
     records = [found.record for found in models if found.record is not None and found.record.adapted]
     shared = [one for one in records if one.spec["training"].get("quantize", "off") == "off"]

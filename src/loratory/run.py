@@ -51,6 +51,10 @@ class Run:
     record: RunRecord
     directory: Path
 
+    def __repr__(self) -> str:
+        """Its record in short, and where it lies."""
+        return f"Run({self.record!r}, directory={str(self.directory)!r})"
+
     def __fspath__(self) -> str:
         """Its directory: a run can be given wherever a path can."""
         return str(self.directory)

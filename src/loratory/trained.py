@@ -15,6 +15,7 @@ from torch import Tensor
 
 from loratory.data import Dataset, Labelled, load_source, make_dataset, shared
 from loratory.data.columns import Coded, Text, are_pairs
+from loratory.data.packaged import given_digest
 from loratory.data.targets import Numbers, Target, as_array, as_targets, listed
 from loratory.data.tokens import encode
 from loratory.engine.hardware import Hardware
@@ -60,34 +61,31 @@ class Trained:
         Raises:
             DataError: they are pairs and the model was trained on single texts, or the other way round.
         """
-        self.check_kind(pairs=are_pairs(texts))
+        check_kind(self.data, pairs=are_pairs(texts), as_values=True)
         table = encode(texts, self.base.tokenizer, self.data.max_length, types=self.base.types)
         return self._logits(Labelled(table, np.zeros(len(table), dtype=np.int64)))
-
-    def check_kind(self, *, pairs: bool) -> None:
-        """Refuse pairs for a model of single texts, and single texts for one of pairs.
-
-        Raises:
-            DataError: says what to give.
-        """
-        check_kind(self.data, pairs=pairs)
 
     def _logits(self, data: Labelled) -> Tensor:
         classifier = Classifier(self.base.model, self.base.family, self.base.pad_id)
         return predict_logits(classifier, data, hardware=self.hardware)
 
 
-def check_kind(learned: DataSpec, *, pairs: bool) -> None:
-    """As :meth:`Trained.check_kind`, of a model that was trained on `learned`.
+def check_kind(learned: DataSpec, *, pairs: bool, as_values: bool = False) -> None:
+    """Refuse pairs for a model of single texts, which `learned` says, and single texts for one of pairs.
+
+    Args:
+        as_values: whether the texts were given as a list, and not in a table's columns.
 
     Raises:
         DataError: says what to give.
     """
     if learned.pair_column is not None and not pairs:
-        remedy = "give a table with both columns (of predict: --input FILE) and --pair-column NAME"
+        table = "give a table with both columns (of predict: --input FILE) and --pair-column NAME"
+        remedy = "give tuples of two texts" if as_values else table
         raise DataError(f"the model was trained on pairs of texts, and these are single ones; {remedy}")
     if learned.pair_column is None and pairs:
-        raise DataError("the model was trained on single texts, and these are pairs; leave out --pair-column")
+        remedy = "give strings" if as_values else "leave out --pair-column"
+        raise DataError(f"the model was trained on single texts, and these are pairs; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -274,7 +272,7 @@ def evaluate(
     learned = _read_as(named, trained)
     own = "dataset" not in given or _is_source(learned, trained)
     spec = validated(DataSpec, {**(learned.model_dump() if own else {"max_length": learned.max_length}), **given})
-    trained.check_kind(pairs=spec.pair_column is not None)
+    check_kind(trained.data, pairs=spec.pair_column is not None, as_values=given_digest(spec.dataset) is not None)
     spec = _read_as(spec, trained)
     source = learned if own else trained.data
     then = divided_then(source, trained.digests)

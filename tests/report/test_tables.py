@@ -251,7 +251,7 @@ OTHER = {
     "validation_fraction": (0.2, "0.1, 0.2"),
     "test_fraction": (0.1, "0.2, 0.1"),
     "split_seed": (3, "0, 3"),
-    "limit": (100, "none, 100"),
+    "limit": (100, "all, 100"),
     "max_length": (64, "128, 64"),
 }
 

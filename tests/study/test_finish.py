@@ -61,7 +61,7 @@ def test_baselines_that_score_as_before_keep_their_time(
 ) -> None:
     dataset = make_dataset(DataSpec(dataset=str(tiny_csv)))
     monkeypatch.setattr("loratory.study.summary._not_here", lambda data: None)
-    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record: dataset)
+    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record, read: dataset)
     finish(study)
     first = Summary.read(study)
     times = [one.seconds for one in first.baselines]

@@ -236,7 +236,7 @@ def test_baselines_of_data_that_is_there(
     place = fabricated([cell(STANDARD, data=str(tiny_csv))], sizes=(30, 50)).write()
     assert "has changed" in (summarise(load_study(place), draws=DRAWS).baselines[0].reason or "")
     dataset = make_dataset(DataSpec(dataset=str(tiny_csv)))
-    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record: dataset)
+    monkeypatch.setattr("loratory.study.summary.dataset_of", lambda record, read: dataset)
     found = summarise(load_study(place), draws=DRAWS).baselines
     assert [one.name for one in found] == ["majority class", "VADER", "TF-IDF + logistic regression"]
     assert found[0].accuracy == pytest.approx(0.5, abs=0.1)
@@ -245,7 +245,8 @@ def test_baselines_of_data_that_is_there(
 
 
 def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSummary]:
-    from loratory.study.parts import Cost, Tuning
+    from loratory.study.measured import Cost
+    from loratory.study.parts import Tuning
     from loratory.study.statistics import over_seeds
 
     empty = {"seeds": (), "runs": (), "parameters": None, "memory_parts_bytes": None}

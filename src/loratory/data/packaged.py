@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,21 @@ PACKAGED: dict[str, Packaged] = {
 def data_directory() -> Path:
     """Where packaged items and caches stand: `$LORATORY_DATA`, or `data` in the working directory."""
     return Path(os.environ.get("LORATORY_DATA") or "data")
+
+
+GIVEN_FILE = r"given[/\\]([0-9a-f]{32})\.jsonl"
+"""How, below the data directory, files of examples that were given as lists are called."""
+
+
+def given_file(digest: str) -> Path:
+    """Where examples that were given as lists are kept, by the SHA-256 of the file's content."""
+    return data_directory() / "given" / f"{digest[:32]}.jsonl"
+
+
+def given_digest(dataset: str) -> str | None:
+    """The 32 digits in the name of a file of :func:`given_file`; None of any other data set."""
+    found = re.search(rf"(?:^|[/\\]){GIVEN_FILE}$", dataset)
+    return None if found is None else found[1]
 
 
 def fetch(name: str) -> Path:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -232,13 +232,16 @@ def _grouped(spec: DataSpec, source: Source, parts: Mapping[str, Rows]) -> dict[
     return {"count": len(names), "overlap": overlap}
 
 
-def dataset_of(record: Mapping[str, Any]) -> Dataset:
+def dataset_of(record: Mapping[str, Any], read: Callable[[DataSpec], Dataset] | None = None) -> Dataset:
     """The data of a run's record (`run.json`, read), divided as it was then.
+
+    Args:
+        read: in place of :func:`make_dataset`, where something else has read it.
 
     Raises:
         DataError: it is not what it was; else as :func:`make_dataset`.
     """
-    dataset = make_dataset(validated(DataSpec, record["spec"]["data"]))
+    dataset = (read or make_dataset)(validated(DataSpec, record["spec"]["data"]))
     if dataset.test.digest != record["data"]["digests"]["test"]:
         raise DataError(f"{dataset.name} has changed since the run {record['id']}; use --no-baselines")
     return dataset

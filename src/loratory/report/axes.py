@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from loratory import units
 from loratory.evaluation.metrics import METRICS
-from loratory.study.parts import Spread
+from loratory.study.measured import Spread
 
 COSTS = {
     "trainable": "Trainable parameters",

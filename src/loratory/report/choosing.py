@@ -80,10 +80,10 @@ def _points_said(study: Summary) -> str:
         return "Scored on validation, on which the rate was chosen. Ringed: chosen."
     if study.tune_seeds == "each":
         whose, who = ("seeds whose run", "seeds") if study.folds is None else ("runs that", "seeds of a fold or of two")
+        marked = f", ×2 by two {who}" if study.several_rates else ""
         return (
             f"Points: the mean over the {whose} completed, on validation, on which the rate was chosen. "
-            "Vertical lines: their range. "
-            f"Ringed: chosen, ×2 by two {who}, each of which trained its final run with it."
+            f"Vertical lines: their range. Ringed: chosen{marked}; a seed trained its final run with what it chose."
         )
     first = "The first seed" if study.folds is None else "The first seed of every fold"
     return f"{first}, scored on validation, on which the rate was chosen. Ringed: chosen, and trained with every seed."

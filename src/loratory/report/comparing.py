@@ -17,6 +17,7 @@ from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
 from loratory.study.observed_costs import noun_of
 from loratory.study.parts import CellSummary, Pair
+from loratory.study.statistics import MIN_FOR_INTERVAL
 
 Key = TypeVar("Key", bound=str | float)
 
@@ -52,7 +53,8 @@ def quality_grid(study: Summary, group: Group) -> Grid:
         row(
             [
                 words(one.name),
-                *(missing() for _ in range(3)),
+                number(one.parameters, units.count),
+                *(missing() for _ in range(2)),
                 number(one.seconds, units.duration),
                 missing(),
                 *_price(study, one.seconds),
@@ -116,7 +118,8 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
     if not pairs or study.lone_seed:
         return None
     rows = []
-    several = pairs[0].family > 1
+    known = any(pair.low is not None for pair in pairs)
+    several = pairs[0].family > 1 and known
     for pair, whisker in zip(pairs, differences(pairs, study.margin), strict=True):
         a, b = (units.printable(study.cell(name).approach) for name in (pair.a, pair.b))
         shown = points(pair.difference, study.select)
@@ -124,17 +127,13 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             Entry(f"{a} − {b}"),
             Entry(shown, _ends(pair.low, pair.high, study.select), pair.difference, whisker),
             *([_together(pair, study.select)] if several else []),
-            number(pair.p_holm if pair.p_holm is not None else pair.p, _p),
+            *([number(pair.p_holm if pair.p_holm is not None else pair.p, _p)] if known else []),
             _verdict(pair, a, b),
         ]
         rows.append(row(entries, pair.a, pair.b))
-    unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
     headings = (
         Heading("Pair", numeric=False),
-        Heading(
-            f"Difference {unit}; {study.confidence:.0%} interval{', not corrected' if several else ''}",
-            meaning=f"{axes.metric_title(study.select)} of the first minus the second; interval of this pair alone",
-        ),
+        _difference_heading(study, known=known, several=several),
         *(
             [
                 Heading(
@@ -145,14 +144,31 @@ def pairs_grid(study: Summary, group: Group) -> Grid | None:
             if several
             else []
         ),
-        Heading(
-            "p, Holm" if several else "p",
-            meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+        *(
+            [
+                Heading(
+                    "p, Holm" if several else "p",
+                    meaning="two-sided, after Holm's correction over the pairs of this data set and model",
+                )
+            ]
+            if known
+            else []
         ),
         Heading("Verdict", numeric=False, lead=True),
     )
     caption = f"Differences in {axes.metric_words(study.select)} on the test split, {group.title}"
     return Grid(f"{group.key}-pairs", units.printable(caption), headings, tuple(rows), wide=True)
+
+
+def _difference_heading(study: Summary, *, known: bool, several: bool) -> Heading:
+    """Of the pairs' differences, and of the interval of each alone where any has one."""
+    unit = "in points" if METRICS[study.select].unit == "share" else f"in {METRICS[study.select].unit}"
+    title = f"{axes.metric_title(study.select)} of the first minus the second"
+    if not known:
+        no = f"no interval below {MIN_FOR_INTERVAL} common {'seeds' if study.folds is None else 'folds'}"
+        return Heading(f"Difference {unit}; {no}", meaning=title)
+    shown = f"{study.confidence:.0%} interval{', not corrected' if several else ''}"
+    return Heading(f"Difference {unit}; {shown}", meaning=f"{title}; interval of this pair alone")
 
 
 def _verdict(pair: Pair, a: str, b: str) -> Entry:
@@ -201,7 +217,7 @@ def over_data(study: Summary) -> Grid | None:
         rows.append(row([words(approach), *entries]))
     foot = []
     if study.select in shown_metrics(study):
-        for name in dict.fromkeys(one.name for one in study.baselines):
+        for name in dict.fromkeys(one.name for one in study.baselines if one.reason is None):
             found = {(one.data, one.limit): one.value(study.select) for one in study.baselines if one.name == name}
             foot.append(row([words(name), *(number(found.get((g.data, g.limit)), show) for g in groups)]))
     varied = [key for key in ("data", "model", "size") if len({getattr(group, key) for group in groups}) > 1]

@@ -23,8 +23,9 @@ from loratory.report.charts import (
 )
 from loratory.report.evidence import CellEvidence
 from loratory.report.families import Member
+from loratory.study.measured import Spread
 from loratory.study.observed_costs import noun_of
-from loratory.study.parts import RateTried, Spread
+from loratory.study.parts import RateTried
 
 SETTINGS = {"rank": "Rank r of the update", "unfrozen_layers": "Top layers trained fully"}
 """Settings whose curve is drawn where cells differ in them."""

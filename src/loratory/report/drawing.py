@@ -18,7 +18,7 @@ from loratory.report.grids import Grid
 from loratory.report.study_table import over_runs
 from loratory.store.record import MEMORY_PARTS, TIME_PARTS
 from loratory.study.document import Group, Summary
-from loratory.study.observed_costs import noun_of
+from loratory.study.observed_costs import AXIS_TITLES, noun_of
 from loratory.study.parts import CellSummary
 
 TIMES = ("setup", "train", "eval", "other")
@@ -107,8 +107,19 @@ def _with(chart: Chart | None, grid: Grid) -> Numbered | None:
     return None if chart is None else Numbered(chart, grid)
 
 
+def bar_said(study: Summary, cells: Sequence[CellSummary], key: str) -> str:
+    """Which run each bar of a cost over time is, and a space; nothing where each cell has one run."""
+    costs = [cost for cell in cells if (cost := cell.cost.get(key)) is not None]
+    if study.lone_seed or not costs:
+        return ""
+    what = f"Each bar is the run with the median {AXIS_TITLES[key]}"
+    if all(cost.has_middle for cost in costs):
+        return f"{what}. "
+    return f"{what}, of an even number of runs the shorter of the two in the middle, between which the median lies. "
+
+
 def times(cell: CellSummary) -> dict[str, float] | None:
-    """Seconds by part of the run with the median total time: medians of parts do not add up to that of the whole.
+    """Seconds by part of the run that :func:`bar_said` names: medians of parts do not add up to that of the whole.
 
     `other` is what the total has beyond them.
     """
@@ -125,7 +136,7 @@ def times(cell: CellSummary) -> dict[str, float] | None:
 
 
 def training(cell: CellSummary) -> dict[str, float] | None:
-    """Seconds by part of the run with the median training time."""
+    """Seconds by part of the run that :func:`bar_said` names."""
     found = cell.time_parts_seconds
     return None if not found else {part: found[part] for part in TIME_PARTS if part in found}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from loratory.study.parts import Pair, Spread
+from loratory.study.measured import Spread
+from loratory.study.parts import Pair
 from loratory.units import MISSING, printable
 
 

@@ -21,15 +21,31 @@ ALONE_SAID = (
 """What has to be said of runs that trained in cohorts."""
 
 
-def notes(records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline]) -> list[str]:
-    """The lines under a table of `records`, called `names`, and `baselines`: what does not compare, and why."""
+def no_total_said(*, price: bool) -> str:
+    """Why runs that trained in cohorts have an empty total time.
+
+    Args:
+        price: whether there are prices, too.
+    """
+    what = "Total time and price are" if price else "Total time is"
+    return f"{what} empty for runs that trained in cohorts: what is trained at once has no total time of its own."
+
+
+def notes(
+    records: Sequence[Record], names: Sequence[str], baselines: Sequence[Baseline], *, price: bool = False
+) -> list[str]:
+    """The lines under a table of `records`, called `names`, and `baselines`: what does not compare, and why.
+
+    Args:
+        price: whether total time is money in it, too.
+    """
     return [
         *_tested(records, baselines),
         *_data(records, baselines),
         *_leaked(records),
         *_settings(records),
         *_surroundings(records, names),
-        *_beside(records),
+        *_beside(records, price=price),
         *_seeds(records, names),
         *(f"{one.name} left out: {one.reason}." for one in baselines if one.reason is not None),
     ]
@@ -141,7 +157,7 @@ def few(names: Sequence[str]) -> str:
     return " and ".join(shown) if len(shown) < 3 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _beside(records: Sequence[Record]) -> list[str]:
+def _beside(records: Sequence[Record], *, price: bool) -> list[str]:
     found = [lookup(record, "study", "runs_at_once") for record in records]
     crowded = [value for value in found if isinstance(value, int) and value > 1]
     lines = []
@@ -149,7 +165,8 @@ def _beside(records: Sequence[Record]) -> list[str]:
         some = "" if len(crowded) == len(found) else f" with {len(crowded):,} of these {len(found):,} runs"
         lines.append(f"Up to {max(crowded)} runs of a study went at once on one device{some}: they slowed one another.")
     if joint := sum(lookup(record, "cohort") is not None for record in records):
-        lines.append(f"{joint:,} of these {len(found):,} runs trained in cohorts. {ALONE_SAID}")
+        said = f"{ALONE_SAID} {no_total_said(price=price)}"
+        lines.append(f"{joint:,} of these {len(found):,} runs trained in cohorts. {said}")
     return lines
 
 

@@ -19,11 +19,11 @@ from loratory import __version__, units
 from loratory.problems import REGRESSION, SINGLE
 from loratory.report import axes, choosing, closer, comparing, data_seen, prose, provenance, said, sizes, theme
 from loratory.report.disagreement import Disagreement, disputed
-from loratory.report.drawing import Drawn
+from loratory.report.drawing import Drawn, bar_said
 from loratory.report.evidence import Evidence
 from loratory.report.findings import ROWS_SAID
 from loratory.report.grids import Grid
-from loratory.report.study_table import runs_of
+from loratory.report.study_table import no_totals, runs_of
 from loratory.study.document import Group, Summary
 from loratory.study.parts import CellSummary
 
@@ -54,6 +54,8 @@ class GroupView:
     group: Group
     drawn: Drawn
     table: Grid
+    no_totals: str
+    """Why some of its cells have no total time; empty where all have."""
     intervals: bool
     pairs: Grid | None
     together: bool
@@ -99,6 +101,7 @@ def render(study: Summary, evidence: Evidence, drawn: Mapping[str, Drawn]) -> st
         tuning_said=choosing.tuning_said(study),
         price_said=prose.price_said(study, evidence),
         axis_titles=axes.COSTS,
+        bar_said=bar_said,
         over_data=comparing.over_data(study),
         sizes=sized,
         interval_of="intervals over seeds" if study.folds is None else "intervals over folds",
@@ -134,9 +137,10 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
         group=group,
         drawn=drawn,
         table=comparing.quality_grid(study, group),
+        no_totals="".join(no_totals(study, group.cells)),
         intervals=any(m.low is not None for c in group.cells if (m := c.score(study.select)) is not None),
         pairs=comparing.pairs_grid(study, group),
-        together=any(pair.family > 1 for pair in study.pairs if pair.a in group.ids),
+        together=any(p.family > 1 and p.family_low is not None for p in study.pairs if p.a in group.ids),
         against=_reference(group),
         expected_best_said=choosing.expected_best_said(study, group),
         costs=comparing.cost_numbers(study, group),

@@ -11,13 +11,14 @@ from loratory.evaluation.metrics import METRICS
 from loratory.report import axes, choosing
 from loratory.report.beside import above_all
 from loratory.report.evidence import Evidence
-from loratory.report.study_table import LEFT_OVER, beside, over_folds_said, over_runs
+from loratory.report.study_table import LEFT_OVER, beside, close_memory, over_folds_said, over_runs
 from loratory.report.tables import priced
 from loratory.study.document import Group, Summary
+from loratory.study.measured import RESOLUTION
 from loratory.study.observed import listed
 from loratory.study.parts import Observation
 from loratory.study.resampling import DRAWS
-from loratory.study.statistics import MIN_FOLDS, MIN_SEEDS, MIN_UNITS
+from loratory.study.statistics import MIN_FOLDS, MIN_FOR_INTERVAL, MIN_SEEDS, MIN_UNITS
 
 MANY = (
     "Many pairs give many chances to err. The interval under a difference is that of the pair alone, not "
@@ -219,7 +220,7 @@ def _judging(study: Summary) -> list[str]:
     share = METRICS[study.select].unit == "share"
     margin, unit = f"{study.margin * (100 if share else 1):.4g}", " points" if share else ""
     return [
-        f"Means of at least three seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
+        f"Means of at least {MIN_FOR_INTERVAL} seeds have {study.confidence:.0%} intervals over seeds (Student's t), "
         "shown as far as the metric's scale goes."
         if study.folds is None
         else over_folds_said(study.problem),
@@ -227,7 +228,8 @@ def _judging(study: Summary) -> list[str]:
         f"{DRAWS:,} times, those of one text or one group as one unit, with the same draws for both approaches and "
         "every seed; seeds are not resampled but enter by the variance of their differences. The interval and the "
         "p-value are Student's t on the sum of both variances, its degrees of freedom between those of the seeds and "
-        "of the units (Satterthwaite).",
+        "of the units (Satterthwaite). "
+        + f"Below {MIN_FOR_INTERVAL} {'common seeds' if study.folds is None else 'folds'} there is neither.",
         *([WIDER] if study.folds is not None else []),
         *([MANY] if any(pair.family > 1 for pair in study.pairs) else []),
         f"Equivalent: the interval that holds for all pairs at once lies within ±{margin}{unit}, also where it leaves "
@@ -236,8 +238,8 @@ def _judging(study: Summary) -> list[str]:
         + (f"Below {MIN_SEEDS} common seeds" if study.folds is None else f"Below {MIN_FOLDS} folds")
         + f" or {MIN_UNITS} units of one size there is no verdict.",
         "On the front: no approach that costs no more is shown to be better. A measured cost is no more where its "
-        "median is not higher, or the middle halves of both over seeds touch. Without a verdict on any pair "
-        "there is no front.",
+        "median is not higher, or the middle halves of both over seeds touch, or both are peak memory on a CPU and "
+        f"differ by less than {RESOLUTION:.0%}. Without a verdict on any pair there is no front.",
     ]
 
 
@@ -245,15 +247,24 @@ def price_said(study: Summary, evidence: Evidence) -> str:
     """What a run's price is, and what the whole study has cost; nothing where it has no price."""
     if study.price_per_hour is None:
         return ""
-    seconds = [record.seconds for record in evidence.records.values()]
+    records = evidence.records.values()
+    joint, seconds = sum(record.cohort is not None for record in records), sum(record.seconds for record in records)
     each = f"Price of a run: its total time at {study.price_per_hour:g} an hour."
-    if not sum(seconds):
+    if not seconds:
         return each
-    whole = units.price(priced(sum(seconds), study.price_per_hour))
-    return (
-        f"{each} The {counted(len(seconds), 'run')} that are here, tuning among them, took "
-        f"{units.duration(sum(seconds))}, one after the other: {whole}."
-    )
+    came = f"took {units.duration(seconds)}, one after the other"
+    if joint:
+        came = f"come to {units.duration(seconds)}, {_added(joint, len(records))}"
+    whole = units.price(priced(seconds, study.price_per_hour))
+    return f"{each} The {counted(len(records), 'run')} that are here, tuning among them, {came}: {whole}."
+
+
+def _added(joint: int, runs: int) -> str:
+    """What is added where `joint` of the runs trained in cohorts."""
+    shares = "their shares of the time that their cohorts took"
+    if joint == runs:
+        return f"the sum of {shares}"
+    return f"the sum of the total times of {runs - joint:,} and, of the {joint:,} that trained in cohorts, {shares}"
 
 
 def limits(study: Summary) -> list[str]:
@@ -269,7 +280,7 @@ def limits(study: Summary) -> list[str]:
         of_one = f"Times and memory are those of one device ({device}) and of this program: their ratios may differ"
         found.append(" ".join([of_one, "elsewhere.", *beside(study)]))
     if any(cost.kind == "resident" for cell in study.cells if (cost := cell.cost.get("peak_memory_bytes"))):
-        found.append(LEFT_OVER)
+        found += [LEFT_OVER, *close_memory(study)]
     found += _made_otherwise(study)
     if choosing.tuned(study):
         found.append(

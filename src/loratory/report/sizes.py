@@ -13,7 +13,7 @@ from loratory.report.families import Member, members
 from loratory.report.grids import Grid, Heading, missing, number, row, words
 from loratory.report.said import Statement
 from loratory.study.document import Group, Summary
-from loratory.study.parts import Spread
+from loratory.study.measured import Spread
 
 
 @dataclass(frozen=True)

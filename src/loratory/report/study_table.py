@@ -10,11 +10,23 @@ from loratory.evaluation.metrics import LEADING, METRICS, metrics_of
 from loratory.problems import SINGLE, Problem
 from loratory.report import axes
 from loratory.report.beside import above_all
-from loratory.report.notes import ALONE_SAID, SCORED
-from loratory.report.tables import MEMORY, SHARE, TIMES, Column, Row, Table, price_said, priced
+from loratory.report.notes import ALONE_SAID, SCORED, no_total_said
+from loratory.report.tables import (
+    MEMORY,
+    SHARE,
+    TIMES,
+    Column,
+    Row,
+    Table,
+    coefficients_said,
+    price_said,
+    priced,
+)
 from loratory.study.document import Group, Summary
+from loratory.study.measured import Cost, close_said
 from loratory.study.observed import listed
-from loratory.study.parts import CellSummary, Cost
+from loratory.study.parts import CellSummary
+from loratory.study.statistics import MIN_FOR_INTERVAL
 
 Show = Callable[[float | None], str]
 
@@ -27,7 +39,7 @@ COST: dict[str, tuple[str, Show]] = {
 
 
 CHOSEN = {
-    "each": "Learning rate: each seed chose its own on validation; ×2 means that two seeds chose it.",
+    "each": "Learning rate: each seed chose its own on validation.",
     "first": "Learning rate: chosen on validation with the first seed, for all; intervals and verdicts do not cover "
     "that choice.",
     "alone": "Learning rate: chosen on validation.",
@@ -36,9 +48,9 @@ CHOSEN = {
 
 
 CHOSEN_BY_FOLD = {
-    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation; ×2: for two runs.",
-    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all; ×2: for two runs.",
-    "alone": "Learning rate: chosen in each fold on its validation; ×2: for two folds.",
+    "each": "Learning rate: each seed chose its own in each fold, on that fold's validation.",
+    "first": "Learning rate: chosen in each fold on its validation with the first seed, for all.",
+    "alone": "Learning rate: chosen in each fold on its validation.",
 }
 """The same in a study by folds."""
 
@@ -71,7 +83,8 @@ def study_table(study: Summary) -> Table:
         rows += [_baseline_row(study, number, group) for number in baselines_of(study, group)]
     if study.price_per_hour is not None:
         rows = [{**row, "price": priced(row.get("total_seconds"), study.price_per_hour)} for row in rows]
-    return Table(_columns(study), tuple(rows), tuple(notes(study)))
+    money = [] if study.price_per_hour is None else price_said(study.price_per_hour, rows)
+    return Table(_columns(study), tuple(rows), (*notes(study), *money))
 
 
 def baselines_of(study: Summary, group: Group) -> list[int]:
@@ -124,6 +137,7 @@ def _baseline_row(study: Summary, number: int, group: Group) -> Row:
         "train_examples": group.cells[0].train_examples,
         "cell": "",
         "approach": one.name,
+        "trainable": one.parameters,
         "total_seconds": one.seconds,
         **{metric: value for metric in metrics_of(study.problem) if (value := one.value(metric)) is not None},
     }
@@ -240,15 +254,16 @@ def notes(study: Summary) -> list[str]:
         *([over_folds_said(study.problem)] if study.folds is not None else []),
         *([f"Times and memory:{over_runs(study, 'medians')}."] if counts[-1:] > [1] or study.folds else []),
         SHARE,
+        *coefficients_said((one.name, one.parameters or 0) for one in study.baselines),
         TIMES,
-        *([price_said(study.price_per_hour)] if study.price_per_hour is not None else []),
         *beside(study),
+        *no_totals(study, study.cells),
         *(text for kind, text in MEMORY.items() if kind in kinds),
         *([LEFT_OVER] if "resident" in kinds else []),
+        *close_memory(study),
     ]
     if any(cell.tuning.trials for cell in study.cells):
-        who = "alone" if len(study.seeds) == 1 else study.tune_seeds
-        found.append(CHOSEN[who] if study.folds is None else CHOSEN_BY_FOLD[who])
+        found.append(_chosen_said(study))
     found += dict.fromkeys(
         f"{one.name} left out on {one.data}: {one.reason}." for one in study.baselines if one.reason is not None
     )
@@ -259,22 +274,33 @@ def notes(study: Summary) -> list[str]:
     return found
 
 
+def _chosen_said(study: Summary) -> str:
+    """How rates came about, and what ×2 means where a cell has several."""
+    who = "alone" if len(study.seeds) == 1 else study.tune_seeds
+    said = CHOSEN[who] if study.folds is None else CHOSEN_BY_FOLD[who]
+    if not study.several_rates:
+        return said
+    if study.folds is None:
+        return f"{said} ×2 means that two seeds chose it."
+    return f"{said} ×2: for two {'folds' if who == 'alone' else 'runs'}."
+
+
 def beside_metrics(study: Summary) -> str:
     """What has to be said of the metrics where labels are not single."""
     return "" if study.problem == SINGLE else f" {SCORED[study.problem][1]}"
 
 
 def means_said(study: Summary) -> str:
-    """What the means are over, and whether they have intervals: there is none below three seeds."""
+    """What the means are over, and whether they have intervals: there is none below MIN_FOR_INTERVAL seeds."""
     counts = sorted({len(cell.seeds) for cell in study.cells})
     if study.folds is not None:
         return _folds_said(study, counts)
     if not counts or counts[-1] < 2:
         return "one seed: no interval, so differences may be chance"
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
-    if counts[-1] < 3:
-        return f"means over {seeds}: no interval below 3 seeds, so differences may be chance"
-    few = ", none below 3 seeds" if counts[0] < 3 else ""
+    if counts[-1] < MIN_FOR_INTERVAL:
+        return f"means over {seeds}: no interval below {MIN_FOR_INTERVAL} seeds, so differences may be chance"
+    few = f", none below {MIN_FOR_INTERVAL} seeds" if counts[0] < MIN_FOR_INTERVAL else ""
     return f"means over {seeds} with {study.confidence:.0%} intervals over seeds, on these examples{few}"
 
 
@@ -292,8 +318,8 @@ def _folds_said(study: Summary, counts: Sequence[int]) -> str:
     most = counts[-1] if counts else 0
     seeds = f"{counts[0]} to {most} seeds" if len(set(counts)) > 1 else counted(most, "seed")
     folds = f"over {study.folds} folds and {seeds}"
-    if (study.folds or 0) < 3:
-        return f"means {folds}: no interval below 3 folds, so differences may be chance"
+    if (study.folds or 0) < MIN_FOR_INTERVAL:
+        return f"means {folds}: no interval below {MIN_FOR_INTERVAL} folds, so differences may be chance"
     return f"means {folds} with {study.confidence:.0%} intervals over folds"
 
 
@@ -320,6 +346,18 @@ def beside(study: Summary) -> list[str]:
     if cells and not found:
         found.append("Each final run had its device to itself: no other run of the study was there.")
     return found
+
+
+def close_memory(study: Summary) -> list[str]:
+    """That peak memory of cells that are compared is about the same, where it is."""
+    peaks = [[(c.median, c.kind) for one in g.cells if (c := one.cost.get("peak_memory_bytes"))] for g in study.groups]
+    return list(dict.fromkeys(line for group in peaks for line in close_said(group)))
+
+
+def no_totals(study: Summary, cells: Sequence[CellSummary]) -> list[str]:
+    """Why some of these cells have no total time, where cohorts are the reason."""
+    empty = any(cell.cohorts and "total_seconds" not in cell.cost for cell in cells)
+    return [no_total_said(price=study.price_per_hour is not None)] if empty else []
 
 
 def _of(some: Sequence[CellSummary], cells: Sequence[CellSummary]) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from loratory.report.dominating import dominating
 from loratory.report.notes import notes
 from loratory.store.naming import Record, approaches, lookup
 from loratory.store.record import TIME_PARTS
+from loratory.study.measured import close_said
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +28,6 @@ Value = str | int | float | None
 Row = Mapping[str, Value]
 
 SHARE = "Share: trainable ÷ all parameters."
-COEFFICIENTS = "Parameters of {}: its coefficients and intercepts."
 TIMES = (
     "Training time: optimizer steps only; total time adds set-up, evaluation, saving and the check of what was saved, "
     "imports aside (baselines: fitting and predicting)."
@@ -123,14 +123,16 @@ def comparison(
     metrics = _leading(records, baselines)
     rows = [_run_row(record, name, metrics) for record, name in zip(records, names, strict=True)]
     rows += [_baseline_row(baseline, metrics) for baseline in baselines if baseline.quality is not None]
-    parameters = [SHARE, *(COEFFICIENTS.format(one.name) for one in baselines if one.parameters > 1)]
+    parameters = [SHARE, *coefficients_said((one.name, one.parameters) for one in baselines)]
     for row in rows:
         row["price"] = priced(row.get("total_seconds"), price_per_hour, devices=row.get("devices"))
     energy = [ENERGY] if any(row.get("energy_joules") is not None for row in rows) else []
     several = any(isinstance(row.get("devices"), int) and row["devices"] != 1 for row in rows)
-    money = [] if price_per_hour is None else [price_said(price_per_hour, several=several)]
+    money = [] if price_per_hour is None else price_said(price_per_hour, rows, several=several)
     memory = [text for kind, text in MEMORY.items() if kind in _memory_kinds(rows)]
-    said = (*notes(records, names, baselines), *dominating(records, names), *parameters, TIMES, *memory)
+    memory += close_said([(_number(row.get("peak_memory_bytes")), row.get("peak_memory_kind")) for row in rows])
+    noted = notes(records, names, baselines, price=price_per_hour is not None)
+    said = (*noted, *dominating(records, names), *parameters, TIMES, *memory)
     return Table(_columns(rows, metrics), tuple(rows), (*said, *energy, *money))
 
 
@@ -151,13 +153,21 @@ def check_price(per_hour: float | None) -> None:
         raise SettingsError(f"--price-per-hour {per_hour}: give an amount of 0 or more")
 
 
-def price_said(per_hour: float, *, several: bool = False) -> str:
-    """What stands under a table that has prices.
+def coefficients_said(baselines: Iterable[tuple[str, int]]) -> list[str]:
+    """What the parameters of baselines are, of each by its name that has more than a constant; said once."""
+    names = dict.fromkeys(name for name, parameters in baselines if parameters > 1)
+    return [f"Parameters of {name}: its coefficients and intercepts." for name in names]
+
+
+def price_said(per_hour: float, rows: Sequence[Row], *, several: bool = False) -> list[str]:
+    """What stands under a table of `rows`; nothing where none has a price.
 
     Args:
         several: whether a row's run had several devices.
     """
-    return f"Price: total time at {per_hour:g} an hour{' for each device' if several else ''}."
+    if all(row.get("price") is None for row in rows):
+        return []
+    return [f"Price: total time at {per_hour:g} an hour{' for each device' if several else ''}."]
 
 
 def priced(seconds: Value, per_hour: float | None, *, devices: Value = None) -> float | None:

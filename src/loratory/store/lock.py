@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from loratory.disk.files import make_directory, refused, write_durably
+from loratory.disk.files import check_writable, make_directory, refused, write_durably
 from loratory.disk.locks import NO_LOCKS, kernel_lock, lacks_locks
 from loratory.errors import StorageError
 
@@ -80,6 +80,7 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
         make_directory(lock.parent)
         kernel.acquire()
     except Timeout:
+        check_writable(lock)  # where no file can be made, the library goes on trying
         raise StorageError(taken()) from None
     except OSError as error:
         if lacks_locks(error):

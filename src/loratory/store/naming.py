@@ -7,11 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loratory.data.packaged import given_digest
 from loratory.methods import METHODS
 from loratory.spec import GROUPS
 
 Record = Mapping[str, Any]
 """A run's `run.json`, read."""
+
+
+SHORT = 8
+"""Digits that tell one digest from another in a name."""
 
 
 def lookup(record: Any, *path: str) -> Any:
@@ -121,7 +126,11 @@ def short(value: str | None, key: str) -> str:
     in its place then, or nothing.
     """
     if value not in (None, "null"):
-        return str(value).strip('"')
+        text = str(value).strip('"')
+        digest = given_digest(text) if key == "data.dataset" else None
+        return text if digest is None else f"given texts {digest[:SHORT]}"
+    if key == "data.limit":
+        return "all"  # as study files say it
     group, _, name = key.partition(".")
     field = GROUPS[group].model_fields.get(name) if group in GROUPS else None
     return "none" if field is not None and "(default: " not in (field.description or "") else "default"

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
+from loratory.evaluation.metrics import LEADING
 from loratory.problems import Problem, problem_in
 
 SCHEMA = 1
@@ -69,6 +70,17 @@ class RunRecord:
     """Of a run that trained at once with others: their names, and its share of what all of them took; see
     :class:`loratory.engine.share.Share`. Then `cost` says what it takes alone."""
     schema: int = field(default=SCHEMA)
+
+    def __repr__(self) -> str:
+        """In short: id, status, method, model, and the score that leads, on test or else on validation; every field
+        stands in :meth:`to_dict`."""
+        method = (self.spec.get("method") or {}).get("name")
+        said = f"{self.id!r}, {self.status}, method={method!r}, model={self.spec.get('model')!r}"
+        metric = LEADING[self.problem][0]
+        for part in ("test", "validation"):
+            if (score := (self.quality.get(part) or {}).get(metric)) is not None:
+                return f"RunRecord({said}, {part} {metric}={score:.4g})"
+        return f"RunRecord({said})"
 
     def to_dict(self) -> dict[str, Any]:
         """The document as it is stored."""

@@ -13,15 +13,14 @@ from loratory.evaluation.metrics import METRICS, score
 from loratory.store.naming import approaches, lookup
 from loratory.store.record import RunRecord
 from loratory.study.folds import test_to_train, tested
+from loratory.study.measured import Cost, Spread
 from loratory.study.parts import (
     COSTS,
     CellSummary,
     ChoiceSummary,
-    Cost,
     ExpectedBest,
     RateTried,
     Reached,
-    Spread,
     TimeTo,
     Together,
     TrialSummary,

@@ -114,6 +114,11 @@ class Summary:
         """Whether rates were dropped by successive halving, so that trials differ in their epochs."""
         return any(cell.tuning.rungs for cell in self.cells)
 
+    @property
+    def several_rates(self) -> bool:
+        """Whether the seeds, or folds, of some cell chose different rates: it then has ×2 for what two chose."""
+        return any(len(cell.tuning.chosen) > 1 for cell in self.cells)
+
     def cell(self, name: str) -> CellSummary:
         """The cell with this id."""
         return next(cell for cell in self.cells if cell.id == name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from loratory.study.measured import about_the_same, resolution
 from loratory.study.parts import CellSummary, Front, FrontPoint, Pair, Verdict
 
 AXES = ("trainable", "train_seconds", "total_seconds", "peak_memory_bytes", "checkpoint_bytes")
@@ -19,7 +20,8 @@ def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) 
 
     A cell is on the front unless another one that costs no more is better by its pair's verdict. A measured cost is no
     more where it compares, and its median is not higher or its middle half over seeds touches the other's: one slow
-    seed is not enough. Cells of which neither is better are tied: so are all that have no verdict.
+    seed is not enough; peak memory on a CPU also where both are about the same. Cells of which neither is better are
+    tied: so are all that have no verdict.
     """
     verdicts = verdicts_of(pairs)
     found = []
@@ -29,7 +31,7 @@ def fronts(cells: Sequence[CellSummary], pairs: Sequence[Pair], *, metric: str) 
         for axis in AXES:
             points = _points(members, axis, metric, verdicts)
             if points:
-                found.append(Front(data, model, axis, points, limit))
+                found.append(Front(data, model, axis, points, limit, _resolution(members, axis)))
     return tuple(found)
 
 
@@ -61,9 +63,17 @@ def _no_more(one: CellSummary, other: CellSummary, axis: str) -> bool:
         return False
     if axis in one.cost and axis in other.cost:
         a, b = one.cost[axis], other.cost[axis]
+        if about_the_same(a.median, b.median, _resolution((one, other), axis)):
+            return True
         return a.median <= b.median or float(np.percentile(a.values, 25)) <= float(np.percentile(b.values, 75))
     own, others = _cost(one, axis), _cost(other, axis)
     return own is not None and others is not None and own <= others
+
+
+def _resolution(cells: Sequence[CellSummary], axis: str) -> float:
+    """The share below which costs of these cells are about the same; 0 where not all are measured alike."""
+    kinds = {cell.cost[axis].kind for cell in cells if axis in cell.cost}
+    return resolution(kinds.pop()) if len(kinds) == 1 else 0.0
 
 
 def _cost(cell: CellSummary, axis: str) -> float | None:

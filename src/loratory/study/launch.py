@@ -47,6 +47,7 @@ def launch(
     retry_failed: bool = False,
     tracker: Sequence[str] = (),
     checkpoint_every: str | None = None,
+    inputs: Inputs | None = None,
     planned: Callable[[Plan, int, int], None],
     told: Callable[[Plan, Job], None],
 ) -> Plan:
@@ -62,6 +63,7 @@ def launch(
         retry_failed: run again what failed before.
         tracker: who follows each run, by the names in :mod:`loratory.tracking`.
         checkpoint_every: how often each run's state is kept, as :func:`loratory.run.train` takes it.
+        inputs: keeps what is read.
         planned: told the plan before anything is run, and how many tuning and final runs will be under way at once.
         told: told the plan and the run, after each run that ended.
 
@@ -84,7 +86,7 @@ def launch(
     with launching(directory) as tell, of_the_file():
         _set_aside_damaged_plan(directory)
         _say_what_changed(directory, spec)
-        inputs = Inputs()
+        inputs = inputs or Inputs()
         spec = judged(spec, inputs)
         check_settings(spec, inputs)
         warn_of_study(spec, inputs)
@@ -102,16 +104,30 @@ def launch(
                 write=tell.held.write,
                 checkpoint_every=checkpoint_every,
             )
+            _say_what_fits(plan)
             _say_what_runs_of_before_lack(plan, alone=alone)
             finals = finals_at_once(place) if alone else place.slots
             tell(place.slots, finals)
             planned(plan, place.slots, finals)
             execute(plan, place, told=told, alone=alone, cohorts=cohorts)
             _clear_orphans(plan)
-            if others := without_use(plan):  # known now that every rate is chosen
-                runs = counted(others, "run")
-                log.warning("%s: %s of other settings, data, versions or devices; kept, not used", directory, runs)
     return plan
+
+
+def _say_what_fits(plan: Plan) -> None:
+    """Where runs of before do not fit the plan: how many do, and how many do not."""
+    if others := without_use(plan):
+        done, fits = plan.done, "fits" if plan.done == 1 else "fit"
+        fit = f"{counted(done, 'run')} of before {fits} and {_is(done)} used again" if done else "no run of before fits"
+        late = ", unless a rate that is yet to be chosen leads to them" if plan.choosing else ""
+        log.warning(
+            "%s: %s; %s of other settings, data, versions or devices: kept, not used%s",
+            *(plan.directory, fit, f"{others:,} {_is(others)}", late),
+        )
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _say_what_runs_of_before_lack(plan: Plan, *, alone: bool) -> None:
@@ -119,7 +135,7 @@ def _say_what_runs_of_before_lack(plan: Plan, *, alone: bool) -> None:
     if bare := without_weights(plan):
         log.warning(
             "%s: %s without weights; remove their directories to train them again", runs,
-            f"{counted(bare, 'final run')} of before {'is' if bare == 1 else 'are'}",
+            f"{counted(bare, 'final run')} of before {_is(bare)}",
         )  # fmt: skip
     if alone and (crowded := not_alone(plan)):
         log.warning(
@@ -181,4 +197,4 @@ def _say_what_changed(directory: Path, spec: StudySpec) -> None:
     if (directory / PLAN).is_file() and (name := read_json(directory / PLAN).get("name")) != spec.name:
         raise StorageError(f"{directory} holds the study {name!r}, not {spec.name!r}; choose another --output")
     for line in file_says_otherwise(before, spec) if before.is_file() else []:
-        log.warning("%s: %s; what still fits is used again", before, line)
+        log.warning("%s: %s", before, line)

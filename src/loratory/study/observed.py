@@ -10,7 +10,8 @@ from typing import Any
 from loratory import units
 from loratory.evaluation.metrics import METRICS, Metric
 from loratory.study.fronts import verdicts_of
-from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, Spread, Verdict
+from loratory.study.measured import Spread
+from loratory.study.parts import BaselineSummary, CellSummary, Front, Observation, Pair, Verdict
 
 NAMED = 3
 """More approaches than this are counted in a sentence, not named: the table has their names."""

@@ -9,8 +9,9 @@ from typing import Any
 from loratory import units
 from loratory.errors import counted
 from loratory.study import why
+from loratory.study.measured import RESOLUTION, Cost, about_the_same, resolution
 from loratory.study.observed import NAMED, Scene, listed
-from loratory.study.parts import CellSummary, Cost, Front, FrontPoint, Observation
+from loratory.study.parts import CellSummary, Front, FrontPoint, Observation
 from loratory.study.statistics import MIN_SEEDS
 
 AXIS_TITLES = {
@@ -91,7 +92,8 @@ def _against_standard(
 ) -> list[Observation]:
     """A sentence for each cell about its cost `key`, compared with the standard cell's where there is one.
 
-    Less or more is only said where the ranges over seeds do not touch. What the cost is made of is said at length
+    Less or more is only said where the ranges over seeds do not touch, and of peak memory on a CPU where the difference
+    is more than is resolved. What the cost is made of is said at length
     where a method does not save it (`why_not`), else what dominates it.
     """
     costed = [cell for cell in scene.cells if key in cell.cost]
@@ -107,7 +109,8 @@ def _against_standard(
             other = standard.cost[key]
             figures |= {"standard": other.median, "ratio": cost.median / other.median if other.median else None}
             same = cost.kind == other.kind and cell.compares(standard, key)
-            reason, more = ("", {}) if not same or cost.high < other.low else why_not(cell, standard)
+            saved = cost.high < other.low and not _alike(cost, other)
+            reason, more = ("", {}) if not same or saved else why_not(cell, standard)
             text, figures = f"{text}, {_relation(cost, other, show, same=same, noun=noun_of(cell))}", figures | more
         said = "" if cell.cohorts else dominates(cell)
         end = reason or (f"; {said}" if said else "")
@@ -133,12 +136,20 @@ def _range(cell: CellSummary, cost: Cost, show: Callable[[float], str]) -> str:
 def _relation(cost: Cost, other: Cost, show: Callable[[float], str], *, same: bool, noun: str) -> str:
     if not same or not other.median:
         return f"which does not compare with the {show(other.median)} of standard"
+    if _alike(cost, other):
+        why = f"on a CPU differences below {RESOLUTION:.0%} are not resolved"
+        return f"about the same as the {show(other.median)} of standard, as {why}"
     if not cost.high < other.low and not cost.low > other.high:
         return f"not shown to differ from the {show(other.median)} of standard, as their ranges touch"
     side, share = "less" if cost.high < other.low else "more", units.percent(abs(1 - cost.median / other.median))
     fewest = min(len(cost.values), len(other.values))
     caution = f" ({counted(fewest, noun)}: too few to rely on)" if fewest < MIN_SEEDS else ""
     return f"{share} {side} than the {show(other.median)} of standard{caution}"
+
+
+def _alike(cost: Cost, other: Cost) -> bool:
+    """Whether their difference is below what is measured."""
+    return about_the_same(cost.median, other.median, resolution(cost.kind))
 
 
 def _why_not_faster(cell: CellSummary, standard: CellSummary) -> tuple[str, dict[str, Any]]:
@@ -197,14 +208,29 @@ def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
         return None
     level, found = scene.value(cell.time_to.score), cell.time_to.seconds
     seeds = counted(len(cell.runs), noun_of(cell))
+<<<<<<< HEAD
     of = f" (median of the {found.reached} of {seeds} that do)" if len(cell.runs) > 1 else ""
     whose = "every approach's mean reaches at the end" if len(scene.cells) > 1 else "its mean reaches at the end"
     text = f"{cell.approach} reaches a validation {scene.short} of {level}, the level that {whose}, "
+=======
+    of = _of_those_that_do(found.reached, len(cell.runs), noun_of(cell))
+>>>>>>> views
     if found.median is None:
         text += f"with none of {seeds}."
     else:
         text += f"after {units.duration(found.median)} of training{of}, looked at after each epoch."
     return scene.say(text, (cell,), {"score": cell.time_to.score, "seconds": found.median, "reached": found.reached})
+
+
+def _of_those_that_do(reached: int, runs: int, noun: str) -> str:
+    """What a time over the seeds that reach a score is of; nothing where there is one run."""
+    if runs == 1:
+        return ""
+    if reached == runs:
+        return f" (median of {counted(runs, noun)})"
+    if reached == 1:
+        return f" (one of {counted(runs, noun)}; no other reaches it)"
+    return f" (median of {counted(reached, noun)}; the other {runs - reached:,} of {runs:,} do not reach it)"
 
 
 def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
@@ -213,8 +239,9 @@ def _total_time(scene: Scene, cell: CellSummary) -> Observation | None:
         return None
     run = cell.cost["total_seconds"].middle
     setup, train, evaluated, total = (cell.cost[key].values[run] for key in keys)
+    which = "its median run" if cell.cost["total_seconds"].has_middle else "the shorter of its two middle runs"
     text = (
-        f"In all, {cell.approach} takes {units.duration(total)} in its median run: "
+        f"In all, {cell.approach} takes {units.duration(total)} in {which}: "
         f"{units.percent(train / total)} of it training, "
         f"{units.percent(setup / total)} set-up, {units.percent(evaluated / total)} evaluation."
     )
@@ -251,7 +278,9 @@ def _standing(scene: Scene, front: Front) -> str:
     text = f"on the front {'is' if len(on) == 1 else 'are'} {_named(scene, on, front.points)}"
     tied = [point for point in on[1:] if point.cell in on[0].tied_with]
     if tied:
-        text += f"; {scene.name[on[0].cell]}, the cheapest of them, is not shown to differ from "
+        alone = all(front.cheaper(on[0], point) for point in on[1:])
+        which = "the cheapest of them" if alone else "no dearer than the others"
+        text += f"; {scene.name[on[0].cell]}, {which}, is not shown to differ from "
         text += "any other on it" if len(tied) == len(on) - 1 > NAMED else _named(scene, tied, on[1:])
     beaten = [point for point in front.points if not point.on_front]
     if beaten:

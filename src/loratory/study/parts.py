@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from loratory.study.halving import Rung
+from loratory.study.measured import Cost, Spread, about_the_same
 
 COSTS = (
     "train_seconds",
@@ -26,38 +27,6 @@ Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 
 GroupKey = tuple[str, str, int | None]
 """Data set, model and limit of the training examples: cells that share them are compared."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over the seeds of a cell, or over its folds; `sd` is None below two, `low` and `high` below three."""
-
-    mean: float
-    sd: float | None
-    low: float | None
-    """The 95% interval of the mean over seeds (Student's t): it knows the seeds' chance, not the examples'. Over folds
-    that of :func:`loratory.study.statistics.over_folds`."""
-    high: float | None
-    values: tuple[float, ...]
-    """In the order of the cell's `seeds`; of folds the mean over seeds of each, in their order."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A cost over the runs of a cell: median, smallest and largest."""
-
-    median: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-    """In the order of the cell's `runs`."""
-    kind: Literal["allocated", "resident"] | None = None
-    """Of peak memory: allocated on the GPU, or the process's resident set."""
-
-    @property
-    def middle(self) -> int:
-        """The place in `values` of the median run; of two in the middle the smaller."""
-        return sorted(range(len(self.values)), key=self.values.__getitem__)[(len(self.values) - 1) // 2]
 
 
 @dataclass(frozen=True)
@@ -148,8 +117,7 @@ class Tuning:
 
     @property
     def budget(self) -> tuple[int, int] | None:
-        """With halving: runs and epochs that its tuning trains, all choices together; fewer than the file asked for
-        where more rates failed than were to be dropped."""
+        """With halving: runs and epochs that all choices train; fewer than planned where more rates failed than go."""
         if not self.rungs:
             return None
         planned = [list(zip(self.rungs, choice.planned, strict=True)) for choice in self.choices]
@@ -295,7 +263,7 @@ class Pair:
     difference: float | None
     """Mean over common seeds of a minus b, in the metric's unit."""
     low: float | None
-    """Of the difference's 95% interval, for this pair alone."""
+    """Of the difference's 95% interval, for this pair alone; it and p are None below three common seeds, or folds."""
     high: float | None
     family_low: float | None
     """Of the interval that holds for all pairs of the family at once (1 - 5% / family)."""
@@ -332,6 +300,8 @@ class BaselineSummary:
     """Of the training examples it was fitted on."""
     scores: tuple[tuple[str, float], ...] = ()
     """Every other metric that it has, by name, of a problem that is not one of single labels."""
+    parameters: int | None = None
+    """What it fits; of folds the median. None where it was left out, or in a summary of before."""
 
     def value(self, metric: str) -> float | None:
         """The number of a metric; None where it has none."""
@@ -363,6 +333,8 @@ class Front:
     axis: str
     points: tuple[FrontPoint, ...]
     limit: int | None = None
+    resolution: float = 0.0
+    """The share of the larger below which two of its costs are about the same, so that neither is the cheaper."""
 
     @property
     def group(self) -> GroupKey:
@@ -371,7 +343,11 @@ class Front:
 
     def tied_with_cheaper(self, point: FrontPoint) -> bool:
         """Whether the point is on the front by a tie alone: a cheaper cell is as good as can be told."""
-        return point.on_front and any(one.cell in point.tied_with and one.cost < point.cost for one in self.points)
+        return point.on_front and any(one.cell in point.tied_with and self.cheaper(one, point) for one in self.points)
+
+    def cheaper(self, one: FrontPoint, other: FrontPoint) -> bool:
+        """Whether one point costs less than another as far as can be measured."""
+        return one.cost < other.cost and not about_the_same(one.cost, other.cost, self.resolution)
 
 
 @dataclass(frozen=True)

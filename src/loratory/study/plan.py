@@ -93,6 +93,11 @@ class Plan:
         return sum(sum(choice.planned(one.cell.rungs)) for one in self.cells for choice in one.choices)
 
     @property
+    def choosing(self) -> bool:
+        """Whether runs are to come that are not known yet, as rates are chosen or dropped before."""
+        return self.total > sum(len(list(one.jobs())) for one in self.cells)
+
+    @property
     def done(self) -> int:
         """How many exist, failed ones among them."""
         return len(self.records)
@@ -286,7 +291,8 @@ def _choices(spec: StudySpec) -> list[tuple[tuple[int, ...], int | None]]:
 
 
 def without_use(plan: Plan) -> int:
-    """How many runs lie in the directory that this plan does not name: those of another file, version or device."""
+    """How many runs lie in the directory that this plan does not name: those of another file, version or device, and
+    final runs of before whose rates are yet to be chosen."""
     named = {job.id for one in plan.cells for job in one.jobs()}
     place = plan.directory / RUNS
     return sum(path.name not in named for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else 0

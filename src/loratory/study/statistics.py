@@ -21,18 +21,23 @@ Of K folds there is a third source, the training sets, most of which the folds s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from loratory.study.parts import Spread, Verdict
+from loratory.study.measured import Spread
+from loratory.study.parts import Pair, Verdict
 from loratory.study.resampling import Replicates
 from loratory.study.sums import Array
 
 CONFIDENCE = 0.95
+MIN_FOR_INTERVAL = 3
+"""Seeds, or folds, below which neither a mean nor a difference has an interval or a p-value: Student's t of two reaches
+9 standard deviations to each side."""
+
 MIN_SEEDS = 5
 """Common seeds below which two cells get no verdict."""
 
@@ -106,14 +111,21 @@ def over_folds(folds: Array, mean: Array, test_to_train: float) -> Difference:
     return Difference(mean, np.sqrt(variance), np.full(np.shape(mean), K - 1.0))
 
 
+def told(pair: Pair) -> Pair:
+    """The pair as it is published: without interval and p-value where it has too few seeds or folds in common."""
+    if (pair.seeds if pair.folds is None else pair.folds) >= MIN_FOR_INTERVAL:
+        return pair
+    return replace(pair, low=None, high=None, family_low=None, family_high=None, p=None, p_holm=None)
+
+
 def spread_over_folds(values: Sequence[float], mean: float, test_to_train: float) -> Spread:
-    """A metric of K folds, whose intervals are those of :func:`over_folds`; none below three folds.
+    """A metric of K folds, whose intervals are those of :func:`over_folds`; none below MIN_FOR_INTERVAL folds.
 
     Args:
         mean: of all examples together.
     """
     sd = float(np.std(values, ddof=1))
-    if len(values) < 3:
+    if len(values) < MIN_FOR_INTERVAL:
         return Spread(mean, sd, None, None, tuple(values))
     low, high = over_folds(np.array(values), np.array(mean), test_to_train).interval()
     return Spread(mean, sd, float(low), float(high), tuple(values))
@@ -121,12 +133,12 @@ def spread_over_folds(values: Sequence[float], mean: float, test_to_train: float
 
 def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
     """Mean, standard deviation and Student's interval of the mean of S seeds. Below two there is the mean alone, below
-    three no interval: that of two seeds would reach 9 standard deviations to each side."""
+    MIN_FOR_INTERVAL no interval."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean, None, None, None, tuple(values))
     sd = float(np.std(values, ddof=1))
-    if len(values) < 3:
+    if len(values) < MIN_FOR_INTERVAL:
         return Spread(mean, sd, None, None, tuple(values))
     reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * sd / len(values) ** 0.5
     return Spread(mean, sd, mean - reach, mean + reach, tuple(values))

@@ -12,6 +12,7 @@ from loratory.errors import LoratoryError
 from loratory.evaluation.baselines import Baseline, baselines, together
 from loratory.evaluation.metrics import metrics_of
 from loratory.evaluation.quality import AnyQuality
+from loratory.inputs import Inputs
 from loratory.problems import SINGLE
 from loratory.study.cells import cells
 from loratory.study.document import Summary
@@ -21,29 +22,34 @@ from loratory.study.pairs import compare_cells
 from loratory.study.parts import BaselineSummary, FailedRun
 from loratory.study.resampling import DRAWS
 from loratory.study.results import Final, StudyRuns
-from loratory.study.statistics import CONFIDENCE
+from loratory.study.statistics import CONFIDENCE, told
 
 log = logging.getLogger("loratory")
 
 
-def summarise(study: StudyRuns, *, with_baselines: bool = True, draws: int = DRAWS, seed: int = 0) -> Summary:
+def summarise(
+    study: StudyRuns, *, with_baselines: bool = True, inputs: Inputs | None = None, draws: int = DRAWS, seed: int = 0
+) -> Summary:
     """Everything that `summary.json` holds, of a study that is done or half done.
 
     Args:
+        inputs: the data as it was read for the runs, where it was; each source is read once.
         with_baselines: whether baselines are fitted, where the data is on this machine; nothing is downloaded.
         draws, seed: of the bootstrap; the same ones give the same summary.
 
     Raises:
         StorageError: a run's predictions are damaged, or do not belong together.
     """
-    summaries, pairs = cells(study), compare_cells(study, draws=draws, seed=seed)
+    summaries = cells(study)
+    pairs = tuple(map(told, compare_cells(study, draws=draws, seed=seed)))
     firsts = _first_finals(study)
     sized = len({cell.limit for cell in study.cells}) > 1
     by_size: dict[tuple[str, int | None], list[Final]] = {}
     for (data, limit, _), final in firsts.items():
         by_size.setdefault((data, limit), []).append(final)
+    inputs = inputs or Inputs()
     found = (
-        [one for key, finals in by_size.items() for one in _baselines(*key, finals, study.folds)]
+        [one for key, finals in by_size.items() for one in _baselines(*key, finals, study.folds, inputs)]
         if with_baselines
         else []
     )
@@ -104,7 +110,9 @@ def _failed(study: StudyRuns) -> tuple[FailedRun, ...]:
     return (*tuning, *final)
 
 
-def _baselines(data: str, limit: int | None, finals: Sequence[Final], folds: int | None) -> list[BaselineSummary]:
+def _baselines(
+    data: str, limit: int | None, finals: Sequence[Final], folds: int | None, inputs: Inputs
+) -> list[BaselineSummary]:
     """Of the test split, or of the tests of all folds together: of fewer folds there are none."""
     if (reason := _not_here(data)) is not None:
         return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
@@ -112,7 +120,7 @@ def _baselines(data: str, limit: int | None, finals: Sequence[Final], folds: int
         reason = f"runs of {len(finals)} of {folds} folds are there, and the tests of all make up the data"
         return [BaselineSummary(data, "baselines", None, None, None, reason, limit)]
     try:
-        found = [baselines(dataset_of(final.record)) for final in finals]
+        found = [baselines(dataset_of(final.record, inputs.dataset)) for final in finals]
     except LoratoryError as error:
         return [BaselineSummary(data, "baselines", None, None, None, str(error), limit)]
     return [_baseline(data, limit, of_folds) for of_folds in zip(*found, strict=True)]
@@ -139,6 +147,7 @@ def _baseline(data: str, limit: int | None, folds: Sequence[Baseline]) -> Baseli
         reason=next((one.reason for one in folds if one.reason is not None), None),
         limit=limit,
         scores=() if quality is None or quality.problem == SINGLE else _scores(quality),
+        parameters=None if quality is None else round(float(np.median([one.parameters for one in folds]))),
     )
 
 
