@@ -18,11 +18,8 @@ from loratory.study.document import Summary
 from loratory.study.jobs import Job
 from loratory.study.launch import launch
 from loratory.study.layout import PLAN, RUNS, SUMMARY
-<<<<<<< HEAD
 from loratory.study.lock import check_planned
-=======
 from loratory.study.parts import BaselineSummary
->>>>>>> views
 from loratory.study.plan import Plan
 from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study

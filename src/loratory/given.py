@@ -30,34 +30,16 @@ WHERE = "texts and labels"
 
 @contextmanager
 def called(name: str = WHERE) -> Iterator[None]:
-<<<<<<< HEAD
     """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file, and
     say their positions, not its lines."""
-    known = re.compile(rf"{re.escape(str(data_directory() / FOLDER))}[/\\][0-9a-f]{{32}}\.jsonl|{WHERE}")
+    known = re.compile(rf"{re.escape(str(data_directory()))}[/\\]{GIVEN_FILE}|{WHERE}")
 
     def said(message: str) -> str:
         own, count = known.subn(name, message)
         return _LINES.sub(_positions, own) if count else message
 
-    def renamed(line: logging.LogRecord) -> bool:
-        line.msg, line.args = said(line.getMessage()), ()
-        return True
-
-    log = logging.getLogger("loratory")
-    log.addFilter(renamed)
-    try:
+    with reworded(said):
         yield
-    except LoratoryError as error:
-        error.args = (said(str(error)),)
-        raise
-    finally:
-        log.removeFilter(renamed)
-=======
-    """Errors that pass here, and what is logged meanwhile, call examples that were given `name`, not by their file."""
-    known = re.compile(rf"{re.escape(str(data_directory()))}[/\\]{GIVEN_FILE}|{WHERE}")
-    with reworded(lambda message: known.sub(name, message)):
-        yield
->>>>>>> views
 
 
 _LINES = re.compile(r"\(line(s?) (\d+(?:, \d+)*)")

@@ -208,13 +208,9 @@ def _reached(scene: Scene, cell: CellSummary) -> Observation | None:
         return None
     level, found = scene.value(cell.time_to.score), cell.time_to.seconds
     seeds = counted(len(cell.runs), noun_of(cell))
-<<<<<<< HEAD
-    of = f" (median of the {found.reached} of {seeds} that do)" if len(cell.runs) > 1 else ""
+    of = _of_those_that_do(found.reached, len(cell.runs), noun_of(cell))
     whose = "every approach's mean reaches at the end" if len(scene.cells) > 1 else "its mean reaches at the end"
     text = f"{cell.approach} reaches a validation {scene.short} of {level}, the level that {whose}, "
-=======
-    of = _of_those_that_do(found.reached, len(cell.runs), noun_of(cell))
->>>>>>> views
     if found.median is None:
         text += f"with none of {seeds}."
     else:
