@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loratory.engine.draws import Draws
 from loratory.engine.layers import AddNorm
-from loratory.engine.members import Rows, member_kernels
+from loratory.engine.rows import Rows, member_kernels
 from loratory.engine.stacks import Stack, Stacks
 
 

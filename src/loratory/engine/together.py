@@ -17,8 +17,9 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.layers import AddNorm, Layer, Quickened, alike
 from loratory.engine.member_norms import FreeNorm, MemberNorm
 from loratory.engine.member_steps import Member
-from loratory.engine.members import MemberDraws, MemberGroup, Rows, Stream, rank_of
+from loratory.engine.members import MemberDraws, MemberGroup, Stream, rank_of
 from loratory.engine.modules import stand_in
+from loratory.engine.rows import Rows
 from loratory.engine.stacks import Stacks, stacked_layers
 from loratory.models.flat import Classifier
 from loratory.problems import REGRESSION
