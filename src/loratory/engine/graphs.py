@@ -32,8 +32,8 @@ log = logging.getLogger("loratory")
 FILLER = 64
 """The longest filler sequence: attention over it must not outweigh that over the examples."""
 
-CAPTURED = 60
-"""What it costs to capture one shape, in steps of a run; see benchmarks/README.md."""
+CAPTURED = 30
+"""What it costs to capture one shape, in steps of a run, about: as seen for sixteen members (benchmarks/README.md)."""
 
 FEWEST = 4
 """Fewer steps are not worth a capture."""
