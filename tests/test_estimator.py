@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_array
 
 import loratory
 from loratory import TextClassifier, TextRegressor
-from loratory.errors import InputError
+from loratory.errors import InputError, SettingsError
 from loratory.estimator import TextEstimator
 
 SMALL = {"max_length": 32, "device": "cpu", "precision": "fp32", "lr": 0.01, "epochs": 1}
@@ -336,3 +336,13 @@ def test_a_regressor_learns_numbers(tiny_bert: Path, data: Any) -> None:
     ):
         with pytest.raises(InputError, match=message):
             TextRegressor("head", tiny_bert, **SMALL).fit(X, wrong)
+
+
+def test_the_readme_and_the_docstring_say_which_names_are_parameters(make: Make) -> None:
+    readme = " ".join((Path(__file__).parent.parent / "README.md").read_text("utf8").split())
+    sentence = readme.partition("Its parameters, which a grid may vary, are ")[2].partition(";")[0]
+    own = {*make().get_params()} - {"settings"}
+    assert {name.strip("` ,") for name in sentence.replace(" and ", ",").split(",") if name.strip()} == own
+    assert '`settings={"rank": 2}`' in " ".join((TextEstimator.__doc__ or "").split())
+    with pytest.raises(SettingsError, match="settings: 'rank'; give it as a parameter"):
+        make("lora", settings={"rank": 2}).fit(["a", "b", "c", "d"], ["x", "y", "x", "y"])

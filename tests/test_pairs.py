@@ -178,10 +178,11 @@ def test_pairs_where_there_are_none_and_single_texts_where_pairs_are_wanted(
     with pytest.raises(DataError, match="--text-column and --pair-column are both 'premise'"):
         load_source(DataSpec(dataset=str(pairs_csv), **{**COLUMNS, "pair_column": "premise"}))
     faults: list[tuple[Callable[[], Any], str]] = [
-        (lambda: loratory.predict(run, ["w1"], device="cpu"), r"these are single ones; .*--input FILE"),
-        (lambda: loratory.predict(single, [("w1", "w2")], device="cpu"), "these are pairs; leave out pair_column"),
-        (lambda: loratory.evaluate(run, ["w1"], ["yes"], device="cpu"), "these are single ones"),
-        (lambda: loratory.evaluate(single, dataset=pairs_csv, **COLUMNS), "these are pairs"),
+        (lambda: loratory.predict(run, ["w1"], device="cpu"), "these are single ones; give tuples of two texts"),
+        (lambda: loratory.predict(single, [("w1", "w2")], device="cpu"), "these are pairs; give strings"),
+        (lambda: loratory.evaluate(run, ["w1"], ["yes"], device="cpu"), "single ones; give tuples of two texts"),
+        (lambda: loratory.evaluate(single, [("w1", "w2")], ["yes"], device="cpu"), "these are pairs; give strings"),
+        (lambda: loratory.evaluate(single, dataset=pairs_csv, **COLUMNS), "these are pairs; leave out pair_column"),
         (
             lambda: loratory.predict(run, [("w1", "w2"), "w3"]),
             "texts: str at position 1; give two texts, as at position 0",

@@ -62,3 +62,23 @@ def test_what_dominates_is_said_of_every_approach_or_why_it_is_not_known() -> No
 def test_a_price_is_a_number(price: float) -> None:
     with pytest.raises(SettingsError, match=r"--price-per-hour .*: give an amount of 0 or more"):
         check_price(price)
+
+
+def test_why_runs_of_cohorts_have_no_total_time_is_said_and_no_price_where_there_is_none() -> None:
+    joint = {**record(LORA), "cohort": {"share_seconds": {"train": 1.0}}}
+    joint["cost"] = {**joint["cost"], "total_seconds": None}
+    for others, priced in (([], False), ([record()], True)):
+        notes = comparison([*others, joint], price_per_hour=3.0).notes
+        assert sum("Total time and price are empty for runs that trained in cohorts" in note for note in notes) == 1
+        assert ("Price: total time at 3 an hour." in notes) == priced
+    assert not any("price" in note for note in comparison([joint]).notes)
+
+
+def test_memory_that_a_cpu_does_not_tell_apart_is_noted_in_a_comparison() -> None:
+    def held(kind: str, peak: int) -> dict:
+        found = record()
+        return {**found, "cost": {**found["cost"], "peak_memory_bytes": {kind: peak}}}
+
+    for kind, peak, said in (("resident", 900, 1), ("resident", 800, 0), ("allocated", 900, 0)):
+        notes = comparison([held(kind, 1000), held(kind, peak)]).notes
+        assert sum("below 15% are not resolved" in note for note in notes) == said

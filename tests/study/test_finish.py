@@ -15,7 +15,8 @@ import pytest
 from loratory.cli import main
 from loratory.data import make_dataset
 from loratory.errors import StorageError
-from loratory.finish import finish
+from loratory.finish import complete, finish
+from loratory.inputs import Inputs
 from loratory.spec import DataSpec
 from loratory.study.document import Summary
 from loratory.study.layout import SUMMARY
@@ -103,6 +104,25 @@ def test_a_study_file_may_say_the_price(fabricated: Any, cell: Any, monkeypatch:
     assert Summary.read(place).price_per_hour == 2.5
     finish(place, price_per_hour=3.0)
     assert Summary.read(place).price_per_hour == 3.0
+
+
+def test_a_study_and_its_report_share_what_was_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Any] = []
+
+    def launched(*_: Any, inputs: Any, **__: Any) -> None:
+        given.append(inputs)
+
+    def finished(_: Path, *, inputs: Any) -> list[Path]:
+        given.append(inputs)
+        return [Path("report.html")]
+
+    monkeypatch.setattr("loratory.finish.launch", launched)
+    monkeypatch.setattr("loratory.finish.finish", finished)
+    file = tmp_path / "s.yaml"
+    file.write_text("{name: s, data: [d.csv], models: [m], methods: [{name: head}], seeds: [0]}", encoding="utf8")
+    complete(file)
+    assert isinstance(given[0], Inputs)
+    assert given[0] is given[1]
 
 
 def test_a_price_that_is_none_is_refused_before_anything_is_written(study: Path, capsys: Any) -> None:

@@ -13,6 +13,7 @@ from loratory.report.drawing import times
 from loratory.study.document import Summary
 from loratory.study.observations import observe
 from loratory.study.observed import listed
+from loratory.study.observed_costs import _of_those_that_do
 from loratory.study.parts import Observation
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
@@ -183,6 +184,52 @@ def test_memory_and_what_it_is_made_of(summarised: Callable[..., Summary]) -> No
     assert "its peak is rest" in more
     assert "activations 23.3%" in more
     assert "gradients and optimizer state, which fewer trained parameters save, are 0.28% of standard's" in more
+
+
+def test_memory_that_a_cpu_does_not_tell_apart_is_about_the_same(summarised: Callable[..., Summary]) -> None:
+    found = summarised(
+        *((STANDARD, 0.86, {"memory": 1000 * 2**20}), (lora(8), 0.86, {"memory": 900 * 2**20, "like": 1})),
+        (HEAD, 0.7, {"memory": 1100 * 2**20}),
+    )
+    for name in ("lora r=8 attention", "head"):
+        said = about(found, f"{name} needs at most").text
+        assert "about the same as the 1.0 GiB of standard, as on a CPU differences below 15% are not resolved" in said
+        assert "less than" not in said.split(";")[0]
+        assert "more than" not in said.split(";")[0]
+    front = next(one for one in found.fronts if one.axis == "peak_memory_bytes")
+    assert not any(front.tied_with_cheaper(point) for point in front.points)
+    head = next(point for point in front.points if point.cell == "c3")
+    assert not head.on_front
+    front = summarised((HEAD, 0.7, {"memory": 900}), (STANDARD, 0.86, {"memory": 1000})).fronts[3]
+    assert (front.axis, [point.on_front for point in front.points]) == ("peak_memory_bytes", [False, True])
+    front = summarised((HEAD, 0.7, {"memory": 800}), (STANDARD, 0.86, {"memory": 1000})).fronts[3]
+    assert [point.on_front for point in front.points] == [True, True]
+
+
+def test_below_three_common_seeds_a_difference_has_no_interval(summarised: Callable[..., Summary]) -> None:
+    for seeds in (2, 3):
+        (pair,) = summarised((STANDARD, 0.9, {}), (lora(1), 0.6, {}), seeds=seeds).pairs
+        numbers = (pair.low, pair.high, pair.family_low, pair.family_high, pair.p, pair.p_holm)
+        assert pair.difference is not None
+        assert [number is not None for number in numbers] == [seeds == 3] * 6
+
+
+def test_of_an_even_number_of_seeds_the_run_that_is_taken_apart_is_named(summarised: Callable[..., Summary]) -> None:
+    assert "in the shorter of its two middle runs: " in texts(summarised((STANDARD, 0.9, {}), seeds=2))
+    assert "in its median run: " in texts(summarised((STANDARD, 0.9, {}), seeds=3))
+
+
+@pytest.mark.parametrize(
+    ("reached", "runs", "said"),
+    [
+        (5, 5, " (median of 5 seeds)"),
+        (3, 5, " (median of 3 seeds; the other 2 of 5 do not reach it)"),
+        (1, 2, " (one of 2 seeds; no other reaches it)"),
+        (1, 1, ""),
+    ],
+)
+def test_of_how_many_seeds_a_time_to_a_score_is(reached: int, runs: int, said: str) -> None:
+    assert _of_those_that_do(reached, runs, "seed") == said
 
 
 def test_what_dominates_is_said_of_the_reference_too_or_why_it_is_not_known(

@@ -11,9 +11,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from loratory.errors import StorageError
+from loratory.errors import DataError, StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.predictions import Predictions
+from loratory.inputs import Inputs
+from loratory.spec import DataSpec
 from loratory.store.directory import PREDICTIONS, RECORD, commit, read_run, staging
 from loratory.study.document import Summary
 from loratory.study.fronts import fronts
@@ -231,7 +233,6 @@ def test_baselines_of_data_that_is_there(
     fabricated: Callable[..., Any], cell: Callable[..., Any], tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from loratory.data import make_dataset
-    from loratory.spec import DataSpec
 
     place = fabricated([cell(STANDARD, data=str(tiny_csv))], sizes=(30, 50)).write()
     assert "has changed" in (summarise(load_study(place), draws=DRAWS).baselines[0].reason or "")
@@ -242,6 +243,35 @@ def test_baselines_of_data_that_is_there(
     assert found[0].accuracy == pytest.approx(0.5, abs=0.1)
     assert found[1].reason is not None
     assert found[2].f1_macro is not None
+    assert found[0].parameters == 0
+    assert found[1].parameters is None
+    assert (found[2].parameters or 0) > 1
+
+
+def test_the_data_of_all_sizes_are_read_as_the_runs_read_them(
+    fabricated: Callable[..., Any], cell: Callable[..., Any], tiny_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Any] = []
+
+    def dataset_of(record: Any, read: Any) -> Any:
+        reads.append(read)
+        raise DataError("not now")
+
+    monkeypatch.setattr("loratory.study.summary.dataset_of", dataset_of)
+    inputs = Inputs()
+    cells = [cell(STANDARD, data=str(tiny_csv), limit=limit) for limit in (20, None)]
+    summarise(load_study(fabricated(cells, sizes=(30, 50)).write()), inputs=inputs, draws=DRAWS)
+    assert reads == [inputs.dataset] * 2
+
+
+def test_a_source_is_spoken_of_once_for_all_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "numbers.csv"
+    file.write_text("text,label\n" + "".join(f"w{n} w{n + 1},{n / 7:.3f}\n" for n in range(60)), encoding="utf8")
+    inputs = Inputs()
+    with caplog.at_level("INFO", logger="loratory"):
+        for limit in (10, 20, None):
+            inputs.dataset(DataSpec(dataset=str(file), limit=limit))
+    assert sum("a regression" in message for message in caplog.messages) == 1
 
 
 def cells_at(costs: dict[str, float], scores: dict[str, float]) -> list[CellSummary]:

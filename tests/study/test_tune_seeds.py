@@ -94,7 +94,10 @@ def test_what_the_first_seed_tuned_is_used_again_where_each_seed_chooses(
     assert [choice["seeds"] for choice in of_before] == [[3, 4], [3, 4]]
     capsys.readouterr()
     assert study(study_file(), out, tune_seeds="each") == 0
-    assert "tune_seeds: first before, each now; what still fits is used again" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "tune_seeds: first before, each now\n" in err
+    assert "are used again; 2 are of other settings" in err  # final runs of the seed that chooses anew
+    assert "kept, not used, unless a rate that is yet to be chosen leads to them" in err
     after = records(out)
     assert {name: after[name].cost for name in before} == {name: record.cost for name, record in before.items()}
     late = []

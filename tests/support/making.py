@@ -252,18 +252,21 @@ def pair(a: dict[str, Any], b: dict[str, Any], examples: int) -> dict[str, Any] 
     verdict = "better" if difference > half else "worse" if difference < -half else "inconclusive"
     if abs(difference) + half / 2 < 0.01:
         verdict = "equivalent"
+    error = {
+        "low": difference - half,
+        "high": difference + half,
+        "family_low": difference - 1.3 * half,
+        "family_high": difference + 1.3 * half,
+        "p": 0.0004 if abs(difference) > half else 0.2,
+        "p_holm": 0.002 if abs(difference) > half else 0.4,
+    }
     return {
         "a": a["id"],
         "b": b["id"],
         "metric": "accuracy",
         "difference": difference,
-        "low": difference - half,
-        "high": difference + half,
-        "family_low": difference - 1.3 * half,
-        "family_high": difference + 1.3 * half,
+        **(error if seeds >= 3 else dict.fromkeys(error)),
         "family": 6,
-        "p": 0.0004 if abs(difference) > half else 0.2,
-        "p_holm": 0.002 if abs(difference) > half else 0.4,
         "verdict": verdict if enough else None,
         "why_none": None if enough else f"{seeds} seeds, fewer than 5",
         "seeds": seeds,

@@ -167,9 +167,9 @@ def _parts(
     show = units.memory if name == "memory" else units.duration
     columns = {kind: kind.capitalize() for kind in present}
     lines = [(cell.approach, found) for cell, found in having]
-    over = {"time": ", of the run with the median total", "training": ", of the run with the median"}
     several = any(len(cell.runs) > 1 for cell, _ in having)
-    caption = f"{what} by part{over.get(name, f', medians over {noun_of(having[0][0])}s') if several else ''}"
+    over = f", medians over {noun_of(having[0][0])}s" if name == "memory" else ", of the runs that the bars show"
+    caption = f"{what} by part{over if several else ''}"
     grid = comparing.numbers(f"{group.key}-{name}", caption, columns, lines, show)
     return Numbered(parts(name, what, rows, present, unit, summary), grid)
 
