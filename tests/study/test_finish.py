@@ -186,6 +186,8 @@ def test_the_command_finishes_and_lists_what_it_wrote(
     written = json.loads(capsys.readouterr().out)
     assert written[0] == str(study / "report.html")
     assert str(study / SUMMARY) in written
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])  # as before
+    monkeypatch.setattr(
+        "loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"]
+    )  # as before
     assert main(["report", str(study)]) == 0
     assert str(study / "report.html") in capsys.readouterr().out
