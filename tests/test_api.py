@@ -167,7 +167,7 @@ def test_a_study_is_run_and_summarised(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(
-        "loratory.finish.write", lambda directory, summary: [directory / "report.html"]
+        "loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"]
     )  # drawn in 10 s
     output = tmp_path / "out"
     settings = {"seeds": [7], "train.epochs": 1, "methods": [{"name": "head", "tune": {"lr": [1e-3]}}]}

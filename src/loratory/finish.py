@@ -117,6 +117,7 @@ def finish(directory: Path, *, price_per_hour: float | None = None, inputs: Inpu
     if not (directory / SUMMARY).is_file():
         check_planned(directory)
     made = _has_runs(directory)
+    inputs = inputs or Inputs()
     if made:
         summary = _timed_as_before(summarise(load_study(directory), inputs=inputs), directory)
     else:
@@ -124,9 +125,9 @@ def finish(directory: Path, *, price_per_hour: float | None = None, inputs: Inpu
     if price_per_hour is not None:
         summary = replace(summary, price_per_hour=price_per_hour)
     if not made:
-        return write(directory, summary)
+        return write(directory, summary, inputs)
     stored = summary.write(directory)
-    return [*write(directory, summary), stored]
+    return [*write(directory, summary, inputs), stored]
 
 
 def _timed_as_before(summary: Summary, directory: Path) -> Summary:

@@ -231,7 +231,7 @@ def test_a_damaged_run_of_a_study_is_set_aside_and_run_again(
 
 @pytest.fixture
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"])
 
 
 FAULTS = [

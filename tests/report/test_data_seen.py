@@ -13,6 +13,7 @@ import pytest
 
 from loratory.data import make_dataset
 from loratory.finish import finish
+from loratory.inputs import Inputs
 from loratory.report.data_seen import DataSeen, data_seen
 from loratory.spec import DataSpec
 from loratory.store.record import RunRecord
@@ -33,7 +34,7 @@ def record(tmp_path: Path, tiny_bert: Path, texts: list[tuple[str, str]]) -> Run
 
 def seen(record: RunRecord | None) -> DataSeen:
     study: Any = SimpleNamespace(cells=[SimpleNamespace(data="own", runs=["one"], train_examples=None)])
-    evidence: Any = SimpleNamespace(records={} if record is None else {"one": record})
+    evidence: Any = SimpleNamespace(records={} if record is None else {"one": record}, inputs=Inputs())
     (found,) = data_seen(study, evidence)
     return found
 

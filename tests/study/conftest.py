@@ -245,7 +245,7 @@ class Fabricated:
 @pytest.fixture
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A study that ends writes its summary and no page: drawing it takes longer than the small study's runs."""
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"])
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,7 @@ def test_final_runs_of_before_that_were_not_alone_are_told(
     ran: Path, study_file: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["study", "run", str(study_file()), "--output", str(ran), "--alone"]
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"])
     monkeypatch.setattr("loratory.study.jobs.train", None)
     capsys.readouterr()
     assert main(command) == 0

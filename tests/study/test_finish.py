@@ -17,9 +17,11 @@ from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.finish import complete, finish
 from loratory.inputs import Inputs
+from loratory.report.evidence import gather
 from loratory.spec import DataSpec
 from loratory.study.document import Summary
 from loratory.study.layout import SUMMARY
+from loratory.study.summary import summarise
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,27 @@ def test_a_study_and_its_report_share_what_was_read(monkeypatch: pytest.MonkeyPa
     assert given[0] is given[1]
 
 
+def test_summary_and_page_share_what_was_read(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def summarised(runs: Any, *, inputs: Any) -> Summary:
+        given.append(inputs)
+        return summarise(runs, inputs=inputs, draws=100)
+
+    def written(directory: Path, summary: Summary, inputs: Any) -> list[Path]:
+        given.append(gather(directory, summary, inputs).inputs)
+        return []
+
+    monkeypatch.setattr("loratory.finish.summarise", summarised)
+    monkeypatch.setattr("loratory.finish.write", written)
+    finish(study)
+    before = Inputs()
+    finish(study, inputs=before)
+    assert isinstance(given[0], Inputs)
+    assert given[0] is given[1]
+    assert given[2] is given[3] is before
+
+
 def test_a_price_that_is_none_is_refused_before_anything_is_written(study: Path, capsys: Any) -> None:
     assert main(["report", str(study), "--price-per-hour", "-1"]) == 2
     assert capsys.readouterr().err == "error: --price-per-hour -1.0: give an amount of 0 or more\n"
@@ -163,6 +186,8 @@ def test_the_command_finishes_and_lists_what_it_wrote(
     written = json.loads(capsys.readouterr().out)
     assert written[0] == str(study / "report.html")
     assert str(study / SUMMARY) in written
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])  # as before
+    monkeypatch.setattr(
+        "loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"]
+    )  # as before
     assert main(["report", str(study)]) == 0
     assert str(study / "report.html") in capsys.readouterr().out

@@ -215,7 +215,7 @@ train: {{epochs: 2, max_length: 32, batch_size: 32, dropout: 0, device: cpu, pre
 def studied(study_text: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same study, its runs one after the other, and in cohorts of four."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+        patch.setattr("loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"])
         return both_ways(study_text(STUDY), tmp_path_factory.mktemp("halving"), 4)
 
 

@@ -13,6 +13,8 @@ import pytest
 from loratory.cli import main
 from loratory.evaluation.predictions import read
 from loratory.study.document import Summary
+from loratory.study.pairs import compare_cells
+from loratory.study.results import load_study
 
 STUDY = """
 name: {kind}
@@ -60,7 +62,9 @@ def test_a_study_of_it_has_its_own_metric_table_and_page(
         assert other not in cell.quality["test"]
     (pair,) = study.pairs
     assert (pair.metric, pair.seeds) == (own[0], 2)
-    assert pair.low is not None
+    assert pair.difference is not None
+    assert pair.low is None  # of two seeds; but it could be told
+    assert compare_cells(load_study(out), draws=50)[0].low is not None
     names = {one.name for one in study.baselines if one.reason is None}
     assert (
         names
@@ -92,7 +96,8 @@ def test_folds_and_sizes_of_it(kind: str, texts: Any, tiny_bert: Path, tmp_path:
     runs = [read(one / "predictions.parquet")["test"] for one in sorted((out / "runs").glob("*"))]
     assert sum(len(one.labels) for one in runs) == len(study.cells) * len(texts)
     assert all(cell.score(metric) is not None for cell in study.cells)
-    assert all((pair.metric, pair.examples, pair.low is None) == (metric, len(texts), False) for pair in study.pairs)
+    assert all((pair.metric, pair.examples, pair.low) == (metric, len(texts), None) for pair in study.pairs)
+    assert all(pair.low is not None for pair in compare_cells(load_study(out), draws=50))  # of two folds, but for that
     dumb = [one for one in study.baselines if one.reason is None]
     assert len(dumb) == 4
     assert all(one.value(metric) is not None for one in dumb)

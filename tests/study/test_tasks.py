@@ -94,7 +94,7 @@ def test_people_are_told_of_a_defect_in_the_cohorts_way_once_and_shown_where_if_
     debug: bool, study_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     trained(monkeypatch, broken="odd")
-    monkeypatch.setattr("loratory.finish.write", lambda directory, summary: [directory / "report.html"])
+    monkeypatch.setattr("loratory.finish.write", lambda directory, summary, inputs: [directory / "report.html"])
     command = ["study", "run", str(study_file(PAIR)), "--output", str(tmp_path / "out"), "--cohort", "2"]
     assert main([*command, *["--debug"] * debug]) == 0
     err = capsys.readouterr().err

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loratory import units
-from loratory.data import Dataset, make_dataset
+from loratory.data import Dataset
 from loratory.data.profile import Lengths, Profile, profile
 from loratory.data.rows import PARTS
 from loratory.errors import LoratoryError
@@ -45,10 +46,11 @@ def data_seen(study: Summary, evidence: Evidence) -> list[DataSeen]:
     for cell in sorted(study.cells, key=lambda cell: -(cell.train_examples or 0)):
         records = [evidence.records[name] for name in cell.runs if name in evidence.records]
         first[cell.data] = first[cell.data] or next(iter(records), None)
-    return [_seen(name, record, f"data-{n}") for n, (name, record) in enumerate(first.items(), start=1)]
+    read = evidence.inputs.dataset
+    return [_seen(name, record, f"data-{n}", read) for n, (name, record) in enumerate(first.items(), start=1)]
 
 
-def _seen(name: str, record: RunRecord | None, key: str) -> DataSeen:
+def _seen(name: str, record: RunRecord | None, key: str, read: Callable[[DataSpec], Dataset]) -> DataSeen:
     show = "loratory data show says what is in a data set."
     if record is None:
         return DataSeen(name, (), None, f"No run of it is here that would say how it was divided. {show}")
@@ -57,7 +59,7 @@ def _seen(name: str, record: RunRecord | None, key: str) -> DataSeen:
         if not data_at_hand(spec):
             absent = "The data were not at hand without network when this page was written."
             return DataSeen(name, (), None, f"{absent} {show}")
-        dataset = make_dataset(spec)
+        dataset = read(spec)
         if dataset.record()["digests"] != record.data.get("digests"):
             return DataSeen(name, (), None, f"The data are no longer what the runs saw. {show}")
         model = str(record.spec["model"])

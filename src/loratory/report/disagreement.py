@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loratory import units
-from loratory.data import make_dataset
+from loratory.data import Dataset, make_dataset
 from loratory.data.columns import on_one_line
 from loratory.data.places import place_said
 from loratory.data.targets import shown
@@ -55,7 +55,9 @@ class Disagreement:
     all: int
 
 
-def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreement | None:
+def disputed(
+    cells: Mapping[str, CellEvidence], record: RunRecord, read: Callable[[DataSpec], Dataset] = make_dataset
+) -> Disagreement | None:
     """The examples on which these cells disagree most; None for fewer than two cells, or different test splits.
 
     Ordered by the gap between the best and the worst cell's share of seeds that are right, then by how evenly the cells
@@ -63,6 +65,7 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
 
     Args:
         record: a run of these cells, which says how the data were divided.
+        read: reads the data for their texts.
     """
     found = list(cells.values())
     if found and found[0].problem == REGRESSION:  # no number is simply right
@@ -74,7 +77,7 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     test = found[0].tests[0]
     order = np.lexsort((test.rows, -shares.var(axis=0), -gap.round(9)))
     chosen = [int(position) for position in order[:SHOWN] if gap[position] > 0]
-    texts = _texts(record, test.rows[chosen])
+    texts = _texts(record, test.rows[chosen], read)
     examples = tuple(
         Disputed(
             place=texts.get(int(test.rows[position]), (place_said(int(test.rows[position]), None), None))[0],
@@ -87,18 +90,20 @@ def disputed(cells: Mapping[str, CellEvidence], record: RunRecord) -> Disagreeme
     return Disagreement(examples, int((gap >= 1).sum()), len(gap))
 
 
-def _texts(record: RunRecord, rows: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+def _texts(
+    record: RunRecord, rows: NDArray[np.int64], read: Callable[[DataSpec], Dataset]
+) -> dict[int, tuple[str, str]]:
     """The places and texts of the test examples `rows`, of every fold where the run is of one, where the data set is
     at hand, and is the one that the run saw; else none."""
     try:
         spec = validated(DataSpec, record.spec["data"])
         if not data_at_hand(spec):
             return {}
-        test = make_dataset(spec).test
+        test = read(spec).test
         others = [
             spec.model_copy(update={"fold": fold}) for fold in range(1, (spec.folds or 0) + 1) if fold != spec.fold
         ]
-        parts = [test, *(make_dataset(one).test for one in others)]
+        parts = [test, *(read(one).test for one in others)]
     except (LoratoryError, KeyError, TypeError) as error:
         log.warning("the page goes without texts of examples: %s", error)
         return {}

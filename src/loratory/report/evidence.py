@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from loratory.errors import StorageError
 from loratory.evaluation import predictions
 from loratory.evaluation.measures import ECE_BINS, log_softmax
 from loratory.evaluation.predictions import Predictions
+from loratory.inputs import Inputs
 from loratory.problems import SINGLE, Problem
 from loratory.store.directory import HISTORY, PREDICTIONS, counted_run
 from loratory.store.record import RunRecord
@@ -110,19 +111,24 @@ class Evidence:
         records: the record of every run that the summary names and whose directory is there, by id.
         cells: of each cell with such a finished run, by id.
         absent: ids of finished runs that the summary names and whose directory is not there, or is damaged.
+        inputs: reads what the runs learned from, once.
     """
 
     records: dict[str, RunRecord]
     cells: dict[str, CellEvidence]
     absent: tuple[str, ...]
+    inputs: Inputs = field(default_factory=Inputs, compare=False)
 
     def of(self, cells: Sequence[CellSummary]) -> dict[str, CellEvidence]:
         """The evidence of these cells, in their order."""
         return {cell.id: self.cells[cell.id] for cell in cells if cell.id in self.cells}
 
 
-def gather(directory: Path, study: Summary) -> Evidence:
+def gather(directory: Path, study: Summary, inputs: Inputs | None = None) -> Evidence:
     """Read the runs of `study` in `directory`.
+
+    Args:
+        inputs: what was read for the study before.
 
     Raises:
         StorageError: a file of a run cannot be read, or is of another study.
@@ -138,7 +144,8 @@ def gather(directory: Path, study: Summary) -> Evidence:
         for cell in study.cells
         if any(name in records for name in cell.runs)
     }
-    return Evidence(records, cells, tuple(name for name in finished if name not in records))
+    absent = tuple(name for name in finished if name not in records)
+    return Evidence(records, cells, absent, inputs or Inputs())
 
 
 def _is_there(root: Path, name: str) -> bool:

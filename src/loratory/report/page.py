@@ -132,7 +132,7 @@ def _group_view(study: Summary, group: Group, evidence: Evidence, drawn: Drawn) 
             classes = closer.classes_grid(group, cell, one)
         cells.append(CellView(cell, one is not None, confusion, classes, closer.settings_of(study, cell, evidence)))
     record = next((evidence.records[n] for cell in group.cells for n in cell.runs if n in evidence.records), None)
-    split = disputed(found, record) if record is not None else None
+    split = disputed(found, record, evidence.inputs.dataset) if record is not None else None
     return GroupView(
         group=group,
         drawn=drawn,

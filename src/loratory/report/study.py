@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loratory.disk.files import write_durably
 from loratory.errors import StorageError
+from loratory.inputs import Inputs
 from loratory.report import theme
 from loratory.report.charts import Chart
 from loratory.report.evidence import gather
@@ -19,10 +20,13 @@ from loratory.study.layout import FIGURES
 PAGE = "report.html"
 
 
-def write(directory: Path, summary: Summary) -> list[Path]:
+def write(directory: Path, summary: Summary, inputs: Inputs | None = None) -> list[Path]:
     """Write the report of the study in `directory`, over an older one; each file is whole or as it was.
 
     Figures of an older report that this one does not have are removed.
+
+    Args:
+        inputs: what was read for the study before.
 
     Returns:
         The files written: the page first, then tables, then figures.
@@ -36,7 +40,7 @@ def write(directory: Path, summary: Summary) -> list[Path]:
     from loratory.report.page import render
     from loratory.report.sizes import over_sizes
 
-    evidence = gather(directory, summary)
+    evidence = gather(directory, summary, inputs)
     table = study_table(summary)
     drawn = {group.key: draw(summary, group, evidence.of(group.cells)) for group in summary.groups}
     files = {
