@@ -8,6 +8,7 @@ the whole machine has free, and nothing of groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,14 +55,19 @@ def _left_by_groups() -> Iterator[int]:
     """What the limit of each group that this process is in leaves; those without a limit are passed over."""
     for group, files in _groups():
         try:
-            limit = (group / files.limit).read_text("ascii").strip()
+            limit = int((group / files.limit).read_text("ascii"))
             used = int((group / files.used).read_text("ascii"))
-            rows = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
-        except OSError:  # the group that has no limit at all has no such files, and a container does not see all groups
+        except (OSError, ValueError):  # no limit: no such files, or "max"; and a container does not see all groups
             continue
-        if limit != "max":
-            cached = sum(int(rows.get(name, 0)) for name in files.cached)  # given back when room is wanted
-            yield max(0, int(limit) - used + cached)
+        yield max(0, limit - used + _cached(group, files))
+
+
+def _cached(group: Path, files: _Files) -> int:
+    """Files' pages among what is used, which are given back when room is wanted; 0 where nobody says."""
+    with suppress(OSError, ValueError):
+        rows = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+        return sum(int(rows.get(name, 0)) for name in files.cached)
+    return 0
 
 
 def _groups() -> Iterator[tuple[Path, _Files]]:
@@ -70,7 +76,7 @@ def _groups() -> Iterator[tuple[Path, _Files]]:
         lines = OWN.read_text("utf8").splitlines()
     except OSError:  # not Linux
         return
-    for line in lines:
+    for line in filter(None, lines):
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue

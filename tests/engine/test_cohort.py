@@ -18,7 +18,7 @@ from loratory.engine.cohort import fit_cohort
 from loratory.engine.course import Ended
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import Member, why_apart
+from loratory.engine.member_steps import Member, why_apart, why_none
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
 from loratory.errors import DivergedError
@@ -261,6 +261,26 @@ def test_norms_and_biases_are_each_members_own(what: str, dropout: float, model_
             assert name.endswith(UNSEEN) or not torch.equal(value, now[name]), name
 
 
+def test_norms_without_shifts_are_each_members_own(model_directory: Any, labelled: Any) -> None:
+    data = labelled(LENGTHS)
+    mixed: Any = [({"name": "layernorm"}, {"lr": 4e-3 / (1 + seed), "seed": seed, "epochs": 3}) for seed in range(2)]
+    directory = model_directory("modernbert")
+    solo, joint = models(directory, mixed), models(directory, mixed)
+    same(alone(solo, data, mixed), together(joint, data, mixed))
+    alike(solo, joint)
+
+
+def test_dropout_of_stock_layers_is_drawn_for_all_on_cuda(model_directory: Any) -> None:
+    """On a CPU every dropout is the cohort's own."""
+    made, _ = prepared(model_directory("albert"), {"name": "layernorm"}, 0, 0.2)
+    one = Member(made, spec({}), 1e-3, 0)
+    assert why_none(one, HARDWARE) is None or DEVICE == "cuda"
+    cuda = replace(HARDWARE, device=torch.device("cuda"))
+    assert "stock modules" in str(why_none(one, cuda))
+    plain, _ = prepared(model_directory("bert"), {"name": "layernorm"}, 0, 0.2)
+    assert why_none(Member(plain, spec({}), 1e-3, 0), cuda) is None
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs a CPU: kernels draw their own masks")
 def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = labelled(LENGTHS[:4])
@@ -305,6 +325,7 @@ def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, mon
         ({"name": "hybrid"}, {}, "is trained"),
         ({"name": "hybrid", "unfrozen_layers": 0, "also_unfrozen": "embeddings"}, {}, "embeddings.weight is trained"),
         ({"name": "bitfit"}, {}, "what is trained beside updates differs"),
+        ({"name": "hybrid", "rank": 0, "unfrozen_layers": 0}, {}, "some train above an encoder that runs once"),
         ({"rank": 2}, {"batch_size": 8}, "batch_size differs"),
         ({"rank": 2}, {"attention_dropout": 0.1}, "attention_dropout differs"),
         ({"rank": 2}, {"label_smoothing": 0.1}, "label_smoothing differs"),

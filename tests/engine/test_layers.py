@@ -230,6 +230,24 @@ def test_a_part_of_a_joint_projection_may_be_trained_alone(tiny_bert: Any, label
     assert_agree(ours, stock, 1e-5)
 
 
+def test_biases_trained_beside_frozen_ones_in_bf16_stay_in_fp32(tiny_bert: Any, labelled: Any) -> None:
+    """A query that is frozen whole is held in bf16; the value's bias, which is trained, is not."""
+    classifier, batch = prepared(tiny_bert, "standard"), some(labelled)
+    named = dict(classifier.model.named_parameters())
+    for name, parameter in named.items():
+        parameter.requires_grad_(name.endswith(".value.bias"))
+        if ".query." in name:
+            parameter.data = parameter.data.bfloat16()
+    before = {name: (parameter.dtype, parameter.detach().clone()) for name, parameter in named.items()}
+    with quickened(classifier.model, ROUNDED) as quick:
+        assert len(quick.parts) == 2
+        assert all(named[name].dtype == torch.float32 for name in named if name.endswith(".value.bias"))
+        computed(classifier, batch, ROUNDED)
+    for name, (kind, value) in before.items():
+        assert named[name].dtype == kind, name
+        assert torch.equal(named[name], value), name
+
+
 @pytest.mark.parametrize("settings", [{"rank": 1}, {"targets": "query,key,dense", "rank_pattern": "key=9,dense=2"}])
 def test_ranks_filled_with_zeros_compute_the_same(
     settings: dict[str, Any], tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch

@@ -186,16 +186,14 @@ def test_rates_that_all_fail_in_a_later_rung_are_said_with_that_rung_and_the_las
     plan = fake.plan()
     ended(fake, plan)
     assert all(choice.hopeless for choice in plan.cells[0].choices)
-    said = (
-        "every learning rate that went on to rung 2 of 3 failed (validation accuracy after 1 epoch was at best 90.0%)"
-    )
+    said = "no learning rate completed rung 3 of 3 (validation accuracy after 1 epoch was at best 90.0%)"
     assert f"seed 0: {said}, so none is chosen" in caplog.text
     found, accuracy = spec.cells()[0].rungs, METRICS["accuracy"]
     assert failure_said(found, [(1, 0.9), (1, None), (2, None)], accuracy) == said
     assert failure_said(found, [(1, None)], accuracy, " of head") == "every learning rate of head failed in rung 1 of 3"
     assert failure_said(found[-1:], [(None, None)], accuracy) == "every learning rate failed"
     deeper = failure_said(found, [(1, 0.3), (2, 0.5), (2, 0.4), (4, None)], METRICS["log_loss"])
-    assert deeper.endswith("to rung 3 of 3 failed (validation log loss after 2 epochs was at best 0.400)")
+    assert deeper.endswith("completed rung 3 of 3 (validation log loss after 2 epochs was at best 0.400)")
 
 
 STUDY = """
@@ -282,9 +280,7 @@ def test_a_rate_that_fails_in_a_later_rung_keeps_its_last_score(studied: dict[st
     named = ", ".join(f"{cell.approach} {units.rate(lr)} (2 epochs)" for lr in sorted(went_on)).replace(", ", " and ")
     assert tuning_said(summary).endswith(f" Failed in a later rung: {named}.")
     said = [one.text for one in observe((cell,), (), (), metric="accuracy", margin=0.01) if one.topic == "incomplete"]
-    assert (
-        "every learning rate of head that went on to rung 2 of 2 failed (validation accuracy after 1 epoch" in said[0]
-    )
+    assert "no learning rate of head completed rung 2 of 2 (validation accuracy after 1 epoch" in said[0]
 
 
 def test_status_shows_a_rung_a_line_at_80_columns(studied: dict[str, Path]) -> None:

@@ -9,8 +9,8 @@ from filelock import FileLock
 
 NO_LOCKS = "this file system has no locks (flock)"
 
-_NONE = {errno.ENOSYS, errno.EOPNOTSUPP}
-"""What flock answers there, as on Lustre without `-o flock`."""
+_NONE = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What flock answers there, as on Lustre without `-o flock`, or on NFS without its lock daemon."""
 
 
 def kernel_lock(path: Path, *, timeout: float = -1) -> FileLock:

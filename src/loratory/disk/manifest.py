@@ -32,6 +32,17 @@ class Sealed:
     bytes: int
 
 
+def check_outside(output: Path) -> None:
+    """Refuse a place in a directory for which a manifest vouches.
+
+    Raises:
+        StorageError: there is one.
+    """
+    for above in output.absolute().parents:
+        if (above / MANIFEST).is_file():
+            raise StorageError(f"{output}: {above} holds what its manifest names and no more; choose another --output")
+
+
 def seal(directory: Path) -> None:
     """Have the disk hold every file of `directory`, which has no folders in it, then a manifest of them all.
 

@@ -209,7 +209,7 @@ def _ready(
                 steps=len(sizes),
                 examples=cut.size * len(members),
                 longest=int(data.tokens.lengths.max()),
-                compiled=Compiled(why_not="layers have kernels of their own"),
+                compiled=Compiled(why_not="layers of a cohort are never compiled"),
                 types=data.tokens.types is not None,
             )
         engine |= {"own_layers": own_layers(host, one.quick), "cohort": len(members)}

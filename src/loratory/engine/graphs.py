@@ -3,7 +3,7 @@
 A short step's cost is launching its thousands of kernels one by one; a replay launches them at once. Batches are
 filled up to a few shapes, so that a few graphs serve a whole run:
 
-    tokens     up to the next of a dozen sizes at most; the tail is filled with sequences of padding that nothing reads
+    tokens     up to the next of a few sizes; the tail is filled with sequences of padding that nothing reads
     examples   always a whole batch's number; those added weigh nothing
 """
 
@@ -33,7 +33,8 @@ FILLER = 64
 """The longest filler sequence: attention over it must not outweigh that over the examples."""
 
 CAPTURED = 30
-"""What it costs to capture one shape, in steps of a run, about: as seen for sixteen members (benchmarks/README.md)."""
+"""What it costs to capture one shape, in steps of a run, about: as seen once, for sixteen members of `minilm`'s shape
+(benchmarks/README.md); for a run alone it was not measured."""
 
 FEWEST = 4
 """Fewer steps are not worth a capture."""
@@ -45,8 +46,8 @@ class Shapes:
 
     Sizes are multiples of half of a batch's standard deviation in tokens, as a power of two between 64 and 512. Of
     these, those are taken that cost least, where a batch's filler costs what so many tokens cost in the mean, and each
-    size :data:`CAPTURED` steps: one or two for some hundred steps, and a dozen, with a filler of a few per cent, for
-    many thousand.
+    size :data:`CAPTURED` steps: a few for some hundred steps, and more, with a filler of a few per cent, for many
+    thousand.
 
     Attributes:
         sizes: tokens of each shape, ascending; the last is larger than every batch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -85,14 +86,16 @@ def _column_sums(x: Tensor) -> Tensor:
 
 
 def _one(parameters: Sequence[Tensor], rows: Sequence[int] | None = None) -> Tensor:
-    """The parameters' values one below the other in one tensor; from now on they are views of it.
+    """The parameters' values one below the other in one tensor, of the widest of their types; from now on they are
+    views of it.
 
     Args:
         rows: how many each has there, zeros below its own; by default as many as it has.
     """
     rows = rows or [len(parameter) for parameter in parameters]
     first = parameters[0].detach()
-    whole = first.new_zeros(sum(rows), *first.shape[1:])
+    kind = reduce(torch.promote_types, (parameter.dtype for parameter in parameters))
+    whole = first.new_zeros(sum(rows), *first.shape[1:], dtype=kind)
     for parameter, part in zip(parameters, torch.split(whole, list(rows)), strict=True):
         parameter.data = part[: len(parameter)].copy_(parameter.detach())
     return whole
@@ -140,8 +143,8 @@ class Group:
 
     def __init__(self, layers: Sequence[nn.Module], shadows: Shadows, draws: Draws) -> None:
         bases: list[Any] = [layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers]
-        self._stacked = [base.weight for base in bases], [base.bias for base in bases]
-        weights, biases = self._stacked
+        weights, biases = [base.weight for base in bases], [base.bias for base in bases]
+        self._joint = [(one, one.dtype) for one in (*weights, *biases) if one is not None and len(bases) > 1]
         self.weight = shadows.of(_one(weights) if len(weights) > 1 else weights[0])
         self.bias = None  # as in ModernBERT
         if biases[0] is not None:
@@ -188,10 +191,8 @@ class Group:
 
     def restore(self) -> None:
         """Give each parameter memory of its own again."""
-        for parts in self._stacked:
-            if len(parts) > 1 and parts[0] is not None:
-                for parameter in parts:
-                    parameter.data = parameter.data.clone()
+        for parameter, kind in self._joint:
+            parameter.data = parameter.data.to(kind, copy=True)
         for parameter in self._stacked_a:
             parameter.data = parameter.data.clone()
 

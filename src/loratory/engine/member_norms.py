@@ -16,15 +16,16 @@ from loratory.engine.stacks import Stack, Stacks
 
 
 class _Own:
-    """A norm's scale and shift of K members, (K, H) each: stacks where they are trained, else the first one's."""
+    """A norm's scale and shift of K members, (K, H) each: stacks where they are trained, else the first one's; zeros
+    for a shift that is not there."""
 
     def __init__(self, norms: Sequence[nn.LayerNorm], stacks: Stacks) -> None:
         self._norms = norms
         self._stacks = [
-            stacks.add([getattr(norm, name) for norm in norms], getattr(norms[0], name).shape, decays=False)
-            if getattr(norms[0], name).requires_grad
+            stacks.add([getattr(norm, name) for norm in norms], first.shape, decays=False)
+            if first is not None and first.requires_grad
             else None
-            for name in ("weight", "bias")
+            for name, first in (("weight", norms[0].weight), ("bias", norms[0].bias))
         ]
 
     @property
@@ -34,12 +35,18 @@ class _Own:
 
     def leaves(self) -> tuple[Tensor, Tensor]:
         """Once the stacks have their memory."""
-        first = self._norms[0]
+        scale, shift = self._norms[0].weight, self._norms[0].bias
         weight, bias = (
             whole.detach().float().expand(len(self._norms), -1).contiguous() if stack is None else stack.leaf.detach()
-            for stack, whole in zip(self._stacks, (first.weight, first.bias), strict=True)
+            for stack, whole in zip(
+                self._stacks, (scale, torch.zeros_like(scale) if shift is None else shift), strict=True
+            )
         )
         return weight, bias
+
+    def given(self) -> list[Tensor]:
+        """Both, as autograd is to know them."""
+        return [one if stack is None else stack.leaf for stack, one in zip(self._stacks, self.leaves(), strict=True)]
 
 
 class MemberNorm(AddNorm):
@@ -114,11 +121,7 @@ class FreeNorm:
 
     def ready(self) -> None:
         """Once the stacks have their memory."""
-        found = dict(zip(("weight", "bias"), self._own.leaves(), strict=True))
-        trained = iter(self._own.stacked)
-        self._given = [
-            next(trained).leaf if getattr(self.module, name).requires_grad else one for name, one in found.items()
-        ]
+        self._given = self._own.given()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, T, H) -> the same shape, in fp32."""

@@ -60,6 +60,8 @@ def why_unlike(members: Sequence[Member]) -> str | None:
             return f"{name} differs"
     if len({frozenset(_beside(member.classifier)) for member in members}) > 1:
         return "what is trained beside updates differs"
+    if len({Bottom.of(member.classifier.model, member.classifier.family) is None for member in members}) > 1:
+        return "some train above an encoder that runs once"
     return None
 
 
@@ -73,6 +75,8 @@ def why_none(one: Member, hardware: Hardware) -> str | None:
         return "batches are computed in parts"
     if one.spec.attention_dropout > 0:
         return "attention's dropout would be drawn for all at once"
+    if hardware.device.type == "cuda" and _drops_elsewhere(one.classifier):
+        return "dropout within layers of stock modules would be drawn for all at once"
     return None if one.classifier.flat else "batches run padded"
 
 
@@ -85,6 +89,14 @@ def why_alone(member: Member) -> str | None:
         return "its frozen bottom runs once"
     elsewhere = _trained_elsewhere(member.classifier)
     return None if elsewhere is None else f"{elsewhere} is trained"
+
+
+def _drops_elsewhere(classifier: Classifier) -> bool:
+    """Whether anything is dropped in training within layers that are not our own: on CUDA by torch, for all rows."""
+    own = {layer for layer, _, _ in alike(classifier.model)}
+    layers = [layer for layer in classifier.family.blocks(classifier.model) if layer not in own]
+    inside = (module for layer in layers for module in layer.modules())
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in inside)
 
 
 def drops(member: Member) -> bool:

@@ -79,11 +79,12 @@ class Hybrid:
         return 3e-4 if hidden_size < 512 else 1e-4
 
     def in_common(self, settings: MethodSettings) -> Hashable | None:
-        """The kinds of weights that are trained beside updates, norms and biases, where no layer is trained fully."""
+        """The kinds of weights that are trained beside updates, norms and biases, where no layer is trained fully; and
+        whether there are updates, without which the encoder may run once for all."""
         assert isinstance(settings, HybridSettings)
         few = not settings.unfrozen_layers and not settings.frozen_layers and "embeddings" not in settings.kinds
         plain = is_plain(settings) and settings.bias == "none"
-        return settings.also_unfrozen if few and plain else None
+        return (settings.also_unfrozen, settings.rank > 0) if few and plain else None
 
     def refuses(self, family: Family) -> str | None:
         """A family without a list of layers, of which the top ones are unfrozen where nothing else is said."""

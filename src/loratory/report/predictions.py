@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from loratory.data.columns import Text, on_one_line, parts
 from loratory.disk.files import check_writable, new_file, refused
+from loratory.disk.manifest import check_outside
 from loratory.errors import SettingsError, StorageError
 from loratory.report.tables import csv_cell
 from loratory.units import printable, signed
@@ -240,6 +241,7 @@ def check_output(path: Path) -> None:
     if path.suffix not in WRITERS:
         *most, last = WRITERS
         raise SettingsError(f"--output {path}: the suffix must be {', '.join(most)} or {last}")
+    check_outside(path)
     check_writable(path)
 
 

@@ -22,6 +22,7 @@ from filelock import Timeout
 
 from loratory.disk.files import check_writable, make_directory, refused, write_durably
 from loratory.disk.locks import NO_LOCKS, kernel_lock, lacks_locks
+from loratory.disk.manifest import check_outside
 from loratory.errors import StorageError
 
 
@@ -74,6 +75,7 @@ def hold(lock: Path, *, patience: float, taken: Callable[[], str], lasting: bool
     Raises:
         StorageError: another process holds it, the place cannot be written, or its file system has no locks.
     """
+    check_outside(lock)
     kernel = kernel_lock(lock, timeout=patience)
     made = not lock.parent.exists()
     try:

@@ -69,8 +69,8 @@ def said(found: Sequence[Rung]) -> str:
 def failure_said(
     found: Sequence[Rung], tried: Iterable[tuple[int | None, float | None]], metric: Metric, of: str = ""
 ) -> str:
-    """`every learning rate failed`, of choices none of whose rates completed the last rung; with several rungs which
-    one they failed in, and the best score of the one before.
+    """`every learning rate failed`, of choices none of whose rates completed the last rung; with several rungs the best
+    score of the deepest one that any completed.
 
     Args:
         tried: the epochs and the score of each trial of these choices; None where it did not complete.
@@ -82,7 +82,6 @@ def failure_said(
     if not scored:
         return f"every learning rate{of} failed in rung 1 of {len(found)}"
     last = max(epochs for epochs, _ in scored)
-    number = next(number for number, rung in enumerate(found, start=1) if rung.epochs >= last)
     top = (max if metric.higher_is_better else min)(score for epochs, score in scored if epochs == last)
     best = f"validation {metric.in_words} after {counted(last, 'epoch')} was at best {metric.shown(top)}"
-    return f"every learning rate{of} that went on to rung {number + 1} of {len(found)} failed ({best})"
+    return f"no learning rate{of} completed rung {len(found)} of {len(found)} ({best})"
