@@ -268,7 +268,7 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], type[loratory.LoratoryError], s
     "gap in a category": (X, pd.Categorical(["a", "a", None, "b"]), {}, loratory.InputError, "^y: nothing .* 2;"),
     "one and its name": (X, [1, "1", 1, "1"], {}, loratory.InputError, "^y: text at position 1, none at position 0"),
     "infinite": (X, [1.0, 1.0, 2.0, np.inf], {}, loratory.InputError, "^y: Input y contains infinity"),
-    "rare": (X, ["a", "a", "a", "b"], {}, loratory.InputError, "has 1 distinct text, too few"),
+    "rare": (X, ["a", "a", "a", "b"], {}, loratory.InputError, "has 1 distinct text .position 3., too few"),
     "another's": (X, Y, {"rank": 2}, loratory.SettingsError, "^rank is not a setting of head"),
     "value": (X, Y, {"epochs": 0}, loratory.SettingsError, "^epochs 0"),
     "unknown": (X, Y, {"settings": {"epoch": 3}}, loratory.SettingsError, "did you mean 'epochs'"),
