@@ -37,7 +37,7 @@ def quiet() -> None:
     """One thread, no log, and a study without charts, which a fork cannot draw."""
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    loratory.finish.write = lambda directory, summary: [directory / "report.html"]
+    loratory.finish.write = lambda directory, summary, inputs=None: [directory / "report.html"]
 
 
 def inputs(folder: Path) -> tuple[Path, Path]:
