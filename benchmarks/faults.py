@@ -103,7 +103,10 @@ def every(how: str, what: str, ways: list[Faulty]) -> Trial:
     def trial(
         name: str, work: Work, folder: Path, expected: dict[str, Any], until: float, at_once: int
     ) -> Counter[str]:
+        """One kind of work, by all processes."""
+
         def some(first: int) -> Counter[str]:
+            """What one of the processes finds: it begins at its own operation."""
             found = Counter[str]()
             for number, faulty in enumerate(ways):
                 at, whole = first + 1, False

@@ -20,7 +20,7 @@ def panics(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # a panic is no Exception; all else goes on as it came
         if type(error).__name__ != "PanicException":  # pyo3 makes the class anew in each library, and exports none
             raise
         raise ModelError(

@@ -14,9 +14,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not torch.cuda.is_available() and not INTERPRETED:
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from loratory.engine.draws import Seeds  # noqa: E402
-from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402
-from loratory.engine.member_kernels import narrow, outer, sums, widen  # noqa: E402
+from loratory.engine.draws import Seeds  # noqa: E402  # where Triton is
+from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402  # where Triton is
+from loratory.engine.member_kernels import narrow, outer, sums, widen  # noqa: E402  # where Triton is
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]

@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from loratory.data import packaged
+from loratory.disk.manifest import check_outside, seal
 from loratory.errors import StorageError
 from loratory.store.directory import claim
 from loratory.store.lock import is_held
@@ -60,3 +61,18 @@ def test_a_place_that_is_held_is_said_to_be(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="another process is training in"), claim(tmp_path / "run"):
             pytest.fail("held twice")
     assert not is_held(tmp_path / ".run.lock")
+
+
+def test_a_place_in_a_directory_with_a_manifest_is_refused_and_one_beside_anothers_is_not(tmp_path: Path) -> None:
+    """`manifest.json` is a common name: a web application's vouches for nothing."""
+    ours, theirs = tmp_path / "run", tmp_path / "web"
+    for place in (ours, theirs):
+        place.mkdir()
+    (ours / "run.json").write_text("{}")
+    seal(ours)
+    for text in ('{"name": "app", "icons": []}', "no JSON", '{"files": ["a.js"]}', "[]"):
+        (theirs / "manifest.json").write_text(text)
+        check_outside(theirs / "runs" / "a")
+    for inside in (ours / "a.csv", ours / "deep" / "a"):
+        with pytest.raises(StorageError, match="holds what its manifest names and no more"):
+            check_outside(inside)

@@ -13,7 +13,7 @@ RECORD = RunRecord(
     id="head-s0-1234",
     fingerprint="f" * 64,
     status="completed",
-    spec={"method": {"name": "head"}, "model": "minilm"},
+    spec={"method": {"name": "head"}, "model": "minilm", "training": {"select": "accuracy"}},
     data={"labels": ["no", "yes"]},
     parameters={"total": 1},
     cost={"train_seconds": 1.0},
@@ -27,7 +27,7 @@ def test_a_record_shows_itself_in_short_and_keeps_every_field() -> None:
     assert repr(RECORD) == str(RECORD) == said
     tuned = replace(RECORD, quality={"validation": SPLIT})
     assert repr(tuned).endswith("model='minilm', validation accuracy=0.5124)")
-    numbers = replace(RECORD, data={"problem": "regression"})
+    numbers = replace(RECORD, spec={**RECORD.spec, "training": {"select": "pearson"}})
     assert repr(numbers).endswith("test pearson=0.25)")
     failed = replace(RECORD, status="failed", spec={}, quality={})
     assert repr(failed) == "RunRecord('head-s0-1234', failed, method=None, model=None)"

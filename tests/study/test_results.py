@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from loratory.study.layout import LAUNCHER, digest_of
 from loratory.study.lock import launching
 from loratory.study.progress import read_status
 from loratory.study.results import load_study
+from loratory.study.summary import summarise
 
 STANDARD, LORA = {"name": "standard"}, {"name": "lora", "rank": 8, "targets": "attention"}
 
@@ -201,3 +203,16 @@ def test_a_final_run_has_the_rate_that_was_chosen(place: Path) -> None:
     (place / "plan.json").write_text(json.dumps(plan), encoding="utf8")
     with pytest.raises(StorageError, match=r"was trained with lr .*, where 0\.5 was chosen"):
         load_study(place)
+
+
+def test_costs_are_medians_of_skewed_values(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
+    study = load_study(fabricated([cell(STANDARD)], seeds=range(3)).write())
+    (one,) = study.cells
+    finals = tuple(
+        dataclasses.replace(final, record={**final.record, "cost": {**final.record["cost"], "train_seconds": seconds}})
+        for final, seconds in zip(one.finals, (1.0, 2.0, 9.0), strict=True)
+    )
+    choice = dataclasses.replace(one.choices[0], finals=finals)
+    study = dataclasses.replace(study, cells=(dataclasses.replace(one, choices=(choice,)),))
+    cost = summarise(study, draws=500).cells[0].cost["train_seconds"]
+    assert (cost.median, cost.low, cost.high) == (2.0, 1.0, 9.0)

@@ -389,16 +389,3 @@ def test_of_a_falling_metric_the_score_that_every_cell_reaches_is_the_highest(
     means = [one.quality["validation"]["log_loss"].mean for one in found]
     assert means[0] != means[1]
     assert all(one.time_to is not None and one.time_to.score == max(means) for one in found)
-
-
-def test_costs_are_medians_of_skewed_values(fabricated: Callable[..., Any], cell: Callable[..., Any]) -> None:
-    study = load_study(fabricated([cell(STANDARD)], seeds=range(3)).write())
-    (one,) = study.cells
-    finals = tuple(
-        dataclasses.replace(final, record={**final.record, "cost": {**final.record["cost"], "train_seconds": seconds}})
-        for final, seconds in zip(one.finals, (1.0, 2.0, 9.0), strict=True)
-    )
-    choice = dataclasses.replace(one.choices[0], finals=finals)
-    study = dataclasses.replace(study, cells=(dataclasses.replace(one, choices=(choice,)),))
-    cost = summarise(study, draws=DRAWS).cells[0].cost["train_seconds"]
-    assert (cost.median, cost.low, cost.high) == (2.0, 1.0, 9.0)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +34,17 @@ class Sealed:
 
 
 def check_outside(output: Path) -> None:
-    """Refuse a place in a directory for which a manifest vouches.
+    """Refuse a place in a directory for which a manifest vouches. Others call files of theirs `manifest.json` too, as
+    web applications do: what is not of our form is nobody's voucher.
 
     Raises:
         StorageError: there is one.
     """
     for above in output.absolute().parents:
-        if (above / MANIFEST).is_file():
+        found = None
+        with suppress(StorageError):  # not of our form, or not ours to read
+            found = read_manifest(above)
+        if found is not None:
             raise StorageError(f"{output}: {above} holds what its manifest names and no more; choose another --output")
 
 

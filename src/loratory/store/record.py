@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 from loratory.disk.json_text import parsed
 from loratory.errors import StorageError
-from loratory.evaluation.metrics import LEADING
 from loratory.problems import Problem, problem_in
 
 SCHEMA = 1
@@ -72,11 +71,11 @@ class RunRecord:
     schema: int = field(default=SCHEMA)
 
     def __repr__(self) -> str:
-        """In short: id, status, method, model, and the score that leads, on test or else on validation; every field
-        stands in :meth:`to_dict`."""
+        """In short: id, status, method, model, and the score that its epochs were judged by, on test or else on
+        validation; every field stands in :meth:`to_dict`."""
         method = (self.spec.get("method") or {}).get("name")
         said = f"{self.id!r}, {self.status}, method={method!r}, model={self.spec.get('model')!r}"
-        metric = LEADING[self.problem][0]
+        metric = (self.spec.get("training") or {}).get("select")
         for part in ("test", "validation"):
             if (score := (self.quality.get(part) or {}).get(metric)) is not None:
                 return f"RunRecord({said}, {part} {metric}={score:.4g})"
