@@ -5,12 +5,14 @@ file ─▶ launch ─▶ runs ─▶ summary.json ─▶ report.html, tables, f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratory.errors import StorageError, TrainingError
 from loratory.inputs import Inputs
+from loratory.report import theme
 from loratory.report.study import write
 from loratory.report.tables import check_price
 from loratory.store.naming import approaches
@@ -24,6 +26,8 @@ from loratory.study.plan import Plan
 from loratory.study.reading import check_size, read_study
 from loratory.study.results import load_study
 from loratory.study.summary import summarise
+
+log = logging.getLogger("loratory")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ def complete(
     spec, text = read_study(file, overrides)
     check_size(spec, str(file), asked=yes)
     directory = output if output is not None else Path("results") / spec.name
+    if package := theme.missing_package():  # said before hours of runs, which are kept without it, too
+        log.warning(
+            '%s is not installed, which the report needs: pip install "loratory[report]" before the runs end, or '
+            "loratory report %s after that",
+            *(package, directory),
+        )
     inputs = Inputs()
     plan = launch(
         *(spec, text, directory),

@@ -17,6 +17,7 @@ from loratory.data import make_dataset
 from loratory.errors import StorageError
 from loratory.finish import complete, finish
 from loratory.inputs import Inputs
+from loratory.report import theme
 from loratory.report.evidence import gather
 from loratory.spec import DataSpec
 from loratory.study.document import Summary
@@ -125,6 +126,20 @@ def test_a_study_and_its_report_share_what_was_read(monkeypatch: pytest.MonkeyPa
     complete(file)
     assert isinstance(given[0], Inputs)
     assert given[0] is given[1]
+
+
+def test_a_report_that_cannot_be_drawn_is_said_before_the_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    monkeypatch.setitem(theme.PACKAGES, "no_such_module", "a-package")
+    monkeypatch.setattr("loratory.finish.launch", lambda *_, **__: said.append(caplog.text))
+    monkeypatch.setattr("loratory.finish.finish", lambda *_, **__: [Path("report.html")])
+    file = tmp_path / "s.yaml"
+    file.write_text("{name: s, data: [d.csv], models: [m], methods: [{name: head}], seeds: [0]}", encoding="utf8")
+    complete(file, output=tmp_path / "here")
+    assert "a-package is not installed, which the report needs" in said[0]
+    assert f"loratory report {tmp_path / 'here'} after that" in said[0]
 
 
 def test_summary_and_page_share_what_was_read(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ vision tell apart; black is left to text.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from loratory.errors import ResourceError
@@ -95,13 +96,22 @@ def on_paper(value: Any) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
+PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python", "jinja2": "jinja2"}
+"""What a report needs: modules, and the packages that they are in."""
+
+
+def missing_package() -> str | None:
+    """The first package of the report that is not installed, looked for without importing any."""
+    return next((package for name, package in PACKAGES.items() if find_spec(name) is None), None)
+
+
 def require_packages() -> None:
     """Make sure that the packages of the report are there.
 
     Raises:
         ResourceError: one is not installed.
     """
-    for name, package in (("altair", "altair"), ("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")):
+    for name, package in PACKAGES.items():
         try:
             __import__(name)
         except ImportError as error:
