@@ -228,9 +228,11 @@ def test_a_model_without_tokenizer_is_refused(whole: Path) -> None:
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.filterwarnings("ignore:.*embedding")  # PEFT says that it saves the embeddings whole
 def test_an_adapter_that_stock_peft_saved_under_a_name_of_its_own(
-    targets: list[str], merge: bool, tiny_bert: Path, labelled: Any, tmp_path: Path
+    targets: list[str], merge: bool, tiny_bert: Path, labelled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import LoraConfig, get_peft_model
+
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: "meta")  # a GPU that this run was not given
 
     data = labelled([7, 3, 12])
     base = load(tiny_bert)

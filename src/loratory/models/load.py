@@ -317,7 +317,9 @@ def load_trained(
     tokenizer = read_tokenizer(directory, vocabulary=base.config.vocab_size)
     with loading(f"adapter {directory}"), quiet():
         check_finite(f"adapter {directory}", load_file(weights))
-        adapted = PeftModel.from_pretrained(base.model, str(directory), config=config)
+        adapted = PeftModel.from_pretrained(  # by itself PEFT reads onto the first GPU, of a run on the CPU, too
+            base.model, str(directory), config=config, torch_device="cpu"
+        )
     inner = adapted.get_base_model()
     if adapted.active_peft_config.is_prompt_learning:
         if merge:

@@ -277,8 +277,8 @@ def learning_numbers(group: Group, evidence: Mapping[str, CellEvidence], metric:
         epochs = list(zip(*evidence[cell.id].histories, strict=False))
         entries = []
         for epoch in epochs:
-            scores = [row[f"validation_{metric}"] for row in epoch if row.get(f"validation_{metric}") is not None]
-            after = median(float(row["train_seconds"]) for row in epoch)
+            scores = [run[f"validation_{metric}"] for run in epoch if run.get(f"validation_{metric}") is not None]
+            after = median(float(run["train_seconds"]) for run in epoch)
             entries.append(number(fmean(scores), show, units.duration(after)) if scores else missing())
         lines.append((cell, entries))
     longest = max((len(entries) for _, entries in lines), default=0)

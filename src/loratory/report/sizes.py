@@ -66,9 +66,9 @@ def _chart(study: Summary, groups: Sequence[Group]) -> Chart | None:
     if len(sizes) < 2:
         return None
     rows = [_row(study, line, size, score) for line, size, score in found]
-    values = [row[key] for row in rows for key in ("y", "low", "high") if row[key] is not None]
+    values = [point[key] for point in rows for key in ("y", "low", "high") if point[key] is not None]
     labels = alt.Axis(values=sizes, format=",d", labelOverlap="greedy", labelSeparation=6)
-    scale = curves.scale_of(sizes, [row["label"] for row in rows], log=True)
+    scale = curves.scale_of(sizes, [point["label"] for point in rows], log=True)
     x = alt.X("x:Q", title="Training examples, logarithmic", scale=scale, axis=labels)
     y, low = (y_metric(study.select, values, split="test", field=field) for field in ("y", "low"))
     lines = list({line.cell.id: line for line, _, _ in found}.values())

@@ -210,11 +210,11 @@ def _expected_best(cell: CellRuns, select: str) -> tuple[ExpectedBest, ...]:
     """The mean over seeds; of rates that happened to complete the best says nothing of so many tries."""
     rising = METRICS[select].higher_is_better
     scores = [[trial.score for trial in choice.trials] for choice in cell.choices]
-    whole = [[score for score in one if score is not None] for one in scores if None not in one]
+    whole = [[value for value in one if value is not None] for one in scores if None not in one]
     most = max(map(len, whole), default=0)
     curves = [expected_best(one, higher_is_better=rising) for one in whole if len(one) == most]
     means = [float(np.mean(at)) for at in zip(*curves, strict=True)]
-    return tuple(ExpectedBest(number, score) for number, score in enumerate(means, start=1))
+    return tuple(ExpectedBest(number, value) for number, value in enumerate(means, start=1))
 
 
 def _target(members: Sequence[CellRuns], select: str) -> float | None:
