@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from loratory.data import Cut, Labelled, Shape, epoch_order
 from loratory.data.batches import filled
 from loratory.engine.compiling import Compiled
-from loratory.engine.graphs import CAPTURED, Graphs, Shapes, captured
+from loratory.engine.graphs import Graphs, captured
 from loratory.engine.hardware import Hardware
+from loratory.engine.shapes import CAPTURED, Shapes
 from loratory.engine.step import Step
 from loratory.methods import method_named, method_settings
 from loratory.models.families import FAMILIES

@@ -10,12 +10,9 @@ filled up to a few shapes, so that a few graphs serve a whole run:
 from __future__ import annotations
 
 import logging
-import math
 import time
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,76 +22,13 @@ from loratory.data.batches import Batch, Shape, collate, filled
 from loratory.data.tokens import TokenTable
 from loratory.engine.compiling import Compiled
 from loratory.engine.passes import Passes
+from loratory.engine.shapes import FILLER, Shapes
 from loratory.engine.timing import Marks, between
 
 log = logging.getLogger("loratory")
 
-FILLER = 64
-"""The longest filler sequence: attention over it must not outweigh that over the examples."""
-
-CAPTURED = 30
-"""What it costs to capture one shape, in steps of a run, about: as seen once, for sixteen members of `minilm`'s shape
-(benchmarks/README.md); for a run alone it was not measured."""
-
 FEWEST = 4
 """Fewer steps are not worth a capture."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The shapes that a run's batches are filled up to.
-
-    Sizes are multiples of half of a batch's standard deviation in tokens, as a power of two between 64 and 512. Of
-    these, those are taken that cost least, where a batch's filler costs what so many tokens cost in the mean, and each
-    size :data:`CAPTURED` steps: a few for some hundred steps, and more, with a filler of a few per cent, for many
-    thousand.
-
-    Attributes:
-        sizes: tokens of each shape, ascending; the last is larger than every batch.
-        smallest: tokens of the smallest batch.
-        filler: tokens of the longest filler sequence: no more than the model takes.
-    """
-
-    sizes: tuple[int, ...]
-    smallest: int
-    examples: int
-    longest: int
-    filler: int
-
-    @classmethod
-    def of(cls, totals: Sequence[int], *, examples: int, longest: int, filler: int = FILLER) -> Shapes:
-        """Shapes for batches of `totals` tokens, one for each that will come, with at most `examples` sequences of at
-        most `longest` tokens, filled up with sequences of at most `filler`."""
-        half = max(1.0, float(np.std(totals)) / 2)
-        multiple = min(512, max(64, 2 ** round(math.log2(half))))
-        sizes = _cheapest(totals, multiple, CAPTURED * float(np.mean(totals)))
-        return cls(sizes, min(totals), examples, max(longest, filler), filler)
-
-    def shape(self, tokens: int) -> Shape:
-        """The shape for a batch of so many tokens; at least one filler token is left."""
-        place = bisect_right(self.sizes, tokens)
-        size = self.sizes[place]
-        missing = size - (self.sizes[place - 1] if place else self.smallest)  # at most
-        return Shape(size, self.examples, -(-missing // self.filler), self.longest)
-
-
-def _cheapest(totals: Sequence[int], multiple: int, each: float) -> tuple[int, ...]:
-    """Those multiples, ascending, that cost least where every total is filled up to a larger one of them: the tokens of
-    all filler, and `each` for every size."""
-    counts = Counter(total // multiple + 1 for total in totals)
-    sizes = np.array(sorted(counts))
-    serves = np.concatenate([[0], np.cumsum([counts[size] for size in sizes])])  # batches up to each size
-    sizes *= multiple
-    least, before = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1, np.int64)
-    for last in range(1, len(sizes) + 1):  # the totals themselves are in every sum, and left out
-        costs = least[:last] + sizes[last - 1] * (serves[last] - serves[:last]) + each
-        before[last] = costs.argmin()
-        least[last] = costs[before[last]]
-    taken, place = list[int](), len(sizes)
-    while place:
-        taken.append(int(sizes[place - 1]))
-        place = int(before[place])
-    return tuple(reversed(taken))
 
 
 class Held:
@@ -213,7 +147,7 @@ class Graphs:
         stream.wait_stream(torch.cuda.current_stream(self._device))
         pool = torch.cuda.graph_pool_handle()
         captured: dict[int, _Captured] = {}
-        with torch.cuda.stream(stream):
+        with _closed_if_it_fails(pool, self._device), torch.cuda.stream(stream):
             for tokens in reversed(self._shapes.sizes):  # the largest first: the others find their memory in its pool
                 captured[tokens] = self._blank(tokens)
                 if len(captured) == 1 or warm_all:
@@ -378,9 +312,26 @@ def _compiled(graphs: Graphs, step: Passes, compiled: Compiled, *, steps: int) -
     return {**said, "why": why}
 
 
+@contextmanager
+def _closed_if_it_fails(pool: tuple[int, int], device: torch.device) -> Iterator[None]:
+    """Close the pool of a capture that failed, which torch leaves open: as long as it is, the allocator takes a capture
+    for under way, and frees nothing that several streams have used.
+    """
+    try:
+        yield
+    except RuntimeError:
+        with suppress(RuntimeError):  # closed before: nothing was being captured, or torch did it
+            torch._C._cuda_endAllocateToPool(_index(device), pool)
+            torch._C._cuda_releasePool(_index(device), pool)
+        raise
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 def _renew_generator(device: torch.device, state: torch.Tensor) -> None:
     """Give `device`'s generator another state, that says `state`: a capture that failed lets its own draw no more."""
     fresh = torch.Generator(device)
     fresh.set_state(state)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
+    torch.cuda.default_generators[_index(device)].graphsafe_set_state(fresh.graphsafe_get_state())
