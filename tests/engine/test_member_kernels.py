@@ -16,7 +16,7 @@ if not torch.cuda.is_available() and not INTERPRETED:
 
 from loratory.engine.draws import Seeds  # noqa: E402  # where Triton is
 from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402  # where Triton is
-from loratory.engine.member_kernels import narrow, outer, sums, widen  # noqa: E402  # where Triton is
+from loratory.engine.member_kernels import adamw, narrow, outer, sums, widen  # noqa: E402  # where Triton is
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]
@@ -113,3 +113,40 @@ def test_each_row_is_normed_by_its_members_scale_and_shift(width: int, dtype: to
         near(scale[member], w.grad, dtype)
         near(shift[member], b.grad, dtype)
         near(alone[member], b.grad[32:], dtype)
+
+
+def test_each_member_makes_a_step_of_adamw_of_its_own() -> None:
+    torch.manual_seed(0)
+    members, width, betas, eps = 3, 2500, (0.9, 0.999), 1e-8
+    rates, decays = [1e-2, 0.0, 3e-3], [0.1, 0.1, 0.0]
+    weights = torch.randn(members, width).to(DEVICE)
+    alone = [torch.nn.Parameter(part.clone()) for row in weights for part in (row[:1500], row[1500:])]
+    groups = [
+        {
+            "params": [alone[2 * member + part]],
+            "lr": rates[member],
+            "weight_decay": decays[member] if part == 0 else 0.0,
+        }
+        for member in range(members)
+        for part in (0, 1)
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
+    decayed = torch.zeros(width, device=DEVICE)
+    decayed[:1500] = 1
+    moments = torch.zeros_like(weights), torch.zeros_like(weights)
+    clip, rate, decay = (torch.tensor(one, device=DEVICE) for one in ([1.0, 0.5, 0.25], rates, decays))
+    for step in (1, 2, 3):
+        gradients = torch.randn(members, width).to(DEVICE)
+        gradients[1, 3] = torch.nan if step == 3 else 0.0
+        for member in range(members):
+            for part, columns in enumerate((slice(0, 1500), slice(1500, None))):
+                alone[2 * member + part].grad = gradients[member, columns] * clip[member]
+        optimizer.step()
+        corrections = torch.tensor([1 - beta**step for beta in betas], device=DEVICE)
+        adamw(
+            weights, gradients, moments, decayed, clip=clip, rate=rate, decay=decay, corrections=corrections,
+            betas=betas, eps=eps,
+        )  # fmt: skip
+    expected = torch.cat([torch.cat([alone[2 * n].detach(), alone[2 * n + 1].detach()]) for n in range(members)])
+    torch.testing.assert_close(weights.flatten(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert int(weights.isnan().sum()) == 1

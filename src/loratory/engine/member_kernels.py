@@ -127,6 +127,28 @@ def _sums(
         tl.store(SCALE + member * width + columns, tl.sum(of_scale, 0), mask=columns < width)
 
 
+@triton.jit
+def _adamw(
+    W, G, FIRST, SECOND, DECAYED, CLIP, RATE, DECAY, CORRECTIONS, width,
+    BETA: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1).to(tl.int64)
+    columns = tl.program_id(0) * N + tl.arange(0, N)
+    inside = columns < width
+    place = member * width + columns
+    rate = tl.load(RATE + member)
+    g = tl.load(G + place, mask=inside, other=0.0) * tl.load(CLIP + member)
+    w = tl.load(W + place, mask=inside, other=0.0)
+    w -= w * tl.load(DECAYED + columns, mask=inside, other=0.0) * rate * tl.load(DECAY + member)
+    first = tl.load(FIRST + place, mask=inside, other=0.0)
+    first += (g - first) * (1 - BETA)
+    second = tl.load(SECOND + place, mask=inside, other=0.0) * BETA2 + g * g * (1 - BETA2)
+    w -= first * (rate / tl.load(CORRECTIONS)) / (tl.sqrt(second / tl.load(CORRECTIONS + 1)) + EPS)
+    tl.store(FIRST + place, first, mask=inside)
+    tl.store(SECOND + place, second, mask=inside)
+    tl.store(W + place, w, mask=inside)
+
+
 def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
@@ -210,3 +232,32 @@ def sums(
         NORM=normed is not None, ROWS=32, N=64, num_warps=4,
     )  # fmt: skip
     return shift, scale
+
+
+def adamw(
+    weights: Tensor,
+    gradients: Tensor,
+    moments: tuple[Tensor, Tensor],
+    decayed: Tensor,
+    *,
+    clip: Tensor,
+    rate: Tensor,
+    decay: Tensor,
+    corrections: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """A step of AdamW of every member, as :meth:`loratory.engine.member_steps.MemberSteps.update` writes it out, which
+    reads and writes each number once.
+
+    Args:
+        weights, gradients, moments: (K, P) fp32, contiguous.
+        decayed: (P,) 1 where weight decay counts, else 0.
+        clip, rate, decay: (K,) what a member's gradients are multiplied by, its rate, its weight decay.
+        corrections: (2,) 1 - beta^t for both moments.
+    """
+    members, width = weights.shape
+    _adamw[(triton.cdiv(width, 1024), members)](
+        weights, gradients, *moments, decayed, clip, rate, decay, corrections, width,
+        BETA=betas[0], BETA2=betas[1], EPS=eps, N=1024, num_warps=4,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from loratory.engine.layers import alike
 from loratory.engine.members import rank_of
 from loratory.engine.meter import Meter
 from loratory.engine.passes import Passes
+from loratory.engine.rows import member_kernels
 from loratory.engine.stacks import Stacks
 from loratory.engine.step import linear_schedule
 from loratory.models.flat import Classifier
@@ -165,12 +166,17 @@ class MemberSteps(Passes):
         self.stacks, device = stacks, hardware.device
         totals = [member.spec.epochs * each for member in members]
         planned = torch.zeros(max(totals), len(members))
+        factors: dict[tuple[int, float], Tensor] = {}  # of each schedule that members have
         for column, (member, total) in enumerate(zip(members, totals, strict=True)):
-            factor = linear_schedule(total, warmup=member.spec.warmup)
-            planned[:total, column] = torch.tensor([member.lr * factor(step) for step in range(total)])
+            schedule = total, member.spec.warmup
+            if schedule not in factors:
+                factor = linear_schedule(total, warmup=member.spec.warmup)
+                factors[schedule] = torch.tensor([factor(step) for step in range(total)], dtype=torch.float64)
+            planned[:total, column] = member.lr * factors[schedule]
         self._planned: list[list[float]] = planned.tolist()
         self._rates = planned.to(device, copy=True)
-        self._decay = torch.tensor([[member.spec.weight_decay] for member in members], device=device)
+        self._decay = torch.tensor([member.spec.weight_decay for member in members], device=device)
+        self._betas = torch.tensor(_BETAS, dtype=torch.float64, device=device)
         norms = [member.spec.max_grad_norm or math.inf for member in members]
         self._norms = torch.tensor(norms, device=device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
@@ -201,16 +207,23 @@ class MemberSteps(Passes):
         self.clock.begin("optimizer")
         weights, gradients, (first, second) = self.stacks.weights, self.stacks.gradients, self.moments
         self.stacks.gather()
-        rate = torch.index_select(self._rates, 0, self.done).view(-1, 1)  # (K, 1)
+        rate = torch.index_select(self._rates, 0, self.done)[0]  # (K,)
         self.done += 1
         norm = torch.linalg.vector_norm(gradients, dim=1)  # (K,)
-        gradients.mul_((self._norms / (norm + 1e-6)).clamp_(max=1.0).view(-1, 1))
-        corrections = [1 - torch.pow(beta, self.done.double()).float() for beta in _BETAS]
-        weights.addcmul_(weights * self.stacks.decayed, rate * self._decay, value=-1)
+        clip = (self._norms / (norm + 1e-6)).clamp_(max=1.0)
+        corrections = 1 - torch.pow(self._betas, self.done.double()).float()
+        if weights.is_cuda:
+            member_kernels().adamw(
+                weights, gradients, (first, second), self.stacks.decayed, clip=clip, rate=rate, decay=self._decay,
+                corrections=corrections, betas=_BETAS, eps=_EPS,
+            )  # fmt: skip
+            return
+        gradients.mul_(clip.view(-1, 1))
+        weights.addcmul_(weights * self.stacks.decayed, (rate * self._decay).view(-1, 1), value=-1)
         first.lerp_(gradients, 1 - _BETAS[0])
         second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
         divisor = second.div(corrections[1]).sqrt_().add_(_EPS)
-        weights.addcdiv_(first * (rate / corrections[0]), divisor, value=-1)
+        weights.addcdiv_(first * (rate / corrections[0]).view(-1, 1), divisor, value=-1)
 
     def forget(self) -> None:
         """Drop every gradient."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loratory.engine.draws import Draws, Seeds, mask
 from loratory.engine.groups import Group, Shadows
+from loratory.engine.philox import seeds
 from loratory.engine.rows import Rows
 from loratory.engine.stacks import Stack, Stacks
 
@@ -38,11 +39,7 @@ class Stream:
     def of(cls, seed: int, steps: int, device: torch.device) -> Stream:
         """Of a member with that seed, which draws masks for so many steps at most."""
         generator = torch.Generator(device).manual_seed(seed)
-        if device.type != "cuda" or not steps:
-            return cls(generator, None)
-        planned = torch.zeros(steps, dtype=torch.int64, device=device)
-        for step in planned.unbind():  # one by one, as a run alone draws them
-            step.random_(2**31, generator=generator)
+        planned = seeds(seed, steps, device) if device.type == "cuda" and steps else None
         return cls(generator, planned)
 
 
