@@ -24,8 +24,9 @@ from loratory.engine.stacks import Stacks, stacked_layers
 from loratory.models.flat import Classifier
 from loratory.problems import REGRESSION
 
-TOKENS = 8192
-"""A batch that is predicted has at most so many tokens of all members, counted as if padded, but one text of each."""
+TOKENS = {"cpu": 8192, "cuda": 32768}
+"""A batch that is predicted has at most so many tokens of all members, counted as if padded, but one text of each. On
+CUDA it is launched kernel by kernel: a few large ones take less time, and still less memory than training."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Joined:
             if self.classifier.problem == REGRESSION:
                 layer = self.classifier.output
                 stack.callback(stand_in(layer, _apart_from_autocast(layer.forward)))
-            for chosen, _ in data.by_length(tokens=max(1, min(TOKENS // members, self.most))):
+            for chosen, _ in data.by_length(
+                tokens=max(1, min(TOKENS[self.hardware.device.type] // members, self.most))
+            ):
                 batch = collate(data.tokens, data.labels, np.tile(chosen, members)).to(self.hardware.device)
                 with self.hardware.autocast():
                     results.append(self.classifier(batch).float().view(members, len(chosen), -1))
@@ -140,7 +143,7 @@ def predict_cohort(
 ) -> list[dict[str, Tensor]]:
     """Of each member its logits (N, C) of each part, in fp32 on the CPU, in the data's order: all in one pass."""
     longest = max(int(data.tokens.lengths.max()) for data in parts.values())
-    most = max(longest, TOKENS // len(members))
+    most = max(longest, TOKENS[hardware.device.type] // len(members))
     together = joined(members, members[0].classifier, ranks_of(members), most, hardware)
     with hardware.deterministically(), together as one:
         found = {part: one.predict(data) for part, data in parts.items()}
