@@ -54,11 +54,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ranks-") as place:
         work = Path(place)
         trainer = trainer_rate(options, settings, work)
+        print(f"Trainer with PEFT: {trainer:,.0f} examples/s", file=sys.stderr, flush=True)
         first_run(options.study, work / "first", settings)
         for way in options.ways.split(","):
-            seconds = study_run(options.study, work / way, way, settings, options.workers)
-            rows.append({"cohort": way, "seconds": seconds, **counted(work / way)})
+            code, seconds = study_run(options.study, work / way, way, settings, options.workers)
+            rows.append({"cohort": way, "exit": code, "seconds": seconds, **counted(work / way)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if code:
+                raise SystemExit(f"--cohort {way}: exit {code} after {seconds:.0f} s")
     environment = Hardware.of(HardwareSpec(device=options.device)).record()
     if options.output is not None:
         said = {"environment": environment, "trainer_examples_per_second": trainer, "workers": options.workers}
@@ -67,15 +70,15 @@ def main() -> None:
     print(f"{options.study.stem}, {environment['device']}\n\n{table(rows, trainer)}")
 
 
-def study_run(file: Path, output: Path, cohort: str, settings: list[str], workers: int | None) -> float:
-    """Seconds of the whole command."""
+def study_run(file: Path, output: Path, cohort: str, settings: list[str], workers: int | None) -> tuple[int, float]:
+    """Exit code and seconds of the whole command."""
     command = [sys.executable, "-m", "loratory", "study", "run", str(file), "--output", str(output)]
     command += ["--cohort", cohort, "--yes", *(word for one in settings for word in ("--set", one))]
     if workers is not None:
         command += ["--workers", str(workers), "--alone"]
     begin = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    return done.returncode, time.perf_counter() - begin
 
 
 def first_run(file: Path, output: Path, settings: list[str]) -> None:

@@ -84,9 +84,9 @@ def complete(
     directory = output if output is not None else Path("results") / spec.name
     if package := theme.missing_package():  # said before hours of runs, which are kept without it, too
         log.warning(
-            '%s is not installed, which the report needs: pip install "loratory[report]" before the runs end, or '
-            "loratory report %s after that",
-            *(package, directory),
+            "%s is not installed, which the report needs: pip install %s before the runs end, or after it "
+            "loratory report %s",
+            *(package, package, directory),
         )
     inputs = Inputs()
     plan = launch(

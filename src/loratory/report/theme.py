@@ -116,5 +116,5 @@ def require_packages() -> None:
             __import__(name)
         except ImportError as error:
             raise ResourceError(
-                f'a report needs {package}, which is not installed ({error}); pip install "loratory[report]"'
+                f"a report needs {package}, which is not installed ({error}); pip install {package}"
             ) from None
