@@ -17,17 +17,18 @@ LENGTHS = [2 + n * 7 % 23 for n in range(21)]
 
 @pytest.mark.parametrize("size", [4, 7, 21, 30])
 @pytest.mark.parametrize("class_weights", [None, (0.5, 2.0)])
+@pytest.mark.parametrize("lengths", [LENGTHS, [1] * 21], ids=["of all lengths", "alike"])
 def test_each_member_has_its_own_batches_and_the_last_one_is_filled_up(
-    size: int, class_weights: tuple[float, ...] | None, labelled: Any
+    size: int, class_weights: tuple[float, ...] | None, lengths: list[int], labelled: Any
 ) -> None:
-    data = labelled(LENGTHS)
+    data = labelled(lengths)
     joint, cut = Joint(data.tokens, data.labels), Cut(size, class_weights=class_weights)
-    order = JointOrders(len(LENGTHS), SEEDS, 2)[1]
+    order = JointOrders(len(lengths), SEEDS, 2)[1]
     steps = list(joint.steps(order, cut))
     sizes = joint.sizes(order, cut)
     assert sizes.shape == (len(steps), len(SEEDS))
     for member, seed in enumerate(SEEDS):
-        alone = list(data.steps(epoch_order(len(LENGTHS), seed, 2), cut))
+        alone = list(data.steps(epoch_order(len(lengths), seed, 2), cut))
         assert len(alone) == len(steps)
         for number, ((batch,), (own,)) in enumerate(zip(steps, alone, strict=True)):
             bounds, rows = batch.cu_seqlens, slice(member * size, (member + 1) * size)

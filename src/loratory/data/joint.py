@@ -36,16 +36,22 @@ class Joint(Labelled):
     def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""
         lengths = self.tokens.lengths
+        alike = lengths.min() == lengths.max()  # such as the rows that a frozen encoder left of each text
         for start in range(0, len(order), cut.size):
             chosen = order[start : start + cut.size].T
-            chosen = np.take_along_axis(chosen, np.argsort(-lengths[chosen], axis=1, kind="stable"), axis=1)
+            if not alike:
+                chosen = np.take_along_axis(chosen, np.argsort(-lengths[chosen], axis=1, kind="stable"), axis=1)
             weights = np.ones(chosen.shape, np.float32)
             if cut.class_weights is not None:
                 weights /= np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
             else:
                 weights /= chosen.shape[1]
-            missing = ((0, 0), (0, cut.size - chosen.shape[1]))
-            yield np.pad(chosen, missing, mode="edge"), np.pad(weights, missing)
+            if missing := cut.size - chosen.shape[1]:
+                chosen, weights = (
+                    np.pad(chosen, ((0, 0), (0, missing)), "edge"),
+                    np.pad(weights, ((0, 0), (0, missing))),
+                )
+            yield chosen, weights
 
 
 @dataclass(frozen=True)
