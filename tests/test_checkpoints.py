@@ -18,13 +18,13 @@ from faulting import faults, refuse
 from interrupting import assert_same, checkpoints, interrupted
 from safetensors.torch import load_file
 
-from loratory.checkpointing import Every
 from loratory.cli import main
 from loratory.engine import frozen
 from loratory.engine.checkpoint import Pauses
 from loratory.engine.epoch import Progress
 from loratory.engine.predict import predict
 from loratory.errors import DivergedError, Interrupted, SettingsError, StorageError
+from loratory.every import Every
 from loratory.methods import METHODS
 from loratory.run import Run, train
 from loratory.store.checkpoints import Checkpoints

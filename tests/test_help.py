@@ -40,13 +40,22 @@ def test_help_imports_nothing_that_takes_long(words: list[str], slow: set[str]) 
     assert not loaded & slow
 
 
-def test_a_setting_that_cannot_be_meant_is_refused_before_torch_is_loaded() -> None:
-    code = "import sys; from loratory.cli import main; code = main(['train', '--method', 'lora', '--rank', '0']); "
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--method", "lora", "--rank", "0"],
+        ["train", "--method", "lora", "--checkpoint-every", "5"],
+        ["study", "run", "study.yaml", "--checkpoint-every", "5"],
+    ],
+    ids=" ".join,
+)
+def test_a_setting_that_cannot_be_meant_is_refused_before_torch_is_loaded(words: list[str]) -> None:
+    code = f"import sys; from loratory.cli import main; code = main({words!r}); "
     code += "print(code, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     code, *loaded = done.stdout.split()
     assert code == "2"
-    assert done.stderr.startswith("error: --rank '0'")
+    assert done.stderr.startswith(f"error: {words[-2]} '{words[-1]}'")
     assert "torch" not in loaded
 
 

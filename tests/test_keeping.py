@@ -18,11 +18,12 @@ import pytest
 import torch
 from interrupting import assert_same, checkpoints, interrupted
 
-from loratory.checkpointing import Every, RunKeeper
+from loratory.checkpointing import RunKeeper
 from loratory.engine.checkpoint import State
 from loratory.engine.epoch import Progress
 from loratory.engine.processes import Processes
 from loratory.errors import Interrupted, StorageError
+from loratory.every import Every
 from loratory.interruption import Interruption
 from loratory.run import Run, train
 from loratory.store.checkpoints import Checkpoints

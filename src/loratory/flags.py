@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from loratory.errors import SettingsError, nearest
+from loratory.every import Every
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
 
+
+def _interval(text: str | None) -> str | None:
+    """`text`, once it is known to be one: said before libraries are loaded."""
+    Every.read(text)
+    return text
+
+
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(
         "--checkpoint-every",
+        callback=_interval,
         metavar="TIME|STEPS|off",
         help="a run's state is kept so often: 90s, 10m, '500 steps' [10m]",
     ),

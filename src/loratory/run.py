@@ -18,7 +18,7 @@ from typing import Any
 
 import sklearn.metrics  # noqa: F401  imported here so that importing it counts in no run's time
 
-from loratory.checkpointing import Every, RunKeeper, forgotten_if_diverged
+from loratory.checkpointing import RunKeeper, forgotten_if_diverged
 from loratory.doubts import warn_of_run
 from loratory.engine.checkpoint import Keeper
 from loratory.engine.deterministic import check_workspace
@@ -29,6 +29,7 @@ from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
 from loratory.engine.processes import joined
 from loratory.errors import StorageError
+from loratory.every import Every
 from loratory.inputs import Inputs
 from loratory.interruption import Interruption, before_first_step
 from loratory.outcome import failures_recorded, memory_errors

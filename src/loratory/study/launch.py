@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from loratory.checkpointing import Every
 from loratory.engine.hardware import device_type
 from loratory.errors import DamagedError, SettingsError, StorageError, counted, nearest
+from loratory.every import Every
 from loratory.inputs import Inputs
 from loratory.spec import HardwareSpec
 from loratory.store.checkpoints import clear_orphans
