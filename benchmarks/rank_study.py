@@ -61,7 +61,7 @@ def main() -> None:
             rows.append({"cohort": way, "exit": code, "seconds": seconds, **counted(work / way)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             if code:
-                raise SystemExit(f"--cohort {way}: exit {code} after {seconds:.0f} s")
+                raise SystemExit(f"--cohort {way}: exit {code} after {seconds:.0f} s")  # the rows are on standard error
     environment = Hardware.of(HardwareSpec(device=options.device)).record()
     if options.output is not None:
         said = {"environment": environment, "trainer_examples_per_second": trainer, "workers": options.workers}
@@ -102,7 +102,7 @@ def counted(study: Path) -> dict[str, Any]:
         "failed": sum(record.status != "completed" for record in records),
         "alone": sizes[1],
         "sizes": dict(sorted(sizes.items())),
-        "examples": sum(int(record.cost["examples"]) for record in records),
+        "examples": sum(int(record.cost.get("examples") or 0) for record in records),
         "spent": {
             kind: spent([one for one in passes.values() if (one.cohort is None) == (kind == "alone")])
             for kind in ("alone", "cohorts")
@@ -115,7 +115,9 @@ def spent(records: list[RunRecord]) -> dict[str, float]:
     were captured."""
     total: Counter[str] = Counter(count=len(records))
     for record in records:
-        engine = record.environment["engine"]
+        engine = record.environment.get("engine") or {}
+        if not record.cost or not engine:
+            continue  # it failed before its first step
         total["graphs"] += engine["graphs"]
         total["capture_seconds"] += engine.get("capture_seconds", 0.0)
         total["steps"] += int(record.cost["steps"])

@@ -177,6 +177,8 @@ def test_a_model_that_cannot_be_captured_trains_eagerly_and_says_so(
     history = [(each.directory / "history.jsonl").read_text("utf8").splitlines() for each in (eager, run)]
     losses = [[json.loads(row)["loss"] for row in rows] for rows in history]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same dropout
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
     reserved = torch.cuda.memory_reserved()
     used = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
     used.record_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]  # torch's own

@@ -13,9 +13,12 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp)
 
 
 def _of_the_module(tree: ast.Module) -> Iterator[str]:
-    """What its functions, classes and imports are called."""
-    for one in tree.body:
+    """What its functions, classes, constants and imports are called."""
+    conditional = [inner for one in tree.body if isinstance(one, ast.If) for inner in one.body]
+    for one in (*tree.body, *conditional):
         match one:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
             case ast.FunctionDef() | ast.ClassDef():
                 yield one.name
             case ast.Import() | ast.ImportFrom():

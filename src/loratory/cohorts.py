@@ -198,8 +198,11 @@ def _trained(
             members, tokens["train"], tokens["validation"], hardware=hardware, meter=meter, on_step=on_step
         )
     meter.stop_memory()
+    step = len(members) * first.spec.training.batch_size * float(tokens["train"].tokens.lengths.mean())
+    trained = 0 if "frozen_bottom" in engine else int(step)  # of heads alone, steps never reach the encoder
     with meter.phase("eval"):
-        logits = predict_cohort(members, {part: tokens[part] for part in first.scored}, hardware=hardware)
+        parts = {part: tokens[part] for part in first.scored}
+        logits = predict_cohort(members, parts, hardware=hardware, trained=trained)
     return ended, engine, logits
 
 

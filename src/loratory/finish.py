@@ -82,11 +82,11 @@ def complete(
     spec, text = read_study(file, overrides)
     check_size(spec, str(file), asked=yes)
     directory = output if output is not None else Path("results") / spec.name
-    if package := theme.missing_package():  # said before hours of runs, which are kept without it, too
+    if missing := theme.missing_packages():  # said before hours of runs, which are kept without it, too
         log.warning(
-            "%s is not installed, which the report needs: pip install %s before the runs end, or after it "
+            "the report needs what is not installed: pip install %s before the runs end, or after that "
             "loratory report %s",
-            *(package, package, directory),
+            *(" ".join(missing), directory),
         )
     inputs = Inputs()
     plan = launch(

@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_drawn_is_said_before_the_runs(
     file = tmp_path / "s.yaml"
     file.write_text("{name: s, data: [d.csv], models: [m], methods: [{name: head}], seeds: [0]}", encoding="utf8")
     complete(file, output=tmp_path / "here")
-    assert "a-package is not installed, which the report needs" in said[0]
+    assert "the report needs what is not installed: pip install a-package before the runs end" in said[0]
     assert f"loratory report {tmp_path / 'here'}" in said[0]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -314,14 +314,18 @@ def _compiled(graphs: Graphs, step: Passes, compiled: Compiled, *, steps: int) -
 
 @contextmanager
 def _closed_if_it_fails(pool: tuple[int, int], device: torch.device) -> Iterator[None]:
-    """Close the pool of a capture that failed, which torch leaves open: as long as it is, the allocator takes a capture
-    for under way, and frees nothing that several streams have used.
+    """Close the device's pool of a capture that failed, which torch leaves open: as long as it is, the allocator takes
+    a capture for under way, and frees nothing that several streams have used. (That of pinned memory stays open, too,
+    and no call from Python closes it.)
     """
     try:
         yield
     except RuntimeError:
-        with suppress(RuntimeError):  # closed before: nothing was being captured, or torch did it
+        try:
             torch._C._cuda_endAllocateToPool(_index(device), pool)
+        except RuntimeError as error:  # nothing was being captured, or torch has closed it
+            log.debug("no pool of a capture to close: %s", error)
+        else:
             torch._C._cuda_releasePool(_index(device), pool)
         raise
 

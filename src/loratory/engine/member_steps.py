@@ -211,7 +211,7 @@ class MemberSteps(Passes):
         self.done += 1
         norm = torch.linalg.vector_norm(gradients, dim=1)  # (K,)
         clip = (self._norms / (norm + 1e-6)).clamp_(max=1.0)
-        corrections = 1 - torch.pow(self._betas, self.done.double()).float()
+        corrections = (1 - torch.pow(self._betas, self.done.double())).float()  # in fp32 the difference loses digits
         if weights.is_cuda:
             member_kernels().adamw(
                 weights, gradients, (first, second), self.stacks.decayed, clip=clip, rate=rate, decay=self._decay,

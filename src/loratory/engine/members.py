@@ -28,19 +28,19 @@ class Stream:
     """What a member's masks come from: the numbers that it would draw alone.
 
     Attributes:
-        generator: on a CPU.
+        generator: on a CPU; on CUDA None.
         planned: on CUDA (steps,) the seed of each forward pass; None where nothing is dropped.
     """
 
-    generator: torch.Generator
+    generator: torch.Generator | None
     planned: Tensor | None
 
     @classmethod
     def of(cls, seed: int, steps: int, device: torch.device) -> Stream:
         """Of a member with that seed, which draws masks for so many steps at most."""
-        generator = torch.Generator(device).manual_seed(seed)
-        planned = seeds(seed, steps, device) if device.type == "cuda" and steps else None
-        return cls(generator, planned)
+        if device.type == "cuda":
+            return cls(None, seeds(seed, steps, device) if steps else None)
+        return cls(torch.Generator(device).manual_seed(seed), None)
 
 
 class MemberDraws(Draws):

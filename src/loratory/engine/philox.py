@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+log = logging.getLogger("loratory")
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -45,7 +48,10 @@ def _word(device: torch.device) -> int | None:
     key, count = 0x1234_5678_9ABC_DEF0, 8
     drawn = _one_by_one(key, count, device).cpu().numpy().astype(np.uint64)
     words = philox(key, np.arange(count, dtype=np.uint64)) % np.uint64(2**31)
-    return next((word for word in range(4) if (words[:, word] == drawn).all()), None)
+    found = next((word for word in range(4) if (words[:, word] == drawn).all()), None)
+    if found is None:
+        log.info("torch %s draws seeds of masks otherwise than is known: they are drawn one by one", torch.__version__)
+    return found
 
 
 def _one_by_one(seed: int, count: int, device: torch.device) -> torch.Tensor:

@@ -26,7 +26,7 @@ from loratory.problems import REGRESSION
 
 TOKENS = {"cpu": 8192, "cuda": 32768}
 """A batch that is predicted has at most so many tokens of all members, counted as if padded, but one text of each. On
-CUDA it is launched kernel by kernel: a few large ones take less time, and still less memory than training."""
+CUDA it is launched kernel by kernel: a few large ones take less time."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,17 @@ def joined(
 
 
 def predict_cohort(
-    members: Sequence[Member], parts: Mapping[str, Labelled], *, hardware: Hardware
+    members: Sequence[Member], parts: Mapping[str, Labelled], *, hardware: Hardware, trained: int = 0
 ) -> list[dict[str, Tensor]]:
-    """Of each member its logits (N, C) of each part, in fp32 on the CPU, in the data's order: all in one pass."""
+    """Of each member its logits (N, C) of each part, in fp32 on the CPU, in the data's order: all in one pass.
+
+    Args:
+        trained: tokens of all members in a step of training, whose activations memory has held: twice as many may be
+            predicted at once, which keep none.
+    """
     longest = max(int(data.tokens.lengths.max()) for data in parts.values())
-    most = max(longest, TOKENS[hardware.device.type] // len(members))
+    tokens = min(TOKENS[hardware.device.type], max(TOKENS["cpu"], 2 * trained))
+    most = max(longest, tokens // len(members))
     together = joined(members, members[0].classifier, ranks_of(members), most, hardware)
     with hardware.deterministically(), together as one:
         found = {part: one.predict(data) for part, data in parts.items()}

@@ -100,9 +100,9 @@ PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python", "jinja2": "ji
 """What a report needs: modules, and the packages that they are in."""
 
 
-def missing_package() -> str | None:
-    """The first package of the report that is not installed, looked for without importing any."""
-    return next((package for name, package in PACKAGES.items() if find_spec(name) is None), None)
+def missing_packages() -> list[str]:
+    """The packages of the report that are not installed, looked for without importing any."""
+    return [package for name, package in PACKAGES.items() if find_spec(name) is None]
 
 
 def require_packages() -> None:
