@@ -18,12 +18,13 @@ _HALF = np.uint64(32)
 
 
 def philox(key: int, counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Philox4x32-10 (Salmon et al. 2011, SC '11): (N, 4) words of 32 bits for the counters (c, 0) of 128 bits, c (N,).
+    """Philox4x32-10 (Salmon et al. 2011, SC '11): (N, 4) words of 32 bits.
 
     Args:
         key: of 64 bits.
+        counters: (N, 4) words of 32 bits, the lowest first.
     """
-    c = [counters & _LOW, counters >> _HALF, np.zeros_like(counters), np.zeros_like(counters)]
+    c = list(counters.T)
     for number in range(10):
         k = [np.uint64(((key >> 32 * half) + number * _WEYL[half]) & 0xFFFFFFFF) for half in (0, 1)]
         a, b = _MULTIPLIERS[0] * c[0], _MULTIPLIERS[1] * c[2]
@@ -37,7 +38,7 @@ def seeds(seed: int, count: int, device: torch.device) -> torch.Tensor:
     """
     word = _word(device)
     if word is not None:
-        words = philox(seed % 2**64, np.arange(count, dtype=np.uint64))[:, word]
+        words = philox(seed % 2**64, _counters(count))[:, word]
         return torch.from_numpy((words % np.uint64(2**31)).astype(np.int64)).to(device)
     return _one_by_one(seed, count, device)
 
@@ -47,11 +48,17 @@ def _word(device: torch.device) -> int | None:
     """Which of a counter's four words torch takes: releases differ. None where it is none of them."""
     key, count = 0x1234_5678_9ABC_DEF0, 8
     drawn = _one_by_one(key, count, device).cpu().numpy().astype(np.uint64)
-    words = philox(key, np.arange(count, dtype=np.uint64)) % np.uint64(2**31)
+    words = philox(key, _counters(count)) % np.uint64(2**31)
     found = next((word for word in range(4) if (words[:, word] == drawn).all()), None)
     if found is None:
         log.info("torch %s draws seeds of masks otherwise than is known: they are drawn one by one", torch.__version__)
     return found
+
+
+def _counters(count: int) -> NDArray[np.uint64]:
+    """(count, 4) of the first calls."""
+    numbers, none = np.arange(count, dtype=np.uint64), np.zeros(count, np.uint64)
+    return np.stack([numbers & _LOW, numbers >> _HALF, none, none], axis=1)
 
 
 def _one_by_one(seed: int, count: int, device: torch.device) -> torch.Tensor:
