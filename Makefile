@@ -17,9 +17,13 @@ demo: .venv/installed
 	$(BIN)/loratory compare $(DEMO)/standard $(DEMO)/lora
 	@echo "The runs are in $(DEMO)/standard and $(DEMO)/lora"
 
-test: .venv/installed-test lint
-	$(BIN)/python -m compileall -q src  # a machine that writes no bytecode would compile it in each of tests' own processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal  # three on two cores: some wait for processes of their own
+# Lint takes one core, and runs beside the tests. Three workers on two cores: some wait for processes of their own. A
+# machine that writes no bytecode would compile the package in each of those.
+test: .venv/installed-test
+	$(BIN)/python -m compileall -q src
+	@$(MAKE) --no-print-directory lint > .venv/lint.txt 2>&1 & lint=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal; tests=$$?; \
+	wait $$lint || { cat .venv/lint.txt; exit 1; }; exit $$tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -34,7 +38,7 @@ lint: .venv/installed-test
 .venv/installed-test: requirements-test.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile -r requirements-test.txt
-	$(BIN)/python -m compileall -q -j 0 -x '/(tests|rllib|dashboard|sympy/polys|mypyc?)/' .venv/lib > /dev/null || true  # for tests' own processes, which import none of those; some files are for other Pythons
+	$(BIN)/python -m compileall -q -j 0 -x '/(tests|rllib|sympy/polys|mypyc?)/' .venv/lib > /dev/null || true  # for tests' own processes, which import none of those; some files are for other Pythons
 	touch $@ .venv/installed
 
 clean:

@@ -101,6 +101,7 @@ def test_a_study_on_two_nodes_gives_the_records_of_one(
     file = tmp_path / "report.json"
     with tempfile.TemporaryDirectory(prefix="ray") as short:  # the names of Ray's sockets have at most 107 bytes
         monkeypatch.setenv("RAY_TMPDIR", short)
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # else, beside other tests, they hardly run
         monkeypatch.setattr(sys, "argv", [*WORDS, "--part", "study", "--output", str(file)])
         assert scaling.main() == 0
     one, two = json.loads(file.read_text("utf8"))["study"]

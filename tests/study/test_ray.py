@@ -62,6 +62,7 @@ def test_ray_gives_the_same_numbers_and_a_lost_worker_is_replaced(
         "RAY_TMPDIR": str(short),
         "HOME": str(tmp_path),  # where Ray keeps its token
         "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",  # else, beside other tests, they hardly run
         "MARK": str(tmp_path / "mark"),
     }
     study = str(study_file(tune_seeds="each"))
