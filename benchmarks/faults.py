@@ -167,6 +167,7 @@ def flips(what: str, folder: Path, read: Callable[[Path], Any], at_once: int, mo
     """Every file of `folder`, one of its bytes changed, or cut short before it: `read` notices, or gives the same."""
 
     def some(first: int) -> Counter[str]:
+        """Every `at_once`-th place, from the `first` on, in a copy of its own."""
         found, copy = Counter[str](), folder.with_name(f"{folder.name}-{first}")
         shutil.copytree(folder, copy)
         whole = read(copy)

@@ -71,7 +71,7 @@ def forked() -> Iterator[Callable[[Callable[[], int | None]], Fork]]:
     """(work) -> it in a process of its own, whose exit code it gives; killed where the test leaves it."""
     import torch
 
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
+    if torch.cuda.is_initialized():
         pytest.skip("CUDA has started in this process, which cannot be forked any more")
     made: list[Fork] = []
 

@@ -181,7 +181,7 @@ def test_a_model_that_cannot_be_captured_trains_eagerly_and_says_so(
     torch.cuda.empty_cache()
     reserved = torch.cuda.memory_reserved()
     used = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
-    used.record_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]  # torch's own
+    used.record_stream(torch.cuda.Stream())
     del used
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

@@ -88,7 +88,7 @@ def test_a_container_s_limit_counts_wherever_memory_is_asked_for(machine: Machin
     machine.own.write_text("0::/\n", encoding="ascii")
     machine.group("", 1000, 1000, version=2)
     for module in (cohorts, frozen, load, setup):
-        assert module.available_memory() == 42  # type: ignore[attr-defined]  # imported there
+        assert module.available_memory() == 42
     parts = {"weights": 10, "gradients": 0, "optimizer": 0, "activations": 15, "rest": 0}
     small = Alone(0.0, 1.0, 4, "resident", 25, parts)
     assert cohorts.fitting([small] * 9) == 1

@@ -33,7 +33,7 @@ def stays_in_its_first_step(command: list[str]) -> int:
 
         return fit(*arguments, **settings, on_step=step)
 
-    run.fit = slow  # type: ignore[assignment]
+    run.fit = slow
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     return main(command)
 

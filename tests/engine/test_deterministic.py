@@ -150,7 +150,7 @@ def test_the_record_says_in_what_fp32_is_computed(monkeypatch: pytest.MonkeyPatc
     assert fp32_precision(CPU) == ("ieee", "ieee")
     assert fp32_precision(torch.device("cuda")) == ("ieee", "tf32")  # torch's defaults
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch says it nowhere
+    products: Any = torch.backends.mkldnn.matmul
     before = products.fp32_precision
     products.fp32_precision = "bf16"
     try:

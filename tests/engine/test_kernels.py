@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
+from triton_here import DEVICE, INTERPRETED
 
-pytest.importorskip("triton", reason="needs triton, which torch brings with CUDA")
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not torch.cuda.is_available() and not INTERPRETED:
-    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
-
-from loratory.engine.draws import Seeds  # noqa: E402
-from loratory.engine.kernels import add_norm, add_norm_backward, column_sums, drop, gelu_backward  # noqa: E402
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
+from loratory.engine.draws import Seeds
+from loratory.engine.kernels import add_norm, add_norm_backward, column_sums, drop, gelu_backward
 
 
 def relative_error(ours: torch.Tensor, exact: torch.Tensor) -> float:

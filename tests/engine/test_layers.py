@@ -177,7 +177,7 @@ def test_hidden_dropout_is_where_the_stock_modules_have_it(
     for block in blocks:
         for module in block.modules():
             if isinstance(module, torch.nn.Dropout) and module.p > 0:
-                module.forward = lambda x: x * next(given).view_as(x)  # type: ignore[method-assign]
+                module.forward = lambda x: x * next(given).view_as(x)
     expected, stock = computed(classifier, batch)
     assert next(given, None) is None
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)

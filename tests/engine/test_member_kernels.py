@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 
 import pytest
 import torch
+from triton_here import DEVICE, INTERPRETED
 
-pytest.importorskip("triton", reason="needs triton, which torch brings with CUDA")
+from loratory.engine.draws import Seeds
+from loratory.engine.kernels import add_norm, add_norm_backward
+from loratory.engine.member_kernels import adamw, narrow, outer, sums, widen
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not torch.cuda.is_available() and not INTERPRETED:
-    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
-
-from loratory.engine.draws import Seeds  # noqa: E402  # where Triton is
-from loratory.engine.kernels import add_norm, add_norm_backward  # noqa: E402  # where Triton is
-from loratory.engine.member_kernels import adamw, narrow, outer, sums, widen  # noqa: E402  # where Triton is
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
 TYPES = [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16]
 BOUNDS = [0, 70, 70, 71, 200, 264]
 """Five members: of a tile and a bit, of no row, of one, of two tiles and a bit, of one tile."""

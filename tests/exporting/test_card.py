@@ -134,7 +134,7 @@ def test_a_hub_base_and_a_hub_data_set_are_named_as_such(runs: dict[str, Run], m
     data = source.spec.data.model_copy(update={"dataset": "hub:cardiffnlp/tweet_eval/sentiment"})
     spec = source.spec.model_copy(update={"model": "some/base", "data": data})
     hub = replace(source, record=replace(source.record, environment=environment), spec=spec)
-    metadata, tokens = parsed(model_card(hub, "merged", Examples(None, "64 validation examples", None), 1e-7))  # type: ignore[arg-type]
+    metadata, tokens = parsed(model_card(hub, "merged", Examples(None, "64 validation examples", None), 1e-7))
     assert metadata["base_model"] == "some/base"
     assert metadata["datasets"] == ["cardiffnlp/tweet_eval"]
     assert "hub:cardiffnlp/tweet_eval/sentiment" in spans(tokens)

@@ -160,7 +160,7 @@ def test_what_gives_other_logits_is_not_kept(
 
     def other(*arguments: Any, **settings: Any) -> Base:
         base = load(*arguments, **settings)
-        base.model.classifier.bias.data += torch.tensor([0.0, 0.01])  # type: ignore[union-attr,operator]
+        base.model.classifier.bias.data += torch.tensor([0.0, 0.01])
         return base
 
     monkeypatch.setattr(exporting, "load_base", other)

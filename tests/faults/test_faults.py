@@ -102,7 +102,7 @@ def test_a_disk_that_refuses_anything_is_one_line_and_nothing_is_lost(tmp_path: 
     for at in count(1):
         output = tmp_path / str(at) / "run"
         with faults(at, refuse(number)) as operations:
-            refused += said(lambda output=output: work(output)) is not None  # type: ignore[misc]
+            refused += said(lambda output=output: work(output)) is not None
         if operations.count < at:
             break
         assert not output.exists() or read_run(output).id == "one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def test_a_process_that_was_stopped_and_lost_its_lock_commits_nothing_over_its_s
     stops = 0
     for at in count(1):
         output = tmp_path / str(at) / "run"
-        pid = forked(lambda output=output, at=at: stopped(output, theirs, at))  # type: ignore[misc]  # bound now, not later
+        pid = forked(partial(stopped, output, theirs, at))
         if os.WIFEXITED(state := os.waitpid(pid, os.WUNTRACED)[1]):
             assert os.WEXITSTATUS(state) == 0
             break

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
+from triton_here import DEVICE, INTERPRETED
 
-pytest.importorskip("triton", reason="needs triton, which torch brings with CUDA")
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not torch.cuda.is_available() and not INTERPRETED:
-    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
-
-from loratory.models.attention import LONG, SHORT, attention  # noqa: E402
+from loratory.models.attention import LONG, SHORT, attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton's interpreter
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float32] if INTERPRETED else [torch.bfloat16]
 
 

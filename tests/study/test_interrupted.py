@@ -119,8 +119,8 @@ def test_runs_under_way_keep_a_checkpoint_when_another_stops_the_study(
         raise StorageError("the disk is full")
 
     def work() -> int:
-        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # in this fork alone
-        Ready.epoch = one_fails  # type: ignore[method-assign]  # likewise
+        multiprocessing.get_context = lambda method=None: fork  # in this fork alone
+        Ready.epoch = one_fails  # likewise
         return main(command)
 
     process = forked(work)
@@ -139,7 +139,7 @@ def test_an_interrupted_run_is_run_again(
 ) -> None:
     command = ["study", "run", str(study_file()), "--output", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", failing(KeyboardInterrupt(), lambda spec: spec.seed == 4))  # type: ignore[arg-type]
+        patch.setattr(jobs, "train", failing(KeyboardInterrupt(), lambda spec: spec.seed == 4))
         assert main(command) == 130
     assert "interrupted" in {record.status for record in records(tmp_path / "out").values()}
     assert main(command) == 0
@@ -167,8 +167,8 @@ def test_runs_under_way_keep_a_checkpoint_when_a_study_is_interrupted_and_go_on_
         return epoch(self, number, step, **given)
 
     def work() -> int:
-        multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]  # in this fork alone
-        Ready.epoch = waiting  # type: ignore[method-assign]  # likewise
+        multiprocessing.get_context = lambda method=None: fork  # in this fork alone
+        Ready.epoch = waiting  # likewise
         return main(command)
 
     process = forked(work)

@@ -54,12 +54,12 @@ def faults(at: int, fault: Callable[[str, Any], None]) -> Iterator[Operations]:
     try:
         for name in NAMED:
             setattr(os, name, named(name))
-        os.open, builtins.open, io.open = low, high, high  # type: ignore[assignment]
+        os.open, builtins.open, io.open = low, high, high
         yield operations
     finally:
         for name, function in before.items():
             setattr(os, name, function)
-        builtins.open = io.open = opened  # type: ignore[assignment]
+        builtins.open = io.open = opened
 
 
 def kill(name: str, path: Any) -> None:

@@ -300,8 +300,6 @@ def load_trained(
         raise ModelError(f"{directory}: its base is held in {quantization.kind}, and no adapter is folded into that")
     if not adapter:
         return load_base(str(directory), labels=labels, problem=problem, seed=0, flat_tokens=flat_tokens)
-    from peft import PeftModel
-
     if bases and quantization is None:
         base = bases.take(model, labels, problem)
     else:
@@ -312,6 +310,17 @@ def load_trained(
         raise ModelError(
             f"{directory}: its base {base.source} has other weights, configuration or tokenizer than it was trained on"
         )
+    return _with_adapter(base, directory, merge=merge)
+
+
+def _with_adapter(base: Base, directory: Path, *, merge: bool) -> Base:
+    """`base` with the adapter in `directory`, and the tokenizer there.
+
+    Raises:
+        ModelError: the adapter is damaged, does not fit, or cannot be folded.
+    """
+    from peft import PeftModel
+
     weights = directory / "adapter_model.safetensors"
     config = adapters.check_adapter(directory / adapters.CONFIG, read_header(weights))
     tokenizer = read_tokenizer(directory, vocabulary=base.config.vocab_size)

@@ -72,12 +72,7 @@ def launch(
         StorageError: another process runs the study, or the directory holds something else or cannot be written.
         LoratoryError: data, models, devices or packages are missing.
     """
-    if executor not in EXECUTORS:
-        raise SettingsError(f"--executor {executor!r}; {nearest(executor, EXECUTORS)}")
-    if workers is not None and workers < 1:
-        raise SettingsError(f"--workers {workers}: give 1 or more")
-    if alone and executor == "ray":
-        raise SettingsError("--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved")
+    _check_executor(executor, workers, alone=alone)
     trackers = chosen(tracker)
     cuda = device_type(HardwareSpec(device=spec.train.get("device", "auto"))) == "cuda"
     cohorts = Cohorts.read(cohort, cuda=cuda, alone=alone, tracked=bool(trackers), kept=checkpoint_every is not None)
@@ -112,6 +107,20 @@ def launch(
             execute(plan, place, told=told, alone=alone, cohorts=cohorts)
             _clear_orphans(plan)
     return plan
+
+
+def _check_executor(executor: str, workers: int | None, *, alone: bool) -> None:
+    """Refuse what cannot be meant by them.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if executor not in EXECUTORS:
+        raise SettingsError(f"--executor {executor!r}; {nearest(executor, EXECUTORS)}")
+    if workers is not None and workers < 1:
+        raise SettingsError(f"--workers {workers}: give 1 or more")
+    if alone and executor == "ray":
+        raise SettingsError("--alone goes with --executor local; a Ray worker has its GPU, or its CPU cores, reserved")
 
 
 def _say_what_fits(plan: Plan) -> None:
