@@ -23,9 +23,10 @@ def test_each_member_has_its_own_batches_and_the_last_one_is_filled_up(
 ) -> None:
     data = labelled(lengths)
     joint, cut = Joint(data.tokens, data.labels), Cut(size, class_weights=class_weights)
-    order = JointOrders(len(lengths), SEEDS, 2)[1]
-    steps = list(joint.steps(order, cut))
-    sizes = joint.sizes(order, cut)
+    orders = JointOrders(len(lengths), SEEDS, 2)
+    steps = list(joint.steps(orders[1], cut))
+    sizes = joint.sizes(orders, cut, since=2)
+    assert np.array_equal(joint.sizes(orders, cut)[len(steps) :], sizes)
     assert sizes.shape == (len(steps), len(SEEDS))
     for member, seed in enumerate(SEEDS):
         alone = list(data.steps(epoch_order(len(lengths), seed, 2), cut))

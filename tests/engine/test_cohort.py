@@ -21,6 +21,7 @@ from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, why_apart, why_none
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
+from loratory.engine.together import predict_cohort
 from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
 from loratory.models.flat import Classifier
@@ -315,6 +316,14 @@ def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, mon
     same(results, together(joint, data, mixed))
     assert sum(passes) == len(LENGTHS)
     alike(solo, joint)
+    passes.clear()
+    members = [Member(one, spec({}), 0.1, 0) for one, _ in joint]
+    parts = {"validation": labelled(LENGTHS[:5]), "test": data}
+    found = predict_cohort(members, parts, hardware=HARDWARE)
+    assert sum(passes) == len(LENGTHS) + 5
+    for (one, _), logits in zip(solo, found, strict=True):
+        for part, texts in parts.items():
+            assert torch.allclose(predict(one, texts, hardware=HARDWARE), logits[part], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,31 @@ class Joint(Labelled):
             batch = collate(self.tokens, self.labels, chosen.ravel())
             yield [replace(batch, weights=torch.from_numpy(weights.ravel()))]
 
-    def sizes(self, order: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
-        """(steps, K) the tokens that each member has in each step."""
+    def sizes(self, orders: JointOrders, cut: Cut, *, since: int = 1) -> NDArray[np.int64]:
+        """(steps, K) the tokens that each member has in each step from the epoch `since` on."""
+        if self._even:
+            steps = (orders.epochs - since + 1) * -(-orders.n // cut.size)
+            return np.full((steps, len(orders.seeds)), cut.size * self.tokens.lengths[0])
+        return np.concatenate([self._sizes(order, cut) for order in orders[since - 1 :]])
+
+    def _sizes(self, order: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
         lengths = self.tokens.lengths[order]
         begins = np.arange(0, len(order), cut.size)
         sizes = np.add.reduceat(lengths, begins, axis=0)
         sizes[-1] += -len(order) % cut.size * lengths[begins[-1] :].min(axis=0)  # what fills up the last step
         return sizes
 
+    @cached_property
+    def _even(self) -> bool:
+        """Whether all texts are equally long, such as the rows that a frozen encoder left of each."""
+        return bool(self.tokens.lengths.min() == self.tokens.lengths.max())
+
     def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""
         lengths = self.tokens.lengths
-        alike = lengths.min() == lengths.max()  # such as the rows that a frozen encoder left of each text
         for start in range(0, len(order), cut.size):
             chosen = order[start : start + cut.size].T
-            if not alike:
+            if not self._even:
                 chosen = np.take_along_axis(chosen, np.argsort(-lengths[chosen], axis=1, kind="stable"), axis=1)
             weights = np.ones(chosen.shape, np.float32)
             if cut.class_weights is not None:

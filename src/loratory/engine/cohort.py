@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from loratory.data.batches import Cut, Labelled
@@ -24,15 +23,13 @@ from loratory.data.joint import Joint, JointOrders
 from loratory.engine.compiling import Compiled
 from loratory.engine.course import Course, Ended
 from loratory.engine.epoch import Progress, Steps, set_training
-from loratory.engine.frozen import Bottom, resumed
 from loratory.engine.graphs import captured
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member, MemberSteps, drops, why_apart
 from loratory.engine.members import Stream
 from loratory.engine.meter import Meter
 from loratory.engine.modules import quicken
-from loratory.engine.ready import own_layers
-from loratory.engine.together import Joined, joined, ranks_of
+from loratory.engine.together import Joined, above, joined, ranks_of
 from loratory.models.flat import Classifier
 from loratory.models.output import Scale
 from loratory.problems import REGRESSION
@@ -79,29 +76,11 @@ def fit_cohort(
     """
     if (why := why_apart(members, hardware)) is not None:
         raise ValueError(why)
-    with ExitStack() as stack:
-        inner, data, validation, said = _above(members, data, validation, hardware, meter, stack)
+    parts = {"train": data, **({"validation": validation} if validation is not None else {})}
+    with above(members, parts, hardware, meter.of_part) as (inner, places, said):
+        data, validation = places["train"], places.get("validation")
         ended, engine = _fitted(members, inner, data, validation, hardware, meter, on_step)
         return ended, engine | said
-
-
-def _above(
-    members: Sequence[Member],
-    data: Labelled,
-    validation: Labelled | None,
-    hardware: Hardware,
-    meter: Meter,
-    stack: ExitStack,
-) -> tuple[Classifier | None, Labelled, Labelled | None, dict[str, Any]]:
-    """What begins above the encoder, the data, and what is said of it, where all members train their heads alone: the
-    encoder runs once for all."""
-    host = members[0].classifier
-    bottoms = [Bottom.of(member.classifier.model, host.family) for member in members]
-    if not all(bottom is not None and bottom.whole for bottom in bottoms):
-        return None, data, validation, {}
-    above = resumed(host, bottoms[0], data, validation, hardware, meter, lambda: None)
-    inner, data, validation, said = stack.enter_context(above)
-    return inner, data, validation, {"frozen_bottom": said}
 
 
 def _fitted(
@@ -183,13 +162,12 @@ def _ready(
 ) -> Iterator[_Ready]:
     """Make the members ready for the first step of `epoch`; afterwards each model computes by itself again."""
     host, spec = members[0].classifier, members[0].spec
-    inner = inner or host
     joint = Joint(data.tokens, data.labels)
     weights = data.balanced(host.classes) if spec.class_weights == "balanced" else None
     cut = Cut(spec.batch_size, class_weights=weights)
     seeds = tuple(member.seed for member in members)
     orders = JointOrders(len(data.labels), seeds, max(member.spec.last_epoch for member in members))
-    sizes = np.concatenate([joint.sizes(order, cut) for order in orders[epoch - 1 :]])  # (steps, K)
+    sizes = joint.sizes(orders, cut, since=epoch)  # (steps, K)
     longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
     most = max(*longest, int(sizes.max()))
     with ExitStack() as stack:
@@ -212,7 +190,7 @@ def _ready(
                 compiled=Compiled(why_not="layers of a cohort are never compiled"),
                 types=data.tokens.types is not None,
             )
-        engine |= {"own_layers": own_layers(host, one.quick), "cohort": len(members)}
+        engine |= {"own_layers": one.quick.count(host.family.blocks(host.model)), "cohort": len(members)}
         yield _Ready(
             one.classifier, joint, data.tokens.lengths, orders, cut, None, one.quick, steps, step, hardware, meter,
             engine, one, validation, scale,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from loratory.data.batches import Batch, Labelled
 from loratory.data.tokens import TokenTable
 from loratory.engine.hardware import Hardware
-from loratory.engine.meter import Meter, Phase
 from loratory.engine.modules import stand_in
 from loratory.host_memory import available_memory
 from loratory.models.families import Family
@@ -59,18 +58,13 @@ class Bottom:
         """The frozen bottom, or None where the first layer or something before it is trained."""
         encoder = family.encoder(model)
         heads = {model.get_submodule(path) for path in family.head}
-        apart = [child for child in model.children() if child is not encoder and child not in heads]
-        if any(p.requires_grad for child in apart for p in child.parameters()):
+        learning = _learning(model)
+        if any(child in learning for child in model.children() if child is not encoder and child not in heads):
             return None  # virtual tokens go in below
-        trained = {
-            module
-            for child in encoder.children()
-            if child not in heads
-            for module in child.modules()
-            if any(p.requires_grad for p in module.parameters())
-        }
-        if not trained:
-            return cls([child for child in encoder.children() if child not in heads], [], True)
+        children = [child for child in encoder.children() if child not in heads]
+        if not learning.intersection(children):
+            return cls(children, [], True)
+        trained = learning.difference(module for head in heads for module in head.modules())
         holder = encoder.get_submodule(family.layers.partition(".")[0])
         before = list(takewhile(lambda child: child is not holder, encoder.children()))
         layers = [] if family.shared else family.blocks(model)
@@ -83,6 +77,18 @@ class Bottom:
         """Switch dropout off in it."""
         for module in (*self.before, *self.below):
             module.eval()
+
+
+def _learning(model: nn.Module) -> set[nn.Module]:
+    """The modules with a trained parameter in or below them."""
+    found: set[nn.Module] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            module, steps = model, name.split(".")[:-1]
+            for step in steps:
+                module = module.get_submodule(step)
+                found.add(module)
+    return found
 
 
 class _Reached(Exception):  # noqa: N818  # no error: the way out of an encoder whose lower layers are done
@@ -135,51 +141,50 @@ class Resumed(Classifier):
 def resumed(
     classifier: Classifier,
     bottom: Bottom | None,
-    data: Labelled,
-    validation: Labelled | None,
+    parts: Mapping[str, Labelled],
     hardware: Hardware,
-    meter: Meter,
-    end: Callable[[], None],
-) -> Iterator[tuple[Classifier, Labelled, Labelled | None, dict[str, Any] | None]]:
-    """The classifier above its frozen `bottom`, both sets in places of kept rows, and what the record says of it.
+    *,
+    counted: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext(),
+    end: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Classifier, dict[str, Labelled], dict[str, Any] | None]]:
+    """The classifier above its frozen `bottom`, the parts of the data in places of kept rows, and what the record says.
 
     The bottom runs once, on every text. Where there is no frozen bottom, or batches run padded, everything comes
     back as it was.
 
     Args:
+        counted: what the bottom's pass over a part runs in.
         end: called after each batch of the bottom; ends the run, by an exception, where that is asked for.
     """
     if bottom is None:
-        yield classifier, data, validation, None
+        yield classifier, dict(parts), None
         return
     said: dict[str, Any] = {"layers": "all" if bottom.whole else len(bottom.below), "dropout": 0.0}
     if not classifier.flat:
         log.info("the frozen layers run at every step: batches run padded")
-        yield classifier, data, validation, {**said, "kept_bytes": 0, "kept": "nowhere: batches run padded"}
+        yield classifier, dict(parts), {**said, "kept_bytes": 0, "kept": "nowhere: batches run padded"}
         return
     with ExitStack() as stack:
-        sets: list[tuple[Labelled, Phase]] = [(data, "train")]  # a cost of training, though paid once
-        sets += [(validation, "eval")] if validation is not None else []
-        counts = [_rows(one, whole=bottom.whole) for one, _ in sets]
-        places: list[Labelled] = []
+        counts = {part: _rows(data, whole=bottom.whole) for part, data in parts.items()}
+        places: dict[str, Labelled] = {}
         kept: Tensor | None = None
         where, first = "in memory", 0
-        for (one, phase), count in zip(sets, counts, strict=True):
-            places.append(_places(one, first, count, whole=bottom.whole))
-            with meter.phase(phase):
-                for indices, rows in _bottom_rows(classifier, bottom, one, hardware):
+        for part, data in parts.items():
+            places[part] = _places(data, first, counts[part], whole=bottom.whole)
+            with counted(part):
+                for indices, rows in _bottom_rows(classifier, bottom, data, hardware):
                     if kept is None:
-                        kept, where = _room(sum(counts), rows, hardware, stack)
+                        kept, where = _room(sum(counts.values()), rows, hardware, stack)
                     kept.index_copy_(0, (indices + first).to(kept.device), rows.to(kept.device))
                     end()
-            first += count
+            first += counts[part]
         assert kept is not None
         entrance: list[Tensor] = []
         if not bottom.whole:
             _enter(bottom, entrance, stack)
         above = Resumed(classifier.model, classifier.family, 0, bottom.whole, kept, entrance)
         said |= {"kept_bytes": kept.numel() * kept.element_size(), "kept": where}
-        yield above, places[0], places[1] if validation is not None else None, said
+        yield above, places, said
 
 
 def _places(data: Labelled, first: int, count: int, *, whole: bool) -> Labelled:

@@ -326,6 +326,10 @@ class Quickened:
         """Whether `block` as a whole computes otherwise."""
         return any(part.module is block for part in self.parts)
 
+    def count(self, blocks: Sequence[nn.Module]) -> dict[str, int]:
+        """How many of these layers it computes otherwise, of how many; stock modules compute the others."""
+        return {"layers": sum(map(self.computes, blocks)), "of": len(blocks)}
+
     def refresh(self) -> None:
         """To be called before each forward pass in training."""
         self.shadows.refresh()

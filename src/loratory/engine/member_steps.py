@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,21 @@ class Member:
     better: Callable[[dict[str, float], dict[str, float]], bool] = lambda new, old: False
     rates: Mapping[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def trained(self) -> list[str]:
+        """The names of what is trained."""
+        return [name for name, one in self.classifier.model.named_parameters() if one.requires_grad]
+
+    @cached_property
+    def bottom(self) -> Bottom | None:
+        """The frozen bottom of its model."""
+        return Bottom.of(self.classifier.model, self.classifier.family)
+
+    @property
+    def only_head(self) -> bool:
+        """Whether it trains nothing but its head."""
+        return self.bottom is not None and self.bottom.whole
+
 
 def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
     """Why these cannot train in one cohort; None where they can."""
@@ -59,9 +75,9 @@ def why_unlike(members: Sequence[Member]) -> str | None:
     for name in COMMON:
         if len({getattr(member.spec, name) for member in members}) > 1:
             return f"{name} differs"
-    if len({frozenset(_beside(member.classifier)) for member in members}) > 1:
+    if len({frozenset(_beside(member)) for member in members}) > 1:
         return "what is trained beside updates differs"
-    if len({Bottom.of(member.classifier.model, member.classifier.family) is None for member in members}) > 1:
+    if len({member.bottom is None for member in members}) > 1:
         return "some train above an encoder that runs once"
     return None
 
@@ -85,10 +101,9 @@ def why_alone(member: Member) -> str | None:
     """Why this one trains in no cohort, whatever the others; None where it can."""
     if member.rates:
         return "parts of a model have rates of their own"
-    bottom = Bottom.of(member.classifier.model, member.classifier.family)
-    if bottom is not None and not bottom.whole:
+    if member.bottom is not None and not member.bottom.whole:
         return "its frozen bottom runs once"
-    elsewhere = _trained_elsewhere(member.classifier)
+    elsewhere = None if member.only_head else _trained_elsewhere(member)
     return None if elsewhere is None else f"{elsewhere} is trained"
 
 
@@ -109,26 +124,27 @@ COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_wei
 """Settings that the members share."""
 
 
-def _trained_elsewhere(classifier: Classifier) -> str | None:
+def _trained_elsewhere(member: Member) -> str | None:
     """The first trained parameter that members cannot have of their own: that is neither the head's, nor of a plain
     low-rank update or a bias in a layer of our own, nor of a LayerNorm."""
-    model = classifier.model
+    model = member.classifier.model
     layers = [module for layer, _, _ in alike(model) for module in layer.modules()]
     adapted = [module for module in layers if rank_of(module)]
     known = {one for module in adapted for name, one in module.named_parameters() if name.startswith("lora_")}
     known |= {one for module in layers if isinstance(module, nn.Linear) and (one := module.bias) is not None}
     known |= {one for module in model.modules() if isinstance(module, nn.LayerNorm) for one in module.parameters()}
-    heads = tuple(f"{path}." for path in classifier.family.head)
-    trained = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
-    return next((name for name, one in trained if one not in known and not name.startswith(heads)), None)
+    trained = (name for name in member.trained if not name.startswith(_heads(member)))
+    return next((name for name in trained if model.get_parameter(name) not in known), None)
 
 
-def _beside(classifier: Classifier) -> list[str]:
+def _beside(member: Member) -> list[str]:
     """The names of what is trained, but for updates and the head, as they are without updates."""
-    heads = tuple(f"{path}." for path in classifier.family.head)
-    trained = [name for name, one in classifier.model.named_parameters() if one.requires_grad]
-    beside = [name for name in trained if ".lora_" not in name and not name.startswith(heads)]
+    beside = [name for name in member.trained if ".lora_" not in name and not name.startswith(_heads(member))]
     return [name.replace(".base_layer.", ".") for name in beside]
+
+
+def _heads(member: Member) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in member.classifier.family.head)
 
 
 class MemberSteps(Passes):

@@ -94,6 +94,11 @@ class Meter:
             if name in ASIDE:
                 self._restart_peak()
 
+    def of_part(self, part: str) -> AbstractContextManager[None]:
+        """The phase that a pass over a part of the data counts towards: a frozen bottom's over the training texts is a
+        cost of training, though it is paid once."""
+        return self.phase("train" if part == "train" else "eval")
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Count the time inside towards nothing, the total neither; no phase is open."""

@@ -93,8 +93,10 @@ def ready(
         why_eager = _why_eager(companion, starts, held, drawn=bool(blocks) and random)
         compiled = _compilable(classifier, quick, hardware)
         stack.callback(compiled.stop)
-        above = stack.enter_context(resumed(classifier, bottom, data, validation, hardware, meter, end))
-        classifier, data, validation, frozen = above
+        parts = {"train": data, **({"validation": validation} if validation is not None else {})}
+        above = resumed(classifier, bottom, parts, hardware, counted=meter.of_part, end=end)
+        classifier, parts, frozen = stack.enter_context(above)
+        data, validation = parts["train"], parts.get("validation")
         set_training(model, bottom)
         with meter.phase("setup"):
             embeddings = stack.enter_context(quicken(model, quick.draws, family.blocks(model)))
@@ -123,7 +125,7 @@ def ready(
         if starts:
             stack.callback(_set_free, one)
         said = {"quantized": held, "frozen_bottom": frozen, "trained_by_epoch": _trained(one, starts, spec.last_epoch)}
-        facts = {"own_layers": own_layers(classifier, quick), **{key: one for key, one in said.items() if one}}
+        facts = {"own_layers": quick.count(family.blocks(model)), **{key: one for key, one in said.items() if one}}
         _log(facts, hardware)
         torch.manual_seed(processes.seed(seed))  # each process draws dropout of its own
         yield Ready(
@@ -188,12 +190,6 @@ def _trained(one: Step, starts: Mapping[str, int], epochs: int) -> list[int] | N
 def _set_free(one: Step) -> None:
     for parameter in one.free.values():
         parameter.requires_grad_(True)
-
-
-def own_layers(classifier: Classifier, quick: Quickened) -> dict[str, int]:
-    """How many layers the engine computes itself, of how many; stock modules compute the others."""
-    blocks = classifier.family.blocks(classifier.model)
-    return {"layers": sum(map(quick.computes, blocks)), "of": len(blocks)}
 
 
 def _compilable(classifier: Classifier, quick: Quickened, hardware: Hardware) -> Compiled:

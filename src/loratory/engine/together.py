@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from loratory.data.batches import Batch, Labelled, collate
+from loratory.engine.frozen import resumed
 from loratory.engine.groups import Group, Shadows
 from loratory.engine.hardware import Hardware
-from loratory.engine.layers import AddNorm, Layer, Quickened, alike
+from loratory.engine.layers import AddNorm, Layer, Quickened, Shape, alike, quickened
 from loratory.engine.member_norms import FreeNorm, MemberNorm
 from loratory.engine.member_steps import Member
 from loratory.engine.members import MemberDraws, MemberGroup, Stream, rank_of
@@ -117,7 +118,7 @@ def _apart_from_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tenso
 @contextmanager
 def joined(
     members: Sequence[Member],
-    inner: Classifier,
+    inner: Classifier | None,
     ranks: Mapping[str, int],
     most: int,
     hardware: Hardware,
@@ -126,16 +127,46 @@ def joined(
     """Let the first member's model compute for all, with what they train in one memory; at the end each has its own.
 
     Args:
-        inner: the first member's, or what begins above the frozen bottom of all.
+        inner: what begins above the encoder, as :func:`above` gives it.
         ranks: as :func:`ranks_of` gives them.
         most: tokens that a member will have in a batch, at most.
         streams: what each one's masks come from, where they are trained.
     """
     host = members[0].classifier
+    if inner is None:
+        inner, layers = host, list(alike(host.model))
+    else:  # steps never reach the layers, and a text is a row
+        layers, most = [], max(most, TOKENS[hardware.device.type] // len(members))
     rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
     draws = MemberDraws(rows, streams)
-    with _stacked(members, ranks, rows, draws, hardware) as (quick, stacks):
+    with _stacked(members, layers, ranks, rows, draws, hardware) as (quick, stacks):
         yield Joined(Together(host.model, host.family, inner.pad_id, inner, rows), quick, draws, stacks, most, hardware)
+
+
+@contextmanager
+def above(
+    members: Sequence[Member],
+    parts: Mapping[str, Labelled],
+    hardware: Hardware,
+    counted: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext(),
+) -> Iterator[tuple[Classifier | None, dict[str, Labelled], dict[str, Any]]]:
+    """What begins above the encoder, the data's parts in places of what it gave, and what the record says of it, where
+    all members train their heads alone: it runs once for all. Elsewhere None, and the parts as they were.
+
+    Args:
+        counted: as :func:`loratory.engine.frozen.resumed` takes it.
+    """
+    host = members[0].classifier
+    if not all(member.only_head for member in members):
+        yield None, dict(parts), {}
+        return
+    with ExitStack() as stack:
+        with quickened(host.model, hardware) as quick:
+            inner, places, said = stack.enter_context(
+                resumed(host, members[0].bottom, parts, hardware, counted=counted)
+            )
+            own = quick.count(host.family.blocks(host.model))
+        yield inner, places, {"frozen_bottom": said, "own_layers": own}
 
 
 def predict_cohort(
@@ -147,12 +178,12 @@ def predict_cohort(
         trained: tokens of all members in a step of training, whose activations memory has held: twice as many may be
             predicted at once, which keep none.
     """
-    longest = max(int(data.tokens.lengths.max()) for data in parts.values())
     tokens = min(TOKENS[hardware.device.type], max(TOKENS["cpu"], 2 * trained))
-    most = max(longest, tokens // len(members))
-    together = joined(members, members[0].classifier, ranks_of(members), most, hardware)
-    with hardware.deterministically(), together as one:
-        found = {part: one.predict(data) for part, data in parts.items()}
+    with hardware.deterministically(), above(members, parts, hardware) as (inner, places, _):
+        longest = max(int(data.tokens.lengths.max()) for data in places.values())
+        most = max(longest, tokens // len(members))
+        with joined(members, inner, ranks_of(members), most, hardware) as one:
+            found = {part: one.predict(data) for part, data in places.items()}
     return [{part: logits[place] for part, logits in found.items()} for place in range(len(members))]
 
 
@@ -167,12 +198,17 @@ def ranks_of(members: Sequence[Member]) -> dict[str, int]:
 
 @contextmanager
 def _stacked(
-    members: Sequence[Member], ranks: Mapping[str, int], rows: Rows, draws: MemberDraws, hardware: Hardware
+    members: Sequence[Member],
+    layers: Sequence[tuple[nn.Module, Shape, int]],
+    ranks: Mapping[str, int],
+    rows: Rows,
+    draws: MemberDraws,
+    hardware: Hardware,
 ) -> Iterator[tuple[Quickened, Stacks]]:
     family = members[0].classifier.family
     dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
     stacks = Stacks(len(members))
-    quick, own = _quickened(members, ranks, rows, stacks, Shadows(dtype), draws, dtype)
+    quick, own = _quickened(members, layers, ranks, rows, stacks, Shadows(dtype), draws, dtype)
     norms = [FreeNorm(same, rows, stacks) for same in _free_norms(members, quick)]
     heads = [
         pair
@@ -196,6 +232,7 @@ def _stacked(
 
 def _quickened(
     members: Sequence[Member],
+    layers: Sequence[tuple[nn.Module, Shape, int]],
     ranks: Mapping[str, int],
     rows: Rows,
     stacks: Stacks,
@@ -224,7 +261,7 @@ def _quickened(
         own.append(made)
         return made
 
-    for module, shape, heads in list(alike(host)):
+    for module, shape, heads in layers:
         quick.parts.append(Layer(module, shape, heads, dtype, group, norm))
     return quick, own
 
