@@ -34,6 +34,7 @@ from loratory.engine.epoch import Progress
 from loratory.engine.hardware import Hardware
 from loratory.engine.member_steps import Member
 from loratory.engine.meter import Meter
+from loratory.inputs import Inputs
 from loratory.methods import spec_from_flags
 from loratory.run import optimize
 from loratory.setup import Setup, prepare
@@ -45,12 +46,13 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 @dataclass
 class Measured:
     """Seconds of the timed steps, the most memory allocated from before the first step on, and seconds from before the
-    first step to after the last."""
+    first step to after the last, by phase too."""
 
     seconds: float
     peak: int
     engine: dict[str, Any]
     whole: float
+    phases: dict[str, float]
 
 
 def main() -> None:
@@ -136,13 +138,17 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
         "solo", "lora", workload, model, str(data), options.device, options.batch_size, 1, steps - 1, {}
     )  # fmt: skip
 
-    def made(number: int) -> Setup:
+    inputs = Inputs()
+
+    def made(number: int, beside: Setup | None = None) -> Setup:
         rate = 1e-3 * 2 ** (number % 8 - 4)
         own = {"seed": number, "lr": rate, "weight_decay": 0.01 * (number % 3), "epochs": options.epochs}
-        return prepare(spec_from_flags({**flags_of(job), "method": "head", **own}), hardware)
+        return prepare(spec_from_flags({**flags_of(job), "method": "head", **own}), hardware, inputs, beside=beside)
 
     for _ in range(2):
-        one, many = alone(made(0), job), together([made(number) for number in range(options.probes)], job)
+        first = made(0)
+        one = alone(made(0, first), job)
+        many = together([first, *(made(number, first) for number in range(1, options.probes))], job)
     return {
         "workload": workload,
         "probes": options.probes,
@@ -151,6 +157,9 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
         "over_one": many.whole / one.whole,
         "one_peak": one.peak,
         "many_peak": many.peak,
+        "one_phases": one.phases,
+        "many_phases": many.phases,
+        "one_engine": one.engine,
         "engine": many.engine,
     }
 
@@ -200,9 +209,11 @@ def alone(setup: Setup, job: Job) -> Measured:
     fresh(hardware.device)
     begin = time.perf_counter()
     clock = Clock(hardware, begin=begin, warmup=job.warmup, steps=job.steps)
-    found = optimize(setup, Meter(hardware), validated=False, on_step=lambda progress: clock.step(progress.step))
+    meter = Meter(hardware)
+    found = optimize(setup, meter, validated=False, on_step=lambda progress: clock.step(progress.step))
     hardware.synchronize()
-    return Measured(clock.seconds, peak(hardware.device), found.engine, time.perf_counter() - begin)
+    whole = time.perf_counter() - begin
+    return Measured(clock.seconds, peak(hardware.device), found.engine, whole, phases(meter))
 
 
 def together(setups: list[Setup], job: Job) -> Measured:
@@ -219,11 +230,15 @@ def together(setups: list[Setup], job: Job) -> Measured:
     members = [
         Member(one.classifier, one.spec.training, float(one.spec.training.lr or 0), one.spec.seed) for one in setups
     ]
-    _, engine = fit_cohort(
-        members, setups[0].tokens["train"], None, hardware=hardware, meter=Meter(hardware), on_step=on_step
-    )
+    meter = Meter(hardware)
+    _, engine = fit_cohort(members, setups[0].tokens["train"], None, hardware=hardware, meter=meter, on_step=on_step)
     hardware.synchronize()
-    return Measured(clock.seconds, peak(hardware.device), engine, time.perf_counter() - begin)
+    return Measured(clock.seconds, peak(hardware.device), engine, time.perf_counter() - begin, phases(meter))
+
+
+def phases(meter: Meter) -> dict[str, float]:
+    """Seconds of each phase, a frozen encoder's pass (which counts towards training) apart."""
+    return {**meter.seconds, "bottom": meter.clock.bottom}
 
 
 def share(setups: list[Setup]) -> None:

@@ -78,6 +78,7 @@ def fit_cohort(
         raise ValueError(why)
     parts = {"train": data, **({"validation": validation} if validation is not None else {})}
     with above(members, parts, hardware, meter.of_part) as (inner, places, said):
+        meter.clock.bottom = meter.seconds["train"]
         data, validation = places["train"], places.get("validation")
         ended, engine = _fitted(members, inner, data, validation, hardware, meter, on_step)
         return ended, engine | said
