@@ -207,9 +207,9 @@ def alone(setup: Setup, job: Job) -> Measured:
     """Train it by itself."""
     hardware = setup.hardware
     fresh(hardware.device)
+    meter = Meter(hardware)
     begin = time.perf_counter()
     clock = Clock(hardware, begin=begin, warmup=job.warmup, steps=job.steps)
-    meter = Meter(hardware)
     found = optimize(setup, meter, validated=False, on_step=lambda progress: clock.step(progress.step))
     hardware.synchronize()
     whole = time.perf_counter() - begin
@@ -221,6 +221,7 @@ def together(setups: list[Setup], job: Job) -> Measured:
     hardware = setups[0].hardware
     share(setups)
     fresh(hardware.device)
+    meter = Meter(hardware)
     begin = time.perf_counter()
     clock = Clock(hardware, begin=begin, warmup=job.warmup, steps=job.steps)
 
@@ -230,7 +231,6 @@ def together(setups: list[Setup], job: Job) -> Measured:
     members = [
         Member(one.classifier, one.spec.training, float(one.spec.training.lr or 0), one.spec.seed) for one in setups
     ]
-    meter = Meter(hardware)
     _, engine = fit_cohort(members, setups[0].tokens["train"], None, hardware=hardware, meter=meter, on_step=on_step)
     hardware.synchronize()
     return Measured(clock.seconds, peak(hardware.device), engine, time.perf_counter() - begin, phases(meter))

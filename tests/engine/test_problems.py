@@ -138,7 +138,7 @@ def test_a_graphs_batch_holds_labels_of_the_problem(
         batch = replace(batch, token_type_ids=torch.arange(batch.tokens) % 2)
     given = filled(batch, shape, classifier.pad_id)
     assert ("token_type_ids" in given.tensors()) == types
-    held.buffer.copy_(held.packed(given))
+    held.load(batch, classifier.pad_id)
     for name, tensor in given.tensors().items():
         assert torch.equal(held.batch.tensors()[name], tensor), name
     assert torch.equal(held.batch.labels[:5], torch.from_numpy(data.labels[:5]))

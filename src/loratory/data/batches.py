@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -202,22 +203,53 @@ def filled(batch: Batch, shape: Shape, pad_id: int) -> Batch:
     """
     import torch
 
+    more = filler(batch, shape, pad_id)
+    whole = {name: torch.cat([tensor, more[name]]) for name, tensor in batch.tensors().items()}
+    return Batch(**whole, max_seqlen=shape.longest)
+
+
+def filler(batch: Batch, shape: Shape, pad_id: int) -> Mapping[str, torch.Tensor]:
+    """What :func:`filled` puts behind each of a batch's tensors.
+
+    Raises:
+        ValueError: the batch does not fit into the shape.
+    """
     missing, empty = shape.tokens - batch.tokens, shape.examples - len(batch)
     piece = -(-missing // max(1, shape.fillers))
     if missing < 0 or empty < 0 or (empty > 0 and missing == 0) or max(piece, batch.max_seqlen) > shape.longest:
         raise ValueError(f"{len(batch)} sequences, {batch.tokens} tokens do not fit into {shape}")
-    ids, bounds, types = batch.input_ids, batch.cu_seqlens, batch.token_type_ids
-    device = ids.device
-    ends = torch.arange(1, shape.fillers + 1, device=device, dtype=bounds.dtype).mul_(piece).clamp_(max=missing)
-    return Batch(
-        input_ids=torch.cat([ids, ids.new_full((missing,), pad_id)]),
-        position_ids=torch.cat([batch.position_ids, torch.arange(missing, device=device) % max(1, piece)]),
-        cu_seqlens=torch.cat([bounds, bounds[-1:].expand(empty), bounds[-1:] + ends]),
-        max_seqlen=shape.longest,
-        labels=torch.cat([batch.labels, batch.labels.new_zeros((empty, *batch.labels.shape[1:]))]),
-        weights=torch.cat([batch.weights, batch.weights.new_zeros(empty)]),
-        token_type_ids=None if types is None else torch.cat([types, types.new_zeros(missing)]),
+    make = _filler if batch.input_ids.device.type == "cpu" else _filler.__wrapped__  # a graph's memory is its own
+    labels = batch.labels
+    return make(
+        batch.tokens, missing, empty, shape.fillers, pad_id, labels.dtype, labels.shape[1:], batch.input_ids.device
     )
+
+
+@lru_cache(maxsize=256)
+def _filler(
+    tokens: int,
+    missing: int,
+    empty: int,
+    fillers: int,
+    pad_id: int,
+    kind: torch.dtype,
+    label: tuple[int, ...],
+    device: torch.device,
+) -> Mapping[str, torch.Tensor]:
+    """Behind so many `tokens` as many as are `missing`, in so many `fillers`, and `empty` examples, whose labels have
+    that `kind` and shape."""
+    import torch
+
+    piece = -(-missing // max(1, fillers))
+    ends = torch.arange(1, fillers + 1, device=device, dtype=torch.int32).mul_(piece).clamp_(max=missing)
+    return {
+        "input_ids": torch.full((missing,), pad_id, device=device),
+        "position_ids": torch.arange(missing, device=device) % max(1, piece),
+        "cu_seqlens": torch.cat([ends.new_full((empty,), tokens), tokens + ends]),
+        "labels": torch.zeros((empty, *label), dtype=kind, device=device),
+        "weights": torch.zeros(empty, device=device),
+        "token_type_ids": torch.zeros(missing, dtype=torch.int64, device=device),
+    }
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -82,4 +83,5 @@ class JointOrders(Sequence["NDArray[np.int64]"]):
         return [self._order(epoch) for epoch in epochs] if isinstance(epochs, range) else self._order(epochs)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        return np.stack([epoch_order(self.n, seed, epoch) for seed in self.seeds], axis=1)
+        with ThreadPoolExecutor() as pool:  # sorting waits for nobody
+            return np.stack(list(pool.map(lambda seed: epoch_order(self.n, seed, epoch), self.seeds)), axis=1)

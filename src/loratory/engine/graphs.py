@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loratory.data.batches import Batch, Shape, collate, filled
+from loratory.data.batches import Batch, Shape, collate, filled, filler
 from loratory.data.tokens import TokenTable
 from loratory.engine.compiling import Compiled
 from loratory.engine.passes import Passes
@@ -35,6 +35,7 @@ class Held:
     """A batch of one shape in one buffer on a device, so that one copy fills it.
 
     Attributes:
+        shape: that of the batch.
         batch: views of the buffer.
     """
 
@@ -53,7 +54,7 @@ class Held:
         }
         if types:  # at the beginning: what is of 64 bits must stand before what is of 32
             sizes = {"token_type_ids": (shape.tokens, torch.int64), **sizes}
-        self._fields = list(sizes)
+        self.shape, self._fields = shape, list(sizes)
         self.buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
         self.buffer = self.buffer.to(device)
         views, start = {}, 0
@@ -63,10 +64,12 @@ class Held:
         views["labels"] = views["labels"].view(shape.examples, *label.shape)
         self.batch = Batch(**views, max_seqlen=shape.longest)
 
-    def packed(self, batch: Batch) -> torch.Tensor:
-        """A batch of that shape as the buffer holds it, where the batch is."""
-        tensors = batch.tensors()
-        return torch.cat([tensors[name].flatten().view(torch.uint8) for name in self._fields])
+    def load(self, batch: Batch, pad_id: int) -> None:
+        """Fill the buffer with `batch`, which stands on the host, filled up; nobody waits for a device."""
+        own, more = batch.tensors(), filler(batch, self.shape, pad_id)
+        parts = [one.flatten().view(torch.uint8) for name in self._fields for one in (own[name], more[name])]
+        packed = torch.empty(self.buffer.numel(), dtype=torch.uint8, pin_memory=self.buffer.is_cuda)
+        self.buffer.copy_(torch.cat(parts, out=packed), non_blocking=True)
 
 
 class _Captured(Held):
@@ -77,10 +80,6 @@ class _Captured(Held):
         self.graph = torch.cuda.CUDAGraph()
         self.marks: Marks = ()
         self.full: Sequence[torch.cuda.Event] = ()
-
-    def load(self, batch: Batch) -> None:
-        """Send `batch` to the device, from pinned memory, without waiting."""
-        self.buffer.copy_(self.packed(batch).pin_memory(), non_blocking=True)
 
 
 class Graphs:
@@ -105,13 +104,12 @@ class Graphs:
         full: Sequence[torch.cuda.Event] = ()
         for part in parts:
             clock.begin("data")
-            shape = self._shapes.shape(part.tokens)
-            batch = filled(part, shape, self._step.classifier.pad_id)
+            shape, pad_id = self._shapes.shape(part.tokens), self._step.classifier.pad_id
             captured = self._captured.get(shape.tokens)
             if captured is None:
-                self._step.backward(batch.to(self._device))
+                self._step.backward(filled(part, shape, pad_id).to(self._device))
             else:
-                captured.load(batch)
+                captured.load(part, pad_id)
                 clock.begin("launching")
                 captured.graph.replay()
                 updated, self._replayed, full = not self._step.separate, captured, captured.full
@@ -210,7 +208,7 @@ class Graphs:
         )
         labels = label.expand(shape.examples, *label.shape).numpy()
         batch = collate(table, labels, np.arange(shape.examples), weight=0.0)
-        captured.load(filled(batch, shape, self._step.classifier.pad_id))
+        captured.load(batch, self._step.classifier.pad_id)
         return captured
 
 

@@ -58,7 +58,7 @@ class Member:
     @property
     def only_head(self) -> bool:
         """Whether it trains nothing but its head."""
-        return self.bottom is not None and self.bottom.whole
+        return all(name.startswith(_heads(self)) for name in self.trained)
 
 
 def why_apart(members: Sequence[Member], hardware: Hardware) -> str | None:
@@ -77,7 +77,7 @@ def why_unlike(members: Sequence[Member]) -> str | None:
             return f"{name} differs"
     if len({frozenset(_beside(member)) for member in members}) > 1:
         return "what is trained beside updates differs"
-    if len({member.bottom is None for member in members}) > 1:
+    if len({member.only_head for member in members}) > 1:
         return "some train above an encoder that runs once"
     return None
 
@@ -101,9 +101,11 @@ def why_alone(member: Member) -> str | None:
     """Why this one trains in no cohort, whatever the others; None where it can."""
     if member.rates:
         return "parts of a model have rates of their own"
-    if member.bottom is not None and not member.bottom.whole:
+    if member.only_head:
+        return None
+    if member.bottom is not None:
         return "its frozen bottom runs once"
-    elsewhere = None if member.only_head else _trained_elsewhere(member)
+    elsewhere = _trained_elsewhere(member)
     return None if elsewhere is None else f"{elsewhere} is trained"
 
 

@@ -67,11 +67,16 @@ class Stacks:
             self.decayed[stack.place] = float(stack.decays)
 
     def gather(self) -> None:
-        """Bring all gradients into their memory, and drop them where autograd left them."""
-        found = [stack.leaf.grad for stack in self.stacks if stack.leaf.grad is not None]
-        torch._foreach_copy_([stack.gradient for stack in self.stacks], found)
+        """Bring all gradients into their memory where they are not there yet, and drop them where autograd has them."""
+        into, found = list[Tensor](), list[Tensor]()
         for stack in self.stacks:
-            stack.leaf.grad = None
+            grad, stack.leaf.grad = stack.leaf.grad, None
+            assert grad is not None
+            if grad is not stack.gradient:
+                into.append(stack.gradient)
+                found.append(grad)
+        if into:
+            torch._foreach_copy_(into, found)
 
     def restore(self) -> None:
         """Give each member's parameters memory of their own again."""
@@ -110,14 +115,52 @@ def _linear(layer: nn.Module, stacked: dict[str, Stack]) -> Callable[[Tensor], T
     weight, bias = stacked["weight"], stacked.get("bias")
 
     def forward(x: Tensor) -> Tensor:
-        members = len(weight.leaf)
-        rows = x.reshape(members, -1, x.shape[-1])
-        y = torch.bmm(rows, weight.leaf.transpose(1, 2))
-        if bias is not None:
-            y = y + bias.leaf.unsqueeze(1)
+        rows = x.reshape(len(weight.leaf), -1, x.shape[-1])
+        leaves = (weight.leaf,) if bias is None else (weight.leaf, bias.leaf)
+        y: Tensor = _Products.apply(rows, weight, bias, *leaves)  # type: ignore[no-untyped-call]  # torch's own
         return y.view(*x.shape[:-1], y.shape[-1])
 
     return forward
+
+
+class _Products(torch.autograd.Function):
+    """Each member's rows by its own linear layer, in the precision that autocast asks for; gradients of weights and
+    biases go straight into their memory, in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Stack, bias: Stack | None, *leaves: Tensor) -> Tensor:
+        """(K, B, I) to (K, B, O)."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        x, each = x.to(dtype), leaves[0].to(dtype)
+        ctx.save_for_backward(x, each)
+        ctx.stacks, ctx.wanted = (weight, bias), ctx.needs_input_grad[0]
+        if bias is None:
+            return torch.bmm(x, each.transpose(1, 2))
+        return torch.baddbmm(leaves[1].to(dtype).unsqueeze(1), x, each.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Autograd is given those of `x` alone."""
+        x, each = ctx.saved_tensors
+        weight, bias = ctx.stacks
+        grad = gradients[0].to(x.dtype)
+        _products32(grad.transpose(1, 2), x, weight.gradient)
+        weight.leaf.grad = weight.gradient
+        if bias is not None:
+            torch.sum(grad, 1, dtype=torch.float32, out=bias.gradient)
+            bias.leaf.grad = bias.gradient
+        return (torch.bmm(grad, each) if ctx.wanted else None), None, None, *[None for one in ctx.stacks if one]
+
+
+def _products32(a: Tensor, b: Tensor, into: Tensor) -> None:
+    """Each member's a·b, (K, P, B) by (K, B, Q), into (K, P, Q) in fp32."""
+    if a.dtype == torch.float32:
+        torch.bmm(a, b, out=into)
+    elif a.is_cuda:
+        torch.bmm(a, b, out_dtype=torch.float32, out=into)
+    else:
+        into.copy_(torch.bmm(a, b))
 
 
 def _normed(layer: Any, stacked: dict[str, Stack]) -> Callable[[Tensor], Tensor]:

@@ -190,7 +190,7 @@ def predict_cohort(
 def ranks_of(members: Sequence[Member]) -> dict[str, int]:
     """The largest rank of each adapted layer, by its name."""
     ranks: dict[str, int] = {}
-    for member in members:
+    for member in members if any(not member.only_head for member in members) else ():
         for name, module in member.classifier.model.named_modules():
             ranks[name] = max(ranks.get(name, 0), rank_of(module))
     return {name: rank for name, rank in ranks.items() if rank}
