@@ -6,7 +6,8 @@
 
 Sixteen LoRA members on query and value, of mixed rank, rate and seed, on the texts of benchmarks/workloads.py. Solo
 runs are measured once for each rank, and count as often as the cohort has it; Hugging Face's Trainer with PEFT is the
-tuned contender of benchmarks/engine.py, in a process of its own, at rank 8. Models have random weights.
+tuned contender of benchmarks/engine.py, as it is and compiled, each in a process of its own, at rank 8. Models have
+random weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ from loratory.setup import Setup, prepare
 from loratory.spec import HardwareSpec
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
+
+RIVALS = ("tuned", "compiled")
+"""Contenders of benchmarks/engine.py."""
 
 
 @dataclass
@@ -70,7 +74,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, help="measure so many heads alone, in place of LoRA members")
     parser.add_argument("--epochs", type=int, default=3, help="of the probes")
     parser.add_argument("--texts", type=int, default=8192, help="that the probes are trained on")
-    parser.add_argument("--rival", action="store_true", help="measure Trainer with PEFT, too")
+    parser.add_argument("--rival", action="store_true", help="measure Trainer with PEFT, too; on CUDA compiled, too")
     parser.add_argument("--dataset", default="hutto:movies", help="where the texts come from")
     parser.add_argument("--output", type=Path, help="a JSON file with all that was measured")
     options = parser.parse_args()
@@ -101,23 +105,24 @@ def measure(workload: str, model: str, work: Path, workers: Workers, options: ar
     write_texts(data, workload, dataset=options.dataset, count=(warmup + steps) * options.batch_size)
     ranks = [options.rank] * options.members if options.rank else list(islice(cycle(RANKS), options.members))
     job = Job("tuned", "lora", workload, model, str(data), options.device, options.batch_size, warmup, steps, {})
-    rival = workers.measure(job) if options.rival else None
+    named = [name for name in RIVALS if name == "tuned" or options.device == "cuda"] if options.rival else []
+    rivals = {name: workers.measure(replace(job, contender=name)) for name in named}
     hardware = Hardware.of(HardwareSpec(device=options.device))
     solo = {rank: alone(prepared(job, rank, 0, hardware), job) for rank in sorted(set(ranks))}
     joint = together([prepared(job, rank, seed, hardware) for seed, rank in enumerate(ranks)], job)
     examples = steps * options.batch_size
     one_by_one = sum(solo[rank].seconds * count for rank, count in Counter(ranks).items())
-    trainer = None if rival is None else rival.get("seconds")
+    trainers = {name: one.get("seconds") for name, one in rivals.items()}
     return {
         "workload": workload,
         "ranks": ranks,
         "steps": steps,
-        "rival": rival,
+        "rivals": rivals,
         "solo": {rank: [one.seconds, one.peak] for rank, one in solo.items()},
-        "rival_examples_per_second": None if trainer is None else examples / trainer,
+        "rival_examples_per_second": {name: examples / taken for name, taken in trainers.items() if taken},
         "solo_examples_per_second": examples * len(ranks) / one_by_one,
         "cohort_examples_per_second": examples * len(ranks) / joint.seconds,
-        "over_rival": None if trainer is None else trainer * len(ranks) / joint.seconds,
+        "over_rival": {name: taken * len(ranks) / joint.seconds for name, taken in trainers.items() if taken},
         "over_solo": one_by_one / joint.seconds,
         "solo_peak": max(one.peak for one in solo.values()),
         "cohort_peak": joint.peak,
@@ -145,10 +150,17 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
         own = {"seed": number, "lr": rate, "weight_decay": 0.01 * (number % 3), "epochs": options.epochs}
         return prepare(spec_from_flags({**flags_of(job), "method": "head", **own}), hardware, inputs, beside=beside)
 
+    loads = []
     for _ in range(2):
         first = made(0)
-        one = alone(made(0, first), job)
-        many = together([first, *(made(number, first) for number in range(1, options.probes))], job)
+        begin = time.perf_counter()
+        setups = [made(0, first)]
+        loads = [time.perf_counter() - begin]
+        one = alone(setups.pop(), job)
+        begin = time.perf_counter()
+        setups = [first, *(made(number, first) for number in range(1, options.probes))]
+        loads.append((time.perf_counter() - begin) * options.probes / (options.probes - 1))
+        many = together(setups, job)
     return {
         "workload": workload,
         "probes": options.probes,
@@ -157,6 +169,8 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
         "over_one": many.whole / one.whole,
         "one_peak": one.peak,
         "many_peak": many.peak,
+        "one_load_seconds": loads[0],
+        "many_load_seconds": loads[1],
         "one_phases": one.phases,
         "many_phases": many.phases,
         "one_engine": one.engine,
@@ -166,11 +180,15 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
 
 def probes_table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
-    lines = ["| texts | heads | one | all | all over one | peak: one | all |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| texts | heads | one | all | all over one | peak: one | all | before that, to load: one | all |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
         times = [units.duration(row[key]) for key in ("one_seconds", "many_seconds")]
         peaks = [units.memory(row[key]) for key in ("one_peak", "many_peak")]
-        cells = [row["workload"], str(row["probes"]), *times, f"{row['over_one']:.2f}×", *peaks]
+        loads = [units.duration(row[key]) for key in ("one_load_seconds", "many_load_seconds")]
+        cells = [row["workload"], str(row["probes"]), *times, f"{row['over_one']:.2f}×", *peaks, *loads]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -253,18 +271,18 @@ def share(setups: list[Setup]) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
     lines = [
-        "| texts | examples/s: Trainer + PEFT, tuned | solo runs | cohort | over Trainer | over solo | peak: solo "
-        "| cohort | over solo |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| texts | examples/s: Trainer + PEFT, tuned | compiled | solo runs | cohort | over Trainer | over compiled "
+        "| over solo | peak: solo | cohort | over solo |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        rival, over = row["rival_examples_per_second"], row["over_rival"]
+        rates, overs = row["rival_examples_per_second"], row["over_rival"]
         cells = [
             row["workload"],
-            "–" if rival is None else f"{rival:,.0f}",
+            *(f"{rates[name]:,.0f}" if name in rates else "–" for name in RIVALS),
             f"{row['solo_examples_per_second']:,.0f}",
             f"{row['cohort_examples_per_second']:,.0f}",
-            "–" if over is None else f"{over:.1f}×",
+            *(f"{overs[name]:.1f}×" if name in overs else "–" for name in RIVALS),
             f"{row['over_solo']:.2f}×",
             units.memory(row["solo_peak"]),
             units.memory(row["cohort_peak"]),
