@@ -6,8 +6,7 @@
 
 Sixteen LoRA members on query and value, of mixed rank, rate and seed, on the texts of benchmarks/workloads.py. Solo
 runs are measured once for each rank, and count as often as the cohort has it; Hugging Face's Trainer with PEFT is the
-tuned contender of benchmarks/engine.py, as it is and compiled, each in a process of its own, at rank 8. Models have
-random weights.
+tuned contender of benchmarks/engine.py, as it is and compiled, each in a process of its own, at rank 8.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 from engine import STEPS, Workers
-from workloads import Clock, Job, model_directory, write_texts
+from workloads import RANDOM, Clock, Job, model_directory, write_texts
 
 from loratory import units
 from loratory.engine.cohort import fit_cohort
@@ -63,7 +62,9 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", default="roberta-base", help="roberta-base, minilm-shape or tiny: random weights")
+    parser.add_argument(
+        "--model", default="roberta-base", help="roberta-base, minilm-shape or tiny (random weights), or a directory"
+    )
     parser.add_argument("--tokenizer", default="minilm")
     parser.add_argument("--workloads", default="short,long")
     parser.add_argument("--members", type=int, default=16)
@@ -93,7 +94,8 @@ def main() -> None:
     if options.output is not None:
         options.output.write_text(json.dumps({"environment": environment, "model": options.model, "rows": rows}))
     members = options.probes or options.members
-    print(f"{options.model}, random weights, {environment['device']}, {members} members\n")
+    weights = f"{'random' if options.model in RANDOM else 'pretrained'} weights"
+    print(f"{options.model}, {weights}, {environment['device']}, {members} members\n")
     print(table(rows) if options.probes is None else probes_table(rows))
 
 
