@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from loratory.data import Labelled
 from loratory.engine import draws, members
@@ -18,9 +18,10 @@ from loratory.engine.cohort import fit_cohort
 from loratory.engine.course import Ended
 from loratory.engine.fit import FitResult, fit
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import Member, why_apart, why_none
+from loratory.engine.member_steps import Member, MemberSteps, why_apart, why_none
 from loratory.engine.meter import Meter
 from loratory.engine.predict import predict
+from loratory.engine.step import Step
 from loratory.engine.together import predict_cohort
 from loratory.errors import DivergedError
 from loratory.methods import TrainableModel, method_named, method_settings
@@ -283,13 +284,22 @@ def test_dropout_of_stock_layers_is_drawn_for_all_on_cuda(model_directory: Any) 
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs a CPU: kernels draw their own masks")
-def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        [
+            ({"rank": 2, "lora_dropout": 0.3}, {"lr": 1e-3, "seed": 0}),
+            ({"rank": 4}, {"lr": 1e-3, "seed": 1}),
+            ({"rank": 8, "lora_dropout": 0.3, "targets": "all-linear"}, {"lr": 1e-3, "seed": 2}),
+        ],
+        [({"name": "head"}, {"lr": 1e-3, "seed": seed}) for seed in range(3)],
+    ],
+    ids=["lora", "head"],
+)
+def test_gradients_under_given_masks(
+    mixed: Any, tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = labelled(LENGTHS[:4])
-    mixed: Any = [
-        ({"rank": 2, "lora_dropout": 0.3}, {"lr": 1e-3, "seed": 0}),
-        ({"rank": 4}, {"lr": 1e-3, "seed": 1}),
-        ({"rank": 8, "lora_dropout": 0.3, "targets": "all-linear"}, {"lr": 1e-3, "seed": 2}),
-    ]
     drawn = torch.rand(512, 512, generator=torch.Generator().manual_seed(0))
 
     def mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
@@ -298,9 +308,40 @@ def test_gradients_under_given_masks(tiny_bert: Any, labelled: Any, monkeypatch:
 
     for module in (draws, members):
         monkeypatch.setattr(module, "mask", mask)
+    expected, found = list[dict[str, Tensor]](), list[list[dict[str, Tensor]]]()
+    step, steps = Step.update, MemberSteps.update
+
+    def update(self: Step) -> None:
+        expected.append({name: one.grad.clone() for name, one in self.free.items() if one.grad is not None})
+        step(self)
+
+    def update_all(self: MemberSteps) -> None:
+        steps(self)
+        places = {one: (stack, member) for stack in self.stacks.stacks for member, one in enumerate(stack.parameters)}
+        found.append([])
+        for classifier, _ in joint:
+            found[-1].append({})
+            for name, parameter in classifier.model.named_parameters():
+                if parameter in places:
+                    stack, member = places[parameter]
+                    own = stack.gradient[member][tuple(map(slice, parameter.shape))]
+                    found[-1][-1][name] = own.clone()
+                    assert stack.gradient[member].count_nonzero() == own.count_nonzero(), "filler has none"
+
+    monkeypatch.setattr(Step, "update", update)
+    monkeypatch.setattr(MemberSteps, "update", update_all)
     solo, joint = models(tiny_bert, mixed, 0.3), models(tiny_bert, mixed, 0.3)
-    same(alone(solo, data, mixed, epochs=1), together(joint, data, mixed, epochs=1), apart=1e-6)
-    alike(solo, joint, apart=1e-5)
+    for made in (solo, joint):  # B begins as zeros, and A's gradients would be zeros too
+        for name, one in (pair for classifier, _ in made for pair in classifier.model.named_parameters()):
+            if "lora_B" in name:
+                nn.init.normal_(one, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    without = {"max_grad_norm": 0.0, "epochs": 1}  # gradients as they are
+    same(alone(solo, data, mixed, **without), together(joint, data, mixed, **without), apart=1e-6)
+    for one, other in zip(expected, found[0], strict=True):
+        assert one.keys() == other.keys()
+        for name, gradient in one.items():
+            assert torch.allclose(gradient, other[name], atol=1e-5, rtol=0), name
+            assert name.endswith(UNSEEN) or gradient.abs().max() > 1e-3, name
 
 
 def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +365,23 @@ def test_probes_share_one_pass_of_the_encoder(tiny_bert: Any, labelled: Any, mon
     for (one, _), logits in zip(solo, found, strict=True):
         for part, texts in parts.items():
             assert torch.allclose(predict(one, texts, hardware=HARDWARE), logits[part], atol=1e-4)
+
+
+def test_the_encoder_below_heads_is_deterministic_where_all_must_be(
+    tiny_bert: Any, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "HARDWARE", replace(HARDWARE, deterministic=True))
+    mixed: Any = [({"name": "head"}, {"lr": 0.01, "seed": seed}) for seed in range(2)]
+    encode, seen = Classifier.encode, list[bool]()
+
+    def watched(self: Classifier, batch: Any) -> Tensor:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return encode(self, batch)
+
+    monkeypatch.setattr(Classifier, "encode", watched)
+    together(models(tiny_bert, mixed), labelled(LENGTHS), mixed, epochs=1)
+    assert seen
+    assert all(seen)
 
 
 @pytest.mark.parametrize(

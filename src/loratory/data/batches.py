@@ -225,7 +225,7 @@ def filler(batch: Batch, shape: Shape, pad_id: int) -> Mapping[str, torch.Tensor
     )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)  # batches of heads are all alike; others seldom are
 def _filler(
     tokens: int,
     missing: int,

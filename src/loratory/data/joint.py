@@ -32,7 +32,7 @@ class Joint(Labelled):
         if self._even:
             steps = (orders.epochs - since + 1) * -(-orders.n // cut.size)
             return np.full((steps, len(orders.seeds)), cut.size * self.tokens.lengths[0])
-        return np.concatenate([self._sizes(order, cut) for order in orders[since - 1 :]])
+        return np.concatenate([self._sizes(orders[place], cut) for place in range(since - 1, orders.epochs)])
 
     def _sizes(self, order: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
         lengths = self.tokens.lengths[order]

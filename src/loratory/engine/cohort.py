@@ -77,7 +77,7 @@ def fit_cohort(
     if (why := why_apart(members, hardware)) is not None:
         raise ValueError(why)
     parts = {"train": data, **({"validation": validation} if validation is not None else {})}
-    with above(members, parts, hardware, meter.of_part) as (inner, places, said):
+    with hardware.deterministically(), above(members, parts, hardware, meter.of_part) as (inner, places, said):
         meter.clock.bottom = meter.seconds["train"]
         data, validation = places["train"], places.get("validation")
         ended, engine = _fitted(members, inner, data, validation, hardware, meter, on_step)
@@ -168,11 +168,11 @@ def _ready(
     cut = Cut(spec.batch_size, class_weights=weights)
     seeds = tuple(member.seed for member in members)
     orders = JointOrders(len(data.labels), seeds, max(member.spec.last_epoch for member in members))
-    sizes = joint.sizes(orders, cut, since=epoch)  # (steps, K)
+    with meter.phase("setup"):
+        sizes = joint.sizes(orders, cut, since=epoch)  # (steps, K)
     longest = [int(one.tokens.lengths.max()) for one in (data, validation) if one is not None]
     most = max(*longest, int(sizes.max()))
     with ExitStack() as stack:
-        stack.enter_context(hardware.deterministically())
         one = stack.enter_context(joined(members, inner, ranks, most, hardware, streams))
         with meter.phase("setup"):
             stack.enter_context(quicken(host.model, one.quick.draws, host.family.blocks(host.model)))

@@ -89,9 +89,8 @@ class Steps:
         Raises:
             DivergedError: the loss is not a finite number.
         """
-        order, meter = self.orders[number - 1], self.meter
+        meter = self.meter
         size = self.cut.size * self.cut.processes  # of a step, all processes together
-        total = len(self.orders) * math.ceil(len(order) / size)
         set_training(self.classifier.model, self.bottom)
         self._begin(number)
         if seen == 0:
@@ -99,6 +98,8 @@ class Steps:
         clock = meter.clock
         with meter.phase("train"), clock.running():
             clock.begin("data")
+            order = self.orders[number - 1]
+            total = len(self.orders) * math.ceil(len(order) / size)
             for parts in self.data.steps(order[seen:], self.cut):
                 rows = self.step(parts)
                 clock.begin("launching")

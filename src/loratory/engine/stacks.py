@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,17 @@ class Stack:
     def size(self) -> int:
         """Numbers of one member's."""
         return int(torch.Size(self.shape).numel())
+
+    @contextmanager
+    def gathering(self) -> Iterator[Tensor]:
+        """Memory (K, …) for a gradient: its own, or where one stands there already, some that is added to that."""
+        first = self.leaf.grad is None
+        into = self.gradient if first else torch.empty_like(self.gradient)
+        yield into
+        if first:
+            self.leaf.grad = self.gradient
+        else:
+            self.gradient += into
 
 
 class Stacks:
@@ -145,11 +157,11 @@ class _Products(torch.autograd.Function):
         x, each = ctx.saved_tensors
         weight, bias = ctx.stacks
         grad = gradients[0].to(x.dtype)
-        _products32(grad.transpose(1, 2), x, weight.gradient)
-        weight.leaf.grad = weight.gradient
+        with weight.gathering() as into:
+            _products32(grad.transpose(1, 2), x, into)
         if bias is not None:
-            torch.sum(grad, 1, dtype=torch.float32, out=bias.gradient)
-            bias.leaf.grad = bias.gradient
+            with bias.gathering() as into:
+                torch.sum(grad, 1, dtype=torch.float32, out=into)
         return (torch.bmm(grad, each) if ctx.wanted else None), None, None, *[None for one in ctx.stacks if one]
 
 

@@ -161,12 +161,14 @@ def above(
         yield None, dict(parts), {}
         return
     with ExitStack() as stack:
-        with quickened(host.model, hardware) as quick:
+        with ExitStack() as own:
+            with counted(next(iter(parts))):
+                quick = own.enter_context(quickened(host.model, hardware))
             inner, places, said = stack.enter_context(
                 resumed(host, members[0].bottom, parts, hardware, counted=counted)
             )
-            own = quick.count(host.family.blocks(host.model))
-        yield inner, places, {"frozen_bottom": said, "own_layers": own}
+            layers = quick.count(host.family.blocks(host.model))
+        yield inner, places, {"frozen_bottom": said, "own_layers": layers}
 
 
 def predict_cohort(
