@@ -6,7 +6,8 @@
 Each way is the command `loratory study run` in a process of its own, timed from its start to its end, Python's and the
 libraries' start included; data and tokens are there before, as a first run that is not timed leaves them. Hugging
 Face's Trainer with PEFT, tuned, is measured on the steps of one of the study's runs (rank 8); its time for the study is
-its rate times the examples of all runs, without set-up, evaluation and saving, which it would need too.
+its rate times the examples of all runs, in one process and not compiled, without set-up, evaluation and saving, which
+it would need too.
 """
 
 from __future__ import annotations
