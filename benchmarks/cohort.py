@@ -188,7 +188,7 @@ def probes_table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         times = [units.duration(row[key]) for key in ("one_seconds", "many_seconds")]
-        peaks = [units.memory(row[key]) for key in ("one_peak", "many_peak")]
+        peaks = [units.memory(row[key]) if row[key] else "–" for key in ("one_peak", "many_peak")]
         loads = [units.duration(row[key]) for key in ("one_load_seconds", "many_load_seconds")]
         cells = [row["workload"], str(row["probes"]), *times, f"{row['over_one']:.2f}×", *peaks, *loads]
         lines.append(f"| {' | '.join(cells)} |")
@@ -286,9 +286,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['cohort_examples_per_second']:,.0f}",
             *(f"{overs[name]:.1f}×" if name in overs else "–" for name in RIVALS),
             f"{row['over_solo']:.2f}×",
-            units.memory(row["solo_peak"]),
-            units.memory(row["cohort_peak"]),
-            f"{row['cohort_peak'] / max(1, row['solo_peak']):.1f}×",
+            *(units.memory(row[key]) if row[key] else "–" for key in ("solo_peak", "cohort_peak")),
+            f"{row['cohort_peak'] / row['solo_peak']:.1f}×" if row["solo_peak"] else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ cohort it trained. No state is kept on the way: a run that is interrupted begins
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from loratory.spec import RunSpec, TrainingSpec
 from loratory.store.directory import claim, commit, read_run, staging
 from loratory.store.record import Place, RunRecord
 from loratory.written import better_of, epoch_scores, written
+
+log = logging.getLogger("loratory")
 
 SECONDS = 0.5
 """For how long steps are made alone, about, to know what such a run takes by itself."""
@@ -189,9 +192,10 @@ def _trained(
 
     def on_step(progress: Progress) -> None:
         if interruption.number is not None:
-            raise Interrupted(interruption.number, "and those that trained at once begin anew")
+            raise Interrupted(interruption.number, "in a cohort, whose runs begin anew with the same command")
 
     tokens, hardware = first.tokens, first.hardware
+    log.info("%d runs train at once, from %s on", len(setups), run_id(first.spec, first.fingerprint))
     meter.start_memory()
     with interruption.awaited():
         ended, engine = fit_cohort(

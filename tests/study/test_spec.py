@@ -184,7 +184,8 @@ WRONG = {
     ),
     "flag of train": (
         with_line("rank: [1, 8]", "batch_size: 8"),
-        "line 7: 'batch_size' is not a setting of lora; it is the same for all: train: {batch_size: 8}",
+        "line 7: 'batch_size' is not a setting of lora; it is the same for all runs of a study, one value: train: "
+        "{batch_size: 8}",
     ),
     "data in a method": (with_line("rank: [1, 8]", "dataset: x"), "not a setting of lora; data sets stand in data"),
     "wrong setting": (with_line("[1, 8]", "[1, 0]"), "line 7: rank 0: input should be greater than or equal to 1"),

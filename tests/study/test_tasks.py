@@ -160,7 +160,7 @@ def test_a_signal_ends_it_and_the_next_time_goes_on(
         return fit_cohort(members, *given, on_step=on_step, **more)
 
     monkeypatch.setattr(cohorts, "fit_cohort", told)
-    with pytest.raises(KeyboardInterrupt, match="terminated and those that trained at once begin anew"):
+    with pytest.raises(KeyboardInterrupt, match="terminated in a cohort, whose runs begin anew with the same command"):
         carry_out_task(task, Inputs())
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
     sizes = trained(monkeypatch)
@@ -230,6 +230,42 @@ def test_those_that_share_a_base_are_gathered(tiny_bert: Path, tiny_csv: Path, t
         method = jobs[0].spec.method.model_copy(update=changed)
         other = dataclasses.replace(jobs[0], spec=jobs[0].spec.model_copy(update={"method": method}))
         assert gathered([other, jobs[1]], Cohorts(16), 1) == [other]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "slots", "parts"), [(9, 8, 1, [5, 4]), (17, 16, 1, [9, 8]), (6, 4, 2, [3, 3])]
+)
+def test_cohorts_are_even(
+    count: int, most: int, slots: int, parts: list[int], tiny_bert: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    job = jobs_of(tiny_bert, tiny_csv, tmp_path)[0]
+    waiting, found = [job] * count, list[int]()
+    while waiting:
+        found.append(len(gathered(waiting, Cohorts(most), slots if not found else 1)))
+        del waiting[: found[-1]]
+    assert found == parts
+
+
+def test_one_that_is_alone_says_why_where_cohorts_were_asked_for(
+    tiny_bert: Path, tiny_csv: Path, tmp_path: Path
+) -> None:
+    jobs, asked = jobs_of(tiny_bert, tiny_csv, tmp_path), Cohorts(16, finals=True)
+
+    def changed(job: Job, part: str, **settings: Any) -> Job:
+        given = getattr(job.spec, part).model_copy(update=settings)
+        return dataclasses.replace(job, spec=job.spec.model_copy(update={part: given}))
+
+    for job, why in (
+        (jobs[0], "no other run was left that shares base and settings with it"),
+        (changed(jobs[0], "method", dora="on"), "lora, as it is set, does not train beside others on one base"),
+        (changed(jobs[0], "training", attention_dropout=0.1), "attention's dropout would be drawn for all at once"),
+        (changed(jobs[0], "training", quantize="int8"), "its base is held in fewer bits"),
+    ):
+        others = [] if job is jobs[0] else jobs[1:]
+        ((alone,), (unasked,)) = (gathered([job, *others], which, 1) for which in (asked, Cohorts(16)))
+        assert (alone.id, alone.place.apart) == (job.id, why)
+        assert unasked == job
+        assert gathered([alone, *jobs[1:]], asked, 1) == [alone]
 
 
 def test_the_base_must_be_the_same(tiny_bert: Path, tiny_csv: Path, tmp_path: Path, model_directory: Any) -> None:

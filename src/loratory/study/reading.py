@@ -203,7 +203,10 @@ def _hint(key: str, value: Any, known: set[str]) -> str:
         return f"it belongs to {', '.join(owners)}"
     if flag in ELSEWHERE:
         return ELSEWHERE[flag]
-    return nearest(key, known) if group_of(flag) is None else f"it is the same for all: train: {{{flag}: {value}}}"
+    if group_of(flag) is None:
+        return nearest(key, known)
+    one = value[0] if isinstance(value, list) and value else value
+    return f"it is the same for all runs of a study, one value: train: {{{flag}: {one}}}"
 
 
 def _values(found: Document, path: Keys, method: str, value: Any) -> list[Any]:

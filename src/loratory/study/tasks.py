@@ -111,27 +111,39 @@ class Done:
 
 
 def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
-    """The first of the waiting runs, and those that can be trained at once with it; fewer than there could be where
-    other slots would be left without any.
+    """The first of the waiting runs, and those that can be trained at once with it: of all like it an even part, that
+    leaves none over alone; fewer than there could be where other slots would be left without any. Where cohorts were
+    asked for, one that is alone says why.
     """
     first = waiting[0]
-    shared = _shared(first, cohorts)
-    if shared is None:
+    if cohorts.most < 2 or first.place.apart is not None or (first.place.stage == "final" and not cohorts.finals):
         return [first]
-    like = [job for job in waiting if _shared(job, cohorts) == shared]
-    return like[: max(1, min(cohorts.most, -(-len(like) // slots)))]
+    if (why := _why_none(first)) is None:
+        shared = _shared(first)
+        like = [job for job in waiting if job.place.apart is None and _why_none(job) is None and _shared(job) == shared]
+        most = max(1, min(cohorts.most, -(-len(like) // slots)))
+        even = -(-len(like) // -(-len(like) // most))
+        if even > 1:
+            return like[:even]
+        why = "no other run was left that shares base and settings with it"
+    return [replace(first, place=replace(first.place, apart=why)) if cohorts.finals else first]
 
 
-def _shared(job: Job, cohorts: Cohorts) -> Hashable | None:
-    """What runs of one cohort have in common; None of one that shares its base with none."""
-    spec, training = job.spec, job.spec.training
-    if cohorts.most < 2 or job.place.apart is not None or (job.place.stage == "final" and not cohorts.finals):
-        return None
-    if training.quantize != "off" or (common := in_common(method_named(spec.method.name), spec.method)) is None:
-        return None
-    if training.attention_dropout > 0:  # drawn for all at once, where others are each run's own
-        return None
-    settings = tuple(getattr(training, name) for name in COMMON)
+def _why_none(job: Job) -> str | None:
+    """Why a run shares its base with none; None where it can."""
+    method, training = job.spec.method, job.spec.training
+    if training.quantize != "off":
+        return "its base is held in fewer bits"
+    if in_common(method_named(method.name), method) is None:
+        return f"{method.name}, as it is set, does not train beside others on one base"
+    return "attention's dropout would be drawn for all at once" if training.attention_dropout > 0 else None
+
+
+def _shared(job: Job) -> Hashable:
+    """What runs of one cohort have in common."""
+    spec = job.spec
+    common = in_common(method_named(spec.method.name), spec.method)
+    settings = tuple(getattr(spec.training, name) for name in COMMON)
     return spec.model, spec.data, spec.hardware, spec.method.name, common, settings, job.place.stage
 
 
