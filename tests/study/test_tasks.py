@@ -21,6 +21,7 @@ from loratory.errors import StorageError
 from loratory.inputs import Inputs
 from loratory.store.directory import read_run
 from loratory.store.record import Place
+from loratory.study.jobs import Job
 from loratory.study.tasks import Cohorts, Task, carry_out_task, gathered
 
 
@@ -259,7 +260,7 @@ def test_one_that_is_alone_says_why_where_cohorts_were_asked_for(
         (jobs[0], "no other run was left that shares base and settings with it"),
         (changed(jobs[0], "method", dora="on"), "lora, as it is set, does not train beside others on one base"),
         (changed(jobs[0], "training", attention_dropout=0.1), "attention's dropout would be drawn for all at once"),
-        (changed(jobs[0], "training", quantize="int8"), "its base is held in fewer bits"),
+        (changed(jobs[0], "training", quantize="8bit"), "its base is held in fewer bits"),
     ):
         others = [] if job is jobs[0] else jobs[1:]
         ((alone,), (unasked,)) = (gathered([job, *others], which, 1) for which in (asked, Cohorts(16)))
