@@ -283,8 +283,11 @@ class Orders(Sequence["NDArray[np.int64]"]):
         return epoch_order(self.n, self.seed, epochs)
 
 
-def collate(table: TokenTable, labels: Targets, indices: ArrayLike, *, weight: float = 1.0) -> Batch:
-    """The batch of the sequences `indices` (B,) of `table`, with their entries of `labels` (N,), each of `weight`.
+def collate(
+    table: TokenTable, labels: Targets, indices: ArrayLike, *, weight: float | NDArray[np.float32] = 1.0
+) -> Batch:
+    """The batch of the sequences `indices` (B,) of `table`, with their entries of `labels` (N,), each of `weight`, or
+    of its own of these (B,).
 
     Raises:
         IndexError: an index is not in 0..N-1.
@@ -293,19 +296,24 @@ def collate(table: TokenTable, labels: Targets, indices: ArrayLike, *, weight: f
 
     chosen = np.asarray(indices, dtype=np.int64)
     starts = table.offsets[chosen]
-    lengths = table.offsets[chosen + 1] - starts
-    cu_seqlens = np.zeros(len(chosen) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=cu_seqlens[1:])
-    position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
-    tokens = position_ids + np.repeat(starts, lengths)
+    if table.single:
+        longest, tokens = min(1, len(chosen)), starts
+        cu_seqlens, position_ids = np.arange(len(chosen) + 1, dtype=np.int32), np.zeros(len(chosen), np.int64)
+    else:
+        lengths = table.offsets[chosen + 1] - starts
+        longest = int(lengths.max(initial=0))
+        cu_seqlens = np.zeros(len(chosen) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=cu_seqlens[1:])
+        position_ids = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)  # (T,)
+        tokens = position_ids + np.repeat(starts, lengths)
     types = None if table.types is None else torch.from_numpy(table.types[tokens].astype(np.int64))
     return Batch(
         input_ids=torch.from_numpy(table.ids[tokens].astype(np.int64)),
         position_ids=torch.from_numpy(position_ids),
         cu_seqlens=torch.from_numpy(cu_seqlens),
-        max_seqlen=int(lengths.max(initial=0)),
+        max_seqlen=longest,
         labels=torch.from_numpy(labels[chosen]),
-        weights=torch.full((len(chosen),), weight),
+        weights=torch.full((len(chosen),), weight) if isinstance(weight, float) else torch.from_numpy(weight),
         token_type_ids=types,
     )
 

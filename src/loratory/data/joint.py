@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,14 @@ class Joint(Labelled):
     def steps(self, order: NDArray[np.int64], cut: Cut) -> Iterator[list[Batch]]:
         """As of :class:`Labelled`. Each member has `cut.size` examples in every step: where fewer are left, its
         shortest one fills up, of weight 0."""
-        import torch
-
         for chosen, weights in self._joint(order, cut):
-            batch = collate(self.tokens, self.labels, chosen.ravel())
-            yield [replace(batch, weights=torch.from_numpy(weights.ravel()))]
+            yield [collate(self.tokens, self.labels, chosen.ravel(), weight=weights.ravel())]
 
     def sizes(self, orders: JointOrders, cut: Cut, *, since: int = 1) -> NDArray[np.int64]:
         """(steps, K) the tokens that each member has in each step from the epoch `since` on."""
-        if self._even:
+        if self.tokens.single:
             steps = (orders.epochs - since + 1) * -(-orders.n // cut.size)
-            return np.full((steps, len(orders.seeds)), cut.size * self.tokens.lengths[0])
+            return np.full((steps, len(orders.seeds)), cut.size)
         return np.concatenate([self._sizes(orders[place], cut) for place in range(since - 1, orders.epochs)])
 
     def _sizes(self, order: NDArray[np.int64], cut: Cut) -> NDArray[np.int64]:
@@ -41,23 +37,17 @@ class Joint(Labelled):
         sizes[-1] += -len(order) % cut.size * lengths[begins[-1] :].min(axis=0)  # what fills up the last step
         return sizes
 
-    @cached_property
-    def _even(self) -> bool:
-        """Whether all texts are equally long, such as the rows that a frozen encoder left of each."""
-        return bool(self.tokens.lengths.min() == self.tokens.lengths.max())
-
     def _joint(self, order: NDArray[np.int64], cut: Cut) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each step, the examples (K, B), of each member the longest first, and what each weighs (K, B)."""
         lengths = self.tokens.lengths
         for start in range(0, len(order), cut.size):
             chosen = order[start : start + cut.size].T
-            if not self._even:
+            if not self.tokens.single:
                 chosen = np.take_along_axis(chosen, np.argsort(-lengths[chosen], axis=1, kind="stable"), axis=1)
-            weights = np.ones(chosen.shape, np.float32)
+            weights = np.full(chosen.shape, 1 / chosen.shape[1], np.float32)
             if cut.class_weights is not None:
-                weights /= np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
-            else:
-                weights /= chosen.shape[1]
+                counted = np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
+                weights = np.ones_like(weights) / counted
             if missing := cut.size - chosen.shape[1]:
                 chosen, weights = (
                     np.pad(chosen, ((0, 0), (0, missing)), "edge"),
@@ -84,4 +74,4 @@ class JointOrders(Sequence["NDArray[np.int64]"]):
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         with ThreadPoolExecutor() as pool:  # sorting waits for nobody
-            return np.stack(list(pool.map(lambda seed: epoch_order(self.n, seed, epoch), self.seeds)), axis=1)
+            return np.stack(list(pool.map(lambda seed: epoch_order(self.n, seed, epoch), self.seeds))).T

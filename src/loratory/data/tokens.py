@@ -14,6 +14,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Self
@@ -49,6 +50,11 @@ class TokenTable:
     def lengths(self) -> NDArray[np.int64]:
         """(N,) tokens of each sequence."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether each sequence is one token, such as the rows that a frozen encoder left of each text."""
+        return bool((self.lengths == 1).all())
 
     def first(self, count: int) -> TokenTable:
         """The first `count` sequences."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,8 @@ class Held:
         if types:  # at the beginning: what is of 64 bits must stand before what is of 32
             sizes = {"token_type_ids": (shape.tokens, torch.int64), **sizes}
         self.shape, self._fields = shape, list(sizes)
+        self._more: Mapping[str, torch.Tensor] = {}
+        self._more_bytes: list[torch.Tensor] = []
         self.buffer = torch.zeros(sum(n * kind.itemsize for n, kind in sizes.values()), dtype=torch.uint8)
         self.buffer = self.buffer.to(device)
         views, start = {}, 0
@@ -67,9 +69,19 @@ class Held:
     def load(self, batch: Batch, pad_id: int) -> None:
         """Fill the buffer with `batch`, which stands on the host, filled up; nobody waits for a device."""
         own, more = batch.tensors(), filler(batch, self.shape, pad_id)
-        parts = [one.flatten().view(torch.uint8) for name in self._fields for one in (own[name], more[name])]
+        if more is not self._more:
+            self._more, self._more_bytes = more, [_bytes(more[name]) for name in self._fields]
+        parts = [
+            part
+            for name, filling in zip(self._fields, self._more_bytes, strict=True)
+            for part in (_bytes(own[name]), filling)
+        ]
         packed = torch.empty(self.buffer.numel(), dtype=torch.uint8, pin_memory=self.buffer.is_cuda)
         self.buffer.copy_(torch.cat(parts, out=packed), non_blocking=True)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 class _Captured(Held):
