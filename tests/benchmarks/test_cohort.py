@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,20 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def _own_names() -> Iterator[None]:
+    """Modules of benchmarks/ may have names that modules of tests have."""
+    names = {path.stem for path in HERE.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in names.intersection(sys.modules)}
+    yield
+    for name in names.intersection(sys.modules):
+        del sys.modules[name]
+    sys.modules.update(others)
+
+
+@pytest.fixture
+def measured(
+    _own_names: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
     """What benchmarks/cohort.py writes and prints with some flags."""
     texts, output = tmp_path / "texts.csv", tmp_path / "found.json"
     with texts.open("w", encoding="utf8", newline="") as file:
@@ -22,7 +37,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         writer.writerow(["text", "label"])
         writer.writerows([["word " * (5 + i % 40) + str(i), i % 2] for i in range(80)])
     monkeypatch.syspath_prepend(HERE)
-    import cohort
+    cohort = importlib.import_module("cohort")
 
     def run(*flags: str) -> tuple[dict[str, Any], str]:
         given = ["--device", "cpu", "--model", "tiny", "--dataset", str(texts), "--workloads", "short"]
