@@ -161,7 +161,7 @@ def probes(workload: str, model: str, work: Path, options: argparse.Namespace) -
         one = alone(setups.pop(), job)
         begin = time.perf_counter()
         setups = [first, *(made(number, first) for number in range(1, options.probes))]
-        loads.append((time.perf_counter() - begin) * options.probes / (options.probes - 1))
+        loads.append((time.perf_counter() - begin) * options.probes / max(1, options.probes - 1))
         many = together(setups, job)
     return {
         "workload": workload,

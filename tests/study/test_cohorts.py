@@ -24,7 +24,7 @@ from loratory.models.source import quiet
 from loratory.rerunning import rerun
 from loratory.store.directory import read_run
 from loratory.study import jobs as jobs_module
-from loratory.study.tasks import Cohorts
+from loratory.study.tasks import NO_OTHER, SLOTS, Cohorts
 
 STUDY = """
 name: small
@@ -153,8 +153,7 @@ def test_runs_of_a_cohort_whose_process_was_lost_are_carried_out_alone(
     assert "its process ended with SIGKILL, 3 times" in found[deadly.id].error
     reasons = {one.study["apart"] for one in found.values() if one.status == "completed"}
     assert "its process ended with SIGKILL" in reasons
-    left_over = "no other run was left that shares base and settings with it"
-    assert reasons <= {"its process ended with SIGKILL", left_over, None}
+    assert reasons <= {"its process ended with SIGKILL", NO_OTHER, SLOTS, None}
     assert "trained alone and in no cohort: its process ended with SIGKILL" in caplog.text
 
 

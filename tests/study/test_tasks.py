@@ -22,7 +22,7 @@ from loratory.inputs import Inputs
 from loratory.store.directory import read_run
 from loratory.store.record import Place
 from loratory.study.jobs import Job
-from loratory.study.tasks import Cohorts, Task, carry_out_task, gathered
+from loratory.study.tasks import NO_OTHER, SLOTS, Cohorts, Task, carry_out_task, gathered
 
 
 def test_out_of_memory_halves_the_cohort(
@@ -257,7 +257,7 @@ def test_one_that_is_alone_says_why_where_cohorts_were_asked_for(
         return dataclasses.replace(job, spec=job.spec.model_copy(update={part: given}))
 
     for job, why in (
-        (jobs[0], "no other run was left that shares base and settings with it"),
+        (jobs[0], NO_OTHER),
         (changed(jobs[0], "method", dora="on"), "lora, as it is set, does not train beside others on one base"),
         (changed(jobs[0], "training", attention_dropout=0.1), "attention's dropout would be drawn for all at once"),
         (changed(jobs[0], "training", quantize="8bit"), "its base is held in fewer bits"),
@@ -267,6 +267,7 @@ def test_one_that_is_alone_says_why_where_cohorts_were_asked_for(
         assert (alone.id, alone.place.apart) == (job.id, why)
         assert unasked == job
         assert gathered([alone, *jobs[1:]], asked, 1) == [alone]
+    assert gathered(jobs, asked, len(jobs))[0].place.apart == SLOTS
 
 
 def test_the_base_must_be_the_same(tiny_bert: Path, tiny_csv: Path, tmp_path: Path, model_directory: Any) -> None:

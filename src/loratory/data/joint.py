@@ -44,10 +44,11 @@ class Joint(Labelled):
             chosen = order[start : start + cut.size].T
             if not self.tokens.single:
                 chosen = np.take_along_axis(chosen, np.argsort(-lengths[chosen], axis=1, kind="stable"), axis=1)
-            weights = np.full(chosen.shape, 1 / chosen.shape[1], np.float32)
-            if cut.class_weights is not None:
+            if cut.class_weights is None:
+                weights = np.full(chosen.shape, 1 / chosen.shape[1], np.float32)
+            else:
                 counted = np.asarray(cut.class_weights, np.float32)[self.labels[chosen]].sum(axis=1, keepdims=True)
-                weights = np.ones_like(weights) / counted
+                weights = np.ones(chosen.shape, np.float32) / counted
             if missing := cut.size - chosen.shape[1]:
                 chosen, weights = (
                     np.pad(chosen, ((0, 0), (0, missing)), "edge"),

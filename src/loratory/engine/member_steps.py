@@ -91,7 +91,7 @@ def why_none(one: Member, hardware: Hardware) -> str | None:
     if one.spec.accumulate > 1:
         return "batches are computed in parts"
     if one.spec.attention_dropout > 0:
-        return "attention's dropout would be drawn for all at once"
+        return ATTENTION_DROPS
     if hardware.device.type == "cuda" and _drops_elsewhere(one.classifier):
         return "dropout within layers of stock modules would be drawn for all at once"
     return None if one.classifier.flat else "batches run padded"
@@ -121,6 +121,9 @@ def drops(member: Member) -> bool:
     """Whether anything in its model is dropped in training."""
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in member.classifier.model.modules())
 
+
+ATTENTION_DROPS = "attention's dropout would be drawn for all at once"
+"""Why runs whose attention drops weights train in no cohort."""
 
 COMMON = ("batch_size", "accumulate", "dropout", "attention_dropout", "class_weights", "label_smoothing")
 """Settings that the members share."""

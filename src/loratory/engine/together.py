@@ -138,8 +138,9 @@ def joined(
     else:  # steps never reach the layers, and a text is a row
         layers, most = [], max(most, TOKENS[hardware.device.type] // len(members))
     rows = Rows(len(members), most, torch.zeros(len(members) + 1, dtype=torch.int32, device=hardware.device))
-    draws = MemberDraws(rows, streams)
-    with _stacked(members, layers, ranks, rows, draws, hardware) as (quick, stacks):
+    draws, stacks = MemberDraws(rows, streams), Stacks(len(members))
+    quick, own = _quickened(members, layers, ranks, rows, stacks, draws, hardware)
+    with _stacked(members, quick, own, rows, stacks, hardware):
         yield Joined(Together(host.model, host.family, inner.pad_id, inner, rows), quick, draws, stacks, most, hardware)
 
 
@@ -201,16 +202,14 @@ def ranks_of(members: Sequence[Member]) -> dict[str, int]:
 @contextmanager
 def _stacked(
     members: Sequence[Member],
-    layers: Sequence[tuple[nn.Module, Shape, int]],
-    ranks: Mapping[str, int],
+    quick: Quickened,
+    own: Sequence[MemberGroup | MemberNorm],
     rows: Rows,
-    draws: MemberDraws,
+    stacks: Stacks,
     hardware: Hardware,
-) -> Iterator[tuple[Quickened, Stacks]]:
+) -> Iterator[None]:
+    """Bring what members train into one memory, and let what computes it for all stand in."""
     family = members[0].classifier.family
-    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
-    stacks = Stacks(len(members))
-    quick, own = _quickened(members, layers, ranks, rows, stacks, Shadows(dtype), draws, dtype)
     norms = [FreeNorm(same, rows, stacks) for same in _free_norms(members, quick)]
     heads = [
         pair
@@ -229,7 +228,7 @@ def _stacked(
             stack.callback(stand_in(norm.module, norm.__call__))
         for module, forward in heads:
             stack.callback(stand_in(module, forward))
-        yield quick, stacks
+        yield
 
 
 def _quickened(
@@ -238,12 +237,13 @@ def _quickened(
     ranks: Mapping[str, int],
     rows: Rows,
     stacks: Stacks,
-    shadows: Shadows,
     draws: MemberDraws,
-    dtype: torch.dtype,
+    hardware: Hardware,
 ) -> tuple[Quickened, list[MemberGroup | MemberNorm]]:
     """The layers of the first member's model, computed for all members; and what has weights of each."""
     host = members[0].classifier.model
+    dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+    shadows = Shadows(dtype)
     names = {module: name for name, module in host.named_modules()}
     quick, own = Quickened([], shadows, draws), list[MemberGroup | MemberNorm]()
 

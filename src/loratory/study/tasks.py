@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from loratory.cohorts import ApartError, Wanted, alone_of, fitting, train_together
 from loratory.engine.hardware import Hardware
-from loratory.engine.member_steps import COMMON
+from loratory.engine.member_steps import ATTENTION_DROPS, COMMON
 from loratory.errors import LoratoryError, OutOfMemoryError, ResourceError, SettingsError, StorageError, first_line
 from loratory.inputs import Inputs
 from loratory.methods import in_common, method_named
@@ -110,6 +110,11 @@ class Done:
         ]
 
 
+NO_OTHER = "no other run was left that shares base and settings with it"
+SLOTS = "there was a slot for each run like it"
+"""Why a run that could train in a cohort trains alone."""
+
+
 def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
     """The first of the waiting runs, and those that can be trained at once with it: of all like it an even part, that
     leaves none over alone; fewer than there could be where other slots would be left without any. Where cohorts were
@@ -125,7 +130,7 @@ def gathered(waiting: Sequence[Job], cohorts: Cohorts, slots: int) -> list[Job]:
         even = -(-len(like) // -(-len(like) // most))
         if even > 1:
             return like[:even]
-        why = "no other run was left that shares base and settings with it"
+        why = NO_OTHER if len(like) == 1 else SLOTS
     return [replace(first, place=replace(first.place, apart=why)) if cohorts.finals else first]
 
 
@@ -136,7 +141,7 @@ def _why_none(job: Job) -> str | None:
         return "its base is held in fewer bits"
     if in_common(method_named(method.name), method) is None:
         return f"{method.name}, as it is set, does not train beside others on one base"
-    return "attention's dropout would be drawn for all at once" if training.attention_dropout > 0 else None
+    return ATTENTION_DROPS if training.attention_dropout > 0 else None
 
 
 def _shared(job: Job) -> Hashable:
